@@ -1,0 +1,82 @@
+"""Gradient checkpointing that keeps the recorded prefix in the graph.
+
+transformers drops the cache of a checkpointed layer, because a layer that is run again in the backward pass would update it
+twice. Here each decoder layer is wrapped so that the prefix's keys and values are inputs of the checkpointed function, and
+the recorded ones its outputs: the recomputation works on a cache of its own and the real one is written once.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class _LayerCache:
+    """The cache of one layer in one (re)computation."""
+
+    def __init__(self, record: int | None, keys: Tensor | None, values: Tensor | None) -> None:
+        self.record, self.keys, self.values = record, keys, values
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if self.record is not None:
+            self.keys, self.values = keys[:, :, : self.record], values[:, :, : self.record]
+            return keys, values
+        assert self.keys is not None and self.values is not None
+        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+
+
+def enable_checkpointing(model: Any, options: dict[str, Any] | None = None) -> None:
+    """Checkpoint every decoder layer of ``model`` (and the vision blocks, if they are trained).
+
+    Raises:
+        ValueError: for reentrant checkpointing, which loses the gradient through the prefix and breaks ZeRO.
+    """
+    if options and options.get("use_reentrant"):
+        raise ValueError(
+            "use_reentrant=True is not supported: reentrant checkpointing loses the gradient through the shared prefix; "
+            "leave gradient_checkpointing_kwargs out or set use_reentrant=False"
+        )
+    for layer in model.backbone.model.language_model.layers:
+        if not hasattr(layer, "_amvl_plain_forward"):
+            _wrap(layer)
+        layer._amvl_checkpointing = True
+    visual = model.backbone.model.visual
+    if any(parameter.requires_grad for parameter in visual.parameters()):
+        visual.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def disable_checkpointing(model: Any) -> None:
+    """Undo `enable_checkpointing`."""
+    for layer in model.backbone.model.language_model.layers:
+        layer._amvl_checkpointing = False
+    model.backbone.model.visual.gradient_checkpointing_disable()
+
+
+def _wrap(layer: nn.Module) -> None:
+    plain = layer.forward
+    layer._amvl_plain_forward = plain  # type: ignore[assignment]
+    index = layer.self_attn.layer_idx  # type: ignore[union-attr]
+
+    @wraps(plain)
+    def forward(hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        active = layer._amvl_checkpointing and layer.training and torch.is_grad_enabled()
+        if not active or not hasattr(past_key_values, "record"):
+            return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
+        record = past_key_values.record
+
+        def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
+            cache = _LayerCache(record, keys, values)
+            return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
+
+        kept = (None, None) if record is not None else past_key_values.layer(index)
+        output, keys, values = checkpoint(run, hidden, *kept, use_reentrant=False)
+        past_key_values.updates[index] += 1
+        if record is not None:
+            past_key_values.keys[index], past_key_values.values[index] = keys, values
+        return output
+
+    layer.forward = forward  # type: ignore[method-assign]

@@ -1,0 +1,102 @@
+"""Looking at a checkpoint folder before loading it, so that what is wrong with it is said in plain words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+
+
+def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[str, Any] | None:
+    """Read config.json of a local checkpoint and check that its weights are whole.
+
+    Args:
+        path: a folder; anything that is no local path is taken for a hub id and left to transformers (returns None).
+        expected_type: the ``model_type`` it must have, or None for any backbone.
+
+    Raises:
+        FileNotFoundError: if the folder, its config.json or its weights are missing.
+        ValueError: if config.json or a weight file is unreadable or half written, or the type is another.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.is_absolute() or str(path).startswith(".") or folder.parent.is_dir() and "/" not in str(path):
+            raise FileNotFoundError(
+                f"checkpoint folder {path} does not exist; give the folder that save_pretrained wrote, or a hub id "
+                "of the form organisation/name"
+            )
+        return None
+    config = _read_config(folder)
+    kind = config.get("model_type")
+    if expected_type is not None and kind != expected_type:
+        raise ValueError(
+            f"{path} holds a checkpoint of type {kind!r}, expected {expected_type!r}; to put latents on a plain backbone "
+            "use AMVLForConditionalGeneration.from_backbone"
+        )
+    _check_weights(folder)
+    return config
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
+        )
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); the checkpoint is half written, use an earlier one") from error
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    files = [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        files = [folder / name for name in sorted(shards)]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{folder} is no complete checkpoint: {file.name} is missing; it was not written to the end, "
+                "or not copied whole"
+            )
+        try:
+            with safe_open(file, framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
+
+
+def load_lora_checkpoint(cls: Any, path: str | Path, stored: dict[str, Any], **kwargs: Any) -> Any:
+    """Backbone from where config.json says, adapters and latent modules from ``path``."""
+    from safetensors.torch import load_file
+
+    backbone = kwargs.pop("backbone_path", None) or stored.get("backbone_path")
+    if not backbone:
+        raise ValueError(
+            f"the LoRA checkpoint {path} does not say which backbone it belongs to; pass backbone_path=FOLDER_OR_HUB_ID"
+        )
+    try:
+        model = cls.from_backbone(backbone, stored["num_latents"], stored["latent_dim"], **kwargs)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "
+            "pass backbone_path=FOLDER_OR_HUB_ID"
+        ) from error
+    model.add_lora(**stored["lora"])
+    problems = model.load_state_dict(load_file(Path(path) / WEIGHTS), strict=False)
+    from amvl_model.modeling import is_adapter_weight
+
+    missing = [name for name in problems.missing_keys if is_adapter_weight(name)]
+    if missing or problems.unexpected_keys:
+        raise ValueError(
+            f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "
+            f"unexpected {problems.unexpected_keys[:3]}"
+        )
+    model.eval()
+    return model

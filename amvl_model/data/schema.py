@@ -1,0 +1,122 @@
+"""The one question format that every benchmark and training source is converted to.
+
+A `VisualQuestion` holds everything a source knows of one example: its pictures (PIL, RGB), the text of the question as
+it is shown to the model, the option texts, and which of them is the answer. Sources differ; the rest of the package
+sees only this class.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+LETTERS = string.ascii_uppercase
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualQuestion:
+    """One question about zero or more pictures, with its answer.
+
+    Attributes:
+        id: unique within its source, for example ``val_Counting_17``.
+        images: PIL pictures in the order in which the prompt refers to them.
+        prompt: text shown to the model after the pictures, options included.
+        answer_text: the reply that training aims at, for example ``(B)`` (no end-of-turn token).
+        question: the question alone, without the options.
+        choices: option texts; empty for an open question.
+        answer: index of the right option, or None for an open question or a hidden answer.
+        task: category that accuracies are reported by, for example ``Counting``.
+        source: name of the data set.
+        answer_probs: p(y|x) over the options where it is known (synthetic BLINK with label noise), else None.
+    """
+
+    id: str
+    images: tuple[Image.Image, ...]
+    prompt: str
+    answer_text: str
+    question: str = ""
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+    task: str = ""
+    source: str = ""
+    answer_probs: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.answer is not None and not 0 <= self.answer < len(self.choices):
+            raise ValueError(
+                f"question {self.id!r}: the answer must be one of its {len(self.choices)} choices "
+                f"(index 0 to {len(self.choices) - 1}), got {self.answer}; correct the answer or the choices"
+            )
+        if self.answer_probs is not None and len(self.answer_probs) != len(self.choices):
+            raise ValueError(
+                f"question {self.id!r}: answer_probs must have one entry per choice ({len(self.choices)}), "
+                f"got {len(self.answer_probs)}"
+            )
+
+    def with_answer(self, index: int) -> VisualQuestion:
+        """The same question with option ``index`` as its answer (what a posterior of that option sees)."""
+        return replace(self, answer=index, answer_text=option_letter(index))
+
+
+def option_letter(index: int) -> str:
+    """``0 -> "(A)"``, the form in which BLINK writes answers."""
+    if not 0 <= index < len(LETTERS):
+        raise ValueError(f"option index must be in 0..{len(LETTERS) - 1}, got {index}")
+    return f"({LETTERS[index]})"
+
+
+def answer_index(answer: str, choices: Sequence[str], question_id: str = "") -> int:
+    """Index of BLINK's answer string (``"(B)"`` or ``"B"``) among ``choices``.
+
+    Raises:
+        ValueError: if the answer is not a letter of one of the choices.
+    """
+    letter = answer.strip().strip("()").upper()
+    index = LETTERS.find(letter) if len(letter) == 1 else -1
+    if not 0 <= index < len(choices):
+        raise ValueError(
+            f"question {question_id!r}: expected the answer to be one of "
+            f"{', '.join(option_letter(i) for i in range(len(choices)))}, got {answer!r}; "
+            "correct the record, or use a split whose answers are public"
+        )
+    return index
+
+
+def format_prompt(question: str, choices: Sequence[str]) -> str:
+    """BLINK's prompt: the question, then one lettered line per choice."""
+    if not choices:
+        return question
+    lines = "\n".join(f"{option_letter(i)} {choice}" for i, choice in enumerate(choices))
+    return f"{question}\nSelect from the following choices.\n{lines}"
+
+
+def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> VisualQuestion:
+    """Convert one record of BLINK's schema (PEERS.md) to a `VisualQuestion`.
+
+    A hidden answer (BLINK's test split writes ``"hidden"``) becomes ``answer=None``.
+
+    Raises:
+        ValueError: if the record has no picture, or an answer outside its choices.
+    """
+    identifier = str(record["idx"])
+    images = tuple(record[f"image_{i}"] for i in range(1, 5) if record.get(f"image_{i}") is not None)
+    if not images:
+        raise ValueError(f"record {identifier!r}: expected at least image_1, got no image; every BLINK question has one")
+    choices = tuple(str(choice) for choice in record["choices"])
+    hidden = str(record["answer"]).strip().lower() in {"hidden", ""}
+    index = None if hidden else answer_index(str(record["answer"]), choices, identifier)
+    return VisualQuestion(
+        id=identifier,
+        images=tuple(image.convert("RGB") for image in images),
+        prompt=record.get("prompt") or format_prompt(record["question"], choices),
+        answer_text="" if index is None else option_letter(index),
+        question=record["question"],
+        choices=choices,
+        answer=index,
+        task=record["sub_task"],
+        source=source,
+    )

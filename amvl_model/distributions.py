@@ -1,0 +1,103 @@
+"""Factorised Gaussians over the latent slots, and the heads that read them off hidden states.
+
+    h            hidden state at a latent position                     (..., hidden)
+    mean         W_m rms_norm(h) + b_m                                 (..., d)
+    log_std      5 tanh((W_s rms_norm(h) + b_s) / 5), in (-5, 5)       (..., d)
+    z            mean + temperature * exp(log_std) * noise             (..., d)
+
+Everything here is computed in at least float32, whatever precision the backbone runs in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOG_STD_BOUND = 5.0
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """N(mean, diag(exp(log_std))^2).
+
+    Attributes:
+        mean: (batch, k, d), or any shape with the latent dimension last.
+        log_std: natural logarithm of the standard deviation, same shape.
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.log_std.shape:
+            raise ValueError(
+                f"mean and log_std must have one shape, got {tuple(self.mean.shape)} and {tuple(self.log_std.shape)}"
+            )
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, same shape as the mean."""
+        return self.log_std.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance, same shape as the mean."""
+        return (2.0 * self.log_std).exp()
+
+    def detach(self) -> DiagonalGaussian:
+        """sg[.]: the same distribution, cut from the graph."""
+        return DiagonalGaussian(self.mean.detach(), self.log_std.detach())
+
+    def rsample(self, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Reparameterised sample; ``temperature`` scales the standard deviation, 0 gives the mean.
+
+        The noise is drawn on the CPU when a generator is given, so that a seed means the same on every device.
+        """
+        if temperature < 0:
+            raise ValueError(f"temperature must be at least 0 (0 = the mean), got {temperature}")
+        if temperature == 0:
+            return self.mean
+        if generator is None:
+            noise = torch.randn_like(self.mean)
+        else:
+            noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
+        return self.mean + temperature * self.std * noise
+
+    def kl(self, other: DiagonalGaussian) -> Tensor:
+        """KL(self || other) per dimension in nats, not summed; 0 where the two are equal."""
+        return kl_per_dimension(self, other)
+
+    def repeat_interleave(self, repeats: int) -> DiagonalGaussian:
+        """Each example ``repeats`` times along the batch."""
+        return DiagonalGaussian(
+            self.mean.repeat_interleave(repeats, dim=0), self.log_std.repeat_interleave(repeats, dim=0)
+        )
+
+
+def kl_per_dimension(a: DiagonalGaussian, b: DiagonalGaussian) -> Tensor:
+    """KL(a || b) of each dimension, in nats: log(sb/sa) + (sa^2 + (ma - mb)^2) / (2 sb^2) - 1/2."""
+    ratio = 2.0 * (a.log_std - b.log_std)
+    return 0.5 * (torch.expm1(ratio) - ratio + ((a.mean - b.mean) * (-b.log_std).exp()).square())
+
+
+class GaussianHead(nn.Module):
+    """Hidden states (..., hidden) to a `DiagonalGaussian` (..., d), in float32 (or float64 if the input is)."""
+
+    def __init__(self, hidden_size: int, latent_dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.latent_dim = latent_dim
+        self.norm_weight = nn.Parameter(torch.ones(hidden_size))
+        self.linear = nn.Linear(hidden_size, 2 * latent_dim)
+
+    def forward(self, hidden: Tensor) -> DiagonalGaussian:
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = torch.promote_types(hidden.dtype, self.linear.weight.dtype)
+            dtype = torch.promote_types(dtype, torch.float32)
+            x = F.rms_norm(hidden.to(dtype), hidden.shape[-1:], self.norm_weight.to(dtype), self.eps)
+            out = F.linear(x, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
+            mean, raw = out.split(self.latent_dim, dim=-1)
+            return DiagonalGaussian(mean, LOG_STD_BOUND * torch.tanh(raw / LOG_STD_BOUND))

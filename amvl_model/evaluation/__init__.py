@@ -1,0 +1,21 @@
+"""Scoring: which option a reply chooses, and accuracies with their intervals (imports numpy only)."""
+
+from amvl_model.evaluation.parsing import parse_choice
+from amvl_model.evaluation.statistics import (
+    AccuracyReport,
+    Interval,
+    TaskAccuracy,
+    accuracy_report,
+    bootstrap_mean,
+    paired_difference,
+)
+
+__all__ = [
+    "AccuracyReport",
+    "Interval",
+    "TaskAccuracy",
+    "accuracy_report",
+    "bootstrap_mean",
+    "paired_difference",
+    "parse_choice",
+]

@@ -1,0 +1,545 @@
+"""AMVLForConditionalGeneration: latent reasoning over an unmodified Qwen-VL backbone.
+
+    p(Z|x)      prior head on the hidden states of k prior queries, which see x
+    q(Z|x,y)    posterior head on the hidden states of k posterior queries, which see x and y
+    p(y|x,Z)    the backbone, reading x and k injected tokens W z
+
+The layout of the passes is described in shared_prefix.py. `forward` returns distributions and logits; losses live in
+objective.py.
+
+Shapes: B batch, N query tokens, M answer tokens, k latents, d latent dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
+
+from amvl_model.attention import install_attention
+from amvl_model.checkpointing import enable_checkpointing
+from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint
+from amvl_model.configuration import AMVLConfig
+from amvl_model.distributions import DiagonalGaussian, GaussianHead
+from amvl_model.objective import answer_nll
+from amvl_model.shared_prefix import (
+    PrefixCache,
+    QueryState,
+    first_pass_mask,
+    posterior_mask,
+    second_pass_mask,
+    short_positions,
+)
+
+Batch = Mapping[str, Tensor]
+LATENT_MODULES = ("prior_queries", "posterior_queries", "prior_head", "posterior_head", "injector")
+
+
+@dataclass
+class AMVLOutput(ModelOutput):
+    """What `AMVLForConditionalGeneration.forward` returns.
+
+    Attributes:
+        logits: (B, M, V), logits[:, j] predicts answer token j from x, Z and the tokens before j.
+        answer_nll: (B,), -log p(y|x,Z), summed over the answer's tokens, nats.
+        prior_mean, prior_log_std: (B, k, d).
+        posterior_mean, posterior_log_std: (B, k, d).
+        latents: (B, k, d), the Z that was injected.
+        latent_norm_ratio: norm of the injected tokens over the norm of the query's token embeddings.
+    """
+
+    logits: Tensor | None = None
+    answer_nll: Tensor | None = None
+    prior_mean: Tensor | None = None
+    prior_log_std: Tensor | None = None
+    posterior_mean: Tensor | None = None
+    posterior_log_std: Tensor | None = None
+    latents: Tensor | None = None
+    latent_norm_ratio: Tensor | None = None
+
+    @property
+    def prior(self) -> DiagonalGaussian:
+        """p(Z|x)."""
+        return _gaussian(self.prior_mean, self.prior_log_std)
+
+    @property
+    def posterior(self) -> DiagonalGaussian:
+        """q(Z|x,y)."""
+        return _gaussian(self.posterior_mean, self.posterior_log_std)
+
+
+def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
+    if mean is None or log_std is None:
+        raise ValueError("this output holds no such distribution: the posterior needs answer_ids")
+    return DiagonalGaussian(mean, log_std)
+
+
+class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A Qwen-VL backbone with k latent slots between question and answer (see the module's docstring)."""
+
+    config: AMVLConfig
+    config_class = AMVLConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["prior_head", "posterior_head", "injector"]
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: AMVLConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        text = config.get_text_config()
+        self.backbone = AutoModelForImageTextToText.from_config(config.vlm_config) if backbone is None else backbone
+        self.prior_queries = nn.Embedding(config.num_latents, text.hidden_size)
+        self.posterior_queries = nn.Embedding(config.num_latents, text.hidden_size)
+        self.prior_head = GaussianHead(text.hidden_size, config.latent_dim)
+        self.posterior_head = GaussianHead(text.hidden_size, config.latent_dim)
+        # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
+        self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
+        install_attention(self.backbone)
+        self.post_init()
+
+    # ------------------------------------------------------------------ building, loading, saving
+
+    @classmethod
+    def from_backbone(
+        cls,
+        path_or_model: str | Path | PreTrainedModel,
+        num_latents: int = 8,
+        latent_dim: int = 512,
+        *,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> AMVLForConditionalGeneration:
+        """Put fresh latent modules on a trained backbone.
+
+        Args:
+            path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
+            num_latents: k.
+            latent_dim: d.
+            seed: of the new modules' initial weights.
+            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
+
+        Raises:
+            FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
+        """
+        if isinstance(path_or_model, PreTrainedModel):
+            backbone, path = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
+        else:
+            path = str(path_or_model)
+            inspect_checkpoint(path, expected_type=None)
+            backbone = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+        for module in backbone.modules():
+            module._is_hf_initialized = True  # its weights are kept: only the latent modules are initialised below
+        config = AMVLConfig(
+            vlm_config=backbone.config, num_latents=num_latents, latent_dim=latent_dim, backbone_path=path or None
+        )
+        model = cls(config, backbone=backbone)
+        model.reset_latent_modules(seed=seed)
+        device = backbone.get_input_embeddings().weight.device
+        for name in LATENT_MODULES:
+            getattr(model, name).to(device)
+        for name in ("prior_queries", "posterior_queries"):
+            getattr(model, name).to(backbone.get_input_embeddings().weight.dtype)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
+
+        Raises:
+            FileNotFoundError: if a folder is missing, or holds no checkpoint.
+            ValueError: if the checkpoint is half written, is no AMVL checkpoint, or was trained with another
+                ``num_latents`` or ``latent_dim`` than the ones asked for.
+        """
+        wanted = {name: kwargs.pop(name) for name in ("num_latents", "latent_dim") if name in kwargs}
+        stored = inspect_checkpoint(path, expected_type="amvl")
+        for name, value in wanted.items():
+            if stored is not None and stored[name] != value:
+                raise ValueError(
+                    f"{name}={value} was asked for, but the checkpoint in {path} was trained with {name}={stored[name]}; "
+                    f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
+                )
+        if stored is not None and stored.get("lora"):
+            return load_lora_checkpoint(cls, path, stored, **kwargs)
+        return super().from_pretrained(path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write config and safetensors; with LoRA only the adapters and the latent modules."""
+        if self.config.lora:
+            state = kwargs.pop("state_dict", None) or self.state_dict()
+            kwargs["state_dict"] = {k: v for k, v in state.items() if is_adapter_weight(k)}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GaussianHead):
+            nn.init.ones_(module.norm_weight)
+
+    @torch.no_grad()
+    def reset_latent_modules(self, *, seed: int = 0) -> None:
+        """Fresh latent modules at the scale of the backbone.
+
+        Queries are drawn like the backbone's token embeddings; heads start near N(0, 1); the injector maps N(0, 1) to the
+        root mean square of the token embeddings, so that injected tokens enter in the norm regime the backbone knows.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        embeddings = self.backbone.get_input_embeddings().weight
+        if embeddings.device.type == "meta":
+            return
+        scale = float(embeddings.float().square().mean().sqrt())
+        for embedding in (self.prior_queries, self.posterior_queries):
+            _fill_normal(embedding.weight, scale, generator)
+        for head in (self.prior_head, self.posterior_head):
+            head.norm_weight.fill_(1.0)
+            head.linear.bias.zero_()
+            _fill_normal(head.linear.weight, 0.1 * head.linear.in_features**-0.5, generator)
+        _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
+
+    def freeze_vision(self) -> None:
+        """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""
+        self.backbone.model.visual.requires_grad_(False)
+
+    def add_lora(self, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
+        """Freeze the backbone and put LoRA adapters on every linear layer of its language model (needs peft)."""
+        from amvl_model.lora import add_lora
+
+        add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute each layer in the backward pass; non-reentrant only, and the recorded prefix stays in the graph."""
+        enable_checkpointing(self, gradient_checkpointing_kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    # ------------------------------------------------------------------ the two passes
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        answer_ids: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        *,
+        latents: str | Tensor = "posterior",
+        latent_temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        past_key_values: Any = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decode_mask: Tensor | None = None,
+        **vision: Any,
+    ) -> AMVLOutput | CausalLMOutputWithPast:
+        """Both passes under teacher forcing.
+
+        Args:
+            input_ids, attention_mask: (B, N), right-padded query.
+            answer_ids, answer_mask: (B, M), right-padded answer.
+            latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d).
+            latent_temperature: scales the standard deviation of samples, 0 = mean.
+            generator: CPU generator of the samples' noise.
+            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
+
+        The remaining arguments are those of generation steps and are set by `generate`.
+        """
+        if past_key_values is not None:
+            return self._decode_step(input_ids, past_key_values, position_ids, inputs_embeds, decode_mask)
+        if answer_ids is None or answer_mask is None:
+            raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
+        batch = {"input_ids": input_ids, "attention_mask": _full_mask(input_ids, attention_mask), **vision}
+        state, prior, posterior, embeddings = self._first_pass(batch, answer_ids, answer_mask)
+        assert posterior is not None
+        z = self._choose(latents, prior, posterior, latent_temperature, generator)
+        injected = self.inject(z)
+        logits = self._second_pass(state, injected, answer_ids)
+        return AMVLOutput(
+            logits=logits,
+            answer_nll=answer_nll(logits, answer_ids, answer_mask),
+            prior_mean=prior.mean,
+            prior_log_std=prior.log_std,
+            posterior_mean=posterior.mean,
+            posterior_log_std=posterior.log_std,
+            latents=z,
+            latent_norm_ratio=_norm_ratio(injected, embeddings, batch["attention_mask"]),
+        )
+
+    def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+        """Prior p(Z|x) and posterior q(Z|x,y) of a batch with answers, each (B, k, d)."""
+        state, prior, posterior, _ = self._first_pass(batch, batch["answer_ids"], batch["answer_mask"])
+        assert posterior is not None
+        return prior, posterior
+
+    def encode_query(self, batch: Batch) -> tuple[QueryState, DiagonalGaussian]:
+        """Encode x once; returns what later passes need of it, and the prior (B, k, d)."""
+        state, prior, _, _ = self._first_pass(batch, None, None)
+        return state, prior
+
+    def posterior_from(self, state: QueryState, answer_ids: Tensor, answer_mask: Tensor) -> DiagonalGaussian:
+        """q(Z|x,y) (B, k, d) for another answer to an encoded query."""
+        k, answers = self.config.num_latents, answer_ids.shape[1]
+        embeddings = torch.cat(
+            [self._queries(self.posterior_queries, len(answer_ids)), self.get_input_embeddings()(answer_ids)], dim=1
+        )
+        positions = short_positions(state.next_position, torch.arange(k), k + torch.arange(answers))
+        mask = posterior_mask(state.mask, k, answer_mask)
+        return self.posterior_head(self._text_model(embeddings, positions, mask, state.cache)[:, :k])
+
+    def answer_logits(self, state: QueryState, z: Tensor, answer_ids: Tensor) -> Tensor:
+        """Logits (B, M, V) of an answer to an encoded query with latents Z (B, k, d)."""
+        return self._second_pass(state, self.inject(z), answer_ids)
+
+    def inject(self, z: Tensor) -> Tensor:
+        """Latents (B, k, d) as input tokens (B, k, hidden) in the backbone's precision."""
+        with torch.autocast(z.device.type, enabled=False):
+            tokens = F.linear(z.to(self.injector.weight.dtype), self.injector.weight)
+        return tokens.to(self.get_input_embeddings().weight.dtype)
+
+    def _first_pass(
+        self, batch: Batch, answer_ids: Tensor | None, answer_mask: Tensor | None
+    ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, Tensor]:
+        """[x | prior | posterior | y], or [x | prior] without an answer; also returns the embeddings of x (B, N, hidden)."""
+        ids, k = batch["input_ids"], self.config.num_latents
+        query_mask = _full_mask(ids, batch.get("attention_mask"))
+        x, positions = self._embed_query(batch, query_mask)
+        next_position = positions.amax(dim=(0, 2)) + 1
+        blocks = [x, self._queries(self.prior_queries, len(ids))]
+        offsets = [torch.arange(k)]
+        if answer_ids is not None:
+            blocks += [self._queries(self.posterior_queries, len(ids)), self.get_input_embeddings()(answer_ids)]
+            offsets += [torch.arange(k), k + torch.arange(answer_ids.shape[1])]
+        cache = PrefixCache(self.config.get_text_config().num_hidden_layers)
+        cache.record = ids.shape[1]
+        hidden = self._text_model(
+            torch.cat(blocks, dim=1),
+            torch.cat([positions, short_positions(next_position, *offsets)], dim=-1),
+            first_pass_mask(query_mask, k, answer_mask),
+            cache,
+        )
+        cache.record = None
+        short = hidden[:, ids.shape[1] :]
+        prior = self.prior_head(short[:, :k])
+        posterior = None if answer_ids is None else self.posterior_head(short[:, k : 2 * k])
+        return QueryState(cache, query_mask, next_position), prior, posterior, x
+
+    def _second_pass(self, state: QueryState, injected: Tensor, answer_ids: Tensor) -> Tensor:
+        """[injected | y] behind the recorded x -> logits of the answer (B, M, V); only those positions are projected."""
+        k, answers = injected.shape[1], answer_ids.shape[1]
+        embeddings = torch.cat([injected, self.get_input_embeddings()(answer_ids[:, :-1])], dim=1)
+        positions = short_positions(state.next_position, torch.arange(k + answers - 1))
+        mask = second_pass_mask(state.mask, k + answers - 1)
+        hidden = self._text_model(embeddings, positions, mask, state.cache)
+        return self.get_output_embeddings()(hidden[:, k - 1 :])
+
+    def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> Tensor:
+        """The backbone's own text model, forward and all, with our mask (B, 1, S, K) and prefix."""
+        output = self.backbone.model.language_model(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.check_updates()
+        return output.last_hidden_state
+
+    def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token embeddings of x with picture features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
+        ids, inner = batch["input_ids"], self.backbone.model
+        x = self.get_input_embeddings()(ids)
+        is_image = ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
+        if batch.get("pixel_values") is not None:
+            with self._vision_grad():
+                features = inner.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+                image = torch.cat(list(features.pooler_output), dim=0)
+            if int(is_image.sum()) != len(image):
+                raise ValueError(
+                    f"expected as many image tokens as picture features, got {int(is_image.sum())} and {len(image)}; "
+                    "the batch's pictures and its input_ids do not belong together"
+                )
+            x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
+        types = batch.get("mm_token_type_ids")
+        positions, deltas = inner.get_rope_index(
+            ids,
+            mm_token_type_ids=is_image.int() if types is None else types,
+            image_grid_thw=batch.get("image_grid_thw"),
+            attention_mask=query_mask,
+        )
+        inner.rope_deltas = deltas  # never those of an earlier call
+        return x, positions
+
+    @contextmanager
+    def _vision_grad(self) -> Iterator[None]:
+        frozen = not any(p.requires_grad for p in self.backbone.model.visual.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            yield
+
+    def _queries(self, table: nn.Embedding, batch: int) -> Tensor:
+        index = torch.arange(self.config.num_latents, device=table.weight.device)
+        return table(index).expand(batch, -1, -1).to(self.get_input_embeddings().weight.dtype)
+
+    def _choose(
+        self,
+        latents: str | Tensor,
+        prior: DiagonalGaussian,
+        posterior: DiagonalGaussian,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if isinstance(latents, Tensor):
+            return latents
+        names = {"prior": prior, "posterior": posterior, "prior_mean": prior, "posterior_mean": posterior}
+        if latents not in names:
+            raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
+        scale = 0.0 if latents.endswith("_mean") else temperature
+        return names[latents].rsample(temperature=scale, generator=generator)
+
+    # ------------------------------------------------------------------ generation
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        latent_temperature: float = 1.0,
+        latents: Tensor | None = None,
+        seed: int | None = None,
+        num_return_sequences: int = 1,
+        num_beams: int = 1,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Answer a batch of questions: encode x, draw Z from the prior, decode y with the cached x.
+
+        Args:
+            input_ids, attention_mask: (B, N), right-padded, from `AMVLProcessor(questions, answers=False)`.
+            latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
+            latents: (B * num_return_sequences, k, d) to use instead of a sample.
+            seed: of the latent samples; the same seed gives the same latents.
+            num_return_sequences: latent samples per question, sharing the encoding of x.
+            num_beams: of the search over answer tokens.
+            **kwargs: any other option of transformers' generate (max_new_tokens, do_sample, ...).
+
+        Returns:
+            (B * num_return_sequences, T) generated token ids, without the prompt.
+        """
+        batch = {"input_ids": input_ids, "attention_mask": _full_mask(input_ids, attention_mask)}
+        batch |= {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
+        state, prior = self.encode_query(batch)
+        if latents is None:
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            prior = prior.repeat_interleave(num_return_sequences)
+            latents = prior.rsample(temperature=latent_temperature, generator=generator)
+        state = state.repeat_interleave(num_return_sequences)
+        k, (rows, prefix) = self.config.num_latents, state.mask.shape
+        expected = (rows, k, self.config.latent_dim)
+        if tuple(latents.shape) != expected:
+            raise ValueError(f"expected latents of shape {expected} (samples, k, d), got {tuple(latents.shape)}")
+        placeholder = input_ids.repeat_interleave(num_return_sequences, dim=0)
+        prompt = torch.cat([placeholder, placeholder.new_zeros(rows, k)], dim=1)
+        cache = state.cache.to_dynamic(self.config.get_text_config())
+        if num_beams > 1:
+            cache.batch_repeat_interleave(num_beams)
+        kwargs.setdefault("eos_token_id", self.config.get_text_config().eos_token_id)
+        kwargs.setdefault("pad_token_id", _pad_id(self.config, kwargs["eos_token_id"]))
+        output = super().generate(
+            input_ids=prompt,
+            attention_mask=F.pad(state.mask, (0, k), value=1),
+            past_key_values=cache,
+            latent_tokens=self.inject(latents),
+            next_position=state.next_position,
+            prefix_length=prefix,
+            num_beams=num_beams,
+            **kwargs,
+        )
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        return sequences[:, prefix + k :]
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Inputs of one decoding step: first the k injected tokens, then one new token at a time."""
+        assert attention_mask is not None
+        prefix, injected = kwargs["prefix_length"], kwargs["latent_tokens"]
+        past = past_key_values.get_seq_length()
+        new = input_ids[:, past:]
+        positions = short_positions(kwargs["next_position"], past - prefix + torch.arange(new.shape[1]))
+        step = {"input_ids": new, "past_key_values": past_key_values, "position_ids": positions}
+        step["inputs_embeds"] = injected if past == prefix else None
+        step["decode_mask"] = second_pass_mask(attention_mask[:, :past], new.shape[1])
+        return step
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """transformers would refuse the keys that `generate` above passes on to the decoding steps."""
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Any:
+        return None  # prepare_inputs_for_generation makes them
+
+    def _decode_step(
+        self,
+        input_ids: Tensor,
+        cache: Any,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        mask: Tensor | None,
+    ) -> CausalLMOutputWithPast:
+        x = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        output = self.backbone.model.language_model(
+            inputs_embeds=x,
+            position_ids=position_ids,
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = self.get_output_embeddings()(output.last_hidden_state[:, -1:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
+
+
+def is_adapter_weight(name: str) -> bool:
+    """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or one of the latent modules."""
+    return "lora_" in name or name.split(".", 1)[0] in LATENT_MODULES
+
+
+def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+
+def _full_mask(ids: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(ids) if mask is None else mask
+
+
+def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
+    with torch.no_grad():
+        norms = embeddings.float().norm(dim=-1)
+        return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
+
+
+def _pad_id(config: AMVLConfig, eos: int | list[int]) -> int:
+    pad = config.get_text_config().pad_token_id
+    return pad if pad is not None else (eos[0] if isinstance(eos, list) else eos)
+
+
+AutoModel.register(AMVLConfig, AMVLForConditionalGeneration)
+AutoModelForImageTextToText.register(AMVLConfig, AMVLForConditionalGeneration)

@@ -1,0 +1,178 @@
+"""From questions to padded tensors, with transformers' PIL image processor and tokenizer and nothing else.
+
+`Qwen2_5_VLProcessor` needs torchvision for its video half; this processor does pictures only and does not. Queries are
+padded on the right: the latent block then stands at the same place of every row, and the query needs no N x N mask.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amvl_model.data.schema import VisualQuestion
+
+IMAGE_PLACEHOLDER = "<image>"
+_IMAGE_TOKEN = "<|image_pad|>"
+
+
+class AMVLProcessor:
+    """Turns `VisualQuestion` objects into model inputs.
+
+    A batch holds (B questions, N query tokens, M answer tokens, P patches, I pictures):
+
+    - ``input_ids``, ``attention_mask``, ``mm_token_type_ids``: (B, N), right-padded; the query x in the backbone's chat
+      template, ending where the assistant's turn begins. Token types: 0 text, 1 picture.
+    - ``pixel_values`` (P, patch values) and ``image_grid_thw`` (I, 3): as the backbone's vision tower takes them.
+    - ``answer_ids``, ``answer_mask``: (B, M), right-padded; the answer y with its end-of-turn token.
+
+    Pictures stand before the text, or where the prompt says ``<image>``.
+    """
+
+    def __init__(self, tokenizer: Any, image_processor: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
+        self.end_of_turn_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn_id
+        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+            raise ValueError(
+                f"expected a Qwen-VL tokenizer with the token {_IMAGE_TOKEN}, got one without it; "
+                "load the tokenizer of the backbone itself"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
+    ) -> AMVLProcessor:
+        """Load tokenizer and picture settings from a checkpoint folder or hub id.
+
+        Args:
+            path: folder written by `save_pretrained`, or any Qwen2.5-VL checkpoint.
+            min_pixels: smallest picture area in pixels; smaller ones are enlarged. Default: the checkpoint's.
+            max_pixels: largest picture area in pixels; larger ones are shrunk. Default: the checkpoint's.
+        """
+        from transformers import AutoTokenizer
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
+        size = dict(image_processor.size)
+        if min_pixels is not None:
+            size["shortest_edge"] = min_pixels
+        if max_pixels is not None:
+            size["longest_edge"] = max_pixels
+        image_processor.size = type(image_processor.size)(**size)
+        return cls(tokenizer, image_processor)
+
+    def save_pretrained(self, path: str | Path, **_: Any) -> None:
+        """Write tokenizer and picture settings beside a checkpoint."""
+        self.tokenizer.save_pretrained(path)
+        self.image_processor.save_pretrained(path)
+
+    def __call__(self, questions: Sequence[VisualQuestion], *, answers: bool = True) -> dict[str, Tensor]:
+        """Encode and pad a batch; with ``answers=False`` the answer tensors are left out."""
+        return self.collate([self.encode(question, answers=answers) for question in questions])
+
+    def encode(self, question: VisualQuestion, *, answers: bool = True) -> dict[str, Tensor]:
+        """Tensors of one question, unpadded: shapes as in the class's legend without B.
+
+        Raises:
+            ValueError: if the question has no picture, an unreadable one, or another number of pictures than its
+                prompt names.
+        """
+        pixels = self._encode_images(question)
+        merge = self.image_processor.merge_size**2
+        text = self._query_text(question)
+        counts = [int(grid.prod()) // merge for grid in pixels["image_grid_thw"]]
+        parts = text.split(_IMAGE_TOKEN)
+        text = parts[0] + "".join(_IMAGE_TOKEN * n + part for n, part in zip(counts, parts[1:], strict=True))
+        ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+        encoded = {"input_ids": ids, "mm_token_type_ids": (ids == self.image_token_id).int(), **pixels}
+        if answers:
+            encoded["answer_ids"] = self.encode_answer(question.answer_text)
+        return encoded
+
+    def encode_answer(self, text: str) -> Tensor:
+        """Token ids (M,) of an answer and its end-of-turn token.
+
+        Raises:
+            ValueError: if the text is empty (a hidden answer, for example).
+        """
+        if not text:
+            raise ValueError(
+                "expected an answer to encode, got an empty text; questions with hidden answers can be answered "
+                "(answers=False), not trained on"
+            )
+        return torch.tensor(
+            [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_of_turn_id], dtype=torch.long
+        )
+
+    def collate(self, encoded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Pad encoded questions to one batch."""
+        if not encoded:
+            raise ValueError("expected at least one question in a batch, got none")
+        ids, mask = pad_right([e["input_ids"] for e in encoded], self.pad_token_id)
+        batch = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": pad_right([e["mm_token_type_ids"] for e in encoded], 0)[0],
+            "pixel_values": torch.cat([e["pixel_values"] for e in encoded]),
+            "image_grid_thw": torch.cat([e["image_grid_thw"] for e in encoded]),
+        }
+        if "answer_ids" in encoded[0]:
+            batch["answer_ids"], batch["answer_mask"] = pad_right([e["answer_ids"] for e in encoded], self.pad_token_id)
+        return batch
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Texts of generated ids (B, T), without special tokens."""
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def _query_text(self, question: VisualQuestion) -> str:
+        named = question.prompt.count(IMAGE_PLACEHOLDER)
+        if named and named != len(question.images):
+            raise ValueError(
+                f"question {question.id!r}: its prompt names {named} image(s) ({IMAGE_PLACEHOLDER}), "
+                f"but {len(question.images)} came with it; give one picture per placeholder, or no placeholder at all"
+            )
+        content: list[dict[str, str]] = []
+        if named:
+            for piece in re.split(f"({IMAGE_PLACEHOLDER})", question.prompt):
+                if piece == IMAGE_PLACEHOLDER:
+                    content.append({"type": "image"})
+                elif piece:
+                    content.append({"type": "text", "text": piece})
+        else:
+            content = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def _encode_images(self, question: VisualQuestion) -> dict[str, Tensor]:
+        if not question.images:
+            raise ValueError(
+                f"question {question.id!r}: expected at least one image, got none; visual questions need a picture"
+            )
+        arrays = []
+        for number, image in enumerate(question.images, start=1):
+            try:
+                arrays.append(np.asarray(image.convert("RGB")))
+            except (OSError, SyntaxError) as error:  # PIL's errors for truncated and foreign data
+                raise ValueError(
+                    f"question {question.id!r}: image {number} cannot be read ({error}); "
+                    "replace the file or leave the question out"
+                ) from error
+        pixels = self.image_processor(images=arrays, return_tensors="pt")
+        return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+
+
+def pad_right(rows: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:
+    """Stack 1-D tensors to (B, longest), padded with ``value``, and the mask (B, longest) of what is real."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+    lengths = torch.tensor([len(row) for row in rows])
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()

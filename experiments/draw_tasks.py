@@ -1,0 +1,33 @@
+"""Draw one example of every task of synthetic BLINK into one picture.
+
+python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, SPLITS, example_sheet
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and write the picture."""
+    parser = argparse.ArgumentParser(description="Draw one example of every task of synthetic BLINK.")
+    parser.add_argument("--out", type=Path, default=Path("results/synthetic_blink_tasks.png"), help="PNG to write")
+    parser.add_argument("--split", choices=SPLITS, default="val")
+    parser.add_argument("--seed", type=int, default=0, help="names the data set")
+    parser.add_argument("--index", type=int, default=0, help="number of the question within each task")
+    parser.add_argument("--difficulty", type=float, default=DEFAULT_DIFFICULTY, help="0 (easy) to 1 (hard)")
+    options = parser.parse_args(arguments)
+    try:
+        figure = example_sheet(options.split, options.seed, options.index, options.difficulty)
+    except ValueError as error:
+        parser.error(str(error))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, metadata={"Software": None})
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
