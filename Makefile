@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 
@@ -12,6 +13,7 @@ STAMP = $(VENV)/.set-up
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-cpu.txt
+	@echo "Setting up $(VENV); the first time takes a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[dev]'
 	touch $@
@@ -28,7 +30,7 @@ types: setup
 	$(BIN)/python -m mypy
 
 tests: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 format: setup
 	$(BIN)/python -m ruff check --fix .

@@ -15,6 +15,7 @@ On a CPU in 16-bit precision the fused SDPA kernel is about five times slower th
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -132,14 +133,27 @@ class _LinearPatchEmbedding(nn.Conv3d):
         return out.view(*out.shape, 1, 1, 1)
 
 
+def _use_attention(part: Any, name: str) -> None:
+    """Let every module of ``part`` read ``name`` from a configuration of its own.
+
+    The backbone's configuration stays untouched: it may be shared with other models or be used to build one, and
+    transformers looks on its hub for kernels that a configuration names.
+    """
+    shared, own = part.config, copy.copy(part.config)
+    own._attn_implementation = name
+    for module in part.modules():
+        if getattr(module, "config", None) is shared:
+            module.config = own
+
+
 def install_attention(backbone: PreTrainedModel) -> None:
     """Point an unmodified Qwen-VL backbone at the functions above; weights and state dict stay as they are."""
     ALL_ATTENTION_FUNCTIONS.register(TEXT_ATTENTION, shared_prefix_attention)
     ALL_ATTENTION_FUNCTIONS.register(VISION_ATTENTION, packed_vision_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(TEXT_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     inner: Any = backbone.model
-    inner.language_model.config._attn_implementation = TEXT_ATTENTION
-    inner.visual.config._attn_implementation = VISION_ATTENTION
+    _use_attention(inner.language_model, TEXT_ATTENTION)
+    _use_attention(inner.visual, VISION_ATTENTION)
     for module in inner.visual.modules():
         if type(module) is nn.Conv3d and tuple(module.kernel_size) == tuple(module.stride):
             module.__class__ = _LinearPatchEmbedding

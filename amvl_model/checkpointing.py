@@ -7,11 +7,12 @@ the recorded ones its outputs: the recomputation works on a cache of its own and
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
@@ -29,8 +30,8 @@ class _LayerCache:
         return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
 
 
-def enable_checkpointing(model: Any, options: dict[str, Any] | None = None) -> None:
-    """Checkpoint every decoder layer of ``model`` (and the vision blocks, if they are trained).
+def enable_checkpointing(model: Any, options: dict[str, Any] | None = None, *, every_n_layers: int = 1) -> None:
+    """Checkpoint every n-th decoder layer of ``model`` (and the vision blocks, if they are trained).
 
     Raises:
         ValueError: for reentrant checkpointing, which loses the gradient through the prefix and breaks ZeRO.
@@ -40,43 +41,46 @@ def enable_checkpointing(model: Any, options: dict[str, Any] | None = None) -> N
             "use_reentrant=True is not supported: reentrant checkpointing loses the gradient through the shared prefix; "
             "leave gradient_checkpointing_kwargs out or set use_reentrant=False"
         )
-    for layer in model.backbone.model.language_model.layers:
+    for index, layer in enumerate(model.backbone.model.language_model.layers):
         if not hasattr(layer, "_amvl_plain_forward"):
-            _wrap(layer)
-        layer._amvl_checkpointing = True
+            # bound methods: a deep copy of the layer then runs its own weights, which a closure would not
+            layer._amvl_plain_forward = layer.forward
+            layer.forward = MethodType(_checkpointed_forward, layer)
+        layer._amvl_checkpointing = index % every_n_layers == 0
     visual = model.backbone.model.visual
-    if any(parameter.requires_grad for parameter in visual.parameters()):
-        visual.gradient_checkpointing_enable({"use_reentrant": False})
+    trained = any(parameter.requires_grad for parameter in visual.parameters())
+    _set_vision(visual, trained)
 
 
 def disable_checkpointing(model: Any) -> None:
     """Undo `enable_checkpointing`."""
     for layer in model.backbone.model.language_model.layers:
         layer._amvl_checkpointing = False
-    model.backbone.model.visual.gradient_checkpointing_disable()
+    _set_vision(model.backbone.model.visual, False)
 
 
-def _wrap(layer: nn.Module) -> None:
-    plain = layer.forward
-    layer._amvl_plain_forward = plain  # type: ignore[assignment]
-    index = layer.self_attn.layer_idx  # type: ignore[union-attr]
+def _set_vision(visual: Any, enabled: bool) -> None:
+    """transformers' own checkpointing of the vision blocks, which have no cache; its entry point changes with the version."""
+    for module in visual.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            module.gradient_checkpointing = enabled
 
-    @wraps(plain)
-    def forward(hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
-        active = layer._amvl_checkpointing and layer.training and torch.is_grad_enabled()
-        if not active or not hasattr(past_key_values, "record"):
-            return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
-        record = past_key_values.record
 
-        def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
-            cache = _LayerCache(record, keys, values)
-            return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
+def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+    plain = layer._amvl_plain_forward
+    active = layer._amvl_checkpointing and layer.training and torch.is_grad_enabled()
+    if not active or not hasattr(past_key_values, "record"):
+        return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
+    index, record = layer.self_attn.layer_idx, past_key_values.record
 
-        kept = (None, None) if record is not None else past_key_values.layer(index)
-        output, keys, values = checkpoint(run, hidden, *kept, use_reentrant=False)
-        past_key_values.updates[index] += 1
-        if record is not None:
-            past_key_values.keys[index], past_key_values.values[index] = keys, values
-        return output
+    def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
+        cache = _LayerCache(record, keys, values)
+        return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
 
-    layer.forward = forward  # type: ignore[method-assign]
+    kept = (None, None) if record is not None else past_key_values.layer(index)
+    output, keys, values = checkpoint(run, hidden, *kept, use_reentrant=False)
+    past_key_values.updates[index] += 1
+    if record is not None:
+        past_key_values.keys[index], past_key_values.values[index] = keys, values
+    return output

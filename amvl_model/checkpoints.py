@@ -23,14 +23,20 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
     """
     folder = Path(path)
     if not folder.is_dir():
-        if folder.is_absolute() or str(path).startswith(".") or folder.parent.is_dir() and "/" not in str(path):
+        if folder.exists() or not _may_be_hub_id(str(path)):
+            state = "is a file" if folder.exists() else "does not exist"
             raise FileNotFoundError(
-                f"checkpoint folder {path} does not exist; give the folder that save_pretrained wrote, or a hub id "
+                f"checkpoint folder {path} {state}; give the folder that save_pretrained wrote, or a hub id "
                 "of the form organisation/name"
             )
         return None
     config = _read_config(folder)
     kind = config.get("model_type")
+    if expected_type is None and kind == "amvl":
+        raise ValueError(
+            f"the checkpoint in {path} has latent modules already; load it with "
+            "AMVLForConditionalGeneration.from_pretrained, or give from_backbone the plain backbone"
+        )
     if expected_type is not None and kind != expected_type:
         raise ValueError(
             f"{path} holds a checkpoint of type {kind!r}, expected {expected_type!r}; to put latents on a plain backbone "
@@ -40,12 +46,22 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
     return config
 
 
+def _may_be_hub_id(path: str) -> bool:
+    """organisation/name, unless a folder of the organisation's name says that a local path was meant."""
+    parts = path.split("/")
+    return len(parts) == 2 and all(parts) and not path.startswith((".", "~")) and not Path(parts[0]).is_dir()
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
             f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
         )
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except ValueError as error:
@@ -57,7 +73,7 @@ def _check_weights(folder: Path) -> None:
 
     files = [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        shards = set(_read_json(folder / INDEX)["weight_map"].values())
         files = [folder / name for name in sorted(shards)]
     for file in files:
         if not file.is_file():
@@ -70,6 +86,21 @@ def _check_weights(folder: Path) -> None:
                 handle.keys()
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
+
+
+def refuse_missing_weights(path: str | Path, report: dict[str, Any]) -> None:
+    """Raise where transformers has drawn random numbers for weights that the checkpoint lacks.
+
+    Args:
+        path: of the checkpoint, for the message.
+        report: what ``from_pretrained(..., output_loading_info=True)`` says.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the checkpoint in {path} lacks {len(missing)} weights of the model its config.json describes, "
+            f"among them {', '.join(missing[:3])}; it was written by another model, use the folder that belongs to it"
+        )
 
 
 def load_lora_checkpoint(cls: Any, path: str | Path, stored: dict[str, Any], **kwargs: Any) -> Any:

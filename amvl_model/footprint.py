@@ -146,7 +146,7 @@ def architecture_of(model: ModelConfig) -> Architecture | None:
         file = shipped[0]
     if file.is_file():
         config = json.loads(file.read_text(encoding="utf-8"))
-        return Architecture.from_config(config.get("backbone_config") or config)
+        return Architecture.from_config(config.get("vlm_config") or config)
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(model.base, "config.json")

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from amvl_model.attention import install_attention
-from amvl_model.checkpointing import enable_checkpointing
-from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint
+from amvl_model.checkpointing import disable_checkpointing, enable_checkpointing
+from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint, refuse_missing_weights
 from amvl_model.configuration import AMVLConfig
 from amvl_model.distributions import DiagonalGaussian, GaussianHead
 from amvl_model.objective import answer_nll
@@ -140,7 +140,8 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             path = str(path_or_model)
             inspect_checkpoint(path, expected_type=None)
-            backbone = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+            backbone, report = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+            refuse_missing_weights(path, report)
         for module in backbone.modules():
             module._is_hf_initialized = True  # its weights are kept: only the latent modules are initialised below
         config = AMVLConfig(
@@ -174,10 +175,17 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 )
         if stored is not None and stored.get("lora"):
             return load_lora_checkpoint(cls, path, stored, **kwargs)
-        return super().from_pretrained(path, *args, **kwargs)
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        refuse_missing_weights(path, report)
+        return (model, report) if wants_report else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write config and safetensors; with LoRA only the adapters and the latent modules."""
+        """Write config and safetensors under the modules' own names; with LoRA only adapters and latent modules.
+
+        transformers would write the language model under an older name, which its Trainer cannot resume from.
+        """
+        kwargs.setdefault("save_original_format", False)
         if self.config.lora:
             state = kwargs.pop("state_dict", None) or self.state_dict()
             kwargs["state_dict"] = {k: v for k, v in state.items() if is_adapter_weight(k)}
@@ -219,9 +227,23 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute each layer in the backward pass; non-reentrant only, and the recorded prefix stays in the graph."""
-        enable_checkpointing(self, gradient_checkpointing_kwargs)
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Recompute each layer in the backward pass; non-reentrant only, and the recorded prefix stays in the graph.
+
+        Newer versions of transformers call this through `activation_checkpointing_enable`.
+        """
+        if offload:
+            raise ValueError("offloading of checkpointed activations is not supported; leave offload out")
+        enable_checkpointing(self, gradient_checkpointing_kwargs, every_n_layers=every_n_layers)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        disable_checkpointing(self)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -481,10 +503,11 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one decoding step: first the k injected tokens, then one new token at a time."""
-        assert attention_mask is not None
         prefix, injected = kwargs["prefix_length"], kwargs["latent_tokens"]
         past = past_key_values.get_seq_length()
         new = input_ids[:, past:]
+        if attention_mask is None:  # newer versions of transformers drop a mask of ones
+            attention_mask = torch.ones_like(input_ids)
         positions = short_positions(kwargs["next_position"], past - prefix + torch.arange(new.shape[1]))
         step = {"input_ids": new, "past_key_values": past_key_values, "position_ids": positions}
         step["inputs_embeds"] = injected if past == prefix else None

@@ -92,8 +92,8 @@ def test_interval_of_a_perfect_task_is_no_point() -> None:
 def test_bootstrap_covers_the_truth_of_a_binomial_as_often_as_it_says(estimate: str) -> None:
     """300 sets of 200 questions in two tasks, each right with probability 0.7, 90 % intervals.
 
-    The number of intervals that cover is binomial (300, about 0.9), with a standard error of 0.017; the tolerance is three
-    of these and 0.01 for the percentile method and the discreteness of 200 questions.
+    The number of intervals that cover is binomial (300, about 0.9), with a standard error of 0.017; the tolerance is
+    three of these and 0.01 for the percentile method and the discreteness of 200 questions.
     """
     rng = np.random.default_rng(5)
     tasks = ["a"] * 100 + ["b"] * 100
@@ -112,7 +112,7 @@ def test_bootstrap_covers_the_truth_of_a_binomial_as_often_as_it_says(estimate: 
 
 
 def test_bootstrap_ends_equal_the_normal_approximation() -> None:
-    """1000 questions, 60 % right: standard error 0.01549; the ends of 20,000 resamples agree to 5 % of 1.96 of these."""
+    """1000 questions, 60 % right: standard error 0.01549; the half widths of 20,000 resamples agree to 5 %."""
     values = [1.0] * 600 + [0.0] * 400
     expected = 1.959964 * math.sqrt(0.6 * 0.4 / 1000)
     report = accuracy_report([v == 1.0 for v in values], ["t"] * 1000, [4] * 1000, n_bootstrap=20_000)
@@ -182,6 +182,13 @@ def test_paired_difference_of_a_system_with_itself_is_exactly_zero() -> None:
 def test_one_value_has_a_mean_but_no_interval() -> None:
     interval = bootstrap_mean([2.5])
     assert (interval.mean, interval.low, interval.high, interval.n) == (2.5, None, None, 1)
+
+
+def test_means_have_no_interval_where_a_task_has_one_question() -> None:
+    report = accuracy_report([True, False, True], ["a", "a", "b"], [2, 2, 2])
+    assert (report.unweighted.mean, report.unweighted.low, report.unweighted.high) == (0.75, None, None)
+    assert report.tasks[1].accuracy.low is not None
+    assert bootstrap_mean([1.0, 2.0, 3.0], tasks=["a", "a", "b"]).low is None
 
 
 def test_report_is_json_and_its_table_has_a_line_per_task_and_both_means() -> None:

@@ -1,28 +1,32 @@
 r"""Which option a reply chooses: one parser, the same for every benchmark and every model.
 
-Published scores of one model differ by 16 points because of this step: a parser that takes the first letter reads "The
-answer is (B)" as T, one that looks at the last words misses ``<answer>B</answer>``, and several pick at random where they
-cannot read. `parse_choice` never picks: a reply is read only where it says which option it means, and an unread reply is
-None, to be counted wrong and reported as unparsed (`amvl_model.evaluation.statistics.accuracy_report`).
+Published scores of one model differ by 16 points because of this step: a parser that takes the first letter reads
+"The answer is (B)" as T, one that looks at the last words misses ``<answer>B</answer>``, and several pick at random
+where they cannot read. `parse_choice` never picks: a reply is read only where it says which option it means, and an
+unread reply is None, to be counted wrong and reported as unparsed (`accuracy_report` in
+`amvl_model.evaluation.statistics`).
 
 Options are labelled A, B, C, ... in the order of ``choices``. Order of the rules:
 
-0. Cleaning. Unicode is normalised (full-width letters and brackets become plain ones); thoughts are dropped (``<think>``
-   to ``</think>``; to the end if never closed; from the start if never opened), and so are special tokens, Markdown
-   emphasis and LaTeX wrappers.
-1. Whole reply. The reply is nothing but a label ("(B)", "b)", "Option B"), an option text ("the third image", "two" for
-   the option "2"), or a label with its own text ("B: 3").
+0. Cleaning. Unicode is normalised (full-width letters and brackets become plain ones); thoughts are dropped
+   (``<think>`` to ``</think>``; to the end if never closed; from the start if never opened), and so are special
+   tokens, Markdown emphasis and LaTeX wrappers.
+1. Whole reply. The reply is nothing but a label ("(B)", "b)", "Option B"), an option text ("the third image", "two"
+   for the option "2"), or a label with its own text ("B: 3").
 2. Explicit statements, the last of which wins: ``<answer>..</answer>``, ``\boxed{..}``, "the answer is ..", "I choose
    ..", "so ..", ".. is correct", "答案是 ..", and a line that is nothing but one option (unless lines name different
-   options). If the last one is unfinished ("The answer is ("), names two options, or names a letter beyond the options,
-   the reply is unread. Questions, conditions and negated statements are no statements.
-3. Opening. The reply opens with an option and goes on after a stop: "(B) Because ..", "Yes, ..".
-4. Mentions. The reply is no refusal, and all that it mentions without negating or comparing ("not A", "darker than B", "C
-   is wrong") is one option: its text anywhere ("There are 2 floats"), or its letter where a clause ends ("It must be
-   B."). A letter that is the subject of a clause ("A is ..") is no mention, nor is the article A, nor the pronoun I.
+   options). If the last one is unfinished ("The answer is ("), names two options, or names a letter beyond the
+   options, the reply is unread. Questions, conditions and negated statements are no statements.
+3. Opening. The reply opens with an option and goes on after a stop: "(B) Because ..", "Yes, ..". It does not count if
+   the reply then goes through other options one by one ("A. .." and on a new line "B. ..") or takes it back.
+4. Mentions. The reply is no refusal, and all that it mentions without negating or comparing ("not A", "darker than
+   B", "C is wrong") is one option: its text anywhere ("There are 2 floats"), or its letter where a clause ends ("It
+   must be B."). No mentions: a letter that is the subject of a clause ("A is ..") or a place ("at A"), the article A,
+   the pronoun I, what is only looked at ("consider the third image").
 
 Wherever two readings compete the reply is unread: "A or B", "A, B", "(B) 3" where 3 is the text of (A), and a bare "A"
-where the text of option B is "A".
+where the text of option B is "A". What the rules cannot exclude: a sentence that mentions one option's text, and only
+that, while meaning another.
 """
 
 from __future__ import annotations
@@ -218,7 +222,8 @@ class _Reader:
         if len({value for _, value in lines}) == 1:
             statements += lines
         if statements:
-            return max(statements, key=lambda item: item[0])[1]
+            end, value = max(statements, key=lambda item: item[0])
+            return _UNSURE if self._is_retracted(plain, end, value) else value
         if len({value for _, value in lines}) > 1:
             return _UNSURE
         opening = self._opening(plain)
@@ -280,7 +285,8 @@ class _Reader:
     def _after_cue(self, text: str, position: int) -> _Found | None:
         """The options named at ``position``, filler words such as "clearly the" skipped."""
         while True:
-            found = self._options_at(text, position, len(text))
+            blanks = rp.BLANKS.match(text, position)
+            found = self._options_at(text, blanks.end() if blanks else position, len(text))
             filler = rp.FILLER.match(text, position)
             if found is not None or filler is None:
                 return found
@@ -301,7 +307,7 @@ class _Reader:
     def _opening(self, text: str) -> int | None:
         """Rule 3."""
         found = self._options_at(text, 0, len(text))
-        if found is None or rp.NEGATED_AFTER.match(text, found.end):
+        if found is None or rp.NEGATED_AFTER.match(text, found.end) or text[found.end :].lstrip()[:1] in {"?", "？"}:
             return None
         if found.value == _UNSURE or rp.OR.match(text, found.end):
             return _UNSURE
@@ -319,10 +325,12 @@ class _Reader:
             return _UNSURE  # the options are gone through one by one
         if not accepted or (not found.is_letter and rp.REFUSAL.search(rest)):
             return None
-        others = self._mentions(text, found.end, len(text))[0] - {found.value}
-        if others and rp.RETRACTION.search(rest):
-            return _UNSURE
-        return found.value
+        return _UNSURE if self._is_retracted(text, found.end, found.value) else found.value
+
+    def _is_retracted(self, text: str, start: int, value: int) -> bool:
+        """Whether another option is put forward from ``start`` on after a "wait" or the like."""
+        retraction = rp.RETRACTION.search(text, start)
+        return retraction is not None and bool(self._mentions(text, start, len(text))[0] - {value})
 
     def _only_mention(self, text: str, start: int, end: int) -> int | None:
         """Rule 4 between two positions: the one option mentioned there, _UNSURE for several, None for none."""
@@ -342,19 +350,31 @@ class _Reader:
             before = _clause_before(text, found.start)
             if rp.NEGATED_AFTER.match(text, found.end) or rp.NEGATED_BEFORE.search(before):
                 negated.add(found.value)
-            elif not rp.TALKED_ABOUT.search(before) and (
+            elif not self._is_talked_about(text, found, before) and (
                 self._is_put_forward(text, found, end) if found.is_letter else not _is_counting_word(text, found)
             ):
                 values.add(found.value)
         return values, negated
 
+    @staticmethod
+    def _is_talked_about(text: str, found: _Found, before: str) -> bool:
+        """Whether an option is named in a question, under a condition, or as something to look at."""
+        stop = _sentence_end(text, found.end)
+        return (
+            text[stop : stop + 1] in {"?", "？"}
+            or rp.CONDITION_BEFORE.search(text, max(0, found.start - 200), found.start) is not None
+            or rp.TALKED_ABOUT.search(before) is not None
+        )
+
     def _is_put_forward(self, text: str, letter: _Found, end: int) -> bool:
         """Whether a letter ends a clause or has its own text beside it, and is no item of a list and no place."""
         line_start = text.rfind("\n", 0, letter.start)
         is_first = line_start >= 0 and not text[line_start : letter.start].strip(" \n-•")
-        if (is_first and rp.LIST_ITEM.match(text, line_start)) or rp.LETTER_IN_A_PLACE.search(
-            _clause_before(text, letter.start)
-        ):
+        before = _clause_before(text, letter.start)
+        is_bare = len(text[letter.start : letter.end].strip("\"'“‘「 ")) == 1
+        if is_first and rp.LIST_ITEM.match(text, line_start):
+            return False
+        if rp.LETTER_IN_A_PLACE.search(before) or (is_bare and not rp.LETTER_STANDS.search(before)):
             return False
         return rp.AFTER_MENTION.match(text, letter.end, end) is not None or self._has_own_text(text, letter, end)
 
@@ -398,6 +418,8 @@ def _is_counting_word(text: str, found: _Found) -> bool:
     if named == "one" and not rp.THERE_IS.search(before):
         return True
     if named == "right" and rp.RIGHT_IDIOM.search(text[max(0, found.start - 4) : found.end + 8]):
+        return True
+    if (named.isdecimal() or named in rp.NUMBER_WORDS) and re.match(r"\s+of\b", text[found.end :]):
         return True
     if not named.isdecimal():
         return False

@@ -1,28 +1,29 @@
 """The regular expressions of `amvl_model.evaluation.parsing`, in the order of its rules.
 
-All run on cleaned replies (Unicode NFKC, straight apostrophes). Single letters keep their case, since "A" may be a label
-and "a" hardly ever is; words match in any case.
+All run on cleaned replies (Unicode NFKC, straight apostrophes). Single letters keep their case, since "A" may be a
+label and "a" hardly ever is; words match in any case.
 """
 
 from __future__ import annotations
 
 import re
 
-NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+_TO_NINE = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TO_EIGHTEEN = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"]
+NUMBER_WORDS = [*_TO_NINE, *_TO_EIGHTEEN, "nineteen", "twenty"]
 WEAK_TEXTS = frozenset({"no", "none", "both", "neither", "all", "either"})
 """Option texts that are common words: read only where a stop follows."""
 
 STOP = r"(?=\s*(?:\Z|[.,;:!?)\]}>\"'\n、。，；！？]|(?:because|since|as|due)\b))"
 AT_STOP = re.compile(STOP)
 SEPARATOR = re.compile(
-    r"[\s.,;:=)\]}>\"'’”\-–—/&+|、。]*(?:(?:and/or|or|and|as\s+well\s+as)(?![a-z])|和|或|与|及)?\s*", re.IGNORECASE
+    r"(?:[^\S\n]|[.,;:=)\]}>\"'’”\-–—→/&+|、。])*(?:(?:and/or|or|and|as\s+well\s+as)(?![a-z])|和|或|与|及)?[^\S\n]*",
+    re.IGNORECASE,
 )
 OR = re.compile(r"[\s,;.]*(?:or(?![a-z])|或)", re.IGNORECASE)
 SENTENCE_STOP = re.compile(r"[.!?\n。！？](?!\d)")
-OPENERS = re.compile(r"[\s\"'“‘「]*")
+OPENERS = re.compile(r"(?:[^\S\n]|[\"'“‘「])*")
+BLANKS = re.compile(r"\s*")
 ONLY_PUNCTUATION = re.compile(r"[\s\W_]*\Z")
 
 # Cleaning (rule 0).
@@ -39,13 +40,13 @@ MARKDOWN = re.compile(r"\*+|`+|__|(?m:^[ \t]*(?:#+|>+)[ \t]*)")
 ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 BOXED = re.compile(r"(?:\\|\x08)?f?b?oxed\s*\{", re.IGNORECASE)
 LINK = (
-    r"(?:is|was|are|(?:would|should|must|will|could|may|might|can|has\s+to|seems\s+to|appears\s+to)"
-    r"(?:\s+(?:therefore|thus|then|\w+ly))?\s+be|would\s+then\s+be|=+>?|:|-+>|→|—|–)"
+    r"(?:(?:is|was|are|(?:would|should|must|will|could|may|might|can|has\s+to|seems\s+to|appears\s+to)"
+    r"(?:\s+(?:therefore|thus|then|\w+ly))?\s+be|would\s+then\s+be)(?![a-z])|=+>?|:|-+>|→|—|–)"
 )
 CUE = re.compile(
     r"(?<![a-z])(?<!each\s)(?<!every\s)(?<!any\s)(?:answer|ans|choice|option|solution|selection|pick|guess|conclusion|response|prediction)"
     r"(?:\s+(?:choice|option))?(?:\s+(?:to|for)\s[^.\n:]{0,80}?)?[\"']?"
-    rf"(?:\s*{LINK}(?![a-z]))(?:\s*:)?"
+    rf"(?:\s*{LINK})(?:\s*:)?"
     r"|(?<![a-z])(?:i|we)(?:'d|'ll|\s+would|\s+will|\s+must)?\s+"
     r"(?:choose|chose|pick|select|go\s+with|say|answer|opt\s+for|vote\s+for)(?![a-z])(?:\s*:)?"
     r"|(?:答案|选项)(?:应该|应|就)?(?:是|为|选|:)(?:\s*:)?|(?<!不)(?<!不应)选择?(?!项|择)(?:\s*:)?",
@@ -90,7 +91,7 @@ CLAUSE_START = re.compile(
 )
 NEGATED_BEFORE = re.compile(
     r"(?<![a-z])(?:not|\w+n't|never|neither|nor|cannot|without|except|exclud\w+|eliminat\w+|rul\w+\s+out|rather\s+than|"
-    r"instead\s+of|(?:anything|everything|all)\s+but|than|unlike|versus|vs|compared\s+(?:to|with)|doubt|false|wrong|"
+    r"instead\s+of|(?:anything|everything|all)\s+but|than|unlike|versus|vs|at\s+least|at\s+most|up\s+to|compared\s+(?:to|with)|doubt|false|wrong|"
     r"incorrect|untrue)(?:\W+\w+){0,4}\W*\Z|(?:不|非|排除)\W*(?:是|选|为)?\W*\Z",
     re.IGNORECASE,
 )
@@ -99,6 +100,12 @@ NEGATED_AFTER = re.compile(
     r"won't|(?:is|are|was|looks|seems|appears|must\s+be)\s+(?:\w+ly\s+|to\s+be\s+)?(?:wrong|incorrect|false|untrue|"
     r"impossible|unlikely|excluded|eliminated|ruled\s+out)(?![a-z])"
     r"|(?:can|could|should)\s+be\s+(?:excluded|eliminated|discarded|ruled\s+out)|不(?:对|是|正确)|错)",
+    re.IGNORECASE,
+)
+LETTER_STANDS = re.compile(
+    r"(?:\A|(?<![a-z])(?:is|be|are|was|being|it's|that's|maybe|perhaps|probably|likely|definitely|clearly|surely|certainly|"
+    r"obviously|hence|thus|therefore|so|as|to|with|like|chooses?|selects?|picks?|match|matches|say|or|and|not|either|both|"
+    r"label+ed|marked|named|called)|[是选为])\W*\Z",
     re.IGNORECASE,
 )
 TALKED_ABOUT = re.compile(
@@ -111,6 +118,7 @@ LETTER_IN_A_PLACE = re.compile(
     r"\s+(?:the\s+)?\W*\Z",
     re.IGNORECASE,
 )
+CONDITION_BEFORE = re.compile(r"(?<![a-z])(?:if|unless|whether)(?![a-z])[^.!?\n]*\Z", re.IGNORECASE)
 THERE_IS = re.compile(r"(?<![a-z])there\s+(?:is|are|was|were)\s+(?:(?:only|just|exactly)\s+)?\Z", re.IGNORECASE)
 LIST_ITEM = re.compile(r"\n\s*(?:[-•]\s*)?(?:option\s+)?\(?([A-Z])[.):]\s*\w", re.IGNORECASE)
 NUMBERED_THING = re.compile(
@@ -133,5 +141,5 @@ AFTER_ARTICLE_LETTER = re.compile(
     r"[A-HJ-Z](?![\w'’])|(?:because|since|as|due|and|or|but|not|based|given|is|was)\b)"
 )
 AFTER_LETTER = re.compile(STOP + r"|\s*(?:[-–—/&+|]|(?:or|and)\b|[^\x00-\x7f])")
-AFTER_MENTION = re.compile(STOP + r"|\s*(?:[/&+|]|(?:or|and|rather|instead)\b)")
+AFTER_MENTION = re.compile(STOP + r"|\s*(?:[/&+|→]|(?:or|and|rather|instead)\b)")
 AFTER_PRONOUN_LETTER = re.compile(r"\s*(?:\Z|[.:)\]}>\n])")

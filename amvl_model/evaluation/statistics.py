@@ -8,10 +8,11 @@ With c_ti = 1 where question i of task t is answered rightly (else 0), n_t quest
     unweighted    mean over t of a_t                        BLINK's official score
     weighted      sum_t n_t a_t / sum_t n_t                 each question counts the same (VLMEvalKit's score)
 
-Replies that could not be read count as wrong and are also counted on their own. Every figure comes with an interval of
-probability ``level``: per task Wilson's score interval (it keeps its coverage near 0 and 1, where a bootstrap collapses to
-a point); for the means a percentile bootstrap that draws questions with replacement within each task. The questions are
-what is sampled: the intervals say nothing of training seeds. A figure that cannot be had is None, never 0.
+Replies that could not be read count as wrong and are also counted on their own. Every figure comes with an interval
+of probability ``level``: per task Wilson's score interval (it keeps its coverage near 0 and 1, where a bootstrap
+collapses to a point); for the means a percentile bootstrap that draws questions with replacement within each task. A
+task of one question shows no spread, so with one the means have no interval. The questions are what is sampled: the
+intervals say nothing of training seeds. A figure that cannot be had is None, never 0.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Interval:
 
     Attributes:
         mean: the estimate, in the unit of the values.
-        low, high: ends of the interval, same unit; None where a single value gives none.
+        low, high: ends of the interval, same unit; None where a single value shows no spread.
         n: number of values behind it.
     """
 
@@ -135,7 +136,7 @@ def accuracy_report(
         level: probability of every interval.
 
     Raises:
-        ValueError: if there are no questions, lengths differ, or a number of options, n_bootstrap or level is not valid.
+        ValueError: if there are no questions, lengths differ, or a number of options, n_bootstrap or level is wrong.
         TypeError: if an entry of ``correct`` is neither a bool nor None.
     """
     _check_settings(n_bootstrap, level)
@@ -173,17 +174,23 @@ def accuracy_report(
     accuracies = np.array([entry.accuracy.mean for entry in entries])
     drawn = np.random.default_rng(seed).binomial(sizes, accuracies, size=(n_bootstrap, len(entries))) / sizes
     n = len(correct)
+
+    def interval(mean: float, figures: NDArray[np.float64]) -> Interval:
+        if sizes.min() == 1:
+            return Interval(mean=mean, low=None, high=None, n=n)
+        return _interval(mean, figures, n, level)
+
     chances = [entry.chance for entry in entries if entry.chance is not None and entry.normalised is not None]
     normalised_mean = None
     if len(chances) == len(entries):
         levels = np.array(chances)
-        normalised_mean = _interval(
-            float(np.mean((accuracies - levels) / (1 - levels))), ((drawn - levels) / (1 - levels)).mean(1), n, level
+        normalised_mean = interval(
+            float(np.mean((accuracies - levels) / (1 - levels))), ((drawn - levels) / (1 - levels)).mean(1)
         )
     return AccuracyReport(
         tasks=tuple(entries),
-        unweighted=_interval(float(accuracies.mean()), drawn.mean(1), n, level),
-        weighted=_interval(float(right.mean()), drawn @ sizes / n, n, level),
+        unweighted=interval(float(accuracies.mean()), drawn.mean(1)),
+        weighted=interval(float(right.mean()), drawn @ sizes / n),
         unweighted_normalised=normalised_mean,
         chance=float(np.mean(chances)) if len(chances) == len(entries) else None,
         n=n,
@@ -211,7 +218,7 @@ def bootstrap_mean(
         level: probability of the interval.
 
     Returns:
-        the interval; its ends are None if no task has two values, for then nothing is known of the spread.
+        the interval; its ends are None if there is one value, or a task with one, for that shows no spread.
 
     Raises:
         ValueError: if there are no values, one is not finite, the shape is not (n,), or a setting is not valid.
@@ -232,7 +239,7 @@ def bootstrap_mean(
     rng = np.random.default_rng(seed)
     members = [array[indices] for indices in groups.values()]
     mean = float(np.mean([m.mean() for m in members]))
-    if all(m.size == 1 for m in members):
+    if min(m.size for m in members) == 1:
         return Interval(mean=mean, low=None, high=None, n=array.size)
     drawn = np.mean([_resampled_means(m, n_bootstrap, rng) for m in members], axis=0)
     return _interval(mean, drawn, array.size, level)
@@ -249,8 +256,8 @@ def paired_difference(
 ) -> Interval:
     """Mean of a - b for two systems on the same questions, with a bootstrap interval over the questions.
 
-    Question i is drawn for both systems at once, so what makes a question hard for both cancels. An interval that leaves
-    out 0 means that the systems differ on such questions (for these two training runs).
+    Question i is drawn for both systems at once, so what makes a question hard for both cancels. An interval that
+    leaves out 0 means that the systems differ on such questions (for these two training runs).
 
     Args:
         a, b: one finite number per question, in the same order: right or wrong, or a loss in nats.

@@ -1,0 +1,281 @@
+"""AMVLTrainer: transformers.Trainer with the AMVL objective, its schedules, and losses averaged over examples.
+
+transformers averages micro-batches, which weights the examples of a short last micro-batch more than the others. Here the
+loss of every optimiser step is the sum over its examples divided by their number, over all micro-batches and processes.
+Where several processes have to be given equally many examples, the epoch is filled up with examples of weight 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from amvl_model.config import ObjectiveConfig, RunConfig
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.modeling import LATENT_MODULES
+from amvl_model.objective import ObjectiveTerms, amvl_objective, answer_nll
+from amvl_model.processing import AMVLProcessor
+
+WEIGHT = "example_weight"
+
+
+class QuestionDataset(Dataset[dict[str, Tensor]]):
+    """Encoded questions; item ~i (negative) is item i with weight 0.
+
+    Args:
+        questions: any sequence of `VisualQuestion`, drawn or read when asked for.
+        processor: encodes them.
+        cache: keep what was encoded (for sets that fit in memory and are seen many times).
+    """
+
+    def __init__(self, questions: Sequence[VisualQuestion], processor: AMVLProcessor, *, cache: bool = False) -> None:
+        self.questions, self.processor = questions, processor
+        self.cache: dict[int, dict[str, Tensor]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        index = item if item >= 0 else ~item
+        encoded = None if self.cache is None else self.cache.get(index)
+        if encoded is None:
+            encoded = self.processor.encode(self.questions[index])
+            if self.cache is not None:
+                self.cache[index] = encoded
+        return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0)}
+
+
+class FilledRandomSampler(Sampler[int]):
+    """A random order of each epoch, filled up to a multiple of ``multiple`` with items of weight 0.
+
+    The order depends on (seed, epoch) alone, so a resumed run sees what the uninterrupted one would have seen.
+    """
+
+    def __init__(self, size: int, *, seed: int, multiple: int = 1) -> None:
+        self.size, self.seed, self.multiple, self.epoch = size, seed, multiple, 0
+
+    def __len__(self) -> int:
+        return math.ceil(self.size / self.multiple) * self.multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        spare = len(self) - self.size
+        yield from order
+        yield from (~order[i % self.size] for i in range(spare))
+
+
+class AMVLCollator:
+    """`AMVLProcessor.collate` that keeps the weights of the examples."""
+
+    def __init__(self, processor: AMVLProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = self.processor.collate(rows)
+        batch[WEIGHT] = torch.stack([row.get(WEIGHT, torch.tensor(1.0)) for row in rows])
+        return batch
+
+
+class JsonlLog(TrainerCallback):
+    """Appends every log line of the Trainer to a JSON-lines file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class AMVLTrainer(Trainer):
+    """Trains an `AMVLForConditionalGeneration` on an `ObjectiveConfig`.
+
+    Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
+    ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
+    ``latent_norm_ratio``.
+
+    Args:
+        objective: which loss, with its weights and schedule.
+        latent_learning_rate: of the latent modules; None = the common one.
+        processor: makes batches, and is saved beside every checkpoint.
+        **kwargs: as transformers' Trainer takes them (model, args, train_dataset, callbacks, ...).
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: ObjectiveConfig,
+        processor: AMVLProcessor,
+        latent_learning_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.objective = objective
+        self.latent_learning_rate = latent_learning_rate
+        kwargs.setdefault("data_collator", AMVLCollator(processor))
+        super().__init__(processing_class=processor, **kwargs)
+        # the loss below is normalised over the whole accumulated batch, and must not be divided once more
+        self.model_accepts_loss_kwargs = True
+        self._sums: dict[str, float] = defaultdict(float)
+        self._count = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimiser steps that are done, 0 to 1: what schedules depend on."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of the examples' losses over the number of examples in the global batch, times the number of processes
+        (whose gradients are averaged)."""
+        batch = dict(inputs)
+        weight = batch.pop(WEIGHT)
+        output = model(**batch)
+        beta, gamma = self.objective.weights(self.progress)
+        nll = output.answer_nll
+        if self.objective.nll_reduction != "sum":
+            nll = answer_nll(
+                output.logits, batch["answer_ids"], batch["answer_mask"], reduction=self.objective.nll_reduction
+            )
+        terms = amvl_objective(
+            output.prior,
+            output.posterior,
+            nll,
+            beta,
+            gamma,
+            objective=self.objective.name,
+            kl_reduction=self.objective.kl_reduction,
+        )
+        total = (terms.total * weight).sum()
+        items = weight.sum() if num_items_in_batch is None else num_items_in_batch
+        scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = total * scale / items
+        if model.training:
+            self._remember(terms, output, weight, beta, gamma)
+        return (loss, output) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Any:
+        if not batch_samples:
+            return None
+        count = torch.stack([batch[WEIGHT].sum() for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """Loss of an evaluation batch (mean over its examples)."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def _remember(self, terms: ObjectiveTerms, output: Any, weight: Tensor, beta: float, gamma: float) -> None:
+        count = float(weight.sum())
+        with torch.no_grad():
+            for name in ("ntp", "forward_kl", "reverse_kl", "weighted_forward", "weighted_reverse"):
+                self._sums[name] += float((getattr(terms, name) * weight).sum())
+            for name in ("prior", "posterior"):
+                self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+            self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
+            self._sums["beta"] += beta * count
+            self._sums["gamma"] += gamma * count
+        self._count += count
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the terms of the objective to the Trainer's own log line."""
+        if "loss" in logs and self._count:
+            logs = {**logs, **{name: value / self._count for name, value in self._sums.items()}}
+            self._sums.clear()
+            self._count = 0.0
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with weight decay on matrices only, and a learning rate of their own for the latent modules."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        rate = self.args.learning_rate
+        latent_rate = rate if self.latent_learning_rate is None else self.latent_learning_rate
+        groups: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                latent = any(part in LATENT_MODULES for part in name.split("."))
+                groups[latent, name in decayed].append(parameter)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = kind(
+            [
+                {
+                    "params": parameters,
+                    "lr": latent_rate if latent else rate,
+                    "weight_decay": self.args.weight_decay if decay else 0.0,
+                }
+                for (latent, decay), parameters in groups.items()
+            ],
+            **options,
+        )
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        world = self.args.world_size
+        multiple = world * self.args.per_device_train_batch_size if world > 1 else 1
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return FilledRandomSampler(len(dataset), seed=seed, multiple=multiple)
+
+
+def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> TrainingArguments:
+    """transformers' TrainingArguments for a run configuration, writing to ``folder``.
+
+    Args:
+        config: the run.
+        folder: checkpoints and logs go here.
+        **overrides: any TrainingArguments field, for what a `RunConfig` does not cover (fsdp, deepspeed, ...).
+    """
+    train = config.train
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": train.steps,
+        "per_device_train_batch_size": train.batch_size,
+        "per_device_eval_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.grad_accumulation,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": round(train.warmup * train.steps),
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "bf16": train.precision == "bf16",
+        "dataloader_num_workers": train.workers,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_persistent_workers": train.workers > 0,
+        "seed": train.seed,
+        "data_seed": config.data.seed,
+        "logging_steps": train.log_every,
+        "eval_strategy": "steps" if train.eval_every else "no",
+        "eval_steps": train.eval_every or None,
+        "save_strategy": "steps" if train.save_every else "no",
+        "save_steps": train.save_every or train.steps,
+        "save_total_limit": 2,
+        "report_to": list(train.report_to) or "none",
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    return TrainingArguments(**{**settings, **overrides})

@@ -1,0 +1,219 @@
+"""Generation: greedy decoding is the teacher-forced argmax, latents are seeded, beams search, nothing leaks between calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.helpers import collate, examples, processor, question, tiny_model, without_answers
+
+STEPS = 10
+NO_END = {"max_new_tokens": STEPS, "suppress_tokens": [2]}  # token 2 ends the turn
+
+
+def queries(pictures: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
+    """A padded batch of questions to answer, pictures of many shapes."""
+    return processor()([question(count, seed + i) for i, count in enumerate(pictures)], answers=False)
+
+
+def teacher_forced(model: Any, batch: dict[str, Tensor], answer: Tensor, z: Tensor) -> Tensor:
+    """Logits (B, M, V) of a generated answer under teacher forcing, through `forward`."""
+    with torch.no_grad():
+        return model(**batch, answer_ids=answer, answer_mask=torch.ones_like(answer), latents=z).logits
+
+
+def prior_mean(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model.encode_query(batch)[1].mean
+
+
+def test_token_2_ends_the_turn() -> None:
+    assert processor().end_of_turn_id == NO_END["suppress_tokens"][0]
+
+
+@pytest.mark.parametrize("pictures", [(1,), (1, 1, 1), (4, 2), (1, 3, 2, 4)], ids=str)
+def test_greedy_generation_is_the_teacher_forced_argmax_on_two_calls_in_a_row(pictures: tuple[int, ...]) -> None:
+    model = tiny_model()
+    for seed in (0, 7):  # the second call has other pictures of other shapes
+        batch = queries(pictures, seed)
+        answer = model.generate(**batch, latent_temperature=0.0, **NO_END)
+        assert answer.shape == (len(pictures), STEPS)
+        logits = teacher_forced(model, batch, answer, prior_mean(model, batch))
+        logits[..., NO_END["suppress_tokens"]] = -torch.inf
+        assert torch.equal(logits.argmax(-1), answer)
+        assert len(answer.unique()) >= 3  # no model that repeats one token
+
+
+def test_generation_ends_at_the_end_of_turn_token_and_pads_behind_it() -> None:
+    model, batch = tiny_model(), queries((1, 3, 2, 4))
+    free = model.generate(**batch, latent_temperature=0.0, **NO_END)
+    end = free[1, 2].item()  # declare this the end token: row 1 stops there, others where they first say it
+    answer = model.generate(**batch, latent_temperature=0.0, eos_token_id=end, pad_token_id=0, **NO_END)
+    for row, long in zip(answer, free, strict=True):
+        stop = (long == end).nonzero()
+        length = int(stop[0]) + 1 if len(stop) else STEPS
+        assert torch.equal(row[:length], long[:length])
+        assert not row[length:].any()
+    assert (answer[1, 3:] == 0).all()
+
+
+def test_a_batch_of_different_lengths_gives_each_question_its_own_answer() -> None:
+    model, batch = tiny_model(), queries((1, 3, 2, 4))
+    together = model.generate(**batch, latent_temperature=0.0, **NO_END)
+    for i, pictures in enumerate((1, 3, 2, 4)):
+        alone = model.generate(**processor()([question(pictures, i)], answers=False), latent_temperature=0.0, **NO_END)
+        assert torch.equal(together[i], alone[0])
+
+
+def test_a_second_call_is_not_affected_by_the_positions_of_the_first() -> None:
+    used, first, second = tiny_model(), queries((4, 3)), queries((1, 1), seed=5)
+    used.generate(**first, latent_temperature=0.0, **NO_END)
+    after = used.generate(**second, latent_temperature=0.0, **NO_END)
+    assert torch.equal(after, tiny_model().generate(**second, latent_temperature=0.0, **NO_END))
+
+
+def test_training_between_two_calls_does_not_disturb_generation() -> None:
+    model, batch = tiny_model(), queries((1, 2))
+    before = model.generate(**batch, latent_temperature=0.0, **NO_END)
+    model.train()
+    model(**collate(examples((3, 4, 1), (2, 3, 4)))).answer_nll.sum().backward()
+    model.eval()
+    assert torch.equal(model.generate(**batch, latent_temperature=0.0, **NO_END), before)
+
+
+def test_the_backbone_still_generates_by_itself_after_the_model_did() -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model, batch = tiny_model(), queries((1,), seed=3)
+    model.generate(**queries((4, 3)), latent_temperature=0.0, **NO_END)
+    plain = Qwen2_5_VLForConditionalGeneration(tiny_model().config.vlm_config).eval()
+    plain.load_state_dict(model.backbone.state_dict())
+    plain.set_attn_implementation("sdpa")
+    options = {**NO_END, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.backbone.generate(**batch, **options), plain.generate(**batch, **options))
+
+
+# ---------------------------------------------------------------------- latents
+
+
+def test_the_same_seed_gives_the_same_answer_and_other_seeds_other_answers() -> None:
+    model, batch = tiny_model(), queries((1, 2))
+    answers = [model.generate(**batch, seed=seed, **NO_END) for seed in (1, 1, 2, 3)]
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.equal(answers[0], answers[2]) and not torch.equal(answers[2], answers[3])
+
+
+def test_the_seed_leaves_the_global_generator_alone() -> None:
+    model, batch = tiny_model(), queries((1,))
+    before = torch.get_rng_state()
+    model.generate(**batch, seed=1, **NO_END)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_temperature_zero_decodes_from_the_prior_mean() -> None:
+    model, batch = tiny_model(), queries((1, 3))
+    mean = prior_mean(model, batch)
+    cold = model.generate(**batch, latent_temperature=0.0, **NO_END)
+    assert torch.equal(cold, model.generate(**batch, latents=mean, **NO_END))
+    assert torch.equal(cold, model.generate(**batch, latent_temperature=0.0, seed=9, **NO_END))
+    assert not torch.equal(cold, model.generate(**batch, latents=mean + 1, **NO_END))
+
+
+def test_the_temperature_scales_the_priors_spread() -> None:
+    model, batch = tiny_model(), queries((1, 3))
+    with torch.no_grad():
+        prior = model.encode_query(batch)[1]
+    z = prior.rsample(temperature=0.5, generator=torch.Generator().manual_seed(4))
+    given = model.generate(**batch, latents=z, **NO_END)
+    assert torch.equal(model.generate(**batch, latent_temperature=0.5, seed=4, **NO_END), given)
+
+
+def test_several_samples_of_each_question_stand_together() -> None:
+    model, batch = tiny_model(), queries((1, 3))
+    cold = model.generate(**batch, latent_temperature=0.0, **NO_END)
+    same = model.generate(**batch, latent_temperature=0.0, num_return_sequences=3, **NO_END)
+    assert torch.equal(same, cold.repeat_interleave(3, dim=0))
+    with torch.no_grad():
+        prior = model.encode_query(batch)[1]
+    z = prior.repeat_interleave(3).rsample(generator=torch.Generator().manual_seed(5))
+    several = model.generate(**batch, num_return_sequences=3, seed=5, **NO_END)
+    assert several.shape == (6, STEPS) and len(several.unique(dim=0)) > 2
+    for sample in range(3):
+        assert torch.equal(several[sample::3], model.generate(**batch, latents=z[sample::3], **NO_END))
+
+
+def test_latents_of_another_shape_are_refused() -> None:
+    model, batch = tiny_model(), queries((1, 2))
+    with pytest.raises(ValueError, match=r"expected latents of shape \(2, 3, 8\).*got \(1, 3, 8\)"):
+        model.generate(**batch, latents=torch.zeros(1, 3, 8), **NO_END)
+    with pytest.raises(ValueError, match=r"expected latents of shape \(4, 3, 8\)"):
+        model.generate(**batch, latents=torch.zeros(2, 3, 8), num_return_sequences=2, **NO_END)
+
+
+# ---------------------------------------------------------------------- searching and sampling tokens
+
+
+def plain_beam_search(model: Any, batch: dict[str, Tensor], beams: int, steps: int) -> tuple[Tensor, float]:
+    """The best answer (steps,) of a beam search by teacher forcing, and its log-likelihood; for one question."""
+    z = prior_mean(model, batch)
+    with torch.no_grad():
+        state, _ = model.encode_query(batch)
+    alive, scores = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1)
+    for _ in range(steps):
+        rows = len(alive)
+        ids = torch.cat([alive, torch.zeros(rows, 1, dtype=torch.long)], dim=1)
+        with torch.no_grad():
+            logits = model.answer_logits(state.repeat_interleave(rows), z.repeat_interleave(rows, dim=0), ids)[:, -1]
+        log_probs = logits.log_softmax(-1)
+        log_probs[:, NO_END["suppress_tokens"]] = -torch.inf
+        flat = (scores[:, None] + log_probs).flatten()
+        scores, index = flat.topk(min(beams, len(flat)))
+        alive = torch.cat([alive[index // logits.shape[-1]], (index % logits.shape[-1])[:, None]], dim=1)
+    return alive[0], float(scores[0])
+
+
+@pytest.mark.parametrize("pictures", [(1,), (1, 3)], ids=str)
+def test_beam_search_is_a_plain_beam_search(pictures: tuple[int, ...]) -> None:
+    model, options = tiny_model(), {"max_new_tokens": 6, "suppress_tokens": [2]}
+    answer = model.generate(**queries(pictures), latent_temperature=0.0, num_beams=4, **options)
+    greedy = model.generate(**queries(pictures), latent_temperature=0.0, **options)
+    assert not torch.equal(answer, greedy)
+    for i, count in enumerate(pictures):
+        alone = processor()([question(count, i)], answers=False)
+        expected, _ = plain_beam_search(model, alone, beams=4, steps=6)
+        assert torch.equal(answer[i], expected)
+
+
+def test_beams_and_several_samples_go_together() -> None:
+    model, batch = tiny_model(), queries((1, 2))
+    answer = model.generate(**batch, seed=1, num_beams=2, num_return_sequences=2, **NO_END)
+    assert answer.shape == (4, STEPS)
+
+
+def test_answer_tokens_can_be_sampled_too() -> None:
+    model, batch = tiny_model(), queries((1, 2))
+    torch.manual_seed(0)
+    first = model.generate(**batch, latent_temperature=0.0, do_sample=True, temperature=2.0, top_k=0, **NO_END)
+    second = model.generate(**batch, latent_temperature=0.0, do_sample=True, temperature=2.0, top_k=0, **NO_END)
+    assert not torch.equal(first, second)
+
+
+def test_the_answer_decodes_to_text_without_special_tokens() -> None:
+    model, batch = tiny_model(), queries((1, 2))
+    texts = processor().decode(model.generate(**batch, seed=0, max_new_tokens=4))
+    assert len(texts) == 2 and not any("<|" in text for text in texts)
+
+
+def test_generation_works_in_bfloat16() -> None:
+    model, batch = tiny_model().to(torch.bfloat16), queries((1, 3))
+    answer = model.generate(**{**batch, "pixel_values": batch["pixel_values"].bfloat16()}, seed=0, **NO_END)
+    assert answer.shape == (2, STEPS)
+
+
+def test_generation_leaves_no_graph_behind() -> None:
+    model, batch = tiny_model(), without_answers(collate(examples((1,), (2,))))
+    assert not model.generate(**batch, max_new_tokens=2).requires_grad
+    assert all(p.grad is None for p in model.parameters())
