@@ -126,7 +126,7 @@ class _LinearPatchEmbedding(nn.Conv3d):
     Same parameters, same state dict, same result; on a CPU the convolution's backward pass alone took a third of a step.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: Tensor) -> Tensor:
         if input.shape[2:] != self.weight.shape[2:]:
             return super().forward(input)
         out = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)

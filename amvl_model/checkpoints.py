@@ -46,6 +46,16 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
     return config
 
 
+def checkpoint_type(path: str | Path) -> str | None:
+    """``model_type`` of a local checkpoint, or None for anything that is no local folder.
+
+    Raises:
+        FileNotFoundError, ValueError: if the folder has no readable config.json.
+    """
+    folder = Path(path)
+    return _read_config(folder).get("model_type") if folder.is_dir() else None
+
+
 def _may_be_hub_id(path: str) -> bool:
     """organisation/name, unless a folder of the organisation's name says that a local path was meant."""
     parts = path.split("/")
@@ -120,7 +130,10 @@ def load_lora_checkpoint(cls: Any, path: str | Path, stored: dict[str, Any], **k
             "pass backbone_path=FOLDER_OR_HUB_ID"
         ) from error
     model.add_lora(**stored["lora"])
-    problems = model.load_state_dict(load_file(Path(path) / WEIGHTS), strict=False)
+    try:
+        problems = model.load_state_dict(load_file(Path(path) / WEIGHTS), strict=False)
+    except RuntimeError as error:  # torch's error for other shapes
+        raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
     from amvl_model.modeling import is_adapter_weight
 
     missing = [name for name in problems.missing_keys if is_adapter_weight(name)]

@@ -15,6 +15,7 @@ from amvl_model.data.schema import VisualQuestion, option_letter
 # Okabe-Ito: told apart with every common colour blindness; option A first
 OPTION_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 PRIOR_COLOUR = "#444444"
+BAR_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # dark and light in turn, so that greyscale tells them apart
 
 
 def option_plane(prior_mean: np.ndarray, prior_std: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -112,7 +113,8 @@ def quick_figure(question: VisualQuestion, panels: Sequence[Mapping[str, Any]]) 
         panels: per checkpoint ``title``, ``prior`` and ``posteriors`` as `draw_posteriors` takes them.
     """
     figure = Figure(figsize=(5.2 * len(panels), 8.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
+    top, bottom = parts
     draw_question(top, question)
     axes = np.atleast_1d(bottom.subplots(1, len(panels)))
     for ax, panel in zip(axes, panels, strict=True):
@@ -132,8 +134,8 @@ def draw_bars(
     for i, (label, (values, intervals)) in enumerate(rows.items()):
         x = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * width
         error = np.abs(np.array(intervals).T - np.array(values))
-        colour = OPTION_COLOURS[(i + 1) % len(OPTION_COLOURS)]
-        ax.bar(x, values, width * 0.92, yerr=error, label=label, color=colour, error_kw={"lw": 1})
+        colour = BAR_COLOURS[i % len(BAR_COLOURS)]
+        ax.bar(x, values, width * 0.92, yerr=error, label=label or None, color=colour, error_kw={"lw": 1})
     ax.set_xticks(range(len(names)), names)
     ax.set_ylabel(unit)
     return ax

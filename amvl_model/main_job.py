@@ -83,7 +83,7 @@ def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> t
     nats, error = leaked_information(means, stds)
     whole = float(torch.log(torch.tensor(float(len(question.choices)))))
     scored = evaluate(model, processor, [question], scoring=("likelihood",), batch_size=1, progress=False).records[0]
-    log_probs = torch.tensor(scored.option_log_probs).log_softmax(0).exp()
+    log_probs = torch.tensor(scored.log_probs).log_softmax(0).exp()
     chosen = int(log_probs.argmax())
     sentence = (
         f"the posterior reveals {nats:.2f} of {whole:.2f} nats (+- {error:.2f}) about the answer it was told; "
@@ -104,17 +104,17 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
         choices=tuple(choices),
     )
     batch = processor([question], answers=False)
-    options: dict[str, Any] = {"max_new_tokens": config.eval.max_new_tokens, "do_sample": False}
+    options: dict[str, Any] = {**batch, "max_new_tokens": config.eval.max_new_tokens, "do_sample": False}
     if isinstance(model, AMVLForConditionalGeneration):
-        reply = processor.decode(model.generate(**batch, latent_temperature=0.0, **options))[0]
+        ids = model.generate(latent_temperature=0.0, **options)
     else:
-        ids = model.generate(**batch, **options)
-        reply = processor.decode(ids[:, batch["input_ids"].shape[1] :])[0]
+        ids = model.generate(**options)[:, batch["input_ids"].shape[1] :]
+    reply = processor.decode(ids)[0]
     print(f"{question.prompt}\n\nreply: {reply}")
     if len(choices) > 1:
         told = question.with_answer(0)
         scored = evaluate(model, processor, [told], scoring=("likelihood",), batch_size=1, progress=False).records[0]
-        for i, probability in enumerate(torch.tensor(scored.option_log_probs).log_softmax(0).exp().tolist()):
+        for i, probability in enumerate(torch.tensor(scored.log_probs).log_softmax(0).exp().tolist()):
             print(f"  {option_letter(i)} {choices[i]}: {probability:.1%}")
         if isinstance(model, AMVLForConditionalGeneration):
             print(explain(model, processor, told)[1].split(";")[0] + ".")

@@ -307,7 +307,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
         """Prior p(Z|x) and posterior q(Z|x,y) of a batch with answers, each (B, k, d)."""
-        state, prior, posterior, _ = self._first_pass(batch, batch["answer_ids"], batch["answer_mask"])
+        _, prior, posterior, _ = self._first_pass(batch, batch["answer_ids"], batch["answer_mask"])
         assert posterior is not None
         return prior, posterior
 
@@ -334,7 +334,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Latents (B, k, d) as input tokens (B, k, hidden) in the backbone's precision."""
         with torch.autocast(z.device.type, enabled=False):
             tokens = F.linear(z.to(self.injector.weight.dtype), self.injector.weight)
-        return tokens.to(self.get_input_embeddings().weight.dtype)
+        return tokens.to(self._embedding_dtype)
 
     def _first_pass(
         self, batch: Batch, answer_ids: Tensor | None, answer_mask: Tensor | None
@@ -417,7 +417,13 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _queries(self, table: nn.Embedding, batch: int) -> Tensor:
         index = torch.arange(self.config.num_latents, device=table.weight.device)
-        return table(index).expand(batch, -1, -1).to(self.get_input_embeddings().weight.dtype)
+        return table(index).expand(batch, -1, -1).to(self._embedding_dtype)
+
+    @property
+    def _embedding_dtype(self) -> torch.dtype:
+        weight = self.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight.dtype
 
     def _choose(
         self,
@@ -467,9 +473,9 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             (B * num_return_sequences, T) generated token ids, without the prompt.
         """
+        vision = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
         batch = {"input_ids": input_ids, "attention_mask": _full_mask(input_ids, attention_mask)}
-        batch |= {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
-        state, prior = self.encode_query(batch)
+        state, prior = self.encode_query(batch | {k: v for k, v in vision.items() if v is not None})
         if latents is None:
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             prior = prior.repeat_interleave(num_return_sequences)

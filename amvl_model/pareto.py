@@ -1,7 +1,8 @@
 """The Pareto study: leaked information against held-out answer NLL with prior latents, over beta and gamma.
 
-The claim under test: AMVL has a setting that leaks less than forward-only at its best beta, whose NLL is not worse by more than
-0.02 nats, and whose latents matter (zeroing them costs accuracy). Everything is paired by seed; intervals are Student t over seeds.
+The claim under test: AMVL has a setting that leaks less than forward-only at its best beta, whose NLL is not worse by more
+than 0.02 nats, and whose latents matter (zeroing them costs accuracy). Everything is paired by seed; intervals are Student's t
+over seeds.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,7 +29,6 @@ from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter, quest
 from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, TASKS, synthetic_blink, synthetic_question
 from amvl_model.processing import AMVLProcessor, pad_right
 from amvl_model.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
-
 
 PAD_TO = 16  # queries and captions are padded to a multiple of this, so that few shapes occur and each is compiled once
 

@@ -113,10 +113,10 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
     from amvl_model.figures import draw_bars
 
     latent = [name for name, m in measured.items() if lookup(m, "contamination")]
-    page = Figure(figsize=(12, 4.2), layout="constrained")
-    accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.6))
+    page = Figure(figsize=(12.5, 4.4), layout="constrained")
+    accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.8))
     path = "evaluation.accuracy.likelihood.unweighted"
-    draw_bars(accuracy, list(measured), {"prior mean": _column(measured, list(measured), path, 100)}, "accuracy [%]")
+    draw_bars(accuracy, list(measured), {"": _column(measured, list(measured), path, 100)}, "accuracy [%]")
     accuracy.set_title("held-out accuracy, mean over tasks")
     accuracy.set_ylim(0, 100)
     rows = {
@@ -124,15 +124,15 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
         "training, label noise": _column(measured, latent, "train_contamination.measures.known_answer_leakage", 1),
     }
     draw_bars(leakage, latent, rows, "leaked information [nats]")
-    leakage.set_title("what the posterior reveals of its answer")
-    leakage.legend(frameon=False, fontsize=8)
+    leakage.set_title("what the posterior reveals")
+    leakage.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
     bars = {
         name: _columns(measured[name], [f"interventions.conditions.{c}.accuracy" for c in CONDITIONS], 100) for name in latent
     }
     draw_bars(effect, [c.replace("_", " ") for c in CONDITIONS], bars, "accuracy [%]")
     effect.set_title("held-out accuracy with other latents")
     effect.set_ylim(0, 100)
-    effect.legend(frameon=False, fontsize=8, loc="lower left")
+    effect.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
     return page
 
 

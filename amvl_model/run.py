@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from amvl_model.attention import install_attention
-from amvl_model.checkpoints import inspect_checkpoint
+from amvl_model.checkpoints import checkpoint_type, inspect_checkpoint
 from amvl_model.config import RunConfig
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import training_questions
@@ -63,11 +63,11 @@ def load_base(config: RunConfig) -> tuple[PreTrainedModel, AMVLProcessor]:
 def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float32) -> tuple[Any, AMVLProcessor]:
     """An AMVL checkpoint (or a plain backbone) with its processor, ready to be evaluated."""
     folder = resolve(str(path))
-    stored = inspect_checkpoint(folder, expected_type=None)
     model: Any
-    if stored is not None and stored.get("model_type") == "amvl":
+    if checkpoint_type(folder) == "amvl":
         model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     else:
+        inspect_checkpoint(folder, expected_type=None)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         if not isinstance(model, AMVLForConditionalGeneration):
             install_attention(model)

@@ -209,8 +209,9 @@ class AMVLTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with weight decay on matrices only, and a learning rate of their own for the latent modules."""
-        if self.optimizer is not None:
-            return self.optimizer
+        existing: Any = getattr(self, "optimizer", None)
+        if existing is not None:
+            return existing
         model = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(model))
         rate = self.args.learning_rate
@@ -221,7 +222,7 @@ class AMVLTrainer(Trainer):
                 latent = any(part in LATENT_MODULES for part in name.split("."))
                 groups[latent, name in decayed].append(parameter)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = kind(
+        created: torch.optim.Optimizer = kind(
             [
                 {
                     "params": parameters,
@@ -232,7 +233,8 @@ class AMVLTrainer(Trainer):
             ],
             **options,
         )
-        return self.optimizer
+        self.optimizer = created
+        return created
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
 
 from amvl_model.checkpoints import inspect_checkpoint
 from amvl_model.configuration import AMVLConfig
@@ -262,10 +262,15 @@ def test_a_lora_checkpoint_without_a_backbones_path_asks_for_it(tmp_path: Path) 
 def test_a_lora_checkpoint_on_another_backbone_is_refused(backbone_folder: Path, tmp_path: Path) -> None:
     lora_model(backbone_folder).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
-    settings["num_latents"] = 5
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises((ValueError, RuntimeError), match="does not fit|size mismatch"):
-        AMVLForConditionalGeneration.from_pretrained(tmp_path)
+    for name, value in (("num_latents", 5), ("lora", {**settings["lora"], "rank": 8})):
+        (tmp_path / "config.json").write_text(json.dumps({**settings, name: value}))
+        assert_refused(tmp_path, ValueError, "does not fit the backbone .*size mismatch")
+    deeper = tiny_model().backbone.config
+    deeper.text_config.num_hidden_layers = 3
+    deeper.text_config.layer_types = None
+    Qwen2_5_VLForConditionalGeneration(deeper).save_pretrained(tmp_path / "deeper")
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "backbone_path": str(tmp_path / "deeper")}))
+    assert_refused(tmp_path, ValueError, "does not fit the backbone .*deeper: missing .*layers.2")
 
 
 def test_lora_refuses_a_rank_of_zero_and_a_second_set_of_adapters() -> None:

@@ -147,3 +147,8 @@ def test_what_cannot_be_intervened_on_is_refused() -> None:
         run(model, samples=0)
     with pytest.raises(ValueError, match="two questions"):
         derangement(1, 0)
+
+
+def test_importing_the_diagnostics_does_not_import_transformers(python: Any) -> None:
+    result = python("-c", "import sys, amvl_model.diagnostics; sys.exit('transformers' in sys.modules)")
+    assert result.returncode == 0, result.stderr

@@ -110,13 +110,13 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path) ->
     settings = {"train.batch_size": 4, "train.steps": 6, "train.save_every": 3}
     whole, _ = train(config(**settings), tmp_path / "whole", questions=QUESTIONS, quiet=True)
     interrupted = tmp_path / "interrupted"
-    model, processor = train_half(config(**settings), interrupted)
+    train_half(config(**settings), interrupted)
     resumed, _ = train(config(**settings), interrupted, questions=QUESTIONS, resume=True, quiet=True)
     for (name, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
 
 
-def train_half(settings: RunConfig, folder: Path) -> tuple[Any, Any]:
+def train_half(settings: RunConfig, folder: Path) -> None:
     """Run until step 3 of 6 and stop as if the process had been killed after the checkpoint."""
     from transformers import TrainerCallback
 
@@ -134,7 +134,6 @@ def train_half(settings: RunConfig, folder: Path) -> tuple[Any, Any]:
     trainer.add_callback(Stop())
     trainer.train()
     assert trainer.state.global_step == 3
-    return model, processor
 
 
 def test_finished_run_is_not_overwritten(tmp_path: Path) -> None:

@@ -229,22 +229,7 @@ def contamination_report(
     scorer = latent_scorer(model, processor)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    values: dict[int, dict[str, float]] = {}
-    latents: dict[int, OptionPosteriors] = {}
-    with inference(model):
-        for batch in batches(
-            questions, processor, batch_size, description="contamination", progress=progress, least_options=2
-        ):
-            query = scorer.encode_batch(batch)
-            rows = _distributions(scorer, query, batch)
-            latents |= dict(zip(batch.index, rows, strict=True))
-            measured = _given_answer_measures(scorer, query, batch, rows, samples, temperature, seed)
-            for row, index in enumerate(batch.index):
-                values[index] = {name: float(column[row]) for name, column in measured.items()}
-    entries = [latents[i] for i in range(len(questions))]
-    columns: dict[str, list[float | None]] = {
-        name: [values[i].get(name) for i in range(len(questions))] for name in MEASURES
-    }
+    entries, columns = _measured(scorer, questions, samples, temperature, batch_size, seed, progress)
     error = _leakage_columns(columns, entries, n_samples, seed)
     measures = {name: _mean(column, n_bootstrap, seed) for name, column in columns.items()}
     return ContaminationReport(
@@ -257,6 +242,37 @@ def contamination_report(
         n_samples=n_samples,
         seed=seed,
     )
+
+
+def _measured(
+    scorer: LatentScorer,
+    questions: Sequence[VisualQuestion],
+    samples: int,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+    progress: bool,
+) -> tuple[list[OptionPosteriors], dict[str, list[float | None]]]:
+    """One pass over the questions: their distributions, and a column per measure (None where it is still to come)."""
+    values: dict[int, dict[str, float]] = {}
+    latents: dict[int, OptionPosteriors] = {}
+    with inference(scorer.model):
+        for batch in batches(
+            questions,
+            scorer.processor,
+            batch_size,
+            description="contamination",
+            progress=progress,
+            least_options=2,
+        ):
+            query = scorer.encode_batch(batch)
+            rows = _distributions(scorer, query, batch)
+            latents |= dict(zip(batch.index, rows, strict=True))
+            measured = _given_answer_measures(scorer, query, batch, rows, samples, temperature, seed)
+            for row, index in enumerate(batch.index):
+                values[index] = {name: float(column[row]) for name, column in measured.items()}
+    everyone = range(len(questions))
+    return [latents[i] for i in everyone], {name: [values[i].get(name) for i in everyone] for name in MEASURES}
 
 
 def _distributions(scorer: LatentScorer, query: EncodedQuery, batch: QuestionBatch) -> list[OptionPosteriors]:

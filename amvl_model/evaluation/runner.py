@@ -154,32 +154,27 @@ def evaluate(
             log_probs = mean_log_probs(scorer, query, drawn, batch.options) if "likelihood" in scoring else None
             replies = scorer.greedy(query, drawn[0], max_new_tokens) if "generation" in scoring else None
             for row, (index, question) in enumerate(zip(batch.index, batch.questions, strict=True)):
-                found[index] = _record(
-                    question,
-                    None if log_probs is None else log_probs[row].tolist(),
-                    None if replies is None else replies[row],
-                )
+                scores = None if log_probs is None else log_probs[row].tolist()
+                found[index] = _record(question, scores, None if replies is None else replies[row])
     records = tuple(found[i] for i in range(len(questions)))
-    tasks, options = [record.task for record in records], [record.options for record in records]
-    accuracy = {
-        name: accuracy_report(
-            [None if (p := record.predicted[name]) is None else p == record.answer for record in records],
-            tasks,
-            options,
-            n_bootstrap=n_bootstrap,
-            seed=seed,
-        )
-        for name in SCORINGS
-        if name in scoring
-    }
     nll = [record.answer_nll for record in records if record.answer_nll is not None]
     return Evaluation(
         records=records,
-        accuracy=accuracy,
+        accuracy={name: _accuracy(records, name, n_bootstrap, seed) for name in SCORINGS if name in scoring},
         answer_nll=bootstrap_mean(nll, n_bootstrap=n_bootstrap, seed=seed) if nll else None,
         latents=latents if isinstance(scorer, LatentScorer) else None,
         samples=samples,
         temperature=temperature,
+        seed=seed,
+    )
+
+
+def _accuracy(records: Sequence[QuestionRecord], scoring: str, n_bootstrap: int, seed: int) -> AccuracyReport:
+    return accuracy_report(
+        [None if (p := record.predicted[scoring]) is None else p == record.answer for record in records],
+        [record.task for record in records],
+        [record.options for record in records],
+        n_bootstrap=n_bootstrap,
         seed=seed,
     )
 
