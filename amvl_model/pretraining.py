@@ -31,6 +31,16 @@ from amvl_model.processing import AMVLProcessor, pad_right
 from amvl_model.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
 
 PAD_TO = 16  # queries and captions are padded to a multiple of this, so that few shapes occur and each is compiled once
+# Tasks that still stood at chance when a first run with equal shares had solved the other eight (see LOG.md): they match what
+# stands at one point with what stands at another.
+HARD_TASKS = (
+    "Counting",
+    "Functional_Correspondence",
+    "IQ_Test",
+    "Semantic_Correspondence",
+    "Spatial_Relation",
+    "Visual_Correspondence",
+)
 
 
 @dataclass(kw_only=True)
@@ -40,6 +50,7 @@ class PretrainConfig:
     Attributes:
         steps: optimiser steps.
         per_task: fresh questions of each task in a step, over all processes; a multiple of their number.
+        hard_factor: the tasks of `HARD_TASKS` get this many times as many.
         learning_rate: peak of the schedule.
         warmup: steps of linear warm-up.
         anneal: fraction of the steps at the end over which the rate falls linearly to 0.
@@ -54,7 +65,8 @@ class PretrainConfig:
     """
 
     steps: int = 7_000
-    per_task: int = 4
+    per_task: int = 2
+    hard_factor: int = 3
     learning_rate: float = 1.5e-3
     warmup: int = 200
     anneal: float = 0.2
@@ -165,15 +177,20 @@ class _Steps(Dataset[list[dict[str, Tensor]]]):
         self, config: PretrainConfig, processor: AMVLProcessor, first: int = 0, rank: int = 0, world: int = 1
     ) -> None:
         self.config, self.processor, self.first, self.groups = config, processor, first, _groups()
-        share = config.per_task // world
-        self.mine = range(rank * share, (rank + 1) * share)
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.config.steps - self.first
 
+    def indices(self, task: str, step: int) -> range:
+        """Which questions of a task this process draws at a step; none is drawn twice."""
+        count = self.config.per_task * (self.config.hard_factor if task in HARD_TASKS else 1)
+        share = count // self.world
+        return range(step * count + self.rank * share, step * count + (self.rank + 1) * share)
+
     def __getitem__(self, item: int) -> list[dict[str, Tensor]]:
         step = self.first + item
-        rng = np.random.default_rng([self.config.seed, step, self.mine.start])
+        rng = np.random.default_rng([self.config.seed, step, self.rank])
         batches = []
         for tasks in self.groups:
             records = [
@@ -181,11 +198,11 @@ class _Steps(Dataset[list[dict[str, Tensor]]]):
                     task,
                     split="train",
                     seed=1_000 + self.config.seed,
-                    index=step * self.config.per_task + i,
+                    index=index,
                     difficulty=self.config.difficulty(step, rng),
                 )
                 for task in tasks
-                for i in self.mine
+                for index in self.indices(task, step)
             ]
             questions = [question_from_blink(record) for record in records]
             captions = [record["explanation"] for record in records]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from amvl_model.data.schema import VisualQuestion
 
 IMAGE_PLACEHOLDER = "<image>"
 _IMAGE_TOKEN = "<|image_pad|>"
+_RESERVED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
 
 
 class AMVLProcessor:
@@ -134,6 +134,12 @@ class AMVLProcessor:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _query_text(self, question: VisualQuestion) -> str:
+        for token in _RESERVED:
+            if token in question.prompt:
+                raise ValueError(
+                    f"question {question.id!r}: its text contains the special token {token}, which the chat template "
+                    f"writes itself; to say where a picture stands write {IMAGE_PLACEHOLDER}"
+                )
         named = question.prompt.count(IMAGE_PLACEHOLDER)
         if named and named != len(question.images):
             raise ValueError(
@@ -158,16 +164,21 @@ class AMVLProcessor:
             raise ValueError(
                 f"question {question.id!r}: expected at least one image, got none; visual questions need a picture"
             )
-        arrays = []
+        pictures = []
         for number, image in enumerate(question.images, start=1):
             try:
-                arrays.append(np.asarray(image.convert("RGB")))
-            except (OSError, SyntaxError) as error:  # PIL's errors for truncated and foreign data
+                pictures.append(image.convert("RGB"))  # reads the file, if that has not been done
+            except (OSError, SyntaxError, ValueError) as error:  # PIL's errors for truncated, foreign and closed files
                 raise ValueError(
                     f"question {question.id!r}: image {number} cannot be read ({error}); "
                     "replace the file or leave the question out"
                 ) from error
-        pixels = self.image_processor(images=arrays, return_tensors="pt")
+        try:
+            pixels = self.image_processor(images=pictures, return_tensors="pt")
+        except ValueError as error:
+            raise ValueError(
+                f"question {question.id!r}: its images cannot be used ({error}); replace them or leave the question out"
+            ) from error
         return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
 
 

@@ -150,5 +150,5 @@ def test_what_cannot_be_intervened_on_is_refused() -> None:
 
 
 def test_importing_the_diagnostics_does_not_import_transformers(python: Any) -> None:
-    result = python("-c", "import sys, amvl_model.diagnostics; sys.exit('transformers' in sys.modules)")
+    result = python("-c", "import sys, amvl_model.diagnostics; sys.exit('transformers' in sys.modules)", timeout=110)
     assert result.returncode == 0, result.stderr

@@ -60,7 +60,7 @@ def test_the_answer_ends_its_turn_and_is_nowhere_in_the_query() -> None:
 def test_every_picture_gets_as_many_tokens_as_its_grid_has_cells(pictures: int) -> None:
     encoded = processor().encode(question(pictures, seed=1))
     grids = encoded["image_grid_thw"]
-    assert grids.shape == (pictures, 3) and len({tuple(g.tolist()) for g in grids}) == pictures
+    assert grids.shape == (pictures, 3) and (pictures == 1 or len(grids.unique(dim=0)) > 1)
     is_image = encoded["input_ids"] == processor().image_token_id
     assert torch.equal(encoded["mm_token_type_ids"], is_image.int())
     runs = "".join("i" if image else " " for image in is_image.tolist()).split()
@@ -217,7 +217,7 @@ def test_a_picture_whose_file_is_closed_is_refused() -> None:
 
 
 def test_a_picture_far_too_long_for_its_width_is_refused_with_its_question() -> None:
-    with pytest.raises(ValueError, match="'q0': .*aspect ratio"):
+    with pytest.raises(ValueError, match="'q0': its images cannot be used .*aspect ratio"):
         processor()([replace(question(1), images=(picture(2000, 4, seed=0),))])
 
 

@@ -63,8 +63,9 @@ def _mark_options(
 
 
 def _explain(names: tuple[str, ...], target: int, on: dict[str, int]) -> str:
-    """What R and each letter stand on."""
-    return f"R {names[target]}. " + ", ".join(f"{letter} {names[place]}" for letter, place in on.items())
+    """What R stands on and the letter that stands there too, then what each letter stands on."""
+    match = next(letter for letter, place in on.items() if place == target)
+    return f"R {names[target]} {match}. " + ", ".join(f"{letter} {names[place]}" for letter, place in on.items())
 
 
 def _objects(

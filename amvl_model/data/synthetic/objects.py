@@ -108,6 +108,13 @@ def _cell_pairs(relation: str, gap: int) -> tuple[tuple[tuple[int, int], tuple[i
     return tuple((a, b) for a in CELLS for b in CELLS if dx * (a[0] - b[0]) + dy * (a[1] - b[1]) >= gap)
 
 
+def _relation(first: tuple[int, int], second: tuple[int, int]) -> str:
+    """How the first cell lies to the second, along both axes where they differ: "left above", for example."""
+    across = "left" if first[0] < second[0] else "right" if first[0] > second[0] else ""
+    down = "above" if first[1] < second[1] else "below" if first[1] > second[1] else ""
+    return f"{across} {down}".strip()
+
+
 def draw_spatial_relation(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Whether one object is left of, right of, above or below another one."""
     hard = hardness(difficulty)
@@ -136,7 +143,7 @@ def draw_spatial_relation(rng: np.random.Generator, difficulty: float, answer: i
         images=(add_noise(image, rng, difficulty),),
         question=f"Is the {colours[0]} {shapes[0]} {relation} the {colours[1]} {shapes[1]}?",
         choices=("yes", "no"),
-        explanation=_inventory(shown),
+        explanation=f"{colours[0]} {shapes[0]} {_relation(first, second)} {colours[1]} {shapes[1]}. {_inventory(shown)}",
     )
 
 

@@ -127,6 +127,6 @@ def draw_iq_test(rng: np.random.Generator, difficulty: float, answer: int) -> Dr
         images=(add_noise(image, rng, difficulty),),
         question="Which panel comes next?",
         choices=("A", "B", "C", "D"),
-        explanation=f"{', '.join(panel.describe(rule) for panel in row)}. "
+        explanation=f"{', '.join(panel.describe(rule) for panel in row)} {'ABCD'[answer]}. "
         + ", ".join(f"{letter} {panel.describe(rule)}" for letter, panel in zip("ABCD", options, strict=True)),
     )
