@@ -54,7 +54,8 @@ class AMVLOutput(ModelOutput):
         prior_mean, prior_log_std: (B, k, d).
         posterior_mean, posterior_log_std: (B, k, d).
         latents: (B, k, d), the Z that was injected.
-        latent_norm_ratio: norm of the injected tokens over the norm of the query's token embeddings.
+        latent_norm_ratio: mean norm of the injected tokens over the mean norm of the query's text embeddings (picture
+            features live in another norm regime: a hundred times larger in the tiny base).
     """
 
     logits: Tensor | None = None
@@ -302,7 +303,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             posterior_mean=posterior.mean,
             posterior_log_std=posterior.log_std,
             latents=z,
-            latent_norm_ratio=_norm_ratio(injected, embeddings, batch["attention_mask"]),
+            latent_norm_ratio=_norm_ratio(injected, embeddings, self._is_text(batch)),
         )
 
     def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
@@ -408,6 +409,11 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         inner.rope_deltas = deltas  # never those of an earlier call
         return x, positions
+
+    def _is_text(self, batch: Batch) -> Tensor:
+        """(B, N), True at real tokens of the query that are no picture features."""
+        is_image = batch["input_ids"] == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
+        return batch["attention_mask"].bool() & ~is_image
 
     @contextmanager
     def _vision_grad(self) -> Iterator[None]:

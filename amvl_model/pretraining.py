@@ -64,7 +64,7 @@ class PretrainConfig:
         eval_every: steps between looks at the validation split (``eval_size`` questions a task).
     """
 
-    steps: int = 7_000
+    steps: int = 3_200
     per_task: int = 2
     hard_factor: int = 3
     learning_rate: float = 1.5e-3

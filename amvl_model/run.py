@@ -208,18 +208,21 @@ def measure(
     """
     began = time.perf_counter()
     settings = config.eval
-    common: dict[str, Any] = {"batch_size": settings.batch_size, "progress": progress}
+    common: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "n_bootstrap": settings.bootstrap,
+        "progress": progress,
+    }
     evaluation = evaluate(model, processor, held_out, scoring=scoring, max_new_tokens=settings.max_new_tokens, **common)
     if not isinstance(model, AMVLForConditionalGeneration):
         return Measurement(evaluation, None, None, None, time.perf_counter() - began)
+    drawn: dict[str, Any] = {**common, "samples": settings.samples, "temperature": settings.temperature}
     few = _spread(held_out, settings.leakage_questions)
-    contamination = contamination_report(model, processor, few, **common)
+    contamination = contamination_report(model, processor, few, **drawn)
     memorised = None
     if training is not None:
-        memorised = contamination_report(model, processor, _spread(training, settings.leakage_questions), **common)
-    interventions = intervention_report(
-        model, processor, held_out, samples=settings.samples, temperature=settings.temperature, **common
-    )
+        memorised = contamination_report(model, processor, _spread(training, settings.leakage_questions), **drawn)
+    interventions = intervention_report(model, processor, held_out, **drawn)
     return Measurement(evaluation, contamination, memorised, interventions, time.perf_counter() - began)
 
 

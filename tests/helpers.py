@@ -72,7 +72,7 @@ def _scale(name: str) -> float:
     return 1.2
 
 
-def tiny_model(num_latents: int = 3, latent_dim: int = 8, *, seed: int = 0) -> AMVLForConditionalGeneration:
+def tiny_model(num_latents: int = 3, latent_dim: int = 8, *, seed: int = 0) -> Any:
     """A fresh copy of a random AMVL model (hidden 64, 2 layers, vision 32) in float32, in eval mode."""
     return copy.deepcopy(_cached_model(num_latents, latent_dim, seed))
 
@@ -88,7 +88,10 @@ def question(pictures: int, seed: int = 0, *, answer: str = "(A)", prompt: str |
     """A question about ``pictures`` pictures of different sizes."""
     images = tuple(picture(*SIZES[(seed + i) % len(SIZES)], seed=10 * seed + i) for i in range(pictures))
     return VisualQuestion(
-        id=f"q{seed}", images=images, prompt=PROMPTS[seed % len(PROMPTS)] if prompt is None else prompt, answer_text=answer
+        id=f"q{seed}",
+        images=images,
+        prompt=PROMPTS[seed % len(PROMPTS)] if prompt is None else prompt,
+        answer_text=answer,
     )
 
 
@@ -123,6 +126,4 @@ def without_answers(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def gradients(model: Any) -> dict[str, Tensor]:
     """Copies of all gradients, zeros where there is none."""
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
-    }
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}

@@ -137,6 +137,7 @@ def test_the_low_precision_path_has_the_gradients_of_the_fused_kernel() -> None:
     for inputs in (low, fused):
         attend(*inputs, mask=None, is_causal=True, scale=D**-0.5).float().square().sum().backward()
     for a, b in zip(low, fused, strict=True):
+        assert a.grad is not None and b.grad is not None
         assert (a.grad.float() - b.grad).norm() < 0.03 * b.grad.norm()
 
 
@@ -147,7 +148,8 @@ def test_packed_vision_attention_is_one_attention_per_picture(lengths: tuple[int
     packed = [t.clone().requires_grad_() for t in inputs]
     plain = [t.clone().requires_grad_() for t in inputs]
     ends = torch.tensor([0, *lengths]).cumsum(0)
-    out, _ = packed_vision_attention(MODULE, *packed, cu_seq_lens_q=ends.int())
+    query, key, value = packed
+    out, _ = packed_vision_attention(MODULE, query, key, value, cu_seq_lens_q=ends.int())
     parts = []
     for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         q, k, v = (t[:, :, start:end] for t in plain)

@@ -69,7 +69,7 @@ def test_samples_carry_gradient_to_mean_and_spread() -> None:
     mean, log_std = torch.zeros(1, 1, 4, requires_grad=True), torch.zeros(1, 1, 4, requires_grad=True)
     z = DiagonalGaussian(mean, log_std).rsample(generator=torch.Generator().manual_seed(0))
     z.sum().backward()
-    assert torch.equal(mean.grad, torch.ones_like(mean))
+    assert mean.grad is not None and torch.equal(mean.grad, torch.ones_like(mean))
     torch.testing.assert_close(log_std.grad, z.detach())  # dz / dlog_std = std * noise = z here
     assert not DiagonalGaussian(mean, log_std).detach().rsample().requires_grad
 

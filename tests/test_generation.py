@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.helpers import collate, examples, processor, question, tiny_model, without_answers
 
 STEPS = 10
-NO_END = {"max_new_tokens": STEPS, "suppress_tokens": [2]}  # token 2 ends the turn
+NO_END: dict[str, Any] = {"max_new_tokens": STEPS, "suppress_tokens": [2]}  # token 2 ends the turn
 
 
 def queries(pictures: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from amvl_model.modeling import LATENT_MODULES, AMVLForConditionalGeneration, AM
 from amvl_model.objective import amvl_objective
 from tests.helpers import answer_tokens, collate, examples, processor, tiny_model, without_answers
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def seeded(model: Any, batch: dict[str, Tensor], seed: int = 0, **kwargs: Any) -> AMVLOutput:
+def seeded(model: Any, batch: dict[str, Tensor], seed: int = 0, **kwargs: Any) -> Any:
     with torch.no_grad():
         return model(**batch, generator=torch.Generator().manual_seed(seed), **kwargs)
 
@@ -250,13 +250,15 @@ def test_freeze_vision_freezes_the_vision_tower_and_nothing_else() -> None:
     model = tiny_model()
     model.freeze_vision()
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("backbone.model.visual.")} != set()
+    assert (
+        frozen == {name for name, _ in model.named_parameters() if name.startswith("backbone.model.visual.")} != set()
+    )
 
 
 # ---------------------------------------------------------------------- the real model
 
 # config.json of Qwen/Qwen2.5-VL-7B-Instruct, what matters for shapes
-QWEN_7B = {
+QWEN_7B: dict[str, Any] = {
     "model_type": "qwen2_5_vl",
     "image_token_id": 151655,
     "video_token_id": 151656,
@@ -326,6 +328,7 @@ def test_the_real_7b_configuration_builds_with_the_right_number_of_parameters(qw
     assert count(qwen_7b) == BACKBONE_PARAMETERS + queries + heads + injector
     text = qwen_7b.config.get_text_config()
     assert text.rope_parameters["mrope_section"] == [16, 24, 24] and text.rope_parameters["rope_theta"] == 1e6
+    assert text.eos_token_id == 151645  # what generate stops at
 
 
 def test_on_the_real_7b_configuration_exactly_the_vision_tower_is_frozen(qwen_7b: Any) -> None:
@@ -358,6 +361,6 @@ def test_the_configuration_refuses_less_than_one_latent() -> None:
 
 def test_the_configuration_survives_json() -> None:
     config = tiny_model().config
-    again = AMVLConfig.from_dict(config.to_dict())
+    again: Any = AMVLConfig.from_dict(config.to_dict())
     assert again.num_latents == 3 and again.latent_dim == 8
     assert again.vlm_config.to_dict() == config.vlm_config.to_dict()

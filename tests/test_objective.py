@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,7 +94,9 @@ def test_kls_send_gradient_only_where_the_objective_says(objective: str) -> None
 @pytest.mark.parametrize("objective", ["amvl", "jeffreys"])
 def test_the_stop_gradient_is_what_tells_amvl_from_jeffreys(objective: str) -> None:
     prior, posterior = gaussian(0), gaussian(1)
-    amvl_objective(prior, posterior, torch.zeros(B, dtype=torch.float64), BETA, GAMMA, objective=objective).total.sum().backward()
+    amvl_objective(
+        prior, posterior, torch.zeros(B, dtype=torch.float64), BETA, GAMMA, objective=objective
+    ).total.sum().backward()
     p, q = gaussian(0), gaussian(1)
     if objective == "amvl":
         (BETA * torch_kl(q.detach(), p) + GAMMA * torch_kl(p.detach(), q)).sum().backward()
@@ -132,7 +136,7 @@ def test_weights_of_zero_leave_the_likelihood_alone() -> None:
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["beta", "gamma"])
 def test_a_negative_or_infinite_weight_is_refused(name: str, weight: float) -> None:
-    weights = {"beta": 1.0, "gamma": 1.0, name: weight}
+    weights: dict[str, Any] = {"beta": 1.0, "gamma": 1.0, name: weight}
     with pytest.raises(ValueError, match=f"{name} must be finite and at least 0, got {weight}"):
         amvl_objective(gaussian(0), gaussian(1), torch.zeros(B), **weights)
 

@@ -103,7 +103,9 @@ def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
 
 
 def test_a_batch_pads_queries_and_answers_on_the_right() -> None:
-    questions = [question(n, seed=i, answer=a) for i, (n, a) in enumerate([(1, "(A)"), (3, "a long answer it is"), (2, "B")])]
+    questions = [
+        question(n, seed=i, answer=a) for i, (n, a) in enumerate([(1, "(A)"), (3, "a long answer it is"), (2, "B")])
+    ]
     batch, single = processor()(questions), [processor().encode(q) for q in questions]
     for ids, mask in (("input_ids", "attention_mask"), ("answer_ids", "answer_mask")):
         lengths = [len(e[ids]) for e in single]

@@ -82,12 +82,12 @@ def test_ragged_gradient_accumulation_equals_one_big_batch(tmp_path: Path) -> No
         assert difference <= 1e-4 * reference.norm() + 1e-6, name
 
 
-def test_examples_of_weight_zero_do_not_count() -> None:
+def test_examples_of_weight_zero_do_not_count(tmp_path: Path) -> None:
     model, processor = small_model()
     dataset = QuestionDataset(QUESTIONS, processor)
     collate = AMVLCollator(processor)
     settings = config()
-    trainer = trainer_for(model, processor, settings, Path("unused"), save_strategy="no")
+    trainer = trainer_for(model, processor, settings, tmp_path, save_strategy="no")
     model.eval()
     original = model.forward
     model.forward = lambda *a, **k: original(*a, **{**k, "latents": "posterior_mean"})  # type: ignore[method-assign]

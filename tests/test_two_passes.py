@@ -122,7 +122,7 @@ def test_distributions_and_logits_of_two_passes_equal_those_of_three() -> None:
         for i, example in enumerate(encoded):
             plain = three_pass(model, collate([example]), noise[i : i + 1])
             tokens = len(example["answer_ids"])
-            close = {"rtol": 1e-4, "atol": 1e-4}
+            close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
             torch.testing.assert_close(out.prior.mean[i], plain["prior"].mean[0], **close)
             torch.testing.assert_close(out.prior.log_std[i], plain["prior"].log_std[0], **close)
             torch.testing.assert_close(out.posterior.mean[i], plain["posterior"].mean[0], **close)
