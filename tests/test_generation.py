@@ -177,12 +177,12 @@ def plain_beam_search(model: Any, batch: dict[str, Tensor], beams: int, steps: i
 
 @pytest.mark.parametrize("pictures", [(1,), (1, 3)], ids=str)
 def test_beam_search_is_a_plain_beam_search(pictures: tuple[int, ...]) -> None:
-    model, options = tiny_model(), {"max_new_tokens": 6, "suppress_tokens": [2]}
-    answer = model.generate(**queries(pictures), latent_temperature=0.0, num_beams=4, **options)
-    greedy = model.generate(**queries(pictures), latent_temperature=0.0, **options)
+    model, options, seed = tiny_model(), {"max_new_tokens": 6, "suppress_tokens": [2]}, 5
+    answer = model.generate(**queries(pictures, seed), latent_temperature=0.0, num_beams=4, **options)
+    greedy = model.generate(**queries(pictures, seed), latent_temperature=0.0, **options)
     assert not torch.equal(answer, greedy)
     for i, count in enumerate(pictures):
-        alone = processor()([question(count, i)], answers=False)
+        alone = processor()([question(count, seed + i)], answers=False)
         expected, _ = plain_beam_search(model, alone, beams=4, steps=6)
         assert torch.equal(answer[i], expected)
 
