@@ -38,6 +38,16 @@ class AMVLConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         super().__post_init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; where the backbone came from is kept only if the checkpoint needs it (LoRA), since a whole
+        checkpoint would carry a path of the machine it was made on."""
+        values: dict[str, Any] = super().to_dict()
+        if not self.lora:
+            values["backbone_path"] = None
+        if isinstance(values.get("vlm_config"), dict):
+            values["vlm_config"].pop("_name_or_path", None)
+        return values
+
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's text configuration (transformers asks for it when generating)."""
         return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]

@@ -21,7 +21,16 @@ from amvl_model.evaluation.runner import evaluate
 from amvl_model.modeling import AMVLForConditionalGeneration
 from amvl_model.processing import AMVLProcessor
 from amvl_model.results import provenance, to_jsonable
-from amvl_model.run import SHIPPED, Measurement, load_base, load_checkpoint, measure, resolve, train
+from amvl_model.run import (
+    SHIPPED,
+    Measurement,
+    load_base,
+    load_checkpoint,
+    measure,
+    resolve,
+    save_checkpoint,
+    train,
+)
 
 ARMS = {"forward-only": "ntp+fwd", "amvl": "amvl"}
 
@@ -56,6 +65,22 @@ def full(config: RunConfig, out: Path, *, progress: bool = True) -> int:
     return 0
 
 
+def ship(run: Path) -> int:
+    """Store the two checkpoints of a finished run in bfloat16 as the shipped ones, for --quick and --ask.
+
+    Raises:
+        FileNotFoundError: if the folder holds no finished run.
+    """
+    for arm in ARMS:
+        model, processor = load_checkpoint(run / arm / "checkpoint")
+        folder = SHIPPED[f"tiny-{arm}"]
+        save_checkpoint(model, processor, folder, dtype=torch.bfloat16)
+        (folder / "run.json").write_text((run / arm / "config.json").read_text())
+        (folder / "environment.json").write_text((run / "environment.json").read_text())
+        print(folder)
+    return 0
+
+
 def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     """One test question, with every option's posterior under the two shipped checkpoints."""
     from amvl_model.figures import quick_figure
@@ -71,7 +96,7 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     quick_figure(question, panels).savefig(out / "quick.png", dpi=150)
     print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
     print("\n".join(sentences))
-    print(f"\npicture: {out / 'quick.png'}\nnext: python experiments/full_blink.py --quick --task Counting --index 3")
+    print(f"\npicture: {out / 'quick.png'}\nnext: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
     return 0
 
 

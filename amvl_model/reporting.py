@@ -117,7 +117,7 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
     accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.8))
     path = "evaluation.accuracy.likelihood.unweighted"
     draw_bars(accuracy, list(measured), {"": _column(measured, list(measured), path, 100)}, "accuracy [%]")
-    accuracy.set_title("held-out accuracy, mean over tasks")
+    accuracy.set_title("held-out accuracy")
     accuracy.set_ylim(0, 100)
     rows = {
         "held out, uniform options": _column(measured, latent, "contamination.measures.leaked_information", 1),

@@ -30,8 +30,9 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--ask", nargs="+", metavar=("IMAGE", "QUESTION"), help="answer a question: picture(s), then text")
     mode.add_argument("--choices", nargs="+", metavar="TEXT", help="options of the question of --ask")
     mode.add_argument("--checkpoint", metavar="DIR", help="with --ask: which model answers (default: tiny-amvl)")
-    mode.add_argument("--task", metavar="NAME", help="with --quick: a task of synthetic BLINK (default: Spatial_Relation)")
+    mode.add_argument("--task", metavar="NAME", help="with --quick: a task of synthetic BLINK (default: Counting)")
     mode.add_argument("--index", type=int, default=0, help="with --quick: which of the task's test questions (default: 0)")
+    mode.add_argument("--ship", type=Path, metavar="RUN", help="make a finished run's checkpoints the shipped ones")
     mode.add_argument("--out", type=Path, help="folder for the results (default: runs/full_blink/DATE-TIME)")
     mode.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     mode.add_argument("--no-progress", action="store_true", help="no progress bars")
@@ -63,8 +64,10 @@ def main() -> int:
         if arguments.ask:
             *images, question = arguments.ask
             return main_job.ask(images, question, arguments.choices or [], arguments.checkpoint or "tiny-amvl", config)
+        if arguments.ship:
+            return main_job.ship(arguments.ship)
         if arguments.quick:
-            return main_job.quick(out, arguments.task or "Spatial_Relation", arguments.index, config)
+            return main_job.quick(out, arguments.task or "Counting", arguments.index, config)
         return main_job.full(config, out, progress=not arguments.no_progress)
     except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
