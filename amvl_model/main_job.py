@@ -96,7 +96,8 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     quick_figure(question, panels).savefig(out / "quick.png", dpi=150)
     print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
     print("\n".join(sentences))
-    print(f"\npicture: {out / 'quick.png'}\nnext: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
+    print(f"\npicture: {out / 'quick.png'}")
+    print("next: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
     return 0
 
 
