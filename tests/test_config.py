@@ -220,12 +220,13 @@ def test_each_preset_file_states_and_explains_every_field(name: str) -> None:
             assert "  # " in line, f"no comment: {line}"
 
 
-def test_the_tiny_preset_is_the_prototype_s_setting() -> None:
+def test_the_tiny_preset_trains_the_shipped_base_on_noisy_labels() -> None:
     config = load_preset("tiny")
-    assert (config.model.num_latents, config.model.latent_dim) == (4, 16)
-    assert (config.objective.name, config.objective.beta, config.objective.gamma) == ("amvl", 0.003, 0.0003)
-    assert (config.data.train_size, config.data.label_noise) == (600, 0.3)
-    assert (config.train.steps, config.train.batch_size, config.train.learning_rate) == (400, 32, 5e-4)
+    assert (config.model.base, config.model.num_latents, config.model.latent_dim) == ("tiny", 4, 16)
+    assert config.objective.name == "amvl" and 0 < config.objective.gamma < config.objective.beta
+    assert config.data.label_noise == 0.3
+    # two epochs or so, lest the model learn the noise by heart (LOG.md)
+    assert config.train.steps * config.train.batch_size < 3 * config.data.train_size
 
 
 def test_the_seven_b_preset_is_what_the_paper_states() -> None:
@@ -296,8 +297,9 @@ def test_a_bad_override_is_refused(path: str, text: str, message: str) -> None:
 
 
 def test_the_preset_itself_is_not_changed_by_an_override() -> None:
-    load_preset("tiny", {"objective.beta": "0.5"})
-    assert load_preset("tiny").objective.beta == 0.003
+    before = load_preset("tiny").objective.beta
+    assert load_preset("tiny", {"objective.beta": "0.5"}).objective.beta == 0.5 != before
+    assert load_preset("tiny").objective.beta == before
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def trainer_for(model: Any, processor: Any, settings: RunConfig, folder: Path, *
         model=model,
         objective=settings.objective,
         processor=processor,
+        latent_learning_rate=settings.train.latent_learning_rate,
         args=training_arguments(settings, folder, disable_tqdm=True, **overrides),
         train_dataset=QuestionDataset(QUESTIONS, processor, cache=True),
     )
