@@ -1,0 +1,146 @@
+"""Validation of what users hand in: every refusal names the argument, what was expected, and what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+SYMMETRY_TOLERANCE = 1e-10
+"""Largest asymmetry of a matrix, relative to its largest entry, that counts as rounding."""
+
+
+def real_array(name: str, value: ArrayLike) -> Array:
+    """``value`` as a float64 array of finite numbers.
+
+    Raises:
+        ValueError: if it is not numeric, or holds NaN or infinity.
+    """
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers, received {_shown(value)}") from error
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, received {_shown(value)}")
+    return array
+
+
+def positive(name: str, value: ArrayLike) -> Array:
+    """``value`` as an array of numbers above 0."""
+    array = real_array(name, value)
+    if (array <= 0).any():
+        raise ValueError(f"{name}: expected numbers above 0, received {_shown(value)}")
+    return array
+
+
+def not_negative(name: str, value: ArrayLike) -> Array:
+    """``value`` as an array of numbers of at least 0."""
+    array = real_array(name, value)
+    if (array < 0).any():
+        raise ValueError(f"{name}: expected numbers of at least 0, received {_shown(value)}")
+    return array
+
+
+def scalar(name: str, value: ArrayLike) -> float:
+    """``value`` as one finite number."""
+    array = real_array(name, value)
+    if array.ndim:
+        raise ValueError(f"{name}: expected one number, received an array of shape {array.shape}")
+    return float(array)
+
+
+def weight(name: str, value: ArrayLike) -> float:
+    """A loss weight or rate: one finite number of at least 0."""
+    return float(not_negative(name, scalar(name, value)))
+
+
+def probabilities(name: str, value: ArrayLike, count: int) -> Array:
+    """Answer probabilities (count,), above 0 and summing to 1."""
+    array = positive(name, value)
+    if array.shape != (count,):
+        raise ValueError(f"{name}: expected shape ({count},), received {array.shape}")
+    if abs(array.sum() - 1.0) > 1e-9:
+        raise ValueError(f"{name}: expected probabilities that sum to 1, received the sum {array.sum():.12g}")
+    return array
+
+
+def vector(name: str, value: ArrayLike, size: int) -> Array:
+    """(size,) from a scalar, which is broadcast, or a vector of that size."""
+    array = real_array(name, value)
+    if array.ndim > 1 or (array.ndim == 1 and array.shape != (size,)):
+        raise ValueError(f"{name}: expected a number or shape ({size},), received shape {array.shape}")
+    return np.broadcast_to(array, (size,)).copy()
+
+
+def symmetric_matrix(name: str, value: ArrayLike, size: int, *, definite: bool) -> Array:
+    """(size, size) from a scalar (times the identity), a vector (the diagonal) or a symmetric matrix.
+
+    Args:
+        definite: ask for a positive definite matrix, not only a positive semidefinite one.
+
+    Raises:
+        ValueError: if the shape, the symmetry or the sign of an eigenvalue is not as expected.
+    """
+    array = real_array(name, value)
+    if array.ndim == 0:
+        matrix = float(array) * np.eye(size)
+    elif array.shape == (size,):
+        matrix = np.diag(array)
+    elif array.shape == (size, size):
+        matrix = array
+    else:
+        raise ValueError(
+            f"{name}: expected a number, shape ({size},) or shape ({size}, {size}), received shape {array.shape}"
+        )
+    largest = float(np.abs(matrix).max(initial=0.0))
+    if float(np.abs(matrix - matrix.T).max(initial=0.0)) > SYMMETRY_TOLERANCE * largest:
+        raise ValueError(f"{name}: expected a symmetric matrix, received {_shown(value)}")
+    matrix = 0.5 * (matrix + matrix.T)
+    lowest = float(np.linalg.eigvalsh(matrix)[0])
+    if definite and lowest <= 0:
+        raise ValueError(
+            f"{name}: expected a positive definite matrix (all eigenvalues above 0), received the eigenvalue {lowest:.6g}"
+        )
+    if not definite and lowest < -SYMMETRY_TOLERANCE * largest:
+        raise ValueError(
+            f"{name}: expected a positive semidefinite matrix (no eigenvalue below 0), received the eigenvalue {lowest:.6g}"
+        )
+    return matrix
+
+
+def is_diagonal(matrix: Array) -> bool:
+    """Whether every entry off the diagonal is exactly 0."""
+    return not np.any(matrix - np.diag(np.diagonal(matrix)))
+
+
+def common_size(**values: ArrayLike) -> int:
+    """The number of modes d on which all arguments agree; scalars agree with any.
+
+    Raises:
+        ValueError: if two arguments disagree, or one is no scalar, vector or square matrix.
+    """
+    size, said_by = 1, ""
+    for name, value in values.items():
+        shape = np.shape(value)
+        if len(shape) > 2 or (len(shape) == 2 and shape[0] != shape[1]) or 0 in shape:
+            raise ValueError(f"{name}: expected a number, a vector or a square matrix, received shape {shape}")
+        if shape and said_by and shape[0] != size:
+            raise ValueError(f"{name}: expected {size} modes, as {said_by} has, received shape {shape}")
+        if shape and not said_by:
+            size, said_by = shape[0], name
+    return size
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """``value``, if it is among ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = np.array2string(np.asarray(value, dtype=object), threshold=12, edgeitems=2).replace("\n", " ")
+    return text if len(text) <= 120 else text[:117] + "..."
