@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 SYMMETRY_TOLERANCE = 1e-10
 """Largest asymmetry of a matrix, relative to its largest entry, that counts as rounding."""
@@ -86,7 +86,7 @@ def symmetric_matrix(name: str, value: ArrayLike, size: int, *, definite: bool) 
     """
     array = real_array(name, value)
     if array.ndim == 0:
-        matrix = float(array) * np.eye(size)
+        matrix: Array = float(array) * np.eye(size)
     elif array.shape == (size,):
         matrix = np.diag(array)
     elif array.shape == (size, size):

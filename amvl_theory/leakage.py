@@ -148,5 +148,4 @@ class MeanLeakageModel:
                 raise ValueError("beta: expected a number above 0 where the anchor is singular, received 0")
             return np.zeros((self.size, self.size))
         pull = beta * self.Lambda_p
-        absorption: Array = np.linalg.solve(pull + self.A, pull)
-        return absorption
+        return np.linalg.solve(pull + self.A, pull)
