@@ -1,0 +1,214 @@
+"""T3: the joint equilibrium of prior and posterior means, and which part of the contamination the reverse KL removes."""
+
+from __future__ import annotations
+
+import numpy as np
+import sympy as sp
+
+from amvl_theory.theorems import _assumptions as given
+from amvl_theory.theorems._core import SYMBOLIC_2X2, Proof, theorem
+from amvl_theory.theorems._dense import instances, largest_rise, relative
+from amvl_theory.theorems._gaussian import (
+    alpha,
+    beta,
+    c,
+    delta,
+    g,
+    gamma,
+    h,
+    lambda_p,
+    lambda_q,
+    matrix_gradients,
+    one_mode_gradients,
+    positive_matrix,
+    s_p,
+    s_q,
+)
+
+R = sp.Rational
+GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
+
+
+@theorem(
+    name="T3",
+    title="Coupled equilibrium",
+    statement=(
+        "c = [H + (H + gamma Lambda_q) (beta Lambda_p)^-1 A]^-1 gbar for any matrices for which the bracket is invertible; with "
+        "S = (I + (beta Lambda_p)^-1 A)^-1, dbar = [H + gamma Lambda_q (I - S)]^-1 gbar and c = S dbar. Per mode "
+        "c = s g / (h + gamma lambda_q (1 - s)), s = beta lambda_p / (beta lambda_p + alpha): for g != 0 the contamination falls with "
+        "gamma if and only if s < 1. The reverse KL acts exactly like the stronger anchor alpha (1 + gamma lambda_q / h). For "
+        "diagonal A the response energy never grows with gamma, for any H."
+    ),
+    formula=r"c = \frac{s g}{h + \gamma \lambda_q (1 - s)}, \qquad s = \frac{\beta \lambda_p}{\beta \lambda_p + \alpha}",
+    assumptions=(
+        given.CURVATURE,
+        given.ANCHOR,
+        given.WEIGHTS,
+        given.LINEAR_RESPONSE,
+        given.FIXED_VARIANCES,
+        given.PRECISIONS,
+        given.DIAGONAL_ANCHOR.only_for("the energy and the per-mode form"),
+        given.DIAGONAL_CURVATURE.only_for("the per-mode form"),
+        given.NOT_ABSORBED.only_for("a contamination that falls"),
+        given.FORCE.only_for("a contamination that falls strictly"),
+    ),
+)
+def prove_t3(proof: Proof) -> None:
+    """Both matrix forms, the condition s < 1, the anchor equivalence, the energy, and what fails without the conditions."""
+    _one_mode(proof)
+    _two_modes(proof)
+    _energy(proof)
+    _counter_examples(proof)
+    _dense(proof)
+
+
+def _one_mode(proof: Proof) -> None:
+    gradients = one_mode_gradients("dual")
+    fixed = {s_q: 1 / lambda_q, s_p: 1 / lambda_p}
+    equations = [gradients[delta].subs(fixed), gradients[c].subs(fixed)]
+    proof.step("Stationarity in delta (prior stopped)", sp.Eq(sp.expand(equations[0]), 0))
+    proof.step("Stationarity in c (posterior stopped)", sp.Eq(sp.expand(equations[1]), 0))
+    solution = sp.solve(equations, [delta, c], dict=True)[0]
+    s, free = beta * lambda_p / (beta * lambda_p + alpha), sp.Symbol("s", positive=True)
+    closed = free * g / (h + gamma * lambda_q * (1 - free))
+    proof.equal("one generic mode: c", solution[c], closed.subs(free, s))
+    proof.equal("c = s dbar", solution[c], s * solution[delta])
+    proof.step("contamination of a mode", closed)
+    force = sp.Symbol("g", positive=True)  # the sign of g carries over to c
+    slope = sp.diff(closed.subs(g, force), gamma)
+    gap = h + gamma * lambda_q * (1 - free)
+    proof.equal("slope in gamma is proportional to -(1 - s)", slope, -free * force * lambda_q * (1 - free) / gap**2)
+    strict = sp.Symbol("r", positive=True)
+    written = -free * force * lambda_q * strict / (h + gamma * lambda_q * strict) ** 2
+    proof.sign("1 - s = r > 0: contamination falls strictly", written, written, "< 0")
+    flat = slope.subs(free, 1)
+    proof.equal("s = 1: it does not change", flat, sp.Integer(0))
+    anchored = alpha * (1 + gamma * lambda_q / h)
+    proof.equal(
+        "reverse KL = the anchor alpha (1 + gamma lambda_q / h)",
+        solution[c],
+        solution[c].subs(gamma, 0).subs(alpha, anchored),
+    )
+    ratio = sp.limit(sp.cancel(closed / closed.subs(gamma, 0)), free, 0)
+    proof.equal("s -> 0: the relative reduction of T2", ratio, h / (h + gamma * lambda_q))
+    proof.equal(
+        "s < 1: gamma -> infinity removes all",
+        sp.limit(closed.subs(free, 1 / (1 + strict)), gamma, sp.oo),
+        sp.Integer(0),
+    )
+    proof.sign(
+        "the absorbed share 1 - s is alpha / (beta lambda_p + alpha)", 1 - s, alpha / (beta * lambda_p + alpha), "> 0"
+    )
+    proof.equal("without an anchor s = 1", s.subs(alpha, 0), sp.Integer(1))
+
+
+def _two_modes(proof: Proof) -> None:
+    curvature, anchor = positive_matrix("H"), positive_matrix("A")
+    force = sp.Matrix(sp.symbols("g_1:3", real=True))
+    lam_q, lam_p = sp.symbols("lambda_1:3", positive=True), sp.symbols("kappa_1:3", positive=True)
+    mean_q, mean_p, in_delta, in_c = matrix_gradients(curvature, force, anchor, lam_q, lam_p)
+    ratio = (beta * sp.diag(*lam_p)).inv() * anchor
+    proof.step("Stationarity in c: dbar = (I + (beta Lambda_p)^-1 A) c = S^-1 c")
+    shift = (sp.eye(2) + ratio) * mean_p
+    at_shift = dict(zip(mean_q, shift, strict=True))
+    proof.equal("dense H and A: it solves the prior's equation", in_c.subs(at_shift), sp.zeros(2, 1), SYMBOLIC_2X2)
+    response = curvature + gamma * sp.diag(*lam_q)
+    bracket = curvature + response * ratio
+    proof.step("Insert it into stationarity in delta: [H + (H + gamma Lambda_q)(beta Lambda_p)^-1 A] c = gbar")
+    left = in_delta.subs(at_shift)
+    proof.equal(
+        "dense H and A: what is left is the bracket times c minus gbar", left, bracket * mean_p - force, SYMBOLIC_2X2
+    )
+    other = (curvature + gamma * sp.diag(*lam_q)) * (sp.eye(2) + ratio) - gamma * sp.diag(*lam_q)
+    proof.equal("dense H and A: it is [H + gamma Lambda_q (I - S)] S^-1", bracket, other, SYMBOLIC_2X2)
+    scaled = beta * sp.diag(*lam_p) * curvature.inv() * response * ratio
+    proof.equal(
+        "dense: the anchor that replaces the reverse KL",
+        curvature + curvature * ((beta * sp.diag(*lam_p)).inv() * scaled),
+        bracket,
+        SYMBOLIC_2X2,
+    )
+
+
+def _energy(proof: Proof) -> None:
+    proof.step(
+        "Energy, diagonal A, any d: D = Lambda_q (I - S) is diagonal and >= 0, so d(gbar^T dbar)/d gamma = -dbar^T D dbar <= 0"
+    )
+    curvature, force = positive_matrix("H"), sp.Matrix(sp.symbols("g_1:3", real=True))
+    pulls, shift = sp.symbols("D_1:3", nonnegative=True), sp.Matrix(sp.symbols("delta_1:3", real=True))
+    matrix = curvature + gamma * sp.diag(*pulls)
+    form = -sum(p * x**2 for p, x in zip(pulls, shift, strict=True))
+    solved = matrix.adjugate() * force / matrix.det()
+    slope = sp.diff((force.T * solved)[0], gamma)
+    expected = form.subs(dict(zip(shift, solved, strict=True)))
+    proof.equal("dense H, diagonal A: slope of the energy is -dbar^T D dbar", slope, expected, SYMBOLIC_2X2)
+    proof.sign("which is a negative sum of squares", form, form, "<= 0", SYMBOLIC_2X2)
+
+
+def solve_exact(
+    H: sp.Matrix, A: sp.Matrix, lam_q: sp.Matrix, force: sp.Matrix, weight: sp.Expr
+) -> tuple[sp.Matrix, sp.Matrix]:
+    """(dbar, c) in exact rationals from both stationarity equations; beta = 1, Lambda_p = I."""
+    size = H.shape[0]
+    system = sp.Matrix(sp.BlockMatrix([[H + weight * lam_q, -weight * lam_q], [-sp.eye(size), sp.eye(size) + A]]))
+    both = system.LUsolve(sp.Matrix([*force, *([0] * size)]))
+    return both[:size, :], both[size:, :]
+
+
+def _counter_examples(proof: Proof) -> None:
+    H, force, x = sp.Matrix([[1, 1], [1, 2]]), sp.Matrix([1, 2]), sp.Symbol("x", nonnegative=True)
+    _, moved = solve_exact(H, sp.diag(0, 10), sp.eye(2), force, x)
+    first = sp.cancel(moved[0])
+    proof.exact(
+        "dense H: a fully absorbed mode moves (H = [[1,1],[1,2]], A = diag(0,10), g = (1,2), the rest 1)",
+        first == 10 * x / (10 * x + 11),
+        f"its contamination is {first} at gamma = x: from 0 to 1",
+    )
+    norms = [sum(v**2 for v in solve_exact(H, sp.diag(1, 9), sp.eye(2), force, sp.Integer(k))[1]) for k in (0, 1)]
+    proof.exact(
+        "dense H: |c| grows although every mode is anchored (the same with A = diag(1,9), gamma 0 and 1)",
+        norms == [R(1, 100), R(97, 4489)],
+        f"|c|^2 goes from {norms[0]} to {norms[1]}",
+    )
+    skew, push = sp.diag(1, 5), sp.Matrix([3, -1])
+    shift, _ = solve_exact(sp.eye(2), sp.ones(2, 2), skew, push, x)
+    energy = sp.factor((push.T * shift)[0])
+    rise = sp.factor(sp.diff(energy, x))
+    proof.exact(
+        "A not diagonal: the energy grows (H = I, A = [[1,1],[1,1]], Lambda_q = diag(1,5), g = (3,-1), the rest 1)",
+        sp.cancel(energy - 10 - 4 * x / (3 + 6 * x)) == 0 and rise.subs(x, 0) > 0,
+        f"it is 10 + 4x/(3 + 6x) at gamma = x: 10, 94/9 at gamma 1, up to 32/3; slope {rise}",
+    )
+    dense, odd = sp.Matrix([[1, 2], [2, 5]]), sp.Matrix([[1, 1], [1, R(11, 10)]])
+    bracket = dense + (dense + sp.diag(1, R(67, 7))) * odd
+    proof.exact(
+        "H and A dense: there may be no equilibrium (H = [[1,2],[2,5]], A = [[1,1],[1,11/10]], Lambda_q = diag(1,67/7), the rest 1)",
+        bracket.det() == 0 and dense.det() > 0 and odd.det() > 0,
+        f"H + (H + gamma Lambda_q) A = {bracket.tolist()} is singular",
+    )
+
+
+def _dense(proof: Proof) -> None:
+    first, second, anchor, rise = 0.0, 0.0, 0.0, 0.0
+    for item in instances():
+        eye, pull = np.eye(item.g.size), item.beta * np.diag(item.lam_p)
+        shift, prior = item.equilibrium()
+        ratio = np.linalg.solve(pull, item.A)
+        response = item.response(item.gamma)
+        S = np.linalg.solve(eye + ratio, eye)
+        closed = np.linalg.solve(item.H + item.gamma * np.diag(item.lam_q) @ (eye - S), item.g)
+        stronger = pull @ np.linalg.solve(item.H, response @ ratio)
+        first = max(first, relative(np.linalg.solve(item.H + response @ ratio, item.g), prior))
+        second = max(second, relative(closed, shift), relative(S @ closed, prior))
+        anchor = max(anchor, relative(item.equilibrium(gamma=0.0, A=stronger)[1], prior))
+        rise = max(rise, largest_rise(np.array([item.g @ item.equilibrium(gamma=value)[0] for value in GAMMAS])))
+    for item in instances(dense_anchor=True):
+        response = item.response(item.gamma)
+        closed = np.linalg.solve(item.H + response @ np.linalg.solve(item.beta * np.diag(item.lam_p), item.A), item.g)
+        first = max(first, relative(closed, item.equilibrium()[1]))
+    proof.close(
+        "c = [H + (H + gamma Lambda_q)(beta Lambda_p)^-1 A]^-1 gbar", first, 1e-10, "d = 2 to 8, diagonal and dense A"
+    )
+    proof.close("dbar and c by the absorption S", second, 1e-10, "d = 2 to 8, diagonal A")
+    proof.close("the reverse KL as an anchor, as a matrix", anchor, 1e-9, "d = 2 to 8, dense H")
+    proof.close("energy never rises along gamma", rise, 1e-12, "d = 2 to 8, dense H, diagonal A")
