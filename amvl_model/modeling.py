@@ -41,6 +41,9 @@ from amvl_model.shared_prefix import (
 )
 
 Batch = Mapping[str, Tensor]
+INITIAL_LOG_STD = -1.0
+"""Log standard deviation of fresh priors and posteriors, beside means of unit size."""
+
 LATENT_MODULES = ("prior_queries", "posterior_queries", "prior_head", "posterior_head", "injector")
 
 
@@ -202,8 +205,10 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def reset_latent_modules(self, *, seed: int = 0) -> None:
         """Fresh latent modules at the scale of the backbone.
 
-        Queries are drawn like the backbone's token embeddings; heads start near N(0, 1); the injector maps N(0, 1) to the
-        root mean square of the token embeddings, so that injected tokens enter in the norm regime the backbone knows.
+        Queries are drawn like the backbone's token embeddings. Heads start with means of unit size and the standard
+        deviation exp(INITIAL_LOG_STD): with more noise than signal the decoder never learns to read the latents, and the
+        objective has nothing to decide (LOG.md, 2026-11-23). The injector maps a latent of unit size to the root mean
+        square of the token embeddings, so that injected tokens enter in the norm regime the backbone knows.
         """
         generator = torch.Generator().manual_seed(seed)
         embeddings = self.backbone.get_input_embeddings().weight
@@ -214,8 +219,11 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             _fill_normal(embedding.weight, scale, generator)
         for head in (self.prior_head, self.posterior_head):
             head.norm_weight.fill_(1.0)
+            mean, log_std = head.linear.weight.chunk(2)
+            _fill_normal(mean, head.linear.in_features**-0.5, generator)
+            _fill_normal(log_std, 0.1 * head.linear.in_features**-0.5, generator)
             head.linear.bias.zero_()
-            _fill_normal(head.linear.weight, 0.1 * head.linear.in_features**-0.5, generator)
+            head.linear.bias[head.latent_dim :] = INITIAL_LOG_STD
         _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
 
     def freeze_vision(self) -> None:
