@@ -34,7 +34,10 @@ FORCE_MOMENTS = (sp.Integer(1), gbar, gbar**2 + v0)
 
 @dataclass(frozen=True)
 class Coupled:
-    """Active branch of one objective: variances and W = E_y (delta_y - c)^2 as functions of E; c = beta gbar/(beta h + alpha X)."""
+    """Active branch of one objective: variances, W = E_y (delta_y - c)^2 and X as functions of E.
+
+    X is defined by c = beta gbar / (beta h + alpha X).
+    """
 
     posterior_variance: Any
     prior_variance: Any

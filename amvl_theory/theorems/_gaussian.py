@@ -70,13 +70,11 @@ def one_mode_gradients(objective: str) -> dict[Any, Any]:
     objective: "dual" (both KLs, stop-gradients), "forward" (forward KL only, stop-gradient), "elbo" (no stop-gradient).
     """
     sg = StopGradient(delta, c, s_q, s_p)
-    q, p = (delta, s_q), (c, s_p)
-    stopped_q, stopped_p = tuple(map(sg, q)), tuple(map(sg, p))
     answer = -g * delta + h * delta**2 / 2 + h * s_q / 2
     pulls = {
-        "dual": beta * kl(*stopped_q, *p) + gamma * kl(*stopped_p, *q),
-        "forward": beta * kl(*stopped_q, *p),
-        "elbo": beta * kl(*q, *p),
+        "dual": beta * kl(sg(delta), sg(s_q), c, s_p) + gamma * kl(sg(c), sg(s_p), delta, s_q),
+        "forward": beta * kl(sg(delta), sg(s_q), c, s_p),
+        "elbo": beta * kl(delta, s_q, c, s_p),
     }
     loss = answer + pulls[objective] + alpha * c**2 / 2
     return {parameter: sg.gradient(loss, parameter) for parameter in (delta, c, s_q, s_p)}

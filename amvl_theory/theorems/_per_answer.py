@@ -76,7 +76,8 @@ def check_kurtosis(proof: Proof) -> None:
         "order P^3 at the threshold: (kurtosis - 3) (h/gamma)^2", at_threshold, (kappa - 3) * h**4 / (4 * v0**2)
     )
     proof.step(
-        "a variance per answer, equilibrium of the prior variance P near the threshold: 0 = P^2 (2 v0/gamma^2 - h/gamma) + P^3 times",
+        "a variance per answer, equilibrium of the prior variance P near the threshold: 0 = P^2 (2 v0/gamma^2 - "
+        "h/gamma) + P^3 times",
         at_threshold,
     )
     proof.sign("kurtosis below 3: continuous", at_threshold.subs(kappa, 3 - kappa), -kappa * h**4 / (4 * v0**2), "< 0")
@@ -92,7 +93,8 @@ def _rare_answer(proof: Proof) -> None:
     matched = sum(weight * (s + x * s**2 / (s + 1) ** 2) for weight, s, x in variances)
     threshold = 2 * p * square
     proof.exact(
-        "hysteresis with a variance per answer (h = gamma = 1; force 0 with probability 26/27, +-sqrt(189)/4 with 1/54 each)",
+        "hysteresis with a variance per answer (h = gamma = 1; force 0 with probability 26/27, +-sqrt(189)/4 with "
+        "1/54 each)",
         stationary == [0, 0] and matched == P and threshold < 1,
         f"active at sigma_q^2 = 1/2 and 2, sigma_p^2 = 3/4, although gamma_c = {threshold} < 1; kurtosis {1 / p}",
     )

@@ -26,11 +26,12 @@ def table(theorems: Sequence[Theorem], *, verbose: bool = False) -> str:
     Args:
         verbose: also list the statements in full and every check that passed.
     """
-    lines = [f"{'':4}{'statement':37}{'verdict':10}{'seconds':>8}  how verified"]
+    width = max((len(item.title) for item in theorems), default=0) + 2
+    lines = [f"{'':4}{'statement':{width}}{'verdict':10}{'seconds':>8}  how verified"]
     for item in theorems:
         verdict = "verified" if item.verified else "FAILED"
         how = ", ".join(f"{count} {kind}" for kind, count in item.how_verified.items()) or "no check was run"
-        lines.append(f"{item.name:4}{item.title:37}{verdict:10}{item.seconds:8.2f}  {how}")
+        lines.append(f"{item.name:4}{item.title:{width}}{verdict:10}{item.seconds:8.2f}  {how}")
         lines += _wrapped("assumes ", "; ".join(_short(a.name, a.text) for a in item.assumptions))
         if verbose:
             lines += _wrapped("", item.statement)

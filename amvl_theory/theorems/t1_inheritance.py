@@ -27,7 +27,8 @@ V = sp.Symbol("V", nonnegative=True)
     title="Inheritance",
     statement=(
         "For a fixed posterior the minimiser of E_y KL(q_y||p) over p matches moments: mu_p = E_y mu_q and "
-        "Sigma_p = diag(E_y Sigma_q + Cov_y(mu_q)), for any answer probabilities; hence c = dbar, and the prior variance is "
+        "Sigma_p = diag(E_y Sigma_q + Cov_y(mu_q)), for any answer probabilities; hence c = dbar, and the prior "
+        "variance is "
         "inflated by the spread of the leakage. An anchor that keeps c from dbar inflates it by (dbar - c)^2 too."
     ),
     formula=r"c = \bar\delta, \qquad \sigma_p^2 = E_y \sigma_q^2 + \mathrm{Var}_y(\delta_y) + (\bar\delta - c)^2",

@@ -29,12 +29,16 @@ GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
     name="T2",
     title="Frozen-prior response",
     statement=(
-        "With the prior mean held at the reference, dbar = (H + gamma Lambda_q)^-1 gbar. The response energy gbar^T dbar and "
-        "the precision-weighted size dbar^T Lambda_q dbar never grow with gamma, for any H; for diagonal H every mode shrinks "
-        "by h / (h + gamma lambda_q). The Euclidean norm can grow at gamma, for some force, if and only if the symmetric part "
+        "With the prior mean held at the reference, dbar = (H + gamma Lambda_q)^-1 gbar. The response energy gbar^T "
+        "dbar and "
+        "the precision-weighted size dbar^T Lambda_q dbar never grow with gamma, for any H; for diagonal H every "
+        "mode shrinks "
+        "by h / (h + gamma lambda_q). The Euclidean norm can grow at gamma, for some force, if and only if the "
+        "symmetric part "
         "of Lambda_q^-1 H has an eigenvalue below -gamma; it never does where Lambda_q and H commute."
     ),
-    formula=r"\bar\delta = (H + \gamma \Lambda_q)^{-1} \bar g, \qquad \partial_\gamma (\bar g^T \bar\delta) = -\bar\delta^T \Lambda_q \bar\delta",
+    formula=r"\bar\delta = (H + \gamma \Lambda_q)^{-1} \bar g, \qquad "
+    r"\partial_\gamma (\bar g^T \bar\delta) = -\bar\delta^T \Lambda_q \bar\delta",
     assumptions=(
         given.CURVATURE,
         given.LINEAR_RESPONSE,
@@ -88,8 +92,10 @@ def _any_size(proof: Proof) -> None:
     """With M = H + gamma Lambda_q: congruence makes H diagonal and Lambda_q the identity at once, for any d."""
     proof.step(
         "Any d: d M^-1 / d gamma = -M^-1 Lambda_q M^-1, so d(g^T M^-1 g) = -dbar^T Lambda_q dbar and "
-        "d(dbar^T Lambda_q dbar) = -2 (Lambda_q dbar)^T M^-1 (Lambda_q dbar), both <= 0 because Lambda_q and M are positive. "
-        "In the basis in which Lambda_q is the identity and H is diagonal (Lambda_q^-1/2 H Lambda_q^-1/2 = U diag(k) U^T) both are "
+        "d(dbar^T Lambda_q dbar) = -2 (Lambda_q dbar)^T M^-1 (Lambda_q dbar), both <= 0 because Lambda_q and M are "
+        "positive. "
+        "In the basis in which Lambda_q is the identity and H is diagonal (Lambda_q^-1/2 H Lambda_q^-1/2 = U diag(k) "
+        "U^T) both are "
         "sums over modes of one term"
     )
     k, f = sp.Symbol("k_i", positive=True), sp.Symbol("f_i", real=True)
@@ -101,8 +107,10 @@ def _any_size(proof: Proof) -> None:
 
 def _norm(proof: Proof) -> None:
     proof.step(
-        "Norm: d |dbar|^2 / d gamma = -2 dbar^T M^-1 Lambda_q dbar, and M^-1 Lambda_q = (Lambda_q^-1 H + gamma)^-1. The symmetric part "
-        "of an inverse is positive semidefinite exactly where that of the matrix is (x = B y), so the norm can grow at gamma if "
+        "Norm: d |dbar|^2 / d gamma = -2 dbar^T M^-1 Lambda_q dbar, and M^-1 Lambda_q = (Lambda_q^-1 H + gamma)^-1. "
+        "The symmetric part "
+        "of an inverse is positive semidefinite exactly where that of the matrix is (x = B y), so the norm can grow "
+        "at gamma if "
         "and only if sym(Lambda_q^-1 H) has an eigenvalue below -gamma. Where H and Lambda_q commute it is positive"
     )
     entries = sp.symbols("b_1:5", real=True)
@@ -117,7 +125,8 @@ def _norm(proof: Proof) -> None:
         shift = (curvature + value * weight).LUsolve(force)
         norms.append((shift.T * shift)[0])
     proof.exact(
-        "the norm grows where Lambda_q and H do not commute (H = [[2,1],[1,1]], Lambda_q = diag(1,1/100), gbar = (5,4))",
+        "the norm grows where Lambda_q and H do not commute (H = [[2,1],[1,1]], Lambda_q = diag(1,1/100), gbar = "
+        "(5,4))",
         norms[0] == 10 and norms[1] > 12,
         f"|dbar|^2 = {norms[0]} at gamma 0 and {norms[1]} = {float(norms[1]):.4g} at gamma 1",
     )
@@ -132,7 +141,8 @@ def _norm(proof: Proof) -> None:
     proof.exact(
         "not commuting is not enough for growth (same H, Lambda_q = diag(1,1/2))",
         not commute and both.det() >= 0 and both.trace() > 0,
-        f"sym(Lambda_q^-1 H) has determinant {both.det()} and trace {both.trace()}: the norm falls for every force and gamma",
+        f"sym(Lambda_q^-1 H) has determinant {both.det()} and trace {both.trace()}: the norm falls for every force "
+        "and gamma",
     )
 
 

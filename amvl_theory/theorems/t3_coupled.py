@@ -33,10 +33,13 @@ GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
     name="T3",
     title="Coupled equilibrium",
     statement=(
-        "c = [H + (H + gamma Lambda_q) (beta Lambda_p)^-1 A]^-1 gbar for any matrices for which the bracket is invertible; with "
+        "c = [H + (H + gamma Lambda_q) (beta Lambda_p)^-1 A]^-1 gbar for any matrices for which the bracket is "
+        "invertible; with "
         "S = (I + (beta Lambda_p)^-1 A)^-1, dbar = [H + gamma Lambda_q (I - S)]^-1 gbar and c = S dbar. Per mode "
-        "c = s g / (h + gamma lambda_q (1 - s)), s = beta lambda_p / (beta lambda_p + alpha): for g != 0 the contamination falls with "
-        "gamma if and only if s < 1. The reverse KL acts exactly like the stronger anchor alpha (1 + gamma lambda_q / h). For "
+        "c = s g / (h + gamma lambda_q (1 - s)), s = beta lambda_p / (beta lambda_p + alpha): for g != 0 the "
+        "contamination falls with "
+        "gamma if and only if s < 1. The reverse KL acts exactly like the stronger anchor alpha (1 + gamma lambda_q "
+        "/ h). For "
         "diagonal A the response energy never grows with gamma, for any H."
     ),
     formula=r"c = \frac{s g}{h + \gamma \lambda_q (1 - s)}, \qquad s = \frac{\beta \lambda_p}{\beta \lambda_p + \alpha}",
@@ -132,7 +135,8 @@ def _two_modes(proof: Proof) -> None:
 
 def _energy(proof: Proof) -> None:
     proof.step(
-        "Energy, diagonal A, any d: D = Lambda_q (I - S) is diagonal and >= 0, so d(gbar^T dbar)/d gamma = -dbar^T D dbar <= 0"
+        "Energy, diagonal A, any d: D = Lambda_q (I - S) is diagonal and >= 0, so d(gbar^T dbar)/d gamma = -dbar^T D "
+        "dbar <= 0"
     )
     curvature, force = positive_matrix("H"), sp.Matrix(sp.symbols("g_1:3", real=True))
     pulls, shift = sp.symbols("D_1:3", nonnegative=True), sp.Matrix(sp.symbols("delta_1:3", real=True))
@@ -182,7 +186,8 @@ def _counter_examples(proof: Proof) -> None:
     dense, odd = sp.Matrix([[1, 2], [2, 5]]), sp.Matrix([[1, 1], [1, R(11, 10)]])
     bracket = dense + (dense + sp.diag(1, R(67, 7))) * odd
     proof.exact(
-        "H and A dense: there may be no equilibrium (H = [[1,2],[2,5]], A = [[1,1],[1,11/10]], Lambda_q = diag(1,67/7), the rest 1)",
+        "H and A dense: there may be no equilibrium (H = [[1,2],[2,5]], A = [[1,1],[1,11/10]], Lambda_q = "
+        "diag(1,67/7), the rest 1)",
         bracket.det() == 0 and dense.det() > 0 and odd.det() > 0,
         f"H + (H + gamma Lambda_q) A = {bracket.tolist()} is singular",
     )

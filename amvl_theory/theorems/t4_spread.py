@@ -31,8 +31,10 @@ GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
     name="T4",
     title="Spread channel",
     statement=(
-        "With variances fixed and shared by the answers, Cov_y(delta_y) = (H + gamma Lambda_q)^-1 G (H + gamma Lambda_q)^-1, "
-        "whatever the anchor. tr(Lambda_q C) and the leaked information 1/2 log det(I + Lambda_q C) never grow with gamma, for "
+        "With variances fixed and shared by the answers, Cov_y(delta_y) = (H + gamma Lambda_q)^-1 G (H + gamma "
+        "Lambda_q)^-1, "
+        "whatever the anchor. tr(Lambda_q C) and the leaked information 1/2 log det(I + Lambda_q C) never grow with "
+        "gamma, for "
         "any H; the plain trace can when H is dense; for diagonal H the magnitude of every entry shrinks."
     ),
     formula=(
@@ -81,9 +83,11 @@ def _one_mode(proof: Proof) -> None:
 
 def _information(proof: Proof) -> None:
     proof.step(
-        "Any d: scale z so that Lambda_q = I and rotate so that H is diagonal; then W = M = diag(w), w_i = k_i + gamma, and "
+        "Any d: scale z so that Lambda_q = I and rotate so that H is diagonal; then W = M = diag(w), w_i = k_i + "
+        "gamma, and "
         "det(I + W^-1 G W^-1) = det(W^2 + G) / det(W)^2, so 1/2 d log det / d gamma = tr[(W^2 + G)^-1 W - W^-1] = "
-        "-tr[(W^2 + G)^-1 G W^-1]. With K = W^-1 G W^-1 this is -tr[(I + K)^-1 K W^-1] up to a similarity, the trace of a "
+        "-tr[(W^2 + G)^-1 G W^-1]. With K = W^-1 G W^-1 this is -tr[(I + K)^-1 K W^-1] up to a similarity, the trace "
+        "of a "
         "product of two positive semidefinite matrices: never positive"
     )
     k = sp.symbols("k_1:3", positive=True)
@@ -129,7 +133,8 @@ def _counter_examples(proof: Proof) -> None:
         shifts = [(push + precision * prior) / sp.Integer(1 + precision) for push, precision in ((1, 1), (-1, 3))]
         spreads.append((shifts[0] - shifts[1]) ** 2 / 4)
     proof.exact(
-        "precisions that differ between answers: the spread depends on c, hence on the anchor (h = gamma = 1, forces 1 and -1, precisions 1 and 3)",
+        "precisions that differ between answers: the spread depends on c, hence on the anchor (h = gamma = 1, forces "
+        "1 and -1, precisions 1 and 3)",
         spreads[0] != spreads[1],
         f"Var(delta) = {spreads[0]} at c = 0 and {spreads[1]} at c = 1",
     )

@@ -36,15 +36,22 @@ R = sp.Rational
     name="T5",
     title="Forward-only, ELBO and dual KL",
     statement=(
-        "Fixed variances: the ELBO pulls the posterior with beta Lambda_p where dual KL pulls with gamma Lambda_q; per mode the two "
-        "leave the same contamination where gamma lambda_q = beta lambda_p, and forward-only at least as much as either (equal "
+        "Fixed variances: the ELBO pulls the posterior with beta Lambda_p where dual KL pulls with gamma Lambda_q; "
+        "per mode the two "
+        "leave the same contamination where gamma lambda_q = beta lambda_p, and forward-only at least as much as "
+        "either (equal "
         "at s = 0 and s = 1). This ranks equilibria, not transients. Free variances (one mode, shared variance): "
-        "c = beta gbar / (beta h + alpha X), E = E_y (g_y - h c)^2, with h X = E for forward-only, max(E, beta h) for the ELBO, and "
-        "E + sqrt(gamma h E / 2) for dual KL (X = gamma once gamma h / 2 >= E). So an ELBO that has not collapsed leaves what "
-        "forward-only leaves, and dual KL strictly less, branch by branch: the equations can have several roots, of which the "
+        "c = beta gbar / (beta h + alpha X), E = E_y (g_y - h c)^2, with h X = E for forward-only, max(E, beta h) "
+        "for the ELBO, and "
+        "E + sqrt(gamma h E / 2) for dual KL (X = gamma once gamma h / 2 >= E). So an ELBO that has not collapsed "
+        "leaves what "
+        "forward-only leaves, and dual KL strictly less, branch by branch: the equations can have several roots, of "
+        "which the "
         "smallest and the largest are ranked; gbar^2 <= 3 v0 suffices for a single one."
     ),
-    formula=r"c = \frac{\beta \bar g}{\beta h + \alpha X}, \qquad h X_{\rm fwd} = E, \quad h X_{\rm elbo} = \max(E, \beta h), \quad h X_{\rm dual} = E + \sqrt{\gamma h E / 2}",
+    formula=r"c = \frac{\beta \bar g}{\beta h + \alpha X}, \qquad "
+    r"h X_{\rm fwd} = E, \quad h X_{\rm elbo} = \max(E, \beta h), \quad "
+    r"h X_{\rm dual} = E + \sqrt{\gamma h E / 2}",
     assumptions=(
         given.CURVATURE,
         given.ANCHOR,
@@ -136,7 +143,8 @@ def _fixed_dense(proof: Proof) -> None:
     H, push = sp.Matrix([[1, 1], [1, 2]]), sp.Matrix([1, 2])
     norms = [sum(x**2 for x in solve_exact(H, sp.diag(1, 9), sp.eye(2), push, sp.Integer(k))[1]) for k in (0, 1)]
     proof.exact(
-        "dense H: forward-only can be less contaminated, for dual KL and ELBO alike (T3's instance, A = diag(1,9), Lambda = I, beta = gamma = 1)",
+        "dense H: forward-only can be less contaminated, for dual KL and ELBO alike (T3's instance, A = diag(1,9), "
+        "Lambda = I, beta = gamma = 1)",
         norms[0] < norms[1],
         f"|c|^2 = {norms[0]} forward-only, {norms[1]} with either reverse pull",
     )
@@ -155,9 +163,11 @@ def _transient(proof: Proof) -> None:
     at_three = prior.subs(t, 3)
     forward_only = sp.exp(R(-18, 5))
     proof.exact(
-        "a transient in which dual KL is worse (delta(0) = 0, c(0) = 1, gbar = 0, h = lambda = beta = 1, alpha = 1/5, gamma = 2)",
+        "a transient in which dual KL is worse (delta(0) = 0, c(0) = 1, gbar = 0, h = lambda = beta = 1, alpha = "
+        "1/5, gamma = 2)",
         (at_three - forward_only).is_positive,
-        f"c(3) = {float(at_three):.4f} for dual KL, exp(-18/5) = {float(forward_only):.4f} for forward-only; both equilibria are 0",
+        f"c(3) = {float(at_three):.4f} for dual KL, exp(-18/5) = {float(forward_only):.4f} for forward-only; both "
+        "equilibria are 0",
     )
     proof.step("transient of c under dual KL from delta = 0, c = 1", prior)
 
@@ -203,8 +213,10 @@ def _free_variances(proof: Proof) -> None:
 
 def _branches(proof: Proof) -> None:
     proof.step(
-        "With F(c) = beta (gbar - h c) - alpha c X(c), F(0) > 0 > F(gbar/h) for gbar > 0, and F_dual < F_fwd for c > 0, because X_dual > X_fwd at "
-        "every c. So the smallest root of F_dual lies below the smallest root of F_fwd, and its largest below the largest"
+        "With F(c) = beta (gbar - h c) - alpha c X(c), F(0) > 0 > F(gbar/h) for gbar > 0, and F_dual < F_fwd for c > "
+        "0, because X_dual > X_fwd at "
+        "every c. So the smallest root of F_dual lies below the smallest root of F_fwd, and its largest below the "
+        "largest"
     )
     u = sp.Symbol("u", real=True)  # gbar - h c
     mean_square = v0 + u**2
@@ -246,7 +258,8 @@ def _bistable(proof: Proof) -> None:
     other = sp.Poly(sp.expand(left), x)
     fwd = [float(sum(r[0]) / 2) for r in other.intervals(eps=R(1, 10**6))]
     proof.exact(
-        "so the ranking needs the branch: dual KL on its high branch is worse than forward-only on its low one (same instance)",
+        "so the ranking needs the branch: dual KL on its high branch is worse than forward-only on its low one (same "
+        "instance)",
         len(fwd) == 3 and places[-1] > fwd[0] and all(d < f for d, f in zip(places[::2], fwd[::2], strict=True)),
         f"forward-only {', '.join(f'{p:.4f}' for p in fwd)}; smallest and largest roots are ranked as stated",
     )

@@ -21,12 +21,17 @@ R = sp.Rational
     name="T6",
     title="Variance channel and the leakage transition",
     statement=(
-        "One mode, shared variance, c = 0, matched prior variance, v0 = E_y g_y^2. Dual KL: sigma_q^2 = sqrt(2 gamma V / h), "
+        "One mode, shared variance, c = 0, matched prior variance, v0 = E_y g_y^2. Dual KL: sigma_q^2 = sqrt(2 gamma "
+        "V / h), "
         "sqrt(V) = (sqrt(v0) - sqrt(gamma h / 2)) / h below gamma_c = 2 v0 / h and V = 0 above, V / sigma_q^2 = "
-        "(sqrt(gamma_c / gamma) - 1) / 2. ELBO: sqrt(V) = sqrt(v0) / h - beta / sqrt(v0) below beta_c = v0 / h, V / sigma_q^2 = "
-        "beta_c / beta - 1. At equal weight dual KL leaks less only below 2 / phi^2 = 0.764 beta_c. Several modes, dense H: the "
-        "dual-KL equilibria that are stable are the minimiser of a convex group lasso, unique, with total collapse if and only "
-        "if gamma >= max_i 2 G_ii / H_ii; the dense ELBO can be hysteretic. With a variance per answer gamma_c remains the local "
+        "(sqrt(gamma_c / gamma) - 1) / 2. ELBO: sqrt(V) = sqrt(v0) / h - beta / sqrt(v0) below beta_c = v0 / h, V / "
+        "sigma_q^2 = "
+        "beta_c / beta - 1. At equal weight dual KL leaks less only below 2 / phi^2 = 0.764 beta_c. Several modes, "
+        "dense H: the "
+        "dual-KL equilibria that are stable are the minimiser of a convex group lasso, unique, with total collapse "
+        "if and only "
+        "if gamma >= max_i 2 G_ii / H_ii; the dense ELBO can be hysteretic. With a variance per answer gamma_c "
+        "remains the local "
         "threshold, and the transition is continuous for a force kurtosis below 3, hysteretic above."
     ),
     formula=(

@@ -29,14 +29,19 @@ eta_q, eta_p = sp.symbols("eta_q eta_p", positive=True)
     name="T7",
     title="Stability",
     statement=(
-        "At fixed variances the gradient flow of (delta, c) is linear with Jacobian J. If H > 0, A >= 0 and either of them is diagonal "
-        "(and Lambda_q, Lambda_p are), all eigenvalues of J are real and negative for all positive weights and rates: W J = -Q with "
-        "W diagonal and positive and Q positive definite, so the game is a weighted potential game and its curl an artefact of the "
-        "coordinates. With H and A both dense it can be unstable. Simultaneous steps a, d in the two means (one mode, coupling b) "
+        "At fixed variances the gradient flow of (delta, c) is linear with Jacobian J. If H > 0, A >= 0 and either "
+        "of them is diagonal "
+        "(and Lambda_q, Lambda_p are), all eigenvalues of J are real and negative for all positive weights and "
+        "rates: W J = -Q with "
+        "W diagonal and positive and Q positive definite, so the game is a weighted potential game and its curl an "
+        "artefact of the "
+        "coordinates. With H and A both dense it can be unstable. Simultaneous steps a, d in the two means (one "
+        "mode, coupling b) "
         "are stable if and only if (2 - a)(2 - d) > b with a, d < 2; alternating steps are stable for all a, d < 2."
     ),
     formula=(
-        r"J = \begin{pmatrix} -\eta_q (H + \gamma \Lambda_q) & \eta_q \gamma \Lambda_q \\ \eta_p \beta \Lambda_p & -\eta_p (\beta \Lambda_p + A) "
+        r"J = \begin{pmatrix} -\eta_q (H + \gamma \Lambda_q) & \eta_q \gamma \Lambda_q \\ \eta_p \beta \Lambda_p & "
+        r"-\eta_p (\beta \Lambda_p + A) "
         r"\end{pmatrix}, \qquad W J = -Q, \quad Q = Q^T \succ 0"
     ),
     assumptions=(
@@ -235,7 +240,8 @@ def _unstable(proof: Proof) -> None:
     proof.exact(
         "H and A dense: unstable (H = [[1,2],[2,5]], A = [[1,1],[1,11/10]], Lambda_q = diag(1,10), the rest 1)",
         polynomial == expected and curvature.det() == 1 and anchor.det() == R(1, 10) and positive == 1,
-        f"characteristic polynomial {polynomial.as_expr()}: {positive} positive root (Sturm count; its constant term is negative)",
+        f"characteristic polynomial {polynomial.as_expr()}: {positive} positive root (Sturm count; its constant term "
+        "is negative)",
     )
     proof.exact("the same instance has a complex pair", real == 2, f"{real} of 4 roots are real (Sturm count)")
     low, high = R(28, 10000), R(29, 10000)

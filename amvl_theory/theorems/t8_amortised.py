@@ -35,15 +35,21 @@ EQUAL_SIGNAL = Assumption(
     name="T8",
     title="Amortised prior, finite data",
     statement=(
-        "With c = W phi(x), a ridge alpha/2 |W|^2, one answer per example, losses summed, and S = Phi (Phi^T Phi + rho I)^-1 Phi^T, "
-        "rho = alpha / (beta lambda_p) (n alpha / (beta lambda_p) for averaged losses): delta = (h I + gamma lambda_q (I - S))^-1 g, c = S delta. "
-        "W is the ridge regression of g/h with rho_eff = rho (1 + gamma lambda_q / h). White noise of variance v in g contaminates a fresh x "
-        "by (v/h^2) phi^T (K + rho_eff)^-1 K (K + rho_eff)^-1 phi. The error is least at rho_eff = v / (h w)^2, that is at gamma = (h / lambda_q) "
-        "(v / (h^2 w^2 rho) - 1) where positive, else at 0. A prior that memorises (s -> 1) is not protected at convergence; a reverse KL "
+        "With c = W phi(x), a ridge alpha/2 |W|^2, one answer per example, losses summed, and S = Phi (Phi^T Phi + "
+        "rho I)^-1 Phi^T, "
+        "rho = alpha / (beta lambda_p) (n alpha / (beta lambda_p) for averaged losses): delta = (h I + gamma "
+        "lambda_q (I - S))^-1 g, c = S delta. "
+        "W is the ridge regression of g/h with rho_eff = rho (1 + gamma lambda_q / h). White noise of variance v in "
+        "g contaminates a fresh x "
+        "by (v/h^2) phi^T (K + rho_eff)^-1 K (K + rho_eff)^-1 phi. The error is least at rho_eff = v / (h w)^2, that "
+        "is at gamma = (h / lambda_q) "
+        "(v / (h^2 w^2 rho) - 1) where positive, else at 0. A prior that memorises (s -> 1) is not protected at "
+        "convergence; a reverse KL "
         "slows its approach by h / (h + gamma lambda_q), which early stopping turns into protection."
     ),
     formula=(
-        r"W = (K + \rho_{\rm eff} I)^{-1} \Phi^T g / h, \quad \rho_{\rm eff} = \frac{\alpha}{\beta \lambda_p} \Bigl(1 + \frac{\gamma \lambda_q}{h}\Bigr), \qquad "
+        r"W = (K + \rho_{\rm eff} I)^{-1} \Phi^T g / h, \quad \rho_{\rm eff} = \frac{\alpha}{\beta \lambda_p} "
+        r"\Bigl(1 + \frac{\gamma \lambda_q}{h}\Bigr), \qquad "
         r"\gamma^* = \frac{h}{\lambda_q} \Bigl(\frac{v}{h^2 w^2 \rho} - 1\Bigr)_+"
     ),
     assumptions=(
@@ -105,22 +111,29 @@ def _two_examples(proof: Proof) -> None:
     projected = (h + gamma * lambda_q) * features.T * shifts - gamma * lambda_q * gram * weights
     proof.equal("two examples: Phi^T of the stationary force", features.T * stationary_force, projected)
     proof.step(
-        "Any n and p: stationarity in W gives Phi^T delta = (K + rho) W; Phi^T times stationarity in delta, (h + gamma lambda_q) delta - gamma "
+        "Any n and p: stationarity in W gives Phi^T delta = (K + rho) W; Phi^T times stationarity in delta, (h + "
+        "gamma lambda_q) delta - gamma "
         "lambda_q Phi W = g, then gives h (K + rho_eff) W = Phi^T g with rho_eff",
         RHO_EFF,
     )
 
 
 def _per_mode(proof: Proof) -> None:
-    g = sp.Symbol("g", real=True)
-    s = k / (k + rho)
-    shift = g / (h + gamma * lambda_q * (1 - s))
+    """One eigendirection u of K = Phi^T Phi: u^T W, and the component of the examples along Phi u / sqrt(k)."""
+    g, weight, shift = sp.symbols("g W delta", real=True)
+    root, s = sp.sqrt(k), k / (k + rho)
+    equations = [
+        (k + rho) * weight - root * shift,
+        (h + gamma * lambda_q) * shift - gamma * lambda_q * root * weight - g,
+    ]
+    solution = sp.solve(equations, [weight, shift], dict=True)[0]
+    contamination = root * solution[weight]
     proof.equal(
-        "eigendirection of K with eigenvalue k: c = s delta is T3 with s = k / (k + rho)",
-        s * shift,
-        s * g / (h + gamma * lambda_q * (1 - s)),
+        "eigendirection of K with eigenvalue k: c = s delta, s = k / (k + rho)", contamination, s * solution[shift]
     )
-    proof.equal("and ridge regression of g/h with rho_eff", s * shift, (g / h) * k / (k + RHO_EFF))
+    closed = s * g / (h + gamma * lambda_q * (1 - s))
+    proof.equal("it is T3 with that s", contamination, closed)
+    proof.equal("and ridge regression of g/h with rho_eff", closed, (g / h) * k / (k + RHO_EFF))
     proof.step("retained share of g/h along an eigendirection", k / (k + RHO_EFF))
     proof.sign(
         "it falls with gamma",

@@ -28,14 +28,19 @@ MIXTURE = Assumption(
     name="T9",
     title="Beyond the linear Gaussian case",
     statement=(
-        "Saturating response delta = chi tanh(f / g0), chi = g0 / h, f the answer force plus the reverse pull: the relative departure from T2 "
-        "is -(g/g0)^2 / 3 (h / (h + gamma lambda_q))^3 to leading order, so the reverse KL widens the linear range; the sign statements of T2 and "
-        "T3 (the shift falls with gamma; contamination falls if and only if s < 1) hold exactly. Moment matching (T1) holds for any posterior "
-        "with two moments. For an equal mixture of N(delta +- a, s), t = a^2 / s, the reverse pull of the matched prior is that of the Gaussian "
+        "Saturating response delta = chi tanh(f / g0), chi = g0 / h, f the answer force plus the reverse pull: the "
+        "relative departure from T2 "
+        "is -(g/g0)^2 / 3 (h / (h + gamma lambda_q))^3 to leading order, so the reverse KL widens the linear range; "
+        "the sign statements of T2 and "
+        "T3 (the shift falls with gamma; contamination falls if and only if s < 1) hold exactly. Moment matching "
+        "(T1) holds for any posterior "
+        "with two moments. For an equal mixture of N(delta +- a, s), t = a^2 / s, the reverse pull of the matched "
+        "prior is that of the Gaussian "
         "with the same two moments up to a relative error of order t^4."
     ),
     formula=(
-        r"\frac{\delta}{\delta_{\rm lin}} = 1 - \frac13 \Bigl(\frac{g}{g_0}\Bigr)^2 \Bigl(\frac{h}{h + \gamma \lambda_q}\Bigr)^3 + O(g^4), \qquad "
+        r"\frac{\delta}{\delta_{\rm lin}} = 1 - \frac13 \Bigl(\frac{g}{g_0}\Bigr)^2 \Bigl(\frac{h}{h + \gamma "
+        r"\lambda_q}\Bigr)^3 + O(g^4), \qquad "
         r"\kappa (s + a^2) = 1 + O(t^4)"
     ),
     assumptions=(
@@ -72,7 +77,7 @@ def _tanh_series(proof: Proof) -> None:
     proof.equal("no departure at first order", sp.expand(force).coeff(g, 1), sp.Integer(0))
     proof.step("relative departure of the response from T2", stated)
     widened = sp.solve(-stated - R(1, 10), g)
-    edge = [root for root in widened if not root.is_negative][0]
+    edge = next(root for root in widened if not root.is_negative)
     ratio = sp.simplify(edge / edge.subs(gamma, 0))
     proof.equal(
         "the 10 % range of the force grows by ((h + gamma lambda_q) / h)^(3/2)",
@@ -116,7 +121,7 @@ def linear_range(ratio: float, tolerance: float = 0.1) -> float:
     def excess(force: float) -> float:
         return force / (1 + ratio) / saturating_response(force, ratio) - (1 + tolerance)
 
-    return float(brentq(excess, 1e-3, 50.0))
+    return float(brentq(excess, 1e-3, 10.0))
 
 
 def _tanh_range(proof: Proof) -> None:
@@ -199,7 +204,10 @@ def _hermite() -> tuple[Array, Array]:
 
 
 def mixture_pull(t: float, offset: float = 0.0) -> float:
-    """Reverse pull on the centre of ½ N(delta +- a, 1) from N(0, 1 + t), over the matched Gaussian's, delta = offset sqrt(1 + t)."""
+    """Pull of N(0, 1 + t) on the centre of an equal mixture of N(delta +- a, 1), t = a^2, over that on its matched Gaussian.
+
+    offset: delta in units of the prior's standard deviation sqrt(1 + t); 0 takes the limit of a small shift.
+    """
     nodes, weights = _hermite()
     a, scale = np.sqrt(t), np.sqrt(1 + t)
     z = scale * nodes

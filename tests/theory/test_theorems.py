@@ -1,0 +1,433 @@
+"""The proofs: every statement verified, failures reported, counter-examples recomputed by hand arithmetic."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from fractions import Fraction as F
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from amvl_theory import MeanLeakageModel
+from amvl_theory.theorems import THEOREMS, Assumption, Proof, Theorem, latex_document, prove_all, table, theorem
+from amvl_theory.theorems import _assumptions as given
+from amvl_theory.theorems.__main__ import main
+from amvl_theory.theorems._core import KINDS, SYMBOLIC, escape_latex, is_zero
+from amvl_theory.theorems._gaussian import StopGradient, kl, one_mode_gradients
+from amvl_theory.theorems._per_answer import balanced_information, per_answer_spread
+from amvl_theory.theorems._several_modes import coupled_modes
+from amvl_theory.theorems.t9_beyond import linear_range, mixture_pull, saturating_response
+
+Matrix = list[list[F]]
+
+
+@pytest.fixture(scope="module")
+def proven() -> list[Theorem]:
+    return prove_all()
+
+
+def _solve(matrix: Matrix, right: list[F]) -> list[F]:
+    """Gauss elimination in fractions."""
+    rows = [[*map(F, row), F(value)] for row, value in zip(matrix, right, strict=True)]
+    for i in range(len(rows)):
+        pivot = next(k for k in range(i, len(rows)) if rows[k][i])
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [x / rows[i][i] for x in rows[i]]
+        for k in range(len(rows)):
+            if k != i:
+                rows[k] = [x - rows[k][i] * y for x, y in zip(rows[k], rows[i], strict=True)]
+    return [row[-1] for row in rows]
+
+
+def _equilibrium(H: Matrix, A: Matrix, lam_q: list[F], g: list[F], gamma: F) -> tuple[list[F], list[F]]:
+    """(dbar, c) of two modes with beta = 1 and Lambda_p = I, from both stationarity equations."""
+    q = [gamma * x for x in lam_q]
+    system = [
+        [H[0][0] + q[0], H[0][1], -q[0], 0],
+        [H[1][0], H[1][1] + q[1], 0, -q[1]],
+        [-1, 0, 1 + A[0][0], A[0][1]],
+        [0, -1, A[1][0], 1 + A[1][1]],
+    ]
+    both = _solve(system, [*g, F(0), F(0)])
+    return both[:2], both[2:]
+
+
+def _check(proven: list[Theorem], name: str, part: str) -> str:
+    """The detail of the one passed check of a statement whose name contains ``part``."""
+    found = [c for item in proven if item.name == name for c in item.checks if part in c.name]
+    assert len(found) == 1 and found[0].passed, (name, part, found)
+    return found[0].detail
+
+
+# All statements
+
+
+@pytest.mark.parametrize("name", list(THEOREMS))
+def test_the_statement_is_verified(proven: list[Theorem], name: str) -> None:
+    item = next(item for item in proven if item.name == name)
+    assert item.verified, item.failed
+    assert item.statement and item.assumptions and item.steps
+    assert all(check.name and check.kind in KINDS for check in item.checks)
+    assert len({check.name for check in item.checks}) == len(item.checks)
+
+
+def test_there_are_nine_statements_in_order(proven: list[Theorem]) -> None:
+    assert [item.name for item in proven] == [f"T{k}" for k in range(1, 10)]
+
+
+def test_t2_to_t7_carry_exact_counter_examples(proven: list[Theorem]) -> None:
+    for item in proven[1:7]:
+        assert item.how_verified.get("exact counter-example", 0) >= 1, item.name
+
+
+def test_t2_to_t5_and_t7_say_what_is_symbolic_two_by_two_and_what_is_numerical(proven: list[Theorem]) -> None:
+    for item in (*proven[1:5], proven[6]):
+        assert {"symbolic", "symbolic 2x2", "numerical dense"} <= set(item.how_verified), item.name
+
+
+def test_all_proofs_together_take_under_half_a_minute(proven: list[Theorem]) -> None:
+    assert sum(item.seconds for item in proven) < 30
+
+
+def test_only_the_named_statements_are_proven() -> None:
+    assert [item.name for item in prove_all(["T2"])] == ["T2"]
+    with pytest.raises(ValueError, match=r"only: expected names among T1.*received T10"):
+        prove_all(["T10"])
+
+
+# A broken statement is reported
+
+
+@theorem(name="T3", title="Broken", statement="c = g", formula="c = g", assumptions=(given.CURVATURE,))
+def _prove_broken(proof: Proof) -> None:
+    proof.equal("c = g / h", sp.Symbol("g") / sp.Symbol("h"), sp.Symbol("g"))
+
+
+@theorem(name="T3", title="Raises", statement="nothing", formula="0", assumptions=())
+def _prove_raises(proof: Proof) -> None:
+    raise ZeroDivisionError("by hand")
+
+
+@theorem(name="T3", title="Empty", statement="nothing", formula="0", assumptions=())
+def _prove_nothing(proof: Proof) -> None:
+    proof.step("no check at all")
+
+
+@pytest.mark.parametrize("prove", [_prove_broken, _prove_raises, _prove_nothing])
+def test_a_broken_statement_gives_exit_status_1(
+    prove, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(THEOREMS, "T3", prove)
+    assert main(["--only", "T3"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed and "0 of 1 statements verified" in printed
+
+
+def test_a_failed_check_gets_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(THEOREMS, "T3", _prove_broken)
+    main(["--only", "T3"])
+    assert re.search(r"FAIL  \[symbolic\] c = g / h: difference ", capsys.readouterr().out)
+    monkeypatch.setitem(THEOREMS, "T3", _prove_raises)
+    main(["--only", "T3"])
+    assert "ZeroDivisionError: by hand" in capsys.readouterr().out
+
+
+def test_a_wrong_constant_in_the_model_breaks_the_proofs_that_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import amvl_theory.theorems._gaussian as gaussian
+
+    monkeypatch.setattr(gaussian, "kl", lambda *arguments: 2 * kl(*arguments))
+    assert not any(item.verified for item in prove_all(["T2", "T3", "T6"]))
+
+
+def test_the_command_line_verifies_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "T2", "--verbose"]) == 0
+    printed = capsys.readouterr().out
+    assert "verified" in printed and "exact counter-example" in printed and "ok    [symbolic]" in printed
+    assert "assumes H > 0" in printed
+
+
+def test_the_module_runs_from_a_shell() -> None:
+    command = [sys.executable, "-W", "error", "-m", "amvl_theory.theorems", "--only", "T1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 statements verified" in done.stdout
+
+
+# What a check is
+
+
+def test_sign_needs_the_same_expression_and_a_manifest_sign() -> None:
+    x, y = sp.Symbol("x", positive=True), sp.Symbol("y", real=True)
+    proof = Proof()
+    proof.sign("good", x + y**2, x + y**2, "> 0")
+    proof.sign("other expression", x, 2 * x, "> 0")
+    proof.sign("sign unknown", x + y, x + y, "> 0")
+    assert [check.passed for check in proof.checks] == [True, False, False]
+
+
+def test_is_zero_tells_identities_from_near_misses() -> None:
+    x = sp.Symbol("x", positive=True)
+    assert is_zero((x**2 - 1) / (x - 1) - x - 1)
+    assert is_zero(sp.Matrix([0, sp.sqrt(x) ** 2 - x]))
+    assert not is_zero(sp.Matrix([0, x - sp.Rational(1, 10**9)]))
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind: expected one of symbolic, .*, received 'sampled'"):
+        Proof().record("x", "sampled", True)
+
+
+def test_the_stop_gradient_holds_the_stopped_copy() -> None:
+    x = sp.Symbol("x", real=True)
+    sg = StopGradient(x)
+    assert sg.gradient(sg(x) ** 2 * x**3, x) == 3 * x**4
+    assert sg.gradient(sg(x**2), x) == 0
+
+
+def test_forward_kl_trains_only_the_prior_and_the_elbo_both() -> None:
+    delta, c, s_q = sp.Symbol("delta", real=True), sp.Symbol("c", real=True), sp.Symbol("s_q", positive=True)
+    assert not one_mode_gradients("forward")[delta].has(c)
+    assert one_mode_gradients("elbo")[delta].has(c)
+    assert one_mode_gradients("dual")[c] == one_mode_gradients("forward")[c] == one_mode_gradients("elbo")[c]
+    assert one_mode_gradients("forward")[s_q] == sp.Symbol("h", positive=True) / 2
+
+
+# LaTeX
+
+
+def test_the_latex_document_is_balanced(proven: list[Theorem]) -> None:
+    text = latex_document(proven)
+    bare = text.replace(r"\{", "").replace(r"\}", "").replace(r"\$", "").replace("\\\\", "")
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0 and "$$" not in bare
+    assert len(re.findall(r"\\left[^a-z]", text)) == len(re.findall(r"\\right[^a-z]", text)) > 0
+    assert (
+        text.count(r"\[")
+        == text.count(r"\]")
+        == sum(step.expression is not None for item in proven for step in item.steps)
+    )
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{([^}]*)\}", text):
+        assert kind == "begin" or opened.pop() == name
+        if kind == "begin":
+            opened.append(name)
+    assert not opened
+    assert text.isascii()
+
+
+def test_every_statement_has_its_section_formula_and_proof_in_latex(proven: list[Theorem]) -> None:
+    for item in proven:
+        assert item.latex.startswith(rf"\section*{{{item.name}.")
+        assert item.formula in item.latex
+        assert item.latex.count(r"\item") == len(item.assumptions) + len(item.steps) + len(item.checks)
+
+
+def test_failed_checks_are_marked_in_latex() -> None:
+    assert r"\textbf{failed}" in _prove_broken().latex
+
+
+def test_words_become_formulas_in_latex() -> None:
+    assert (
+        escape_latex("dbar^T Lambda_q dbar >= 0 & 10 %")
+        == r"$\bar\delta^{T}$ $\Lambda_{q}$ $\bar\delta$ $\ge$ 0 \& 10 \%"
+    )
+
+
+def test_the_latex_file_is_written(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "proofs.tex"
+    assert main(["--only", "T2", "--latex", str(target)]) == 0
+    text = target.read_text(encoding="utf-8")
+    assert text.startswith(r"\documentclass") and text.rstrip().endswith(r"\end{document}")
+    assert str(target) in capsys.readouterr().out
+
+
+# Counter-examples, recomputed in fractions
+
+
+def test_t2_the_norm_grows_from_10_to_12_16(proven: list[Theorem]) -> None:
+    start = _solve([[2, 1], [1, 1]], [5, 4])
+    end = _solve([[3, 1], [1, F(101, 100)]], [5, 4])
+    squares = [sum(x * x for x in shift) for shift in (start, end)]
+    assert squares == [10, F(10225, 841)]
+    assert "10 at gamma 0 and 10225/841" in _check(proven, "T2", "the norm grows where")
+
+
+def test_t3_a_fully_absorbed_mode_goes_from_0_to_1(proven: list[Theorem]) -> None:
+    for gamma in (F(0), F(1), F(10**6)):
+        _, c = _equilibrium([[1, 1], [1, 2]], [[0, 0], [0, 10]], [1, 1], [1, 2], gamma)
+        assert c[0] == 10 * gamma / (10 * gamma + 11)
+    assert "from 0 to 1" in _check(proven, "T3", "fully absorbed mode moves")
+
+
+def test_t3_contamination_grows_in_norm_with_dense_curvature(proven: list[Theorem]) -> None:
+    sizes = [
+        sum(x * x for x in _equilibrium([[1, 1], [1, 2]], [[1, 0], [0, 9]], [1, 1], [1, 2], F(k))[1]) for k in (0, 1)
+    ]
+    assert sizes == [F(1, 100), F(97, 4489)] and sizes[1] > sizes[0]
+    assert "from 1/100 to 97/4489" in _check(proven, "T3", "|c| grows although")
+
+
+def test_t3_energy_grows_when_the_anchor_is_not_diagonal(proven: list[Theorem]) -> None:
+    energies = []
+    for gamma in (F(0), F(1), F(3)):
+        shift, _ = _equilibrium([[1, 0], [0, 1]], [[1, 1], [1, 1]], [1, 5], [3, -1], gamma)
+        energies.append(3 * shift[0] - shift[1])
+        assert energies[-1] == 10 + 4 * gamma / (3 + 6 * gamma)
+    assert energies == sorted(energies) and energies[0] == 10 and energies[1] == F(94, 9)
+    assert "up to 32/3" in _check(proven, "T3", "the energy grows")
+
+
+def test_t3_has_no_equilibrium_at_the_singular_precision() -> None:
+    with pytest.raises(StopIteration):  # no pivot left
+        _equilibrium([[1, 2], [2, 5]], [[1, 1], [1, F(11, 10)]], [1, F(67, 7)], [1, 0], F(1))
+
+
+def test_t5_transient_in_which_dual_kl_is_worse() -> None:
+    rates = np.array([[-3.0, 2.0], [1.0, -1.2]])
+    values, vectors = np.linalg.eig(rates)
+    state = vectors @ (np.exp(3 * values) * np.linalg.solve(vectors, [0.0, 1.0]))
+    assert state[1] == pytest.approx(0.2156, abs=1e-4)
+    assert state[1] > 7 * math.exp(-3.6)
+
+
+def test_t6_neither_objective_dominates() -> None:
+    for weight, elbo, dual in ((F(1, 2), F(1), F(1, 2)), (F(8, 9), F(1, 8), F(1, 4))):
+        root = {F(4): F(2), F(9, 4): F(3, 2)}[2 / weight]  # sqrt(gamma_c / weight), gamma_c = 2
+        assert 1 / weight - 1 == elbo and (root - 1) / 2 == dual
+
+
+@pytest.mark.parametrize(("shift", "spread", "prior"), [(F(5, 2), F(5, 4), F(15, 2)), (F(5, 4), F(15, 16), F(5, 2))])
+def test_t6_the_dense_elbo_is_active_above_its_threshold(shift: F, spread: F, prior: F) -> None:
+    beta, curvature = F(3, 2), 1 - F(4, 5)
+    assert curvature * shift - 1 + beta * shift / prior == 0
+    assert 1 + beta * (1 / prior - 1 / spread) == 0
+    assert prior == spread + shift**2
+
+
+def test_t6_rare_answers_keep_the_dual_kl_active_above_gamma_c() -> None:
+    p, force_squared, prior = F(1, 27), F(189, 16), F(3, 4)
+    leak = force_squared * 4 / 9  # s = 2, h = gamma = 1
+    assert F(1, 4) + F(1, 2) == prior and prior + leak == 4 + 2
+    assert (1 - p) * F(1, 2) + p * (2 + leak) == prior
+    assert 2 * p * force_squared == F(7, 8) < 1
+
+
+def test_t7_the_dense_game_has_a_growing_mode(proven: list[Theorem]) -> None:
+    jacobian = np.array([[-2, -2, 1, 0], [-2, -15, 0, 10], [1, 0, -2, -1], [0, 1, -1, -2.1]])
+    values = np.linalg.eigvals(jacobian)
+    assert values.real.max() == pytest.approx(0.00288, abs=1e-5) and np.abs(values.imag).max() > 0.1
+    polynomial = [F(1), F(211, 10), F(879, 10), F(1039, 10), F(-3, 10)]
+    np.testing.assert_allclose(np.poly(jacobian), [float(x) for x in polynomial], rtol=1e-9)
+    low, high = (sum(a * x ** (4 - k) for k, a in enumerate(polynomial)) for x in (F(28, 10000), F(29, 10000)))
+    assert low < 0 < high
+    assert "1 positive root" in _check(proven, "T7", "unstable")
+
+
+def test_t8_the_optimal_gamma_is_1_at_noise_2_and_0_without_noise() -> None:
+    def error(gamma: int, noise: int) -> F:
+        share = F(1, 1 + 1 + gamma)  # k / (k + rho_eff)
+        return (1 - share) ** 2 + noise * share**2
+
+    assert [error(g, 2) for g in (0, 1, 2)] == [F(3, 4), F(2, 3), F(11, 16)]
+    assert error(0, 0) < error(1, 0)
+
+
+# Numerical helpers of the proofs
+
+
+def test_the_balanced_pair_follows_the_shared_variance_formula_and_others_do_not() -> None:
+    pair = per_answer_spread(np.array([1.0, -1.0]), np.array([0.5, 0.5]), 1.3, 0.2)
+    assert pair == pytest.approx(((1 - math.sqrt(0.13)) / 1.3) ** 2, rel=1e-9)
+    assert per_answer_spread(np.array([0.5, -2.0]), np.array([0.8, 0.2]), 1.3, 0.2) > 1.05 * pair
+    assert per_answer_spread(np.array([1.0, -1.0]), np.array([0.5, 0.5]), 1.0, 2.5) == 0.0
+
+
+def test_information_of_two_answers_goes_from_0_to_log_2() -> None:
+    assert balanced_information(1e-4) == pytest.approx(0.5e-4, rel=1e-3)
+    assert balanced_information(60.0) == pytest.approx(math.log(2), abs=1e-9)
+
+
+def test_different_starts_of_the_coupled_modes_meet() -> None:
+    forces = np.array([[1.0, 0.5], [-1.0, -0.5], [0.2, -1.0], [-0.2, 1.0]])
+    curvature = np.array([[1.0, 0.4], [0.4, 2.0]])
+    early = [coupled_modes(forces, curvature, 0.05, np.full(2, start), 2)[1] for start in (0.1, 3.0)]
+    late = [coupled_modes(forces, curvature, 0.05, np.full(2, start), 300)[1] for start in (0.1, 3.0)]
+    assert np.abs(early[0] - early[1]).max() > 1e-3
+    np.testing.assert_allclose(late[0], late[1], rtol=1e-10)
+
+
+def test_the_linear_range_of_tanh_without_reverse_kl() -> None:
+    edge = linear_range(0.0)
+    assert edge / math.tanh(edge) == pytest.approx(1.1, rel=1e-9)
+    assert saturating_response(0.3, 0.0) == pytest.approx(math.tanh(0.3), rel=1e-12)
+    assert linear_range(1.0) > 2 * edge
+
+
+def test_the_pull_on_a_mixture_departs_at_fourth_order() -> None:
+    for t in (0.02, 0.04):
+        assert (mixture_pull(t) - 1) / t**4 == pytest.approx(2 / 3, rel=0.3)
+    assert mixture_pull(0.3, 1e-3) == pytest.approx(mixture_pull(0.3), rel=1e-4)
+
+
+# Assumptions
+
+
+@pytest.mark.parametrize(
+    ("condition", "meets", "fails"),
+    [
+        (given.DIAGONAL_CURVATURE, {"curvature": [1.0, 2.0]}, {"curvature": [[1.0, 0.1], [0.1, 2.0]]}),
+        (given.DIAGONAL_ANCHOR, {"anchor": [1.0, 0.0]}, {"anchor": [[1.0, 0.1], [0.1, 2.0]]}),
+        (given.NOT_ABSORBED, {"anchor": [1.0, 0.5]}, {"anchor": [1.0, 0.0]}),
+        (given.FORCE, {"force_mean": [1.0, -1.0]}, {"force_mean": [1.0, 0.0]}),
+        (
+            given.COMMUTING,
+            {"curvature": [[2.0, 1.0], [1.0, 1.0]]},
+            {"curvature": [[2.0, 1.0], [1.0, 1.0]], "posterior_precision": [1.0, 2.0]},
+        ),
+        (
+            given.NORM_SAFE,
+            {"curvature": [[2.0, 1.0], [1.0, 1.0]], "posterior_precision": [1.0, 0.5]},
+            {"curvature": [[2.0, 1.0], [1.0, 1.0]], "posterior_precision": [1.0, 0.01]},
+        ),
+        (given.PRECISIONS, {"prior_precision": 2.0}, {"prior_precision": [[1.0, 0.1], [0.1, 2.0]]}),
+        (
+            given.ONE_DIAGONAL,
+            {"anchor": [[1.0, 0.1], [0.1, 2.0]]},
+            {"anchor": [[1.0, 0.1], [0.1, 2.0]], "curvature": [[1.0, 0.1], [0.1, 2.0]]},
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Assumption) else "",
+)
+def test_a_condition_accepts_and_refuses_instances(condition: Assumption, meets: dict, fails: dict) -> None:
+    base = {"curvature": [1.0, 2.0], "force_mean": [1.0, 1.0]}
+    assert condition.holds(MeanLeakageModel(**{**base, **meets})) is True
+    assert condition.holds(MeanLeakageModel(**{**base, **fails})) is False
+
+
+def test_weights_modes_and_unique_roots_are_decided() -> None:
+    one = MeanLeakageModel(curvature=1.0, force_mean=1.0, force_cov=1.0)
+    assert given.WEIGHTS.holds(one, beta=1.0, gamma=0.5) and given.WEIGHTS.holds(one, beta=1.0, gamma=0.0) is False
+    assert given.ONE_MODE.holds(one) and given.ONE_MODE.holds(MeanLeakageModel([1.0, 1.0], 1.0)) is False
+    assert given.UNIQUE_ROOT.holds(one) and given.UNIQUE_ROOT.holds(MeanLeakageModel(1.0, 3.0, 0.01)) is False
+
+
+def test_a_condition_that_numbers_cannot_decide_says_none() -> None:
+    model = MeanLeakageModel(curvature=1.0, force_mean=1.0)
+    assert given.FIXED_VARIANCES.holds(model) is None
+    assert given.FIXED_VARIANCES.only_for("the ranking").text.endswith("(only for the ranking)")
+
+
+def test_a_statement_lists_its_conditions_on_an_instance(proven: list[Theorem]) -> None:
+    model = MeanLeakageModel(curvature=[[1.0, 0.5], [0.5, 2.0]], force_mean=[1.0, 2.0], anchor=[0.0, 1.0])
+    found = proven[2].conditions(model, beta=1.0, gamma=1.0)
+    assert found["A diagonal"] is True and found["H diagonal"] is False and found["s < 1"] is False
+    assert found["fixed variances"] is None
+
+
+def test_the_table_names_checks_and_seconds(proven: list[Theorem]) -> None:
+    text = table(proven)
+    assert "9 of 9 statements verified by" in text and SYMBOLIC in text
