@@ -6,6 +6,72 @@ Needs numpy, scipy and sympy only; nothing here imports torch or `amvl_model`.
 
 from __future__ import annotations
 
+from amvl_theory.amortised import (
+    AmortisedModel,
+    ForceStatistics,
+    amortised_equilibrium,
+    excess_risk,
+    noise_contamination,
+    optimal_gamma,
+    optimal_ridge,
+    protection,
+)
+from amvl_theory.answer_direction import predicted_answer_direction_shift
+from amvl_theory.dynamics import (
+    compare_orders,
+    scheduled_trajectory,
+    spread_trajectory,
+    trajectory,
+    trajectory_per_answer,
+)
+from amvl_theory.finite_sample import average_risk, ridgeless_noise
 from amvl_theory.leakage import MeanLeakageModel
+from amvl_theory.nonlinear import (
+    SaturatingGame,
+    saturating_equilibrium,
+    saturating_error_map,
+    saturating_spread,
+    valid_range,
+)
+from amvl_theory.nonlinear_mixture import MixtureGame, mixture_equilibrium, mixture_error_map, mixture_valid_range
+from amvl_theory.prior_training import amortised_trajectory, compare_protections, early_stopping, training_risk
+from amvl_theory.schedules import Schedule, piecewise_constant
+from amvl_theory.stability import stability, stationary_covariance, symmetriser
 
-__all__ = ["MeanLeakageModel"]
+__all__ = [
+    "AmortisedModel",
+    "ForceStatistics",
+    "MeanLeakageModel",
+    "MixtureGame",
+    "SaturatingGame",
+    "Schedule",
+    "amortised_equilibrium",
+    "amortised_trajectory",
+    "average_risk",
+    "compare_orders",
+    "compare_protections",
+    "early_stopping",
+    "excess_risk",
+    "mixture_equilibrium",
+    "mixture_error_map",
+    "mixture_valid_range",
+    "noise_contamination",
+    "optimal_gamma",
+    "optimal_ridge",
+    "piecewise_constant",
+    "predicted_answer_direction_shift",
+    "protection",
+    "ridgeless_noise",
+    "saturating_equilibrium",
+    "saturating_error_map",
+    "saturating_spread",
+    "scheduled_trajectory",
+    "spread_trajectory",
+    "stability",
+    "stationary_covariance",
+    "symmetriser",
+    "training_risk",
+    "trajectory",
+    "trajectory_per_answer",
+    "valid_range",
+]
