@@ -6,6 +6,8 @@ Needs numpy, scipy and sympy only; nothing here imports torch or `amvl_model`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from amvl_theory.amortised import (
     AmortisedModel,
     ForceStatistics,
@@ -38,6 +40,9 @@ from amvl_theory.prior_training import amortised_trajectory, compare_protections
 from amvl_theory.schedules import Schedule, piecewise_constant
 from amvl_theory.stability import stability, stationary_covariance, symmetriser
 
+if TYPE_CHECKING:
+    from amvl_theory.theorems import prove_all
+
 __all__ = [
     "AmortisedModel",
     "ForceStatistics",
@@ -61,6 +66,7 @@ __all__ = [
     "piecewise_constant",
     "predicted_answer_direction_shift",
     "protection",
+    "prove_all",
     "ridgeless_noise",
     "saturating_equilibrium",
     "saturating_error_map",
@@ -75,3 +81,12 @@ __all__ = [
     "trajectory_per_answer",
     "valid_range",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`prove_all` on first use: the proofs need sympy, which takes longer to import than everything else here."""
+    if name == "prove_all":
+        from amvl_theory.theorems import prove_all
+
+        return prove_all
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

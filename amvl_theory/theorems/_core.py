@@ -137,7 +137,7 @@ _LATEX_ESCAPES = {
 _LATEX_WORDS = {"gbar": "\\bar g", "dbar": "\\bar\\delta", "<=": "\\le", ">=": "\\ge", "+-": "\\pm", "->": "\\to"}
 _GREEK = "alpha beta gamma delta eta kappa lambda mu phi rho sigma Lambda Phi Sigma".split()
 _FORMULA = re.compile(
-    rf"(?P<word>\b(?:gbar|dbar)\b|<=|>=|\+-|->)|\b(?P<name>{'|'.join(_GREEK)}|[A-Za-z])(?P<sub>_\w+|(?<=v)0\b)"
+    rf"(?P<word>\b(?:gbar|dbar)\b|<=|>=|\+-|->)|\b(?P<name>{'|'.join(_GREEK)}|[A-Za-z])(?P<sub>_\w+|(?<=[vg])0\b)"
     rf"|\b(?P<greek>{'|'.join(_GREEK)})\b|\^(?P<power>-?\d+(?:/\d+)?|T\b|\+)|(?P<special>[_&%#${{}}\\~^<>|])"
 )
 
