@@ -29,7 +29,9 @@ class Study:
 
 BETAS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 GAMMAS = (0.0003, 0.003, 0.03)
-SINGLE_PICTURE = ("Counting", "IQ_Test", "Object_Localization", "Relative_Depth", "Relative_Reflectance", "Spatial_Relation")
+# one picture each, so that a run takes a minute or two on one core, and solved by the tiny base: what the decoder cannot predict
+# from the picture is the label noise, and only that
+EASY_TASKS = ("Counting", "Object_Localization", "Relative_Depth", "Relative_Reflectance")
 
 
 def _pareto_cells() -> dict[str, dict[str, object]]:
@@ -52,8 +54,7 @@ STUDIES = {
         Study(
             name="pareto",
             purpose="leaked information against held-out answer NLL with prior latents, over beta and gamma",
-            # six tasks with one picture each, so that a run takes about a minute on one core
-            common={"data.tasks": SINGLE_PICTURE, "data.eval_size": 50, "train.report_to": ()},
+            common={"data.tasks": EASY_TASKS, "data.eval_size": 50, "train.steps": 300, "train.report_to": ()},
             cells=_pareto_cells(),
         ),
     )
