@@ -267,10 +267,10 @@ def _saturating(
     low, high = np.full(gamma.shape, -chi), np.full(gamma.shape, chi)
     for _ in range(60):
         prior = 0.5 * (low + high)
-        above = prior > absorbed * (_response(forces + (pull * prior)[..., None], pull, g0, chi) @ chance)
+        above = prior > absorbed * (response(forces + (pull * prior)[..., None], pull, g0, chi) @ chance)
         low, high = np.where(above, low, prior), np.where(above, prior, high)
     prior = 0.5 * (low + high)
-    shift = _response(forces + (pull * prior)[..., None], pull, g0, chi)
+    shift = response(forces + (pull * prior)[..., None], pull, g0, chi)
     prior = absorbed * (shift @ chance)
     mean = forces @ chance
     own = (h + pull)[..., None]
@@ -288,7 +288,7 @@ def _saturating(
     )
 
 
-def _response(force: Array, pull: Array, g0: float, chi: float) -> Array:
+def response(force: Array, pull: Array, g0: float, chi: float) -> Array:
     """delta with U'(delta) + pull delta = force (..., answers).
 
     In theta = atanh(m): g0 theta + pull chi tanh(theta) = force is increasing and, for theta > 0, concave, so that Newton's

@@ -24,6 +24,7 @@ from amvl_theory.nonlinear_mixture import (
     mixture_valid_range,
     reverse_pull,
 )
+from amvl_theory.nonlinear_variances import saturating_free_contamination
 
 
 def slope_of_potential(delta, g0, h):
@@ -166,6 +167,55 @@ def test_saturation_leaves_the_critical_weight_where_it_was_and_tends_to_T6():
         np.testing.assert_allclose(linear.snr, [2.2735, 0.8868, 0.1202], rtol=5e-4)
 
 
+# Means and variances free
+
+
+def test_free_variances_tend_to_the_contaminations_of_T5():
+    game = SaturatingGame([1.8, -0.2], [0.5, 0.5], 1e5, 1.3)
+    expected = {("fwd", 1.0): 0.39757, ("elbo", 1.0): 0.39757, ("dual", 0.1): 0.36238, ("dual", 0.5): 0.32596}
+    for (objective, gamma), value in expected.items():
+        found = saturating_free_contamination(game, 0.6, 0.7, gamma, objective)
+        np.testing.assert_allclose(found, [value], atol=2e-5)
+    bistable = saturating_free_contamination(SaturatingGame([3.1, 2.9], [0.5, 0.5], 1e5), 1.0, 1.0, 0.002)
+    np.testing.assert_allclose(bistable[[0, 2]], [0.376, 2.954], atol=1e-3)
+
+
+def test_free_variances_solve_all_equations_of_the_dual_game():
+    h, g0, alpha, beta, gamma = 1.3, 0.9, 0.6, 0.7, 0.3
+    forces, chance = np.array([1.8, -0.2, 0.4]), np.array([0.5, 0.2, 0.3])
+
+    def equations(unknown):
+        shift, prior, own = g0 / h * np.tanh(unknown[:3]), unknown[3], np.exp(unknown[4])
+        apart = (shift - prior) ** 2 @ chance
+        matched = own + apart
+        of_shift = g0 * unknown[:3] - forces + gamma / own * (shift - prior)
+        of_prior = beta / matched * (prior - shift @ chance) + alpha * prior
+        return [*of_shift, of_prior, h * own**2 + gamma * own - gamma * (matched + apart)]
+
+    (found,) = saturating_free_contamination(SaturatingGame(forces, chance, g0, h), alpha, beta, gamma)
+    start = [*(0.5 * forces / g0), found, np.log(0.1)]
+    truth = root(equations, start, tol=1e-13)
+    assert truth.success
+    np.testing.assert_allclose(found, truth.x[3], rtol=1e-8)
+
+
+@pytest.mark.parametrize(("objective", "gamma", "factor"), [("elbo", 1.0, 1.0), ("dual", 9.0, 9.0 / 20.0)])
+def test_a_collapsed_posterior_leaves_the_prior_the_mean_force_alone(objective, gamma, factor):
+    beta = 20.0
+    (found,) = saturating_free_contamination(
+        SaturatingGame([1.2, 0.8], [0.5, 0.5], 0.9, 1.3), 0.6, beta, gamma, objective
+    )
+    np.testing.assert_allclose(slope_of_potential(found, 0.9, 1.3) + factor * 0.6 * found, 1.0, rtol=1e-9)
+
+
+def test_saturation_reverses_the_ranking_of_T5():
+    game = SaturatingGame([1.8, -0.2], [0.5, 0.5], 1.0, 1.3)
+    forward, elbo, dual = (
+        saturating_free_contamination(game, 0.6, 0.7, 0.5, objective)[0] for objective in ("fwd", "elbo", "dual")
+    )
+    assert forward < dual < elbo
+
+
 # Mixtures
 
 
@@ -281,6 +331,12 @@ def test_mixture_maps_and_ranges_agree():
         (lambda: valid_range([1.0], tolerance=0.0), "^tolerance: expected numbers above 0"),
         (lambda: valid_range([1.0], absorption=0.0), "^absorption: expected a number above 0"),
         (lambda: valid_range([1.0], quantity="spread", spread_ratio=0.0), "^spread_ratio: expected numbers above 0"),
+        (lambda: saturating_free_contamination(GROWING_EXAMPLE, 0.0, 1.0), "^anchor: expected numbers above 0"),
+        (
+            lambda: saturating_free_contamination(GROWING_EXAMPLE, 1.0, 1.0, objective="x"),
+            "^objective: expected one of",
+        ),
+        (lambda: saturating_free_contamination(GROWING_EXAMPLE, 1.0, 1.0, points=2), "^points: expected at least 3"),
         (lambda: MixtureGame([1.0], [1.0], -1.0), "^separation: expected numbers of at least 0"),
         (lambda: MixtureGame([1.0], [1.0], 1.0, 1.5), "^component_weight: expected numbers from 0 to 1"),
         (lambda: MixtureGame([1.0], [1.0], 1.0, prior_std=0.0), "^prior_std: expected numbers above 0"),
