@@ -27,6 +27,7 @@ from amvl_theory.dynamics import (
     trajectory_per_answer,
 )
 from amvl_theory.finite_sample import average_risk, ridgeless_noise
+from amvl_theory.game import GameState, GaussianGame, fixed_state, initial_state
 from amvl_theory.leakage import MeanLeakageModel
 from amvl_theory.nonlinear import (
     SaturatingGame,
@@ -38,6 +39,7 @@ from amvl_theory.nonlinear import (
 from amvl_theory.nonlinear_mixture import MixtureGame, mixture_equilibrium, mixture_error_map, mixture_valid_range
 from amvl_theory.prior_training import amortised_trajectory, compare_protections, early_stopping, training_risk
 from amvl_theory.schedules import Schedule, piecewise_constant
+from amvl_theory.simulate import Simulation, equilibrium_by_simulation, simulate
 from amvl_theory.stability import stability, stationary_covariance, symmetriser
 
 if TYPE_CHECKING:
@@ -46,17 +48,23 @@ if TYPE_CHECKING:
 __all__ = [
     "AmortisedModel",
     "ForceStatistics",
+    "GameState",
+    "GaussianGame",
     "MeanLeakageModel",
     "MixtureGame",
     "SaturatingGame",
     "Schedule",
+    "Simulation",
     "amortised_equilibrium",
     "amortised_trajectory",
     "average_risk",
     "compare_orders",
     "compare_protections",
     "early_stopping",
+    "equilibrium_by_simulation",
     "excess_risk",
+    "fixed_state",
+    "initial_state",
     "mixture_equilibrium",
     "mixture_error_map",
     "mixture_valid_range",
@@ -72,6 +80,7 @@ __all__ = [
     "saturating_error_map",
     "saturating_spread",
     "scheduled_trajectory",
+    "simulate",
     "spread_trajectory",
     "stability",
     "stationary_covariance",

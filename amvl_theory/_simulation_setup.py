@@ -22,7 +22,12 @@ WeightFunction = Callable[[int], tuple[Array, Array]]
 
 
 def weight_function(
-    beta: ArrayLike | None, gamma: ArrayLike | None, schedule: WeightSchedule | None, steps: int, count: int, terms: Terms
+    beta: ArrayLike | None,
+    gamma: ArrayLike | None,
+    schedule: WeightSchedule | None,
+    steps: int,
+    count: int,
+    terms: Terms,
 ) -> WeightFunction:
     """step -> (beta, gamma), each of shape () or (N,), checked; from constants, arrays over steps, or a schedule.
 
@@ -86,7 +91,9 @@ def checked_start(game: GaussianGame, initial: GameState | None) -> GameState:
     for name in expected.__dataclass_fields__:
         array, shape = getattr(initial, name), getattr(expected, name).shape
         if np.shape(array) != shape or not np.isfinite(array).all():
-            raise ValueError(f"initial.{name}: expected finite numbers of shape {shape}, received shape {np.shape(array)}")
+            raise ValueError(
+                f"initial.{name}: expected finite numbers of shape {shape}, received shape {np.shape(array)}"
+            )
     return initial
 
 

@@ -227,7 +227,9 @@ def fixed_state(game: GaussianGame, model: MeanLeakageModel) -> GameState:
     """
     for name, matrix in (("posterior_precision", model.Lambda_q), ("prior_precision", model.Lambda_p)):
         if not is_diagonal(matrix):
-            raise ValueError(f"{name}: expected a diagonal one, as the game's Gaussians are diagonal, received {matrix}")
+            raise ValueError(
+                f"{name}: expected a diagonal one, as the game's Gaussians are diagonal, received {matrix}"
+            )
     return initial_state(
         game, posterior_var=1.0 / np.diagonal(model.Lambda_q), prior_var=1.0 / np.diagonal(model.Lambda_p)
     )
@@ -332,7 +334,9 @@ def _answer_probabilities(value: ArrayLike | None, answers: int) -> Array:
         raise ValueError(f"probabilities: expected shape ({answers},) or (N, {answers}), received {np.shape(value)}")
     sums = array.sum(1)
     if (np.abs(sums - 1.0) > 1e-9).any():
-        raise ValueError(f"probabilities: expected rows that sum to 1, received the sum {sums[np.abs(sums - 1).argmax()]:.12g}")
+        raise ValueError(
+            f"probabilities: expected rows that sum to 1, received the sum {sums[np.abs(sums - 1).argmax()]:.12g}"
+        )
     return array
 
 

@@ -21,6 +21,9 @@ from amvl_theory.game import GameState, GaussianGame, Terms
 
 TINY = float(np.finfo(np.float64).tiny)
 
+LOWEST_LOG_VARIANCE = -100.0
+"""Floor of log-variances under scaled steps, which reach 0 variance geometrically where the game has no other end."""
+
 
 @dataclass(frozen=True)
 class StepRule:
@@ -183,6 +186,8 @@ class Chunk:
         if self.free_q:
             np.multiply(self.to_rho, self.rho_rate, out=self.to_rho)
             np.subtract(self.rho, self.to_rho, out=self.rho)
+            if self.scaled:
+                np.maximum(self.rho, LOWEST_LOG_VARIANCE, out=self.rho)
 
     def move_prior(self) -> None:
         """One explicit step of the prior along its field, which the step overwrites."""
@@ -191,6 +196,8 @@ class Chunk:
         if self.free_p:
             np.multiply(self.to_r, self.rule.eta_p, out=self.to_r)
             np.subtract(self.r, self.to_r, out=self.r)
+            if self.scaled:
+                np.maximum(self.r, LOWEST_LOG_VARIANCE, out=self.r)
 
     def largest_gradient(self, beta: float | Array, gamma: float | Array) -> float:
         """Largest gradient entry over the whole chunk, divided by p_y as the fields are, never by a curvature bound."""

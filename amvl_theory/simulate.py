@@ -12,18 +12,19 @@ Two traps near and above the critical reverse weight (T6), where the posterior's
 1. It gets there slowly: above the critical weight v decays like 1/t, at it like t^(-1/2). `equilibrium_by_simulation`
    says which instances had not arrived.
 2. Explicit descent may never get there. A step eta is stable for the posterior's mean only while
-   eta (h + gamma / v) < 2; once v falls to
+   eta (h + gamma / v) < 2; once v falls to about
 
        v_trap = eta gamma / (2 - eta h)
 
-   the means flip sign at every step, their spread feeds the prior's variance, and v stays there: leakage that the
-   game does not have. Log-variances keep v positive, but do not remove this trap; a smaller step lowers it. The scaled
-   steps (below) have no such bound and no trap. `Simulation.trap_variance` is the bound of a run, to compare with.
+   the means jump back and forth around their rest at every step, the spread so made feeds the prior's variance, and v
+   stays there: leakage that the game does not have. Log-variances keep v positive, but do not remove this trap; a
+   smaller step lowers it. The scaled steps (below) have no such bound and no trap. `Simulation.trap_variance` is the
+   bound of a run, to compare with.
 
 Scaled steps divide every gradient entry by a bound of its own curvature at the current state (row sums of H and A; for
 log-variances the Newton step of the balance between the two variances), so eta = 1 is stable for each block. They
-have the same fixed points, and stability there is that of the block game, but they follow another path, so use
-`step_rule="euler"` for anything that depends on time.
+have the same fixed points but follow another path, so use `step_rule="euler"` for anything that depends on time. They
+keep log-variances above -100: an objective that nothing stops from shrinking the posterior (ntp, forward-only) gets there.
 
 Source: derived for this project.
 """
@@ -36,7 +37,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from amvl_theory._simulation_setup import (
     NOISE_BLOCK,
@@ -52,6 +53,7 @@ from amvl_theory._simulation_setup import (
 from amvl_theory.checks import Array, one_of, positive, scalar, weight
 from amvl_theory.game import GameState, GaussianGame, gradients, terms_of
 from amvl_theory.game_kernel import Chunk, StepRule, diverging, scatter
+
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
@@ -74,9 +76,9 @@ class Simulation:
     game: GaussianGame
     state: GameState
     gradient_norm: Array
-    steps: Array
-    converged: Array | None
-    recorded_steps: Array
+    steps: NDArray[np.int64]
+    converged: NDArray[np.bool_] | None
+    recorded_steps: NDArray[np.int64]
     recorded: GameState
     trap_variance: Array
 
@@ -92,9 +94,9 @@ class Simulation:
         return np.einsum("nki,nkj->nij", self.game.p[:, :, None] * spread, spread)
 
     @property
-    def diverged(self) -> Array:
+    def diverged(self) -> NDArray[np.bool_]:
         """(N,) whether an instance's state or gradient is no longer finite."""
-        return ~np.isfinite(self.gradient_norm + self.state.largest())
+        return np.asarray(~np.isfinite(self.gradient_norm + self.state.largest()))
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def simulate(
         state=final,
         gradient_norm=norm,
         steps=made,
-        converged=None if tolerance is None else norm <= tolerance,
+        converged=None if tolerance is None else np.asarray(norm <= tolerance),
         recorded_steps=np.array(kept, dtype=np.int64),
         recorded=recorded,
         trap_variance=trap_variance(game, plan.rule, last_gamma),
@@ -243,7 +245,7 @@ def equilibrium_by_simulation(
     """Iterate scaled, alternating steps from ``initial`` until no gradient exceeds the tolerance.
 
     Nothing is hidden: `Simulation.converged` is False for an instance whose gradient is still larger after ``max_steps``
-    (slow near the critical weight, or a cycle), and `Simulation.diverged` for one that left the finite numbers. A converged
+    (slow near the critical weight or beside a collapsed mode of a dense H, or a cycle), and `Simulation.diverged` for one that left the finite numbers. A converged
     instance is at a fixed point of the game from this start, not the only one where there are several. Where a variance
     runs to 0 (objectives with ntp but no pull on the posterior, a collapsed dual KL) the gradient of its logarithm falls
     with the variance itself, so the tolerance then bounds that variance (times the curvature).
@@ -290,9 +292,9 @@ def _run_chunk(
             if step in rows:
                 scatter(chunk, recorded, rows[step])
             beta, gamma = (value[where] if value.ndim else float(value) for value in plan.weights(step))
-            if plan.tolerance is not None and step % plan.check_every == 0:
-                if chunk.largest_gradient(beta, gamma) <= plan.tolerance:
-                    break
+            watched = plan.tolerance is not None and step % plan.check_every == 0
+            if watched and chunk.largest_gradient(beta, gamma) <= plan.tolerance:  # type: ignore[operator]
+                break
             _step(chunk, beta, gamma, alternating=plan.alternating, noise=noise)
             made = step + 1
     if plan.steps in rows:
