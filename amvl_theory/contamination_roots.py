@@ -38,7 +38,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.polynomial import polynomial as poly
-from scipy.optimize import brentq
 
 from amvl_theory.checks import Array, not_negative, one_of, positive, scalar
 
@@ -163,6 +162,8 @@ def _sextic_points(a: float, u: float, k: float) -> list[float]:
 
 def _real_roots(coefficients: Array, low: float, high: float) -> list[float]:
     """Real roots of a polynomial (ascending powers) on [low, high]: between the roots of the derivative it is monotone."""
+    from scipy.optimize import brentq  # here, because it takes most of a second to import
+
     coefficients = poly.polytrim(coefficients)
     if len(coefficients) <= 1:
         return []
@@ -170,7 +171,9 @@ def _real_roots(coefficients: Array, low: float, high: float) -> list[float]:
     edges = sorted({low, high, *bends})
     sizes = np.abs(coefficients)
     at = [float(poly.polyval(x, coefficients)) for x in edges]
-    close = [abs(f) <= 8 * np.finfo(float).eps * float(poly.polyval(abs(x), sizes)) for x, f in zip(edges, at, strict=True)]
+    close = [
+        abs(f) <= 8 * np.finfo(float).eps * float(poly.polyval(abs(x), sizes)) for x, f in zip(edges, at, strict=True)
+    ]
     roots = [x for x, touches in zip(edges, close, strict=True) if touches]
     for i in range(len(edges) - 1):
         if at[i] * at[i + 1] < 0 and not (close[i] or close[i + 1]):

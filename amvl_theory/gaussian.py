@@ -123,7 +123,9 @@ def matched_variance(
     held = real_array("mean", mean)
     if held.ndim > 1 or (held.ndim == 1 and held.shape != mu.shape[1:]):
         raise ValueError(f"mean: expected a number or shape {mu.shape[1:]}, received {held.shape}")
-    return np.asarray(_weights(probabilities, len(mu)) @ (_variances(real_array("variances", variances), mu) + (mu - held) ** 2))
+    return np.asarray(
+        _weights(probabilities, len(mu)) @ (_variances(real_array("variances", variances), mu) + (mu - held) ** 2)
+    )
 
 
 def mixture_information(means: ArrayLike, variances: ArrayLike, probabilities: ArrayLike | None = None) -> Array:

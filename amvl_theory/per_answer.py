@@ -25,14 +25,17 @@ s_y = beta/(h + beta/sigma_p^2) is the same for all answers, so there the closed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from amvl_theory.checks import Array, not_negative, one_of, positive, real_array
 from amvl_theory.selfconsistent import self_consistent_spread
+
+Index = NDArray[np.signedinteger[Any]]
+Mask = NDArray[np.bool_]
 
 _RUNGS, _STEPS, _NEWTON_STEPS, _BATCH = 20, 40, 30, 200
 _TOLERANCE = 1e-12
@@ -115,8 +118,9 @@ def per_answer_equilibrium(
     except ValueError as error:
         raise ValueError(f"forces: expected instances that broadcast, received {g.shape}, {p.shape}, ...") from error
     count = g.shape[-1]
+    rows = [np.broadcast_to(x, (*lead, count)).reshape(-1, count) for x in (g, p)]
     numbers = [np.broadcast_to(x, lead).reshape(-1) for x in (h, weight, alpha, pull)]
-    game = _Games(*(np.broadcast_to(x, (*lead, count)).reshape(-1, count) for x in (g, p)), *numbers, held)
+    game = _Games(rows[0], rows[1], numbers[0], numbers[1], numbers[2], numbers[3], held)
     r, c, residual = _solve(game, branch)
     a, v = game.drive(c), r / (1 + r)
     unit = (game.gamma / game.h)[:, None]
@@ -163,7 +167,9 @@ def closed_form_error_map(
         ValueError: for a ratio not above 0, or a kurtosis that the family does not reach.
     """
     one_of("family", family, ("two", "three"))
-    ratio, levels = (np.atleast_1d(x) for x in (positive("weight_ratio", weight_ratio), real_array("kurtosis", kurtosis)))
+    ratio, levels = (
+        np.atleast_1d(x) for x in (positive("weight_ratio", weight_ratio), real_array("kurtosis", kurtosis))
+    )
     cases = [(two_answers if family == "two" else three_answers)(float(k)) for k in levels]
     forces, p = (np.stack([case[i] for case in cases])[None] for i in (0, 1))
     exact = per_answer_equilibrium(forces, 1.0, 2 * ratio[:, None], p, branch=branch).second_moment
@@ -186,9 +192,9 @@ class _Games:
     beta: Array
     held: bool
 
-    def take(self, rows: Array) -> _Games:
-        parts = (x[rows] for x in (self.g, self.p, self.h, self.gamma, self.alpha, self.beta))
-        return _Games(*parts, self.held)
+    def take(self, rows: Index) -> _Games:
+        g, p, h, gamma, alpha, beta = (x[rows] for x in (self.g, self.p, self.h, self.gamma, self.alpha, self.beta))
+        return _Games(g, p, h, gamma, alpha, beta, self.held)
 
     def drive(self, c: Array) -> Array:
         """a_y (B, n)."""
@@ -200,6 +206,10 @@ class _Games:
             return np.zeros(len(self.h))
         return self.beta * (self.p * self.g).sum(axis=-1) / (self.beta * self.h + self.alpha * self.gamma)
 
+    def mean_range(self) -> tuple[Array, Array]:
+        """Between which c (B,) every solution lies: 0 and the answers' free shifts."""
+        return np.minimum(self.g.min(axis=-1), 0) / self.h, np.maximum(self.g.max(axis=-1), 0) / self.h
+
     def implied(self, b: Array, c: Array, r: Array) -> Array:
         """r (B, n) at a given prior variance b (B,): iterates r (1 + r) = b + a v^2, monotone from either side."""
         a = self.drive(c)
@@ -207,14 +217,6 @@ class _Games:
             q = b[:, None] + a * (r / (1 + r)) ** 2
             r = 2 * q / (1 + np.sqrt(1 + 4 * q))
         return r
-
-    def implied_mean(self, b: Array, r: Array) -> Array:
-        """c (B,) that balances the prior's mean at given widths."""
-        if self.held:
-            return np.zeros(len(b))
-        v = r / (1 + r)
-        hold = self.alpha * self.gamma * b + self.beta * self.h * (self.p * v).sum(axis=-1)
-        return self.beta * (self.p * self.g * v).sum(axis=-1) / hold
 
     def equations(self, r: Array, c: Array) -> tuple[Array, Array]:
         """Residuals (B, n + 1) and their Jacobian in (log r, c), each row over its largest term."""
@@ -247,10 +249,10 @@ def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
     """r (B, n), c (B,) and the relative residual (B,) of the wanted branch."""
     rest = game.collapsed_mean()
     excess = 2 * (game.p * game.drive(rest)).sum(axis=-1) - 1  # gamma_c/gamma - 1
-    silent = excess <= _CRITICAL
+    silent = np.asarray(excess <= _CRITICAL)
     r, c, residual = np.zeros(game.g.shape), rest.copy(), np.zeros(len(rest))
     for first in range(0, len(rest), _BATCH):
-        rows = np.arange(first, min(first + _BATCH, len(rest)))
+        rows: Index = np.arange(first, min(first + _BATCH, len(rest)))
         if branch == "collapsed":
             rows = rows[~silent[rows]]
         if not len(rows):
@@ -260,7 +262,9 @@ def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
         some = np.isfinite(size).any(axis=-1)
         lost = rows[~some & ~silent[rows]]
         if len(lost):
-            raise RuntimeError(f"per-answer game: found no solution for {len(lost)} instances, the first {game.g[lost[0]]}")
+            raise RuntimeError(
+                f"per-answer game: found no solution for {len(lost)} instances, the first {game.g[lost[0]]}"
+            )
         pick = np.nanargmax(np.where(some[:, None], size, 0.0), axis=-1)
         if branch == "collapsed":
             pick = np.nanargmin(size, axis=-1)
@@ -273,23 +277,42 @@ def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
 def _candidates(game: _Games, excess: Array) -> tuple[Array, Array, Array]:
     """Newton's results r (B, S, n), c (B, S) and residual (B, S) from S starts; NaN where it is no attracting solution."""
     count, answers = game.g.shape
-    bound = 2 * np.abs(game.g).max(axis=-1) ** 2 * 2 / (game.gamma * game.h)  # every a at |c| <= max |g|/h
+    if game.held:
+        r, low = _ladder(game, excess)
+        many = game.take(np.repeat(np.arange(count), r.shape[1]))
+        c: Array = np.zeros(len(many.h))
+    else:
+        # For each of a range of prior means, the largest and the smallest solution with the mean held there.
+        share = np.linspace(0, 1, _RUNGS)
+        lowest, highest = game.mean_range()
+        means = (lowest[:, None] + (highest - lowest)[:, None] * share).ravel()
+        held = game.take(np.repeat(np.arange(count), _RUNGS))
+        held = replace(held, g=held.g - (held.h * means)[:, None], held=True)
+        pairs = [_solve(held, branch)[0] for branch in ("leaking", "collapsed")]
+        r = np.maximum(np.stack([x.reshape(count, _RUNGS, answers) for x in pairs], axis=1), _CRITICAL)
+        r, low = r.reshape(count, 2 * _RUNGS, answers), np.full(count, _CRITICAL)
+        many = game.take(np.repeat(np.arange(count), 2 * _RUNGS))
+        c = np.tile(means.reshape(count, 1, _RUNGS), (1, 2, 1)).ravel()
+    shape = r.shape[:2]
+    found, c, error = _newton(many, r.reshape(-1, answers), c)
+    good = np.asarray(error < _TOLERANCE) & _attracting(many, found, c)
+    # Close to r = 0 the equations hold to first order whatever r is; a solution there needs a weight just below critical.
+    good &= found.max(axis=-1) > 0.05 * np.repeat(low, shape[1])
+    return found.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
+
+
+def _ladder(game: _Games, excess: Array) -> tuple[Array, Array]:
+    """Starts r (B, S, n) implied by prior variances from small to large, and the smallest of these (B,); mean held."""
+    count, answers = game.g.shape
+    bound = game.drive(np.zeros(count)).max(axis=-1)
     top = 4 * (bound + np.sqrt(bound) + 1)
     low = np.clip(0.1 * np.abs(excess), _CRITICAL, 1e-3)
-    ladder = np.exp(np.log(low)[:, None] + np.log(top / low)[:, None] * np.linspace(0, 1, _RUNGS))
+    b = np.exp(np.log(low)[:, None] + np.log(top / low)[:, None] * np.linspace(0, 1, _RUNGS))
+    b = np.concatenate([b, b], axis=-1)
+    begin = np.concatenate([np.zeros((count, _RUNGS)), np.tile(top[:, None], (1, _RUNGS))], axis=-1).ravel()
     many = game.take(np.repeat(np.arange(count), 2 * _RUNGS))
-    b = np.concatenate([ladder, ladder], axis=-1).ravel()
-    begin = np.concatenate([np.zeros_like(ladder), np.broadcast_to(top[:, None], ladder.shape)], axis=-1).ravel()
-    r, c = np.repeat(begin[:, None], answers, axis=-1), many.collapsed_mean()
-    for _ in range(1 if game.held else 3):
-        r = many.implied(b, c, np.repeat(begin[:, None], answers, axis=-1))
-        c = many.implied_mean(b, r)
-    r, c, error = _newton(many, r, c)
-    good = (error < _TOLERANCE) & _attracting(many, r, c)
-    # Close to r = 0 the equations hold to first order whatever r is; a solution there needs a weight just below critical.
-    good &= r.max(axis=-1) > 0.05 * np.repeat(low, 2 * _RUNGS)
-    shape = (count, 2 * _RUNGS)
-    return r.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
+    r = many.implied(b.ravel(), np.zeros(len(begin)), np.repeat(begin[:, None], answers, axis=-1))
+    return r.reshape(count, 2 * _RUNGS, answers), low
 
 
 def _newton(game: _Games, r: Array, c: Array) -> tuple[Array, Array, Array]:
@@ -303,17 +326,17 @@ def _newton(game: _Games, r: Array, c: Array) -> tuple[Array, Array, Array]:
         step = np.linalg.solve(jacobian, error[..., None])[..., 0]
         r = np.clip(r * np.exp(-np.clip(step[:, :-1], -1.0, 1.0)), 1e-14, 1e14)
         if not game.held:
-            c = np.clip(c - step[:, -1], game.g.min(axis=-1) / game.h, game.g.max(axis=-1) / game.h)
+            c = np.clip(c - step[:, -1], *game.mean_range())
     error, _ = game.equations(r, c)
     return r, c, np.abs(error).max(axis=-1)
 
 
-def _attracting(game: _Games, r: Array, c: Array) -> Array:
-    """Whether the iteration in r contracts at the solution, with the prior's mean where it is."""
-    jacobian = game.equations(r, c)[1][:, :-1, :-1]
-    finite = np.isfinite(jacobian).all(axis=(-2, -1))
-    jacobian[~finite] = -np.eye(jacobian.shape[-1])
-    return np.asarray((np.linalg.eigvals(jacobian).real > 0).all(axis=-1))
+def _attracting(game: _Games, r: Array, c: Array) -> Mask:
+    """Whether widths contract at the given mean, and the mean then falls back when it is moved slowly."""
+    jacobian = game.equations(r, c)[1]
+    jacobian[~np.isfinite(jacobian).all(axis=(-2, -1))] = -np.eye(jacobian.shape[-1])
+    widths = (np.linalg.eigvals(jacobian[:, :-1, :-1]).real > 0).all(axis=-1)
+    return np.asarray(widths & (np.linalg.slogdet(jacobian)[0] > 0))
 
 
 def _probabilities(value: ArrayLike, count: int) -> Array:

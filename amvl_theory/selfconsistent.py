@@ -74,7 +74,7 @@ def self_consistent_spread(
     v0, h, w = np.broadcast_arrays(v0, h, w)
     root = np.sqrt(v0)
     force = np.where(v0 > 0, root, 1.0)
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         if objective == "dual":
             lost = np.sqrt(w * h / 2) / force  # sqrt(gamma/gamma_c)
             kept = np.where(v0 > 0, np.maximum(1.0 - lost, 0.0), 0.0)

@@ -3,8 +3,8 @@
 Prior mean at 0, posterior variances sigma_i^2 shared by the answers, prior variances by moment matching,
 rms(delta_i)^2 = E_y delta_{y,i}^2. At rest, mode by mode,
 
-    dual KL  sigma_i^2 = sqrt(2 gamma / H_ii) rms(delta_i),   (H delta_y)_i + sqrt(gamma H_ii/2) delta_{y,i}/rms(delta_i) = g_{y,i}
-    ELBO     sigma_i^2 = beta / (H_ii + beta / sigma_p,i^2),  (H delta_y)_i + beta delta_{y,i} / sigma_p,i^2        = g_{y,i}
+    dual KL  (H delta_y)_i + sqrt(gamma H_ii/2) delta_{y,i}/rms(delta_i) = g_{y,i},   sigma_i^2 = sqrt(2 gamma/H_ii) rms(delta_i)
+    ELBO     (H delta_y)_i + beta delta_{y,i} / sigma_p,i^2 = g_{y,i},                sigma_i^2 = beta / (H_ii + beta/sigma_p,i^2)
 
 The dual-KL equations say that delta minimises a convex group lasso,
 
@@ -101,7 +101,9 @@ def sparse_spread(
         norm = float(np.linalg.norm(force))
         return np.maximum(1 - kappa[i] / norm, 0.0) * force / H[i, i] if norm > 0 else force
 
-    shifts = free.copy()
+    # At the threshold itself descent from free shifts would approach 0 only algebraically.
+    silent = bool((np.linalg.norm(rows, axis=0) <= kappa).all())
+    shifts = np.zeros_like(free) if silent else free.copy()
     residual = np.inf
     for count in range(_MAX_SWEEPS):
         residual = _sweep(H, rows, shifts, shrink)

@@ -9,6 +9,7 @@ input is read from memory once and every result written once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -58,7 +59,9 @@ def sweep_contamination(
         shape = np.broadcast_shapes(*(array.shape for array in given))
     except ValueError as error:
         shapes = ", ".join(str(array.shape) for array in given)
-        raise ValueError(f"beta: expected shapes that broadcast with gamma and absorption, received {shapes}") from error
+        raise ValueError(
+            f"beta: expected shapes that broadcast with gamma and absorption, received {shapes}"
+        ) from error
     if chunk < 1 or workers < 1:
         raise ValueError(f"chunk: expected chunk and workers of at least 1, received {chunk} and {workers}")
     out = _result(out, shape)
@@ -90,7 +93,7 @@ def _result(out: Array | None, shape: tuple[int, ...]) -> Array:
     return out
 
 
-def _sweep(flat: list[Array], target: Array, part: slice, pull: float, response: float, chunk: int) -> None:
+def _sweep(flat: Sequence[Array], target: Array, part: slice, pull: float, response: float, chunk: int) -> None:
     """Fill target[part]; pull = lambda_q/h, response = g/h."""
     room = np.empty(min(chunk, part.stop - part.start))
     for start in range(part.start, part.stop, chunk):
