@@ -19,6 +19,7 @@ from amvl_theory.amortised import (
     protection,
 )
 from amvl_theory.answer_direction import predicted_answer_direction_shift
+from amvl_theory.contamination_roots import Roots, self_consistent_contamination
 from amvl_theory.dynamics import (
     compare_orders,
     scheduled_trajectory,
@@ -26,8 +27,36 @@ from amvl_theory.dynamics import (
     trajectory,
     trajectory_per_answer,
 )
+from amvl_theory.equilibrium import (
+    COUNTER_EXAMPLES,
+    CounterExample,
+    Equilibrium,
+    effective_anchor,
+    elbo_equilibrium,
+    equilibrium,
+    equivalent_gamma,
+    frozen_prior_response,
+    leaked_information,
+    mode_absorption,
+    mode_contamination,
+    relative_contamination,
+    spread,
+)
 from amvl_theory.finite_sample import average_risk, ridgeless_noise
 from amvl_theory.game import GameState, GaussianGame, fixed_state, initial_state
+from amvl_theory.gaussian import (
+    InformationBounds,
+    Moments,
+    entropy,
+    gaussian_channel_information,
+    jeffreys_diag,
+    kl_diag,
+    kl_full,
+    matched_variance,
+    mixture_information,
+    moment_match,
+    pairwise_information_bounds,
+)
 from amvl_theory.leakage import MeanLeakageModel
 from amvl_theory.nonlinear import (
     SaturatingGame,
@@ -37,57 +66,119 @@ from amvl_theory.nonlinear import (
     valid_range,
 )
 from amvl_theory.nonlinear_mixture import MixtureGame, mixture_equilibrium, mixture_error_map, mixture_valid_range
+from amvl_theory.per_answer import (
+    ErrorMap,
+    PerAnswer,
+    closed_form_error_map,
+    per_answer_equilibrium,
+    three_answers,
+    two_answers,
+)
 from amvl_theory.prior_training import amortised_trajectory, compare_protections, early_stopping, training_risk
 from amvl_theory.schedules import Schedule, piecewise_constant
+from amvl_theory.selfconsistent import (
+    EQUAL_WEIGHT_CROSSOVER,
+    Spread,
+    critical_weight,
+    equal_weight_crossover,
+    exact_leaked_information,
+    self_consistent_spread,
+)
 from amvl_theory.simulate import Simulation, equilibrium_by_simulation, simulate
+from amvl_theory.sparsity import SparseSpread, collapse_threshold, elbo_spread, local_elbo_threshold, sparse_spread
 from amvl_theory.stability import stability, stationary_covariance, symmetriser
+from amvl_theory.sweep import sweep_contamination
 
 if TYPE_CHECKING:
     from amvl_theory.theorems import prove_all
 
 __all__ = [
+    "COUNTER_EXAMPLES",
+    "EQUAL_WEIGHT_CROSSOVER",
     "AmortisedModel",
+    "CounterExample",
+    "Equilibrium",
+    "ErrorMap",
     "ForceStatistics",
     "GameState",
     "GaussianGame",
+    "InformationBounds",
     "MeanLeakageModel",
     "MixtureGame",
+    "Moments",
+    "PerAnswer",
+    "Roots",
     "SaturatingGame",
     "Schedule",
     "Simulation",
+    "SparseSpread",
+    "Spread",
     "amortised_equilibrium",
     "amortised_trajectory",
     "average_risk",
+    "closed_form_error_map",
+    "collapse_threshold",
     "compare_orders",
     "compare_protections",
+    "critical_weight",
     "early_stopping",
+    "effective_anchor",
+    "elbo_equilibrium",
+    "elbo_spread",
+    "entropy",
+    "equal_weight_crossover",
+    "equilibrium",
     "equilibrium_by_simulation",
+    "equivalent_gamma",
+    "exact_leaked_information",
     "excess_risk",
     "fixed_state",
+    "frozen_prior_response",
+    "gaussian_channel_information",
     "initial_state",
+    "jeffreys_diag",
+    "kl_diag",
+    "kl_full",
+    "leaked_information",
+    "local_elbo_threshold",
+    "matched_variance",
     "mixture_equilibrium",
     "mixture_error_map",
+    "mixture_information",
     "mixture_valid_range",
+    "mode_absorption",
+    "mode_contamination",
+    "moment_match",
     "noise_contamination",
     "optimal_gamma",
     "optimal_ridge",
+    "pairwise_information_bounds",
+    "per_answer_equilibrium",
     "piecewise_constant",
     "predicted_answer_direction_shift",
     "protection",
     "prove_all",
+    "relative_contamination",
     "ridgeless_noise",
     "saturating_equilibrium",
     "saturating_error_map",
     "saturating_spread",
     "scheduled_trajectory",
+    "self_consistent_contamination",
+    "self_consistent_spread",
     "simulate",
+    "sparse_spread",
+    "spread",
     "spread_trajectory",
     "stability",
     "stationary_covariance",
+    "sweep_contamination",
     "symmetriser",
+    "three_answers",
     "training_risk",
     "trajectory",
     "trajectory_per_answer",
+    "two_answers",
     "valid_range",
 ]
 

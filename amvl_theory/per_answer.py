@@ -259,7 +259,7 @@ def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
             continue
         found_r, found_c, error = _candidates(game.take(rows), excess[rows])
         size = np.where(np.isfinite(error), found_r.max(axis=-1), np.nan)
-        some = np.isfinite(size).any(axis=-1)
+        some: Mask = np.asarray(np.isfinite(size).any(axis=-1))
         lost = rows[~some & ~silent[rows]]
         if len(lost):
             raise RuntimeError(
