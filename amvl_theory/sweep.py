@@ -17,8 +17,15 @@ from numpy.typing import ArrayLike
 
 from amvl_theory.checks import Array, positive, scalar
 
-CHUNK = 16384
-"""Points per piece: three inputs, the result and one temporary of 128 KiB each stay in the second-level cache."""
+CHUNK = 32768
+"""Points per piece: three inputs, the result and one temporary of 256 KiB each stay in the second-level cache."""
+
+_LARGEST = float(np.finfo(np.float64).max)
+_RANGES = (
+    ("beta", float(np.nextafter(0.0, 1.0)), _LARGEST, "finite numbers above 0"),
+    ("gamma", 0.0, _LARGEST, "finite numbers of at least 0"),
+    ("absorption", 0.0, 1.0, "numbers from 0 to 1"),
+)
 
 
 def sweep_contamination(
@@ -112,13 +119,9 @@ def _sweep(flat: Sequence[Array], target: Array, part: slice, pull: float, respo
         np.divide(other, result, out=result)
 
 
-def _check(beta: Array, gamma: Array, absorption: Array) -> None:
+def _check(*arrays: Array) -> None:
     """Refuse points out of range; written so that NaN fails every comparison."""
-    for name, array, low, high, expected in (
-        ("beta", beta, np.nextafter(0.0, 1.0), np.finfo(float).max, "finite numbers above 0"),
-        ("gamma", gamma, 0.0, np.finfo(float).max, "finite numbers of at least 0"),
-        ("absorption", absorption, 0.0, 1.0, "numbers from 0 to 1"),
-    ):
-        smallest, largest = array.min(), array.max()
+    for (name, low, high, expected), array in zip(_RANGES, arrays, strict=True):
+        smallest, largest = np.minimum.reduce(array, axis=None), np.maximum.reduce(array, axis=None)
         if not (smallest >= low and largest <= high):
             raise ValueError(f"{name}: expected {expected}, received values from {smallest:.6g} to {largest:.6g}")
