@@ -108,8 +108,11 @@ def _sweep(flat: Sequence[Array], target: Array, part: slice, pull: float, respo
         beta, gamma, absorption = (array[here] if array.ndim else array for array in flat)
         _check(beta, gamma, absorption)
         result, other = target[here], room[: here.stop - here.start]
-        np.multiply(gamma, pull, out=result)
-        result += 1.0
+        if pull == 1.0:
+            np.add(gamma, 1.0, out=result)
+        else:
+            np.multiply(gamma, pull, out=result)
+            result += 1.0
         np.subtract(1.0, absorption, out=other)
         result *= other  # (1 - s) (1 + gamma lambda_q/h)
         np.multiply(beta, absorption, out=other)
