@@ -273,6 +273,8 @@ def test_sweep_is_the_one_mode_formula_for_any_shape_chunk_and_number_of_threads
     grid = mode_contamination(0.7, 1.3, 2.0, mode_absorption(beta[:, :1], 1.0, 1.0), gamma[:1])
     np.testing.assert_allclose(out, grid, rtol=1e-12)
     assert sweep_contamination(1.0, 0.0, 1.0).shape == ()
+    unit = mode_contamination(1.0, 1.0, 1.0, mode_absorption(beta, s, 1 - s + 1e-300), gamma)
+    np.testing.assert_allclose(sweep_contamination(beta, gamma, s), unit, rtol=1e-12)
     assert sweep_contamination([1.0, 2.0], 3.0, [0.0, 1.0]).tolist() == [0.0, 1.0]
 
 
