@@ -247,8 +247,8 @@ def equilibrium_by_simulation(
     Nothing is hidden: `Simulation.converged` is False for an instance whose gradient is still larger after ``max_steps``
     (slow near the critical weight or beside a collapsed mode of a dense H, or a cycle), and `Simulation.diverged` is True
     for one that left the finite numbers. A converged instance is at a fixed point of the game, that of this start where
-    there are several. Where a variance runs to 0 (objectives with ntp but no pull on the posterior, a collapsed dual KL) the gradient of its logarithm falls
-    with the variance itself, so the tolerance then bounds that variance (times the curvature).
+    there are several. Where a variance runs to 0 (objectives with ntp but no pull on the posterior, a collapsed dual KL)
+    the gradient of its logarithm falls with the variance, so the tolerance then bounds variance times curvature.
 
     Args:
         objective, beta, gamma, initial, chunk, threads: as for `simulate`; beta and gamma constant in time.
