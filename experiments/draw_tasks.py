@@ -6,7 +6,10 @@ python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, SPLITS, example_sheet
 
