@@ -31,12 +31,31 @@ VISION_ATTENTION = "amvl_packed_flash"
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, is_causal: bool, scale: float, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax attention, (B, H, Q, D) x (B, H or fewer, K, D) -> (B, H, Q, D); ``mask`` is boolean, True = visible."""
-    low_precision = query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    low_precision = query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(query.device.type)
     fused = query.device.type != "cpu" or not low_precision or dropout > 0
     groups = query.shape[1] // key.shape[1]
+    if groups > 1 and mask is not None and mask.shape[1] == 1:
+        # the heads of a group as further rows: the keys, mostly those of the long prefix, are not copied
+        rows = query.shape[2]
+        folded = query.unflatten(1, (key.shape[1], groups)).flatten(2, 3)
+        mask = mask.repeat(1, 1, groups, 1)
+        out = attend(folded, key, value, mask=mask, is_causal=False, scale=scale, dropout=dropout)
+        return out.unflatten(2, (groups, rows)).flatten(1, 2)
+    if groups > 1 and mask is None and query.device.type == "cuda" and low_precision:
+        # flash attention reads shared keys in place
+        return F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=is_causal, scale=scale, enable_gqa=True
+        )
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
@@ -73,9 +92,7 @@ def shared_prefix_attention(
     if attention_mask.dtype != torch.bool:
         attention_mask = attention_mask == 0  # additive masks of transformers: 0 where visible
     prefix = rows - attention_mask.shape[-2]
-    short = attend(
-        query[:, :, prefix:], key, value, mask=attention_mask, is_causal=False, scale=scale, dropout=dropout
-    )
+    short = attend(query[:, :, prefix:], key, value, mask=attention_mask, is_causal=False, scale=scale, dropout=dropout)
     if prefix == 0:
         return short.transpose(1, 2), None
     head = (query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
@@ -30,11 +30,13 @@ from amvl_model.checkpointing import disable_checkpointing, enable_checkpointing
 from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint, refuse_missing_weights
 from amvl_model.configuration import AMVLConfig
 from amvl_model.distributions import DiagonalGaussian, GaussianHead
+from amvl_model.generation import LatentGenerationMixin
 from amvl_model.objective import answer_nll
 from amvl_model.shared_prefix import (
     PrefixCache,
     QueryState,
     first_pass_mask,
+    full_mask,
     posterior_mask,
     second_pass_mask,
     short_positions,
@@ -87,7 +89,7 @@ def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
     return DiagonalGaussian(mean, log_std)
 
 
-class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
     """A Qwen-VL backbone with k latent slots between question and answer (see the module's docstring)."""
 
     config: AMVLConfig
@@ -297,7 +299,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return self._decode_step(input_ids, past_key_values, position_ids, inputs_embeds, decode_mask)
         if answer_ids is None or answer_mask is None:
             raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
-        batch = {"input_ids": input_ids, "attention_mask": _full_mask(input_ids, attention_mask), **vision}
+        batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
         state, prior, posterior, embeddings = self._first_pass(batch, answer_ids, answer_mask)
         assert posterior is not None
         z = self._choose(latents, prior, posterior, latent_temperature, generator)
@@ -350,7 +352,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, Tensor]:
         """[x | prior | posterior | y], or [x | prior] without an answer; also returns the embeddings of x (B, N, hidden)."""
         ids, k = batch["input_ids"], self.config.num_latents
-        query_mask = _full_mask(ids, batch.get("attention_mask"))
+        query_mask = full_mask(ids, batch.get("attention_mask"))
         x, positions = self._embed_query(batch, query_mask)
         next_position = positions.amax(dim=(0, 2)) + 1
         blocks = [x, self._queries(self.prior_queries, len(ids))]
@@ -455,110 +457,6 @@ class AMVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         scale = 0.0 if latents.endswith("_mean") else temperature
         return names[latents].rsample(temperature=scale, generator=generator)
 
-    # ------------------------------------------------------------------ generation
-
-    @torch.no_grad()
-    def generate(  # type: ignore[override]
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        latent_temperature: float = 1.0,
-        latents: Tensor | None = None,
-        seed: int | None = None,
-        num_return_sequences: int = 1,
-        num_beams: int = 1,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Answer a batch of questions: encode x, draw Z from the prior, decode y with the cached x.
-
-        Args:
-            input_ids, attention_mask: (B, N), right-padded, from `AMVLProcessor(questions, answers=False)`.
-            latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
-            latents: (B * num_return_sequences, k, d) to use instead of a sample.
-            seed: of the latent samples; the same seed gives the same latents.
-            num_return_sequences: latent samples per question, sharing the encoding of x.
-            num_beams: of the search over answer tokens.
-            **kwargs: any other option of transformers' generate (max_new_tokens, do_sample, ...).
-
-        Returns:
-            (B * num_return_sequences, T) generated token ids, without the prompt.
-        """
-        vision = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
-        batch = {"input_ids": input_ids, "attention_mask": _full_mask(input_ids, attention_mask)}
-        state, prior = self.encode_query(batch | {k: v for k, v in vision.items() if v is not None})
-        if latents is None:
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            prior = prior.repeat_interleave(num_return_sequences)
-            latents = prior.rsample(temperature=latent_temperature, generator=generator)
-        state = state.repeat_interleave(num_return_sequences)
-        k, (rows, prefix) = self.config.num_latents, state.mask.shape
-        expected = (rows, k, self.config.latent_dim)
-        if tuple(latents.shape) != expected:
-            raise ValueError(f"expected latents of shape {expected} (samples, k, d), got {tuple(latents.shape)}")
-        placeholder = input_ids.repeat_interleave(num_return_sequences, dim=0)
-        prompt = torch.cat([placeholder, placeholder.new_zeros(rows, k)], dim=1)
-        cache = state.cache.to_dynamic(self.config.get_text_config())
-        if num_beams > 1:
-            cache.batch_repeat_interleave(num_beams)
-        kwargs.setdefault("eos_token_id", self.config.get_text_config().eos_token_id)
-        kwargs.setdefault("pad_token_id", _pad_id(self.config, kwargs["eos_token_id"]))
-        output = super().generate(
-            input_ids=prompt,
-            attention_mask=F.pad(state.mask, (0, k), value=1),
-            past_key_values=cache,
-            latent_tokens=self.inject(latents),
-            next_position=state.next_position,
-            prefix_length=prefix,
-            num_beams=num_beams,
-            **kwargs,
-        )
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        return sequences[:, prefix + k :]
-
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Inputs of one decoding step: first the k injected tokens, then one new token at a time."""
-        prefix, injected = kwargs["prefix_length"], kwargs["latent_tokens"]
-        past = past_key_values.get_seq_length()
-        new = input_ids[:, past:]
-        if attention_mask is None:  # newer versions of transformers drop a mask of ones
-            attention_mask = torch.ones_like(input_ids)
-        positions = short_positions(kwargs["next_position"], past - prefix + torch.arange(new.shape[1]))
-        step = {"input_ids": new, "past_key_values": past_key_values, "position_ids": positions}
-        step["inputs_embeds"] = injected if past == prefix else None
-        step["decode_mask"] = second_pass_mask(attention_mask[:, :past], new.shape[1])
-        return step
-
-    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """transformers would refuse the keys that `generate` above passes on to the decoding steps."""
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Any:
-        return None  # prepare_inputs_for_generation makes them
-
-    def _decode_step(
-        self,
-        input_ids: Tensor,
-        cache: Any,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        mask: Tensor | None,
-    ) -> CausalLMOutputWithPast:
-        x = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        output = self.backbone.model.language_model(
-            inputs_embeds=x,
-            position_ids=position_ids,
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = self.get_output_embeddings()(output.last_hidden_state[:, -1:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
-
 
 def is_adapter_weight(name: str) -> bool:
     """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or one of the latent modules."""
@@ -569,19 +467,10 @@ def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None
     weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
 
-def _full_mask(ids: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.ones_like(ids) if mask is None else mask
-
-
 def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
     with torch.no_grad():
         norms = embeddings.float().norm(dim=-1)
         return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
-
-
-def _pad_id(config: AMVLConfig, eos: int | list[int]) -> int:
-    pad = config.get_text_config().pad_token_id
-    return pad if pad is not None else (eos[0] if isinstance(eos, list) else eos)
 
 
 AutoModel.register(AMVLConfig, AMVLForConditionalGeneration)

@@ -115,6 +115,11 @@ class QueryState:
         )
 
 
+def full_mask(ids: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask (B, N), or ones where there is none."""
+    return torch.ones_like(ids) if mask is None else mask
+
+
 def causal(rows: int, device: torch.device) -> Tensor:
     """(rows, rows) boolean, True where a row may look."""
     return torch.ones(rows, rows, dtype=torch.bool, device=device).tril()

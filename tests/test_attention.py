@@ -229,3 +229,21 @@ def test_installing_the_attention_changes_no_weight_and_can_be_repeated() -> Non
     install_attention(backbone)
     after = backbone.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_short_blocks_read_shared_keys_without_a_copy_for_every_head(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 6, 3, 8, generator=draw).to(dtype)
+    key, value = torch.randn(2, 2, 2, 300, 8, generator=draw).to(dtype)
+    mask = torch.rand(2, 1, 3, 300, generator=draw) > 0.3
+    for tensor in (query, key, value):
+        tensor.requires_grad_()
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        out = attend(query, key, value, mask=mask, is_causal=False, scale=0.3)
+    plain = F.scaled_dot_product_attention(
+        query.float(), *(t.float().repeat_interleave(3, dim=1) for t in (key, value)), attn_mask=mask, scale=0.3
+    )
+    torch.testing.assert_close(out.float(), plain, rtol=3e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+    assert max(kept) <= 2 * 6 * 3 * 300 < 3 * key.numel()  # the scores; keys for every head would be larger

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from amvl_model import generation
+from amvl_model.shared_prefix import PrefixCache
 from tests.helpers import collate, examples, processor, question, tiny_model, without_answers
 
 STEPS = 10
@@ -217,3 +219,101 @@ def test_generation_leaves_no_graph_behind() -> None:
     model, batch = tiny_model(), without_answers(collate(examples((1,), (2,))))
     assert not model.generate(**batch, max_new_tokens=2).requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+# ---------------------------------------------------------------------- several samples of a question share x
+
+
+def count_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of the inputs of the text model, and of the pictures handed to the vision tower."""
+    seen: dict[str, list[tuple[int, ...]]] = {"text": [], "vision": []}
+    text, inner = model.backbone.model.language_model, model.backbone.model
+    forward, features = text.forward, inner.get_image_features
+
+    def text_forward(*args: Any, **kwargs: Any) -> Any:
+        seen["text"].append(tuple(kwargs["inputs_embeds"].shape[:2]))
+        return forward(*args, **kwargs)
+
+    def image_features(pixels: Tensor, grid: Tensor, **kwargs: Any) -> Any:
+        seen["vision"].append(tuple(pixels.shape))
+        return features(pixels, grid, **kwargs)
+
+    monkeypatch.setattr(text, "forward", text_forward)
+    monkeypatch.setattr(inner, "get_image_features", image_features)
+    return seen
+
+
+@pytest.mark.parametrize("pictures", [(1,), (1, 3, 2)], ids=str)
+def test_samples_that_share_x_answer_as_they_do_one_by_one(pictures: tuple[int, ...]) -> None:
+    model, samples, d = tiny_model(), 4, 8
+    for seed in (0, 5):
+        batch = queries(pictures, seed)
+        with torch.no_grad():
+            prior = model.encode_query(batch)[1].repeat_interleave(samples)
+        z = prior.rsample(generator=torch.Generator().manual_seed(seed))
+        together = model.generate(**batch, seed=seed, num_return_sequences=samples, **NO_END)
+        apart = z.view(len(pictures), samples, -1, d)
+        for i in range(samples):
+            alone = model.generate(**batch, latents=apart[:, i], **NO_END)
+            assert torch.equal(together[i::samples], alone)
+        assert len({tuple(row.tolist()) for row in together}) > 1  # the latents matter
+
+
+def test_samples_that_share_x_end_one_by_one() -> None:
+    model, batch = tiny_model(), queries((1, 3))
+    free = model.generate(**batch, seed=1, num_return_sequences=3, **NO_END)
+    end = free[0, 3].item()
+    answer = model.generate(**batch, seed=1, num_return_sequences=3, eos_token_id=end, pad_token_id=0, **NO_END)
+    for row, long in zip(answer, free, strict=True):
+        stop = (long == end).nonzero()
+        length = int(stop[0]) + 1 if len(stop) else STEPS
+        assert torch.equal(row[:length], long[:length]) and not row[length:].any()
+
+
+def test_x_goes_through_the_text_model_and_its_pictures_through_the_vision_tower_once_for_all_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, batch, samples, k = tiny_model(), queries((1, 2)), 8, 3
+    seen = count_rows(model, monkeypatch)
+    model.generate(**batch, seed=0, num_return_sequences=samples, **NO_END)
+    rows, n = batch["input_ids"].shape
+    decoding = [(rows, samples)] * (STEPS - 1)
+    assert seen["text"] == [(rows, n + k), (rows, k * samples), *decoding]
+    assert seen["vision"] == [tuple(batch["pixel_values"].shape)]
+
+
+def test_the_cache_of_shared_samples_holds_x_once_and_grows_without_losing_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generation, "FIRST_ROOM", 1)
+    prefix = PrefixCache(1)
+    draw = torch.Generator().manual_seed(0)
+    prefix.keys[0], prefix.values[0] = torch.randn(2, 2, 1, 5, 4, generator=draw)
+    cache = generation.SampleCache(prefix, torch.ones(2, 5), samples=3)
+    written = []
+    for tokens in (2, 1, 1):
+        pair = torch.randn(2, 2, 1, tokens * 3, 4, generator=draw)
+        written.append(pair)
+        keys, values = cache.update(pair[0], pair[1], 0)
+    assert cache.get_seq_length() == 5 + 4
+    assert torch.equal(keys, torch.cat([prefix.keys[0], *(pair[0] for pair in written)], dim=2))
+    assert torch.equal(values, torch.cat([prefix.values[0], *(pair[1] for pair in written)], dim=2))
+
+
+def test_the_order_of_tokens_in_a_shared_row_is_undone_exactly_and_no_sample_sees_another() -> None:
+    prefix = PrefixCache(1)
+    prefix.keys[0], prefix.values[0] = torch.zeros(2, 1, 2, 4), torch.zeros(2, 1, 2, 4)
+    cache = generation.SampleCache(prefix, torch.tensor([[1, 1], [1, 0]]), samples=2)
+    rows = torch.arange(4 * 3).view(4, 3)
+    assert torch.equal(cache.apart(cache.side_by_side(rows)), rows)
+    assert cache.side_by_side(rows)[0].tolist() == [0, 3, 1, 4, 2, 5]  # step by step, sample beside sample
+    mask = cache.mask(2)[1, 0].int().tolist()  # steps 0 and 1 of samples a and b; x is one real token and padding
+    assert mask == [[1, 0, 1, 0, 0, 0], [1, 0, 0, 1, 0, 0], [1, 0, 1, 0, 1, 0], [1, 0, 0, 1, 0, 1]]
+
+
+def test_what_a_shared_cache_cannot_do_is_refused() -> None:
+    cache = generation.SampleCache(PrefixCache(1), torch.ones(1, 2), samples=2)
+    with pytest.raises(NotImplementedError, match="beam search"):
+        cache.reorder_cache(torch.zeros(1, dtype=torch.long))
+    with pytest.raises(NotImplementedError, match="num_return_sequences=1"):
+        cache.crop(1)
