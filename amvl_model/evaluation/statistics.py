@@ -275,6 +275,69 @@ def paired_difference(
     return bootstrap_mean(first - second, tasks=tasks, n_bootstrap=n_bootstrap, seed=seed, level=level)
 
 
+def unpaired_difference(
+    a: Sequence[float] | NDArray[Any],
+    b: Sequence[float] | NDArray[Any],
+    *,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """mean(a) - mean(b) for two independent sets of questions, each resampled by itself; n counts both.
+
+    Raises:
+        ValueError: as `bootstrap_mean`.
+    """
+    first = bootstrap_mean(a, n_bootstrap=n_bootstrap, seed=seed, level=level)  # checks values and settings
+    second = bootstrap_mean(b, n_bootstrap=n_bootstrap, seed=seed, level=level)
+    mean, n = first.mean - second.mean, first.n + second.n
+    if min(first.n, second.n) == 1:
+        return Interval(mean=mean, low=None, high=None, n=n)
+    rng = np.random.default_rng(seed)
+    drawn = [_resampled_means(np.asarray(values, dtype=np.float64), n_bootstrap, rng) for values in (a, b)]
+    return _interval(mean, drawn[0] - drawn[1], n, level)
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float] | NDArray[Any],
+    denominators: Sequence[float] | NDArray[Any],
+    *,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """sum(numerators) / sum(denominators) over questions, with a percentile bootstrap interval over the questions.
+
+    A mean of the single ratios would be ruled by the questions whose denominator is nearly 0.
+
+    Args:
+        numerators: one finite number per question.
+        denominators: one per question, at least 0, some above 0.
+        n_bootstrap, seed, level: as in `bootstrap_mean`.
+
+    Raises:
+        ValueError: for shapes that differ, a negative denominator or none above 0, or as `bootstrap_mean`.
+    """
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if above.shape != below.shape or above.ndim != 1:
+        raise ValueError(f"expected two lists of one length, got shapes {above.shape} and {below.shape}")
+    for values in (above, below):
+        bootstrap_mean(values, n_bootstrap=1, seed=seed, level=level)  # refuses what is empty or not finite
+    _check_settings(n_bootstrap, level)
+    if (below < 0).any() or not (below > 0).any():
+        raise ValueError("expected denominators of at least 0, some above 0; leave out what has no denominator")
+    ratio = float(above.sum() / below.sum())
+    if (below > 0).sum() == 1:
+        return Interval(mean=ratio, low=None, high=None, n=above.size)
+    rng, drawn = np.random.default_rng(seed), []
+    chunk = max(1, _CHUNK // above.size)
+    for start in range(0, n_bootstrap, chunk):
+        chosen = rng.integers(above.size, size=(min(chunk, n_bootstrap - start), above.size))
+        total = below[chosen].sum(1)
+        drawn.append(above[chosen].sum(1)[total > 0] / total[total > 0])
+    return _interval(ratio, np.concatenate(drawn), above.size, level)
+
+
 def _check_settings(n_bootstrap: int, level: float) -> None:
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}")
