@@ -14,8 +14,8 @@ from amvl_theory.game_kernel import Chunk, StepRule
 NOISE_BLOCK = 64
 """Instances that share one random stream; results do not depend on how a batch is cut at multiples of it."""
 
-CACHE_BYTES = 640 * 1024
-"""Size of a chunk's buffers, which stay in the second-level cache for all steps of the chunk."""
+CACHE_BYTES = 1024 * 1024
+"""Size of a chunk's buffers, which stay in the second-level cache (1 to 2 MiB a core) for all steps of the chunk."""
 
 WeightSchedule = Callable[[int], tuple[ArrayLike, ArrayLike]]
 WeightFunction = Callable[[int], tuple[Array, Array]]

@@ -2,7 +2,7 @@
 
 Layout: the instance axis comes last and is contiguous, so that every NumPy call runs over a long vector; a chunk's
 buffers are allocated once and small enough for the second-level cache, where all its steps are then made. `np.einsum` is
-used where it fuses a product with its sum over answers or modes.
+used where it fuses a product with its sum over modes.
 
     shapes: K answers, d modes, n instances of the chunk, R = 1 (shared variance) or K rows of log-variances
     delta, g, D (K, d, n)   rho, v (R, d, n)   c, r, u (d, n)   H, A (d, n or 1), (d, d, n) or (d, d)
@@ -12,6 +12,7 @@ The equations stand in `amvl_theory.game`; its `gradients` is the readable versi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +57,18 @@ class Chunk:
         self.rate: Array | float = rule.eta_q * self.p if weighted and not self.equal else rule.eta_q
         if weighted and self.equal:
             self.rate = rule.eta_q / answers
-        self.rho_rate = rule.eta_q if self.shared else self.rate
+        # Unscaled log-variance fields leave out the factor 1/2 of the gradient; the rates carry it.
+        half = 1.0 if rule.scaled else 0.5
+        self.rho_rate = half * (rule.eta_q if self.shared else self.rate)
+        self.r_rate = half * rule.eta_p
 
-        self.v, self.iv = np.exp(self.rho), np.exp(-self.rho)
-        self.u, self.iu = np.exp(self.r), np.exp(-self.r)
-        self.D, self.to_delta, self.wide = (np.empty_like(self.delta) for _ in range(3))
-        self.to_rho, self.pull, self.tall = (np.empty_like(self.rho) for _ in range(3))
-        self.to_c, self.to_r, self.flat, self.flat2 = (np.empty_like(self.c) for _ in range(4))
-        self.mean_D, self.mean_DD = np.empty_like(self.c), np.empty_like(self.c)
+        self.D, self.to_delta, self.wide = (_aligned(self.delta.shape) for _ in range(3))
+        self.v, self.iv, self.to_rho, self.pull, self.tall = (_aligned(self.rho.shape) for _ in range(5))
+        self.u, self.iu, self.to_c, self.to_r, self.flat = (_aligned(self.c.shape) for _ in range(5))
+        self.mean_D, self.mean_DD = _aligned(self.c.shape), _aligned(self.c.shape)
+        for logarithm, value, inverse in ((self.rho, self.v, self.iv), (self.r, self.u, self.iu)):
+            np.exp(logarithm, out=value)
+            np.reciprocal(value, out=inverse)
         self.size = (answers, size, count)
 
     # One step is: refresh, posterior_field, prior_field, move; `beta` and `gamma` are numbers or (n,).
@@ -110,7 +115,7 @@ class Chunk:
             self._log_variance_field(beta, gamma)
 
     def _log_variance_field(self, beta: float | Array, gamma: float | Array) -> None:
-        """to_rho = 1/2 [ h v + beta (v/u - 1) + gamma (1 - (u + D^2) / v) ], each term as the objective has it."""
+        """to_rho = h v + beta (v/u - 1) + gamma (1 - (u + D^2) / v), each term as the objective has it."""
         terms, out, bound = self.terms, self.to_rho, None
         if terms.ntp:
             np.multiply(self.v, self.h, out=out)
@@ -129,9 +134,7 @@ class Chunk:
                 np.add(self.tall, self.u, out=self.tall)
             np.multiply(self.tall, self.iv, out=self.tall)
             self._add_balance(out, self.tall, gamma, bound, sign=-1)
-        if bound is None:
-            np.multiply(out, 0.5, out=out)
-        else:
+        if bound is not None:
             np.divide(out, bound, out=out)
 
     def prior_field(self, beta: float | Array, gamma: float | Array) -> None:
@@ -161,22 +164,27 @@ class Chunk:
             self._prior_log_variance_field(beta, gamma)
 
     def _prior_log_variance_field(self, beta: float | Array, gamma: float | Array) -> None:
-        """to_r = 1/2 [ beta (1 - (E v + E D^2) / u) + gamma (u E[1/v] - 1) ], each term as the objective has it."""
+        """to_r = beta (1 - (E v + E D^2) / u) + gamma (u E[1/v] - 1), each term as the objective has it."""
         terms, out, flat = self.terms, self.to_r, self.flat
-        out.fill(0.0)
-        bound = out + TINY if self.scaled else None
+        bound = np.full_like(out, TINY) if self.scaled else None
         if terms.forward_on_prior:
-            self._mean(self.v, None, flat)
-            np.add(flat, self.mean_DD, out=flat)
-            np.multiply(flat, self.iu, out=flat)
-            self._add_balance(out, flat, beta, bound, sign=-1)
+            if self.shared:
+                np.add(self.v[0], self.mean_DD, out=out)
+            else:
+                self._mean(self.v, None, out)
+                np.add(out, self.mean_DD, out=out)
+            np.multiply(out, self.iu, out=out)
+            if bound is not None:
+                bound += beta * (0.5 * out + 0.5)
+            np.subtract(1.0, out, out=out)
+            np.multiply(out, beta, out=out)
+        else:
+            out.fill(0.0)
         if terms.reverse_on_prior:
             self._mean(self.iv, None, flat)
             np.multiply(flat, self.u, out=flat)
             self._add_balance(out, flat, gamma, bound)
-        if bound is None:
-            np.multiply(out, 0.5, out=out)
-        else:
+        if bound is not None:
             np.divide(out, bound, out=out)
 
     def move_posterior(self) -> None:
@@ -194,7 +202,7 @@ class Chunk:
         np.multiply(self.to_c, self.rule.eta_p, out=self.to_c)
         np.subtract(self.c, self.to_c, out=self.c)
         if self.free_p:
-            np.multiply(self.to_r, self.rule.eta_p, out=self.to_r)
+            np.multiply(self.to_r, self.r_rate, out=self.to_r)
             np.subtract(self.r, self.to_r, out=self.r)
             if self.scaled:
                 np.maximum(self.r, LOWEST_LOG_VARIANCE, out=self.r)
@@ -206,10 +214,10 @@ class Chunk:
         self.posterior_field(beta, gamma)
         self.prior_field(beta, gamma)
         self.scaled = scaled
-        parts = [self.to_delta, self.to_c]
-        parts += [self.to_rho] if self.free_q else []
-        parts += [self.to_r] if self.free_p else []
-        return max(float(np.abs(part).max()) for part in parts)
+        sizes = [np.abs(self.to_delta).max(), np.abs(self.to_c).max()]
+        sizes += [0.5 * np.abs(self.to_rho).max()] if self.free_q else []
+        sizes += [0.5 * np.abs(self.to_r).max()] if self.free_p else []
+        return float(np.max(sizes))
 
     def trained(self, player: str) -> list[Array]:
         """The state arrays that a player ("posterior" or "prior") moves, as views."""
@@ -218,22 +226,18 @@ class Chunk:
         return [self.c, self.r] if self.free_p else [self.c]
 
     def _mean(self, first: Array, second: Array | None, out: Array) -> None:
-        """out = sum_y p_y first_y second_y (or first_y alone), without a temporary where p is equal."""
-        if first.shape[0] == 1 and self.size[0] != 1:
+        """out = sum_y p_y first_y second_y (or first_y alone)."""
+        if first.shape[0] == 1 and self.size[0] != 1:  # shared by all answers
             out[...] = first[0]
             return
-        if self.equal:
-            if second is None:
-                np.add.reduce(first, axis=0, out=out)
-            else:
-                np.einsum("kdn,kdn->dn", first, second, out=out)
+        product = first
+        if second is not None:
+            product = np.multiply(first, second, out=self.wide)
+        if not self.equal:
+            product = np.multiply(product, self.p, out=self.wide)
+        _sum_answers(product, out)
+        if self.equal and self.size[0] > 1:
             np.multiply(out, 1.0 / self.size[0], out=out)
-            return
-        np.multiply(first, self.p, out=self.wide)
-        if second is None:
-            np.add.reduce(self.wide, axis=0, out=out)
-        else:
-            np.einsum("kdn,kdn->dn", self.wide, second, out=out)
 
     @staticmethod
     def _add_balance(out: Array, ratio: Array, weight: float | Array, bound: Array | None, sign: int = 1) -> None:
@@ -248,14 +252,34 @@ class Chunk:
             np.subtract(out, ratio, out=out)
 
 
+def _sum_answers(values: Array, out: Array) -> None:
+    """out = sum over the first axis; row by row, which for few rows is faster than a reduction."""
+    if values.shape[0] == 1:
+        out[...] = values[0]
+        return
+    np.add(values[0], values[1], out=out)
+    for row in values[2:]:
+        np.add(out, row, out=out)
+
+
 def _rows(array: Array, where: slice) -> Array:
     """The chunk's instances of an array whose first axis may be 1 for "all"."""
     return array if array.shape[0] == 1 else array[where]
 
 
+def _aligned(shape: tuple[int, ...]) -> Array:
+    """An empty array that starts at a cache line: NumPy's own start 16 bytes off, and every wide load then spans two."""
+    raw = np.empty(math.prod(shape) + 8)
+    first = -(raw.ctypes.data // 8) % 8
+    return raw[first : first + math.prod(shape)].reshape(shape)
+
+
 def _last(array: Array) -> Array:
-    """A contiguous copy with the instance axis moved from first to last."""
-    return np.array(np.moveaxis(array, 0, -1), order="C", copy=True)
+    """An aligned, contiguous copy with the instance axis moved from first to last."""
+    moved = np.moveaxis(array, 0, -1)
+    copy = _aligned(moved.shape)
+    copy[...] = moved
+    return copy
 
 
 class _Operator:

@@ -1,0 +1,97 @@
+"""The benchmark's opponents compute the same as the package, and its report is complete."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amvl_theory.simulate import simulate
+from amvl_theory.sweep import sweep_contamination
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import _leakage_benchmark
+
+    return _leakage_benchmark
+
+
+@pytest.fixture
+def autograd(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import _leakage_autograd
+
+    return _leakage_autograd
+
+
+@pytest.mark.parametrize("method", ["gradient descent", "heavy ball", "alternating blocks"])
+def test_every_way_of_iterating_autograd_arrives_at_the_closed_form(autograd, benchmark, method):
+    points = benchmark.sample_points(300, seed=3)
+    found = autograd.autograd_equilibria(*points, method=method, tolerance=1e-11)
+    np.testing.assert_allclose(found.contamination, sweep_contamination(*points), rtol=1e-8)
+    assert found.point_iterations <= 300 * found.iterations
+
+
+def test_points_that_do_not_arrive_are_an_error_not_a_time(autograd, benchmark):
+    with pytest.raises(RuntimeError, match="have not arrived after 16 iterations"):
+        autograd.autograd_equilibria(
+            *benchmark.sample_points(50, 0), method="gradient descent", tolerance=1e-12, max_steps=16
+        )
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_autograd_loop_and_the_simulation_walk_the_same_path(autograd, benchmark, dense):
+    game = benchmark.random_game(20, 3, 2, dense, seed=1)
+    theirs = autograd.autograd_game_steps(game, beta=1.0, gamma=0.3, steps=25, eta=0.05)
+    ours = simulate(game, beta=1.0, gamma=0.3, steps=25).state
+    for mine, other in zip(ours.parts, theirs, strict=True):
+        np.testing.assert_allclose(mine, other.numpy(), rtol=1e-11, atol=1e-13)
+
+
+def test_a_small_run_writes_one_complete_report(benchmark, monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    sizes = [
+        "--points",
+        "2000",
+        "--sample",
+        "200",
+        "--instances",
+        "128",
+        "--steps",
+        "3",
+        "--repeats",
+        "2",
+        "--threads",
+        "1",
+    ]
+    full = benchmark.run_benchmark
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda **options: full(**options, memory=50_000))
+    assert benchmark.main([*sizes, "--out", str(tmp_path / "speed.json")]) == 0
+    record = json.loads((tmp_path / "speed.json").read_text())
+    assert record["metrics"]["sweep_speedup_per_point"]["value"] > 1
+    extra = record["extra"]
+    assert extra["threads"] == 1 and extra["sweep"]["points"] == 2000
+    assert extra["sweep"]["autograd"]["largest_relative_difference_from_closed_form"] < 1e-8
+    for game in extra["simulation"].values():
+        assert game["largest_difference_of_final_states"] < 1e-12
+        assert {"median", "min", "max"} == set(game["seconds_per_instance_step"]["simulate"])
+    with pytest.raises(SystemExit):
+        benchmark.main([*sizes, "--out", str(tmp_path / "speed.json")])  # never overwritten unasked
+
+
+def test_help_needs_no_torch_and_is_quick():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import _leakage_benchmark as b; b.parser(); print('torch' in sys.modules)"
+    start = time.process_time()
+    shown = subprocess.run([sys.executable, "-c", code, str(EXPERIMENTS)], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+    assert time.process_time() - start < 3
