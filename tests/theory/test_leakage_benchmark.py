@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +88,9 @@ def test_a_small_run_writes_one_complete_report(benchmark, monkeypatch, tmp_path
         benchmark.main([*sizes, "--out", str(tmp_path / "speed.json")])  # never overwritten unasked
 
 
-def test_help_needs_no_torch_and_is_quick():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import _leakage_benchmark as b; b.parser(); print('torch' in sys.modules)"
-    start = time.process_time()
+def test_the_command_line_needs_no_torch():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import _leakage_benchmark as b; b.parser(); print(*sys.modules)"
+    )
     shown = subprocess.run([sys.executable, "-c", code, str(EXPERIMENTS)], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "False"
-    assert time.process_time() - start < 3
+    assert "torch" not in shown.stdout.split()

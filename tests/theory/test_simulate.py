@@ -286,18 +286,21 @@ def test_t6_above_the_threshold_the_variance_falls_like_one_over_time():
 
 @pytest.mark.parametrize("eta", [0.05, 0.1, 0.2])
 def test_t6_explicit_descent_locks_in_at_the_trap_variance_and_leaks_there(eta):
+    game, steps = GaussianGame(BALANCED, H), 4000
+    trap = eta * 2.5 / (2 - eta * H)
     run = simulate(
-        GaussianGame(BALANCED, H),
+        game,
         beta=0.5,
         gamma=2.5,
-        steps=20000,
+        steps=steps,
         eta_q=eta,
         eta_p=eta,
         per_answer=True,
-        record=[19999, 20000],
+        initial=initial_state(game, posterior_var=1.3 * trap, prior_var=1.3 * trap),
+        record=[steps - 1, steps],
     )
-    np.testing.assert_allclose(run.trap_variance, eta * 2.5 / (2 - eta * H), rtol=1e-12)
-    np.testing.assert_allclose(np.exp(run.state.posterior_log_var[0, 0, 0]), run.trap_variance[0], rtol=0.03)
+    np.testing.assert_allclose(run.trap_variance, trap, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(run.state.posterior_log_var[0, 0, 0]), trap, rtol=0.03)
     before, after = run.recorded.posterior_shift[:, 0, 0, 0]
     assert abs(before - after) > 0.01  # the mean jumps at every step
     assert run.gradient_norm[0] > 0.1  # and nothing is at rest
