@@ -11,16 +11,15 @@ from __future__ import annotations
 import difflib
 import io
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, overload
 
 from PIL import Image
 
+from amvl_model.data.files import data_folder
+from amvl_model.data.parquet import ParquetRows, check_unique, find_shards, picture_cell
 from amvl_model.data.schema import VisualQuestion, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"
@@ -36,8 +35,6 @@ BLINK_FIELDS: Final = (
     "explanation",
 )
 REQUIRED_FIELDS: Final = ("idx", "question", "sub_task", "image_1", "choices", "answer")
-_SHARD: Final = re.compile(r"^(?P<split>.+)-(?P<shard>\d{5})-of-(?P<total>\d{5})\.parquet$")
-_HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _ROWS_PER_GROUP: Final = 64
 
 
@@ -111,61 +108,19 @@ def export_blink_parquet(records: Iterable[dict[str, Any]], folder: str | Path, 
     return files
 
 
-@dataclass(frozen=True)
-class _RowGroup:
-    """A run of rows of one Parquet file, and the number of its questions that are used."""
-
-    path: Path
-    number: int
-    rows: int
-
-
-@lru_cache(maxsize=4)
-def _read_group(path: Path, number: int, stamp: tuple[int, int]) -> list[dict[str, Any]]:
-    """The rows of one row group; ``stamp`` (size, time) keeps a replaced file from being served from the cache."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows: list[dict[str, Any]] = pq.ParquetFile(path).read_row_group(number).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet ({error}); download or export the file again") from error
-    return rows
-
-
-def _decoded(cell: Any, name: str, identifier: str, path: Path) -> Image.Image | None:
-    """The picture of one image cell, fully loaded."""
-    if cell is None:
-        return None
-    data = cell.get("bytes") if isinstance(cell, dict) else None
-    if data is None:
-        raise ValueError(
-            f"record {identifier!r} of {path}: expected {name} to hold the bytes of a picture, got none; "
-            "export the data set with embedded pictures"
-        )
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for some broken PNG files
-        raise ValueError(
-            f"record {identifier!r} of {path}: {name} is not a readable picture ({error}); download the file again"
-        ) from error
-    return image
-
-
 class BlinkQuestions(Sequence[VisualQuestion]):
     """The questions of some Parquet files, read and decoded when they are asked for.
 
-    Only file headers are read on construction; the last few row groups are kept in memory.
-
     Raises:
-        ValueError: on access, if a file, a record or a picture is invalid (the message names it).
+        ValueError: on construction for an id that occurs twice; on access, if a file, a record or a picture is invalid
+            (the message names it).
     """
 
-    def __init__(self, groups: Sequence[_RowGroup], source: str = "BLINK") -> None:
-        self._groups = tuple(groups)
-        self._source = source
-        self._index = [(group, row) for group in self._groups for row in range(group.rows)]
+    def __init__(self, parts: Sequence[ParquetRows], source: str = "BLINK") -> None:
+        self._parts, self._source = tuple(parts), source
+        self._index = [(part, row) for part in self._parts for row in range(len(part))]
+        for part in self._parts:
+            check_unique([str(row["idx"]) for row in part.columns(["idx"])], part.file(0) if len(part) else "")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -178,82 +133,17 @@ class BlinkQuestions(Sequence[VisualQuestion]):
         """Question ``item``, or the list of a slice."""
         if isinstance(item, slice):
             return [self[i] for i in range(*item.indices(len(self)))]
-        group, row = self._index[item]
-        stat = group.path.stat()
-        record = dict(_read_group(group.path, group.number, (stat.st_size, stat.st_mtime_ns))[row])
+        rows, row = self._index[item]
+        record = rows.row(row)
         empty = [name for name in REQUIRED_FIELDS if name != "image_1" and record[name] is None]
         if empty:
             raise ValueError(
-                f"record {record['idx']!r} (row {row} of group {group.number}) of {group.path}: "
-                f"expected a value in {', '.join(empty)}, got null; correct the file"
+                f"record {record['idx']!r} ({rows.place(row)}): expected a value in {', '.join(empty)}, got null; "
+                "correct the file"
             )
         for name in IMAGE_FIELDS:
-            record[name] = _decoded(record.get(name), name, str(record["idx"]), group.path)
+            record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
         return question_from_blink(record, source=self._source)
-
-
-def _header(path: Path, limit: int | None) -> list[_RowGroup]:
-    """The row groups of one file, ``limit`` rows at most, after a check of its columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: not a complete Parquet file ({error}); it may be truncated: download or export it again"
-        ) from error
-    missing = [name for name in REQUIRED_FIELDS if name not in names]
-    if missing:
-        raise ValueError(
-            f"{path}: expected the fields {', '.join(REQUIRED_FIELDS)}, missing {', '.join(missing)} "
-            f"(found {', '.join(names)}); point load_blink at files in BLINK's layout"
-        )
-    groups = []
-    for number, rows in enumerate(sizes):
-        used = rows if limit is None else min(rows, limit)
-        limit = None if limit is None else limit - used
-        groups.append(_RowGroup(path, number, used))
-    return groups
-
-
-def _shards(folder: Path, split: str) -> list[Path]:
-    """The Parquet files of one task and split, in order; raises if there is none, or if a shard is missing."""
-    matches = [match for path in folder.glob("*.parquet") if (match := _SHARD.match(path.name))]
-    found = sorted(match.group() for match in matches if match["split"] == split)
-    if not found:
-        splits = sorted({match["split"] for match in matches})
-        raise FileNotFoundError(
-            f"{folder}: expected {split}-00000-of-00001.parquet, found "
-            f"{'the splits ' + ', '.join(splits) if splits else 'no Parquet file'}; "
-            f"ask for one of these splits or add the files of {split!r}"
-        )
-    total = max(int(match["total"]) for match in matches if match["split"] == split)
-    if len(found) != total:
-        raise FileNotFoundError(
-            f"{folder}: expected {total} shards of the split {split!r}, found {len(found)} ({', '.join(found)}); "
-            "download the missing ones"
-        )
-    return [folder / name for name in found]
-
-
-def _download(identifier: str, split: str, tasks: Sequence[str] | None) -> Path:
-    """The hub's snapshot of the data set, only the Parquet files that are needed."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [f"{task}/{split}-*.parquet" for task in (["*"] if tasks is None else tasks)]
-    try:
-        return Path(huggingface_hub.snapshot_download(identifier, repo_type="dataset", allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConnectionError(
-            f"{identifier!r} is not a local folder, and the Hugging Face hub did not give it ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}); on a machine with a network run "
-            f"`hf download {identifier} --repo-type dataset --local-dir blink`, copy the folder here "
-            f"(it holds <Task>/{split}-00000-of-00001.parquet) and pass its path to load_blink"
-        ) from error
 
 
 def load_blink(
@@ -261,6 +151,8 @@ def load_blink(
     split: str = "val",
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
+    *,
+    stream: bool = False,
 ) -> BlinkQuestions:
     """BLINK's questions, from a local folder of Parquet files or from the hub.
 
@@ -269,6 +161,7 @@ def load_blink(
         split: "val" has answers; BLINK's "test" has none.
         tasks: names of tasks, in the order wanted; all tasks, sorted by name, if None.
         limit: at most so many questions of each task, the first ones.
+        stream: read from the hub while it is used, instead of downloading first.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no Parquet file of this split, or a shard is missing.
@@ -279,30 +172,21 @@ def load_blink(
         raise ValueError(f"limit must be None or at least 0, got {limit}; leave it out for all questions")
     if isinstance(tasks, str):
         raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
-    folder = Path(path_or_id)
-    if not folder.is_dir():
-        if isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.match(path_or_id):
-            raise FileNotFoundError(
-                f"expected a folder of BLINK's Parquet files or a data set id such as {BLINK_ID!r}, got "
-                f"{str(path_or_id)!r}, which is neither; correct the path"
-            )
-        folder = _download(path_or_id, split, tasks)
-    available = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
+    patterns = [f"{task}/{split}-*.parquet" for task in (["*"] if tasks is None else tasks)]
+    layout = f"<Task>/{split}-00000-of-00001.parquet"
+    folder = data_folder(path_or_id, hub_id=BLINK_ID, patterns=patterns, layout=layout, stream=stream)
+    available = sorted({name.rpartition("/")[0] for name in folder.names("*/*.parquet")})
     if not available:
         raise FileNotFoundError(
             f"{folder}: expected one sub-folder per task, each with Parquet files, found none; "
             "pass the folder that holds Counting/, Jigsaw/ and so on"
         )
-    groups: list[_RowGroup] = []
+    parts: list[ParquetRows] = []
     for task in available if tasks is None else tasks:
         if task not in available:
             near = difflib.get_close_matches(task, available, n=1, cutoff=0.0)[0]
             raise ValueError(
                 f"task must be one of {', '.join(available)} in {folder}, got {task!r}; did you mean {near!r}?"
             )
-        left = limit
-        for path in _shards(folder / task, split):
-            part = _header(path, left)
-            left = None if left is None else left - sum(group.rows for group in part)
-            groups.extend(part)
-    return BlinkQuestions(groups)
+        parts.append(ParquetRows(folder, find_shards(folder, task, split), REQUIRED_FIELDS, limit, "load_blink"))
+    return BlinkQuestions(parts)

@@ -105,7 +105,9 @@ def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> Vis
     identifier = str(record["idx"])
     images = tuple(record[f"image_{i}"] for i in range(1, 5) if record.get(f"image_{i}") is not None)
     if not images:
-        raise ValueError(f"record {identifier!r}: expected at least image_1, got no image; every BLINK question has one")
+        raise ValueError(
+            f"record {identifier!r}: expected at least image_1, got no image; every BLINK question has one"
+        )
     choices = tuple(str(choice) for choice in record["choices"])
     hidden = str(record["answer"]).strip().lower() in {"hidden", ""}
     index = None if hidden else answer_index(str(record["answer"]), choices, identifier)
