@@ -1,48 +1,202 @@
-"""Questions by the name that a configuration gives: one place that knows which reader serves which source."""
+"""Questions by the name that a configuration gives: one place that knows which reader serves which source.
+
+    data.source    synthetic-blink | blink | visual-cot | refocus | cogcom | zebra-cot | a file of questions (.jsonl) |
+                   a folder in BLINK's layout; several joined by +, each with a weight if wanted: visual-cot:4+cogcom:1
+    data.eval_source   synthetic-blink | blink | vstar | hrbench4k | hrbench8k | visual-puzzles | .jsonl | a folder
+    data.path      the folder that holds them: <path>/<name> if that exists, else the path itself
+
+Weights, sizes and unreadable questions: `amvl_model.data.mixture`. Formats: the readers' modules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Final, overload
 
 from amvl_model.config import DataConfig
+from amvl_model.data import training_sets, vision_benchmarks
+from amvl_model.data.benchmarks import load_blink
+from amvl_model.data.mixture import MixedQuestions
+from amvl_model.data.question_files import QuestionFile
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import TASKS, SyntheticBlink
 
-READABLE = ("synthetic-blink", "blink")
+_TRAINING: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
+    "visual-cot": training_sets.load_visual_cot,
+    "refocus": training_sets.load_refocus,
+    "cogcom": training_sets.load_cogcom,
+    "zebra-cot": training_sets.load_zebra_cot,
+}
+_BENCHMARKS: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
+    "blink": load_blink,
+    "vstar": vision_benchmarks.load_vstar,
+    "hrbench4k": lambda path=None, **options: vision_benchmarks.load_hrbench("4k", path, **options),
+    "hrbench8k": lambda path=None, **options: vision_benchmarks.load_hrbench("8k", path, **options),
+    "visual-puzzles": vision_benchmarks.load_visual_puzzles,
+}
+TRAINING_SOURCES: Final = ("synthetic-blink", "blink", *_TRAINING)
+EVALUATION_SOURCES: Final = ("synthetic-blink", *_BENCHMARKS)
+_WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
+
+
+class JoinedQuestions(Sequence[VisualQuestion]):
+    """Several sets one after the other, each read as before when it is asked."""
+
+    def __init__(self, parts: Sequence[Sequence[VisualQuestion]]) -> None:
+        self._index = [(part, i) for part in parts for i in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, item: int) -> VisualQuestion: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
+    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
+        """Question ``item``, or the list of a slice."""
+        if isinstance(item, slice):
+            return [self[i] for i in range(*item.indices(len(self)))]
+        part, index = self._index[item]
+        return part[index]
 
 
 def training_questions(config: DataConfig) -> Sequence[VisualQuestion]:
     """The training set of a run: with label noise, where the source is synthetic.
 
     Raises:
-        ValueError: for a source that cannot be read, with what to do.
+        ValueError: for a source that cannot be read, or weights for some sources only, with what to do.
+        FileNotFoundError, ConnectionError: if its files are missing.
     """
-    parts = [_read(name, config, training=True) for name in config.sources]
-    return parts[0] if len(parts) == 1 else [question for part in parts for question in part]
+    named = [_weight(part) for part in config.sources]
+    weights = {name: weight for name, weight in named if weight is not None}
+    if weights and len(weights) != len(named):
+        raise ValueError(
+            f"data.source {config.source!r}: expected a weight for every source or for none, such as a:2+b:1"
+        )
+    parts = {name: _training_part(name, config) for name, _ in named}
+    if len(parts) != len(named):
+        raise ValueError(f"data.source {config.source!r}: expected every source once; give it a weight instead")
+    if len(parts) == 1 and not set(parts) & set(_TRAINING) and not weights:
+        return next(iter(parts.values()))
+    return MixedQuestions(parts, weights or None, config.train_size, seed=config.seed)
 
 
 def evaluation_questions(config: DataConfig, split: str = "test") -> Sequence[VisualQuestion]:
-    """The held-out set of a run: clean labels, ``eval_size`` questions a task."""
-    parts = [_read(name, config, training=False, split=split) for name in config.eval_sources]
-    return parts[0] if len(parts) == 1 else [question for part in parts for question in part]
+    """The held-out set of a run: clean labels, ``eval_size`` questions a task.
+
+    Args:
+        config: of the run.
+        split: of synthetic BLINK; real BLINK is read from "val", whose answers are public.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: as `training_questions`.
+    """
+    parts = [_evaluation_part(_weight(name)[0], config, split) for name in config.eval_sources]
+    return parts[0] if len(parts) == 1 else JoinedQuestions(parts)
 
 
-def _read(name: str, config: DataConfig, *, training: bool, split: str = "test") -> Sequence[VisualQuestion]:
+def load_benchmark(
+    name: str,
+    path: str | Path | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    **options: Any,
+) -> Sequence[VisualQuestion]:
+    """A benchmark by its name in this module.
+
+    Args:
+        name: blink, vstar, hrbench4k, hrbench8k, visual-puzzles.
+        path: a local folder; the hub if None.
+        tasks, limit, options: as the reader takes them (split, stream, prompt).
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError, ConnectionError: if its files are missing.
+    """
+    if name not in _BENCHMARKS:
+        raise ValueError(f"benchmark must be one of {', '.join(_BENCHMARKS)}, got {name!r}")
+    return _BENCHMARKS[name](*(() if path is None else (path,)), tasks=tasks, limit=limit, **options)
+
+
+def _weight(text: str) -> tuple[str, float | None]:
+    """Name and weight of one part of data.source."""
+    match = None if Path(text).exists() else _WEIGHTED.match(text)
+    if match is None:
+        return text, None
+    try:
+        return match["name"], float(match["weight"])
+    except ValueError as error:
+        raise ValueError(
+            f"data.source: expected <name>:<weight>, got {text!r}; write for example {match['name']}:2"
+        ) from error
+
+
+def _place(name: str, config: DataConfig) -> Path | None:
+    """Where the files of a source are: a path itself, <data.path>/<name>, data.path, or None for the hub."""
+    if Path(name).exists():
+        return Path(name)
+    if config.path is None:
+        return None
+    inside = Path(config.path) / name
+    return inside if inside.exists() else Path(config.path)
+
+
+def _training_part(name: str, config: DataConfig) -> Sequence[VisualQuestion]:
     if name == "synthetic-blink":
-        return _synthetic(config, training=training, split=split)
+        return _synthetic(config, training=True, split="train")
+    place = _place(name, config)
+    if name in _TRAINING:
+        return _TRAINING[name](place, **_tasks(name, config))
+    if place is not None and place.suffix == ".jsonl":
+        return QuestionFile(place, limit=config.train_size)
     if name == "blink" or Path(name).exists():
-        return _blink(name, config, training=training)
-    raise ValueError(
-        f"data source {name!r} cannot be read: expected {', '.join(READABLE)} or a folder of Parquet files in BLINK's schema "
-        "(data.path, or the source itself); convert other sets with amvl_model.data.benchmarks.export_blink_parquet"
+        return load_benchmark("blink", place, limit=config.train_size, tasks=_list(config.tasks))
+    raise _unreadable(name, TRAINING_SOURCES)
+
+
+def _evaluation_part(name: str, config: DataConfig, split: str) -> Sequence[VisualQuestion]:
+    if name == "synthetic-blink":
+        return _synthetic(config, training=False, split=split)
+    place = _place(name, config)
+    if name in _TRAINING:
+        raise ValueError(
+            f"{name!r} has open questions and no held-out ones, so it cannot be evaluated on: set data.eval_source to one "
+            f"or more of {', '.join(EVALUATION_SOURCES)}"
+        )
+    if name in _BENCHMARKS:
+        return load_benchmark(name, place, limit=config.eval_size, tasks=_list(config.tasks))
+    if place is not None and place.suffix == ".jsonl":
+        return QuestionFile(place, limit=config.eval_size)
+    if Path(name).exists():
+        return load_benchmark("blink", place, limit=config.eval_size, tasks=_list(config.tasks))
+    raise _unreadable(name, EVALUATION_SOURCES)
+
+
+def _tasks(name: str, config: DataConfig) -> dict[str, Any]:
+    """The choice of tasks, for a training set that knows tasks."""
+    return {} if config.tasks is None or name == "cogcom" else {"tasks": list(config.tasks)}
+
+
+def _list(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+def _unreadable(name: str, known: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"data source {name!r} cannot be read: expected {', '.join(known)}, a file of questions (.jsonl) or a folder of "
+        "Parquet files in BLINK's schema (data.path, or the source itself); for other sets write such a file with "
+        "amvl_model.data.question_files.write_questions"
     )
 
 
 def _synthetic(config: DataConfig, *, training: bool, split: str) -> Sequence[VisualQuestion]:
     tasks = config.tasks if config.tasks is not None else TASKS
     if training:
-        assert config.train_size is not None
+        if config.train_size is None:
+            raise ValueError("data.train_size: expected a number with the endless source synthetic-blink, got null")
         return SyntheticBlink(
             tasks=tasks,
             split="train",
@@ -53,14 +207,3 @@ def _synthetic(config: DataConfig, *, training: bool, split: str) -> Sequence[Vi
         )
     size = (config.eval_size if config.eval_size is not None else 50) * len(tasks)
     return SyntheticBlink(tasks=tasks, split=split, seed=0, size=size, difficulty=config.difficulty)
-
-
-def _blink(name: str, config: DataConfig, *, training: bool) -> Sequence[VisualQuestion]:
-    from amvl_model.data.benchmarks import load_blink
-
-    where = config.path if name == "blink" else name
-    limit = config.train_size if training else config.eval_size
-    tasks = list(config.tasks) if config.tasks is not None else None
-    if where is None:
-        return load_blink(split="val", tasks=tasks, limit=limit)
-    return load_blink(where, split="val", tasks=tasks, limit=limit)
