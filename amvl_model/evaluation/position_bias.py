@@ -1,0 +1,190 @@
+"""Position bias: how often each letter is chosen, beside how often it is right, and accuracies over orders of the options.
+
+For questions with K options, with c_l the share of read replies that choose letter l and r_l the share whose right answer is l:
+
+    bias        1/2 sum_l |c_l - r_l|        total variation: 0 where letters are chosen as often as they are right,
+                                             1 - max r where one letter is always chosen; also above 0 by chance alone
+    accuracy_l  share answered rightly among the questions whose right answer is l; a biased model differs between letters
+
+Over several orders of the options of the same questions: the mean accuracy, the accuracy of each order, and the share of
+questions answered rightly in every order ("circular" accuracy, which guessing lowers to K^-orders).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from amvl_model.data.option_order import ShuffledOptions
+from amvl_model.data.schema import LETTERS, VisualQuestion
+from amvl_model.evaluation.statistics import Interval, bootstrap_mean
+
+Outcome = tuple[int, int, int | None]
+"""(number of options, index of the right one, index of the chosen one or None where the reply was not read)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetterShare:
+    """One letter among the questions with the same number of options.
+
+    Attributes:
+        letter: A, B, ...
+        right: share of the read questions whose right answer it is.
+        chosen: share of the read replies that choose it, with its interval.
+        accuracy: share answered rightly where it is right; None if it never is.
+    """
+
+    letter: str
+    right: float
+    chosen: Interval
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionBias:
+    """Choices by letter, for the questions with ``options`` options.
+
+    Attributes:
+        options: K.
+        n: questions.
+        unread: replies that could not be read (left out of the shares).
+        letters: one entry a letter; empty if no reply was read.
+        bias: total variation between chosen and right letters; None if no reply was read.
+    """
+
+    options: int
+    n: int
+    unread: int
+    letters: tuple[LetterShare, ...]
+    bias: float | None
+
+
+def position_bias(outcomes: Sequence[Outcome], *, n_bootstrap: int = 1000, seed: int = 0) -> tuple[PositionBias, ...]:
+    """Choices by letter, one entry for each number of options, fewest first (equations at the top of this module).
+
+    Raises:
+        ValueError: if there are no outcomes, or an index is not one of its options.
+    """
+    if not outcomes:
+        raise ValueError("expected at least one outcome, got none")
+    for options, right, chosen in outcomes:
+        if not 0 <= right < options or not (chosen is None or 0 <= chosen < options):
+            raise ValueError(f"expected indices from 0 to {options - 1}, got right {right} and chosen {chosen}")
+    return tuple(
+        _of_size(options, [o for o in outcomes if o[0] == options], n_bootstrap, seed)
+        for options in sorted({outcome[0] for outcome in outcomes})
+    )
+
+
+def _of_size(options: int, outcomes: Sequence[Outcome], n_bootstrap: int, seed: int) -> PositionBias:
+    read = [(right, chosen) for _, right, chosen in outcomes if chosen is not None]
+    unread = len(outcomes) - len(read)
+    if not read:
+        return PositionBias(options=options, n=len(outcomes), unread=unread, letters=(), bias=None)
+    letters = []
+    for index in range(options):
+        at_place = [chosen == right for _, right, chosen in outcomes if right == index]
+        chosen_here = [float(chosen == index) for _, chosen in read]
+        letters.append(
+            LetterShare(
+                letter=LETTERS[index],
+                right=sum(right == index for right, _ in read) / len(read),
+                chosen=bootstrap_mean(chosen_here, n_bootstrap=n_bootstrap, seed=seed),
+                accuracy=sum(at_place) / len(at_place) if at_place else None,
+            )
+        )
+    bias = sum(abs(letter.chosen.mean - letter.right) for letter in letters) / 2
+    return PositionBias(options=options, n=len(outcomes), unread=unread, letters=tuple(letters), bias=bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderReport:
+    """One system on the same questions in several orders of their options.
+
+    Attributes:
+        orders: number of orders, the original one first.
+        accuracies: of each order (fraction).
+        mean: mean over questions and orders, with an interval over questions.
+        every_order: share of questions answered rightly in every order, with its interval.
+        fixed: questions whose options could not be reordered.
+        bias: choices by letter over all orders.
+    """
+
+    orders: int
+    accuracies: tuple[float, ...]
+    mean: Interval
+    every_order: Interval
+    fixed: int
+    bias: tuple[PositionBias, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python types, ready for JSON."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Plain text: accuracies, then a line per letter; "-" where there is no figure."""
+        each = ", ".join(f"{accuracy:.1%}" for accuracy in self.accuracies)
+        lines = [
+            f"accuracy over {self.orders} orders of the options: {self.mean.mean:.1%} ({each})",
+            f"right in every order: {self.every_order.mean:.1%} of {self.every_order.n} questions",
+            f"not reordered: {self.fixed}",
+        ]
+        for part in self.bias:
+            bias = "-" if part.bias is None else f"{part.bias:.3f}"
+            lines.append(f"{part.options} options ({part.n} replies, {part.unread} unread), bias {bias}")
+            lines += [
+                f"  {letter.letter}  right {letter.right:6.1%}  chosen {letter.chosen.mean:6.1%}  accuracy "
+                f"{'-' if letter.accuracy is None else format(letter.accuracy, '.1%')}"
+                for letter in part.letters
+            ]
+        return "\n".join(lines)
+
+
+def order_report(
+    choose: Callable[[Sequence[VisualQuestion]], Sequence[Outcome]],
+    questions: Sequence[VisualQuestion],
+    *,
+    orders: int = 4,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> OrderReport:
+    """Ask the same questions with their options rotated by 0, 1, ..., ``orders`` - 1 places.
+
+    Args:
+        choose: answers a set of questions in order, for example an `evaluate` whose records are turned into outcomes by
+            `outcomes_of`.
+        questions: multiple-choice questions with known answers.
+        orders: rotations, at least 2; with as many as there are options each option stands once at every letter.
+        n_bootstrap, seed: of the intervals.
+
+    Raises:
+        ValueError: for fewer than 2 orders, or another number of outcomes than questions.
+    """
+    if orders < 2:
+        raise ValueError(f"orders must be at least 2, got {orders}")
+    rounds: list[Sequence[Outcome]] = []
+    fixed = 0
+    for rotation in range(orders):
+        asked = ShuffledOptions(questions, rotation=rotation)
+        outcomes = choose(asked)
+        if len(outcomes) != len(questions):
+            raise ValueError(f"expected one outcome per question ({len(questions)}), got {len(outcomes)}")
+        rounds.append(outcomes)
+        fixed = asked.fixed
+    right = [[float(chosen == answer) for _, answer, chosen in outcomes] for outcomes in rounds]
+    by_question = list(zip(*right, strict=True))
+    options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
+    return OrderReport(
+        orders=orders,
+        accuracies=tuple(sum(row) / len(row) for row in right),
+        mean=bootstrap_mean([sum(values) / orders for values in by_question], **options),
+        every_order=bootstrap_mean([float(all(values)) for values in by_question], **options),
+        fixed=fixed,
+        bias=position_bias([outcome for outcomes in rounds for outcome in outcomes], **options),
+    )
+
+
+def outcomes_of(records: Sequence[Any], scoring: str) -> list[Outcome]:
+    """Outcomes of an evaluation's records (`amvl_model.evaluation.runner`) by "likelihood" or "generation"."""
+    return [(record.options, record.answer, record.predicted[scoring]) for record in records]
