@@ -1,0 +1,76 @@
+"""Runs the numbers of the nine statements here and their proofs in a second process beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from experiments.leakage.beyond import t9
+from experiments.leakage.core import Evidence, Proof, Verdict
+from experiments.leakage.fixed import t1, t2, t3, t4
+from experiments.leakage.free import t5
+from experiments.leakage.learnt import t8
+from experiments.leakage.motion import t7
+from experiments.leakage.transition import t6
+
+Numbers = Callable[[np.random.Generator, int], Evidence]
+
+STATEMENTS: dict[str, tuple[str, Numbers]] = {
+    "T1": ("Inheritance", t1),
+    "T2": ("Frozen-prior response", t2),
+    "T3": ("Coupled equilibrium", t3),
+    "T4": ("Spread", t4),
+    "T5": ("Forward-only, ELBO, dual KL", t5),
+    "T6": ("Variance channel, transition", t6),
+    "T7": ("Stability", t7),
+    "T8": ("Amortised prior, finite data", t8),
+    "T9": ("Beyond the linear Gaussian case", t9),
+}
+"""Name -> title, and the function that compares its closed forms with direct solves and simulation."""
+
+
+def prove(names: Sequence[str]) -> dict[str, Proof]:
+    """Outcome of the symbolic proofs, as plain data that can cross a process boundary."""
+    from amvl_theory.theorems import prove_all
+
+    return {
+        item.name: Proof(
+            passed=len(item.checks) - len(item.failed),
+            total=len(item.checks),
+            how=item.how_verified,
+            failed=tuple(f"{check.name}: {check.detail}" for check in item.failed),
+            seconds=item.seconds,
+        )
+        for item in prove_all(names)
+    }
+
+
+class Proofs:
+    """The proofs of some statements, running in a process of their own from the moment of construction."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._future: Future[dict[str, Proof]] = self._pool.submit(prove, list(names))
+
+    def result(self) -> dict[str, Proof]:
+        """Wait for them."""
+        try:
+            return self._future.result()
+        finally:
+            self._pool.shutdown()
+
+
+def numbers(name: str, seed: int, instances: int) -> tuple[Evidence, float]:
+    """One statement's comparisons and the CPU seconds they took; the random instances depend on seed and name only."""
+    began = time.process_time()
+    evidence = STATEMENTS[name][1](np.random.default_rng([seed, int(name[1:])]), instances)
+    return evidence, time.process_time() - began
+
+
+def verdict(name: str, evidence: Evidence, seconds: float, proof: Proof | None) -> Verdict:
+    """A statement's verdict from its numbers and its proof."""
+    return Verdict(name, STATEMENTS[name][0], proof, evidence, seconds)

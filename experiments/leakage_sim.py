@@ -1,0 +1,161 @@
+"""The nine statements of the mean-leakage model: proven, in closed form, simulated, compared, and drawn.
+
+    python experiments/leakage_sim.py                          # everything: a verdict per statement, CSV, JSON, figures
+    python experiments/leakage_sim.py --quick                  # a few seconds: fewer instances, coarser figures
+    python experiments/leakage_sim.py --only T3 T6 --instances 2000 --no-figures
+    python experiments/leakage_sim.py --curvature 2 --force-var 0.5 --gamma 0.01 0.1 1 10
+    python experiments/leakage_sim.py --sweep grid.yaml        # closed-form equilibria on a grid, as CSV
+    python experiments/leakage_sim.py --benchmark              # speed against torch autograd, as JSON
+
+Exit status: 0 if every statement agrees, 1 if one does not, 2 for input that cannot be used. Every proof, comparison and
+figure is made from what `amvl_theory` exports; see amvl_theory/README.md for the statements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+NAMES = tuple(f"T{number}" for number in range(1, 10))
+MODE_FIELDS = {
+    "curvature": "h, curvature of the answer loss",
+    "posterior_precision": "lambda_q, for figures at fixed variances",
+    "prior_precision": "lambda_p, likewise",
+    "force_mean": "gbar, the answer force that x determines",
+    "force_var": "v0, variance of the answer force that x does not determine",
+    "anchor": "alpha, what holds the prior mean",
+    "beta": "weight of the forward KL",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--quick", action="store_true", help="40 instances per comparison, coarse figures")
+    result.add_argument(
+        "--only", nargs="+", metavar="T", help="these statements only, for example T3 T6 (and no figures)"
+    )
+    result.add_argument("--seed", type=int, default=0, help="of all random instances (default 0)")
+    result.add_argument("--instances", type=int, help="random instances per comparison (default 400)")
+    result.add_argument("--figures", action=argparse.BooleanOptionalAction, help="draw the figures (default: yes)")
+    result.add_argument("--proofs", action=argparse.BooleanOptionalAction, default=True, help="run the symbolic proofs")
+    result.add_argument("--sweep", type=Path, metavar="FILE", help="only this: a grid of equilibria from a YAML file")
+    result.add_argument("--benchmark", action="store_true", help="only this: speed side by side with torch autograd")
+    result.add_argument("--out", type=Path, help="folder for the results (default: runs/leakage_sim/DATE-TIME)")
+    result.add_argument("--force", action="store_true", help="replace the results of an earlier run in --out")
+    result.add_argument("--no-progress", action="store_true", help="no progress bars")
+    mode = result.add_argument_group("the mode that the figures show")
+    for name, text in MODE_FIELDS.items():
+        mode.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    mode.add_argument(
+        "--gamma", type=float, nargs="+", metavar="X", help="weights of the reverse KL to simulate, rising"
+    )
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; returns the exit status."""
+    command = parser()
+    options = command.parse_args(arguments)
+    unknown = [name for name in options.only or [] if name not in NAMES]
+    if unknown:
+        command.error(f"--only: expected names among {', '.join(NAMES)}, received {', '.join(unknown)}")
+    if options.seed < 0:
+        command.error(f"--seed: expected a whole number of at least 0, received {options.seed}")
+    if options.instances is not None and options.instances < 2:
+        command.error(f"--instances: expected at least 2, received {options.instances}")
+    if options.sweep and options.benchmark:
+        command.error("--sweep: expected one of --sweep and --benchmark, received both")
+    # Before numpy is loaded: small matrices, and the proofs have the other core.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1" if not options.benchmark else str(os.cpu_count() or 1))
+    out = options.out or Path("runs") / "leakage_sim" / time.strftime("%Y%m%d-%H%M%S")
+    try:
+        if options.benchmark:
+            return benchmark(out, options)
+        if options.sweep:
+            return sweep(out, options)
+        return compare(out, options)
+    except (ValueError, OSError) as error:
+        print(f"leakage_sim: {error}", file=sys.stderr)
+        return 2
+
+
+def compare(out: Path, options: argparse.Namespace) -> int:
+    """Proofs beside numbers, then figures; prints and writes the verdicts."""
+    from tqdm import tqdm
+
+    from experiments.leakage import report
+    from experiments.leakage.curves import Mode
+    from experiments.leakage.statements import Proofs, numbers, verdict
+
+    began = time.perf_counter()
+    names = [name for name in NAMES if name in (options.only or NAMES)]
+    chosen = {name: getattr(options, name) for name in (*MODE_FIELDS, "gamma") if getattr(options, name) is not None}
+    mode = Mode(**(chosen | ({"gamma": tuple(chosen["gamma"])} if "gamma" in chosen else {})))
+    report.prepare(out, force=options.force)
+    instances = options.instances or (40 if options.quick else 400)
+    draw = options.figures if options.figures is not None else options.only is None
+    proofs = Proofs(names) if options.proofs else None
+    found = {}
+    with tqdm(total=len(names) + 7 * draw, disable=options.no_progress) as bar:
+        for name in names:
+            bar.set_description(f"{name} numbers")
+            found[name] = numbers(name, options.seed, instances)
+            bar.update()
+        if draw:
+            from experiments.leakage.figures import write_figures
+
+            bar.set_description("figures")
+            for done in write_figures(out, mode, options.seed, quick=options.quick):
+                bar.set_description(f"drawn: {done}")
+                bar.update()
+        bar.set_description("proofs")
+        proven = proofs.result() if proofs else {}
+    verdicts = [verdict(name, *found[name], proven.get(name)) for name in names]
+    config: dict[str, Any] = {
+        "seed": options.seed,
+        "instances": instances,
+        "quick": options.quick,
+        "only": options.only,
+    }
+    report.write_verdicts(out, verdicts, config | {"mode": mode})
+    print(f"\n{report.departure_table(verdicts)}\n\n{report.verdict_table(verdicts)}")
+    print(f"{time.perf_counter() - began:.1f} s; results in {out}")
+    return 0 if all(item.passed for item in verdicts) else 1
+
+
+def sweep(out: Path, options: argparse.Namespace) -> int:
+    """A grid of closed-form equilibria from a YAML file to CSV."""
+    from experiments.leakage import report
+    from experiments.leakage.sweep import read_sweep, run_sweep
+
+    values, simulated = read_sweep(options.sweep)
+    report.prepare(out, force=options.force)
+    table = run_sweep(values, simulated=simulated, progress=not options.no_progress)
+    report.write_csv(out / "sweep.csv", table)
+    report.write_json(out / "sweep.json", {"points": len(table["gamma"])}, {"values": values, "simulate": simulated})
+    print(f"{len(table['gamma'])} points in {out / 'sweep.csv'}")
+    return 0
+
+
+def benchmark(out: Path, options: argparse.Namespace) -> int:
+    """Speed of sweep and simulation beside torch autograd, and the machine's memory bandwidth."""
+    from experiments import _leakage_benchmark
+    from experiments.leakage import report
+
+    report.prepare(out, force=options.force)
+    small = ["--points", "100000", "--sample", "2000", "--instances", "4096", "--repeats", "3"] if options.quick else []
+    return _leakage_benchmark.main(
+        ["--out", str(out / "benchmark.json"), "--seed", str(options.seed), "--overwrite", *small]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
