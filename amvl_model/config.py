@@ -201,6 +201,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the forward and backward pass")
     gradient_checkpointing: bool = option(False, "store less, compute layers again in the backward pass")
     workers: int = option(0, "processes that draw or read questions; 0: the training process", low=0)
+    group_by_length: bool = option(False, "batches of questions of similar length, so that less is padded")
     seed: int = option(0, "of new weights, latent samples and dropout", low=0)
     log_every: int = option(10, "steps between two log lines", unit="optimiser steps", low=1)
     eval_every: int = option(0, "steps between two evaluations; 0: at the end", unit="optimiser steps", low=0)

@@ -98,6 +98,17 @@ class AMVLProcessor:
             encoded["answer_ids"] = self.encode_answer(question.answer_text)
         return encoded
 
+    def query_length(self, question: VisualQuestion) -> int:
+        """Number of query tokens N of one question, from its text and the sizes of its pictures alone."""
+        merge = self.image_processor.merge_size**2
+        text = self._query_text(question)
+        tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        patches = sum(
+            self.image_processor.get_number_of_image_patches(image.height, image.width) // merge
+            for image in question.images
+        )
+        return tokens - len(question.images) + patches
+
     def encode_answer(self, text: str) -> Tensor:
         """Token ids (M,) of an answer and its end-of-turn token.
 

@@ -24,7 +24,11 @@ from amvl_model.processing import AMVLProcessor
 from amvl_model.trainer import AMVLTrainer, JsonlLog, QuestionDataset, training_arguments
 
 ASSETS = Path(__file__).parent / "assets"
-SHIPPED = {"tiny": ASSETS / "tiny-base", "tiny-forward-only": ASSETS / "tiny-forward-only", "tiny-amvl": ASSETS / "tiny-amvl"}
+SHIPPED = {
+    "tiny": ASSETS / "tiny-base",
+    "tiny-forward-only": ASSETS / "tiny-forward-only",
+    "tiny-amvl": ASSETS / "tiny-amvl",
+}
 CACHE_LIMIT = 1_000  # encoded questions that a training process keeps in memory (about 0.6 MB each in the tiny preset)
 
 
@@ -127,6 +131,7 @@ def train(
         objective=config.objective,
         processor=processor,
         latent_learning_rate=config.train.latent_learning_rate,
+        group_by_length=config.train.group_by_length,
         args=training_arguments(config, folder, **overrides),
         train_dataset=QuestionDataset(asked, processor, cache=len(asked) <= CACHE_LIMIT),
         callbacks=[JsonlLog(folder / "metrics.jsonl")],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
     def __init__(self, questions: Sequence[VisualQuestion], processor: AMVLProcessor, *, cache: bool = False) -> None:
         self.questions, self.processor = questions, processor
         self.cache: dict[int, dict[str, Tensor]] | None = {} if cache else None
+        self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -53,15 +54,45 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
                 self.cache[index] = encoded
         return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0)}
 
+    def length(self, index: int) -> int:
+        """Query tokens of one question, from its text and the sizes of its pictures; they are not processed for it."""
+        if index not in self._lengths:
+            kept = None if self.cache is None else self.cache.get(index)
+            known = self.processor.query_length(self.questions[index]) if kept is None else len(kept["input_ids"])
+            self._lengths[index] = known
+        return self._lengths[index]
+
 
 class FilledRandomSampler(Sampler[int]):
     """A random order of each epoch, filled up to a multiple of ``multiple`` with items of weight 0.
 
     The order depends on (seed, epoch) alone, so a resumed run sees what the uninterrupted one would have seen.
+
+    With ``length_of`` the batches are made of items of similar length: the random order is cut into windows of
+    `WINDOW` x ``group`` items, each window is sorted by length and cut into groups, and its groups are shuffled. Lengths are
+    asked for one window at a time.
+
+    Args:
+        size: number of items.
+        seed: of the order.
+        multiple: the epoch's length is a multiple of this.
+        length_of: tokens of an item; None: lengths play no part.
+        group: items of one step over all processes, which should be alike.
     """
 
-    def __init__(self, size: int, *, seed: int, multiple: int = 1) -> None:
+    WINDOW = 32
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        multiple: int = 1,
+        length_of: Callable[[int], int] | None = None,
+        group: int = 1,
+    ) -> None:
         self.size, self.seed, self.multiple, self.epoch = size, seed, multiple, 0
+        self.length_of, self.group = length_of, group
 
     def __len__(self) -> int:
         return math.ceil(self.size / self.multiple) * self.multiple
@@ -74,8 +105,19 @@ class FilledRandomSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
         spare = len(self) - self.size
-        yield from order
+        yield from order if self.length_of is None else self._grouped(order, self.length_of, generator)
         yield from (~order[i % self.size] for i in range(spare))
+
+    def _grouped(self, order: list[int], length_of: Callable[[int], int], generator: torch.Generator) -> Iterator[int]:
+        window = self.WINDOW * self.group
+        for start in range(0, len(order), window):
+            alike = sorted(order[start : start + window], key=length_of)
+            groups = [alike[i : i + self.group] for i in range(0, len(alike), self.group)]
+            ragged = [groups.pop()] if len(groups[-1]) < self.group else []  # the epoch's last items stay last
+            for index in torch.randperm(len(groups), generator=generator).tolist():
+                yield from groups[index]
+            for rest in ragged:
+                yield from rest
 
 
 class AMVLCollator:
@@ -113,6 +155,7 @@ class AMVLTrainer(Trainer):
         objective: which loss, with its weights and schedule.
         latent_learning_rate: of the latent modules; None = the common one.
         processor: makes batches, and is saved beside every checkpoint.
+        group_by_length: make batches of questions of similar length; train_dataset then needs `QuestionDataset.length`.
         **kwargs: as transformers' Trainer takes them (model, args, train_dataset, callbacks, ...).
     """
 
@@ -122,9 +165,11 @@ class AMVLTrainer(Trainer):
         objective: ObjectiveConfig,
         processor: AMVLProcessor,
         latent_learning_rate: float | None = None,
+        group_by_length: bool = False,
         **kwargs: Any,
     ) -> None:
         self.objective = objective
+        self.group_by_length = group_by_length
         self.latent_learning_rate = latent_learning_rate
         kwargs.setdefault("data_collator", AMVLCollator(processor))
         super().__init__(processing_class=processor, **kwargs)
@@ -241,7 +286,9 @@ class AMVLTrainer(Trainer):
         world = self.args.world_size
         multiple = world * self.args.per_device_train_batch_size if world > 1 else 1
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return FilledRandomSampler(len(dataset), seed=seed, multiple=multiple)
+        group = world * self.args.per_device_train_batch_size
+        length_of = dataset.length if self.group_by_length else None
+        return FilledRandomSampler(len(dataset), seed=seed, multiple=multiple, length_of=length_of, group=group)
 
 
 def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> TrainingArguments:

@@ -52,6 +52,7 @@ def trainer_for(model: Any, processor: Any, settings: RunConfig, folder: Path, *
         objective=settings.objective,
         processor=processor,
         latent_learning_rate=settings.train.latent_learning_rate,
+        group_by_length=settings.train.group_by_length,
         args=training_arguments(settings, folder, disable_tqdm=True, **overrides),
         train_dataset=QuestionDataset(QUESTIONS, processor, cache=True),
     )
@@ -107,8 +108,51 @@ def test_sampler_fills_the_epoch_with_weightless_items_and_repeats_by_seed_and_e
     assert list(sampler) != first
 
 
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
-    settings = {"train.batch_size": 4, "train.steps": 6, "train.save_every": 3}
+def test_groups_of_similar_length_hold_every_item_once_and_repeat_by_seed_and_epoch() -> None:
+    lengths = torch.randint(10, 500, (203,), generator=torch.Generator().manual_seed(0)).tolist()
+
+    def sampler(seed: int = 3) -> FilledRandomSampler:
+        return FilledRandomSampler(203, seed=seed, multiple=8, length_of=lengths.__getitem__, group=8)
+
+    order = list(sampler())
+    assert len(order) == 208 and sorted(i for i in order if i >= 0) == list(range(203))
+    assert all(i < 0 for i in order[203:])
+    assert order == list(sampler()) and order != list(sampler(4))
+    later = sampler()
+    later.set_epoch(1)
+    assert list(later) != order
+
+    def padded(items: list[int]) -> int:
+        return sum(8 * max(lengths[i] for i in items[j : j + 8]) for j in range(0, 200, 8))
+
+    assert padded(order) < 1.06 * sum(lengths) < padded(list(FilledRandomSampler(203, seed=3)))
+    means = [sum(lengths[i] for i in order[j : j + 8]) for j in range(0, 200, 8)]
+    assert means != sorted(means)  # short ones are not all seen first
+
+
+def test_the_length_of_a_question_is_that_of_its_encoding() -> None:
+    _, processor = small_model()
+    mixed = [*QUESTIONS[:2], synthetic_question("Jigsaw", index=0), synthetic_question("Visual_Similarity", index=1)]
+    dataset = QuestionDataset(mixed, processor)
+    assert [dataset.length(i) for i in range(4)] == [len(dataset[i]["input_ids"]) for i in range(4)]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_batches_made_by_workers_are_those_made_in_the_training_process(tmp_path: Path, grouped: bool) -> None:
+    model, processor = small_model()
+    batches = []
+    for workers in (0, 2):
+        settings = config(**{"train.workers": workers, "train.batch_size": 4, "train.group_by_length": grouped})
+        loader = trainer_for(model, processor, settings, tmp_path / str(workers)).get_train_dataloader()
+        batches.append(list(loader))
+    for here, there in zip(*batches, strict=True):
+        assert here.keys() == there.keys()
+        assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["random order", "grouped by length"])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, grouped: bool) -> None:
+    settings = {"train.batch_size": 4, "train.steps": 6, "train.save_every": 3, "train.group_by_length": grouped}
     whole, _ = train(config(**settings), tmp_path / "whole", questions=QUESTIONS, quiet=True)
     interrupted = tmp_path / "interrupted"
     train_half(config(**settings), interrupted)
