@@ -252,7 +252,42 @@ TEXTS = [
     ("Not the second image. The third image.", PAIR, 1),
 ]
 
+BASED_ON = [
+    ("Based on the image, the answer is (B).", LETTERS, 1),
+    ("Based on the image, B.", LETTERS, 1),
+    ("Based on the picture, the correct option is C", LETTERS, 2),
+    ("Based on the colours shown, the sign is blue.", COLOURS, 2),
+    ("Based on the image, I would choose option C: blue.", COLOURS, 2),
+    ("Based on what is seen, there are two floats.", COUNTS, 1),
+]
+
+FULL_WIDTH = [
+    ("Ｂ", LETTERS, 1),
+    ("ｂ", LETTERS, 1),
+    ("Ｂ！", LETTERS, 1),
+    ("选Ｂ", LETTERS, 1),
+    ("答案：Ｂ。", LETTERS, 1),
+    ("答案是：（Ｃ）", LETTERS, 2),
+    ("正确选项是 C。", LETTERS, 2),
+    ("选择B选项", LETTERS, 1),
+    ("答案：蓝色", ("红色", "蓝色"), 1),
+    ("图中是蓝色", ("红色", "蓝色"), 1),
+]
+
 UNREAD = [
+    ("Based on the", LETTERS),
+    ("Based on the image, it is impossible to tell.", LETTERS),
+    ("A、C", LETTERS),
+    ("A 或 B", LETTERS),
+    ("无法判断", LETTERS),
+    ("I refuse to answer.", LETTERS),
+    ("Sorry, I can't help with that.", LETTERS),
+    ("The correct answer is (", LETTERS),
+    ("<answer>(", LETTERS),
+    (r"\boxed{\text{(B", LETTERS),
+    ("Answer: B. Answer: C.", LETTERS),
+    ("bb", LETTERS),
+    ("①", LETTERS),
     ("", LETTERS),
     ("   \n", LETTERS),
     ("...", LETTERS),
@@ -405,7 +440,7 @@ UNREAD = [
 
 @pytest.mark.parametrize(
     ("reply", "choices", "expected"),
-    [*LABELS, *LABELS_WITH_TEXT, *STATEMENTS, *MARKED, *REASONING, *TEXTS],
+    [*LABELS, *LABELS_WITH_TEXT, *STATEMENTS, *MARKED, *REASONING, *TEXTS, *BASED_ON, *FULL_WIDTH],
 )
 def test_reply_that_says_it_is_read(reply: str, choices: tuple[str, ...], expected: int) -> None:
     assert parse_choice(reply, choices) == expected

@@ -1,0 +1,88 @@
+"""Evaluate a checkpoint on BLINK, V*, HRBench or VisualPuzzles, from a local folder or from the hub.
+
+python experiments/evaluate_benchmark.py --model runs/x/checkpoint --benchmark vstar --path data/vstar --orders 4
+python experiments/evaluate_benchmark.py --model DIR --benchmark blink --split test --submission predictions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+BENCHMARKS = ("blink", "vstar", "hrbench4k", "hrbench8k", "visual-puzzles")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    page.add_argument("--model", required=True, help="checkpoint folder, or tiny, tiny-forward-only, tiny-amvl")
+    page.add_argument("--benchmark", required=True, choices=BENCHMARKS)
+    page.add_argument("--path", help="local folder of the benchmark; default: the Hugging Face cache or hub")
+    page.add_argument("--stream", action="store_true", help="read from the hub while it is used")
+    page.add_argument("--split", help="blink: val or test; visual-puzzles: train or test")
+    page.add_argument("--prompt", choices=("official", "blink"), default="official", help="not for blink")
+    page.add_argument("--tasks", nargs="+", help="only these tasks or categories")
+    page.add_argument("--limit", type=int, help="at most so many questions a task")
+    page.add_argument(
+        "--scoring", nargs="+", choices=("generation", "likelihood"), default=["generation", "likelihood"]
+    )
+    page.add_argument("--orders", type=int, default=1, help="orders of the options; 2 or more show position bias")
+    page.add_argument("--batch-size", type=int, default=16, help="questions in one forward pass")
+    page.add_argument("--max-new-tokens", type=int, default=16, help="longest reply [tokens]")
+    page.add_argument("--seed", type=int, default=0, help="of the intervals")
+    page.add_argument("--device", help="default: cuda if there is one")
+    page.add_argument("--out", type=Path, help="result file (JSON) to write")
+    page.add_argument("--overwrite", action="store_true", help="replace the result file")
+    page.add_argument("--submission", type=Path, help="blink with hidden answers: predictions file to write, no scores")
+    return page
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line, evaluate, print and write."""
+    page = parser()
+    options = page.parse_args(arguments)
+    import torch
+
+    from amvl_model.data.sources import load_benchmark
+    from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink, write_benchmark_result
+    from amvl_model.run import load_checkpoint
+
+    reader: dict[str, Any] = {"stream": options.stream}
+    if options.split is not None:
+        reader["split"] = options.split
+    if options.benchmark != "blink":
+        reader["prompt"] = options.prompt
+    try:
+        questions = load_benchmark(options.benchmark, options.path, tasks=options.tasks, limit=options.limit, **reader)
+        model, processor = load_checkpoint(options.model)
+    except (ValueError, TypeError, OSError) as error:
+        page.error(str(error))
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device)
+    common = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
+    if options.submission is not None:
+        print(submit_blink(model, processor, questions, options.submission, **common))
+        return
+    result = run_benchmark(
+        model,
+        processor,
+        options.benchmark,
+        questions,
+        orders=options.orders,
+        seed=options.seed,
+        scoring=tuple(options.scoring),
+        **common,
+    )
+    print(result.table())
+    if options.out is not None:
+        name = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+        settings = {key: None if value is None else str(value) for key, value in vars(options).items()}
+        print(write_benchmark_result(options.out, result, settings, name, overwrite=options.overwrite))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A tiny untrained model on the miniatures of every benchmark: scores, position bias, result file, submission."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amvl_model.data.benchmarks import export_blink_parquet
+from amvl_model.data.sources import load_benchmark
+from amvl_model.data.synthetic import synthetic_blink
+from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink, write_benchmark_result
+from amvl_model.results import read_result
+from tests import helpers, miniatures
+
+pytest.importorskip("pyarrow")
+MAKERS = {"vstar": miniatures.vstar, "hrbench4k": miniatures.hrbench, "visual-puzzles": miniatures.visual_puzzles}
+
+
+@lru_cache(maxsize=1)
+def model() -> Any:
+    return helpers.tiny_model()
+
+
+def run(benchmark: str, folder: Path, **settings: Any) -> Any:
+    settings = {"n_bootstrap": 20, "batch_size": 8, "max_new_tokens": 2, "progress": False, **settings}
+    questions = load_benchmark(benchmark, folder)
+    return run_benchmark(model(), helpers.processor(), benchmark, questions, **settings)
+
+
+@pytest.mark.parametrize("benchmark", list(MAKERS))
+def test_every_benchmark_gets_its_official_score_and_variants(tmp_path: Path, benchmark: str) -> None:
+    result = run(benchmark, MAKERS[benchmark](tmp_path))
+    assert set(result.scores) == {"likelihood", "generation"}
+    official = result.scores["likelihood"][0]
+    right = [r.predicted["likelihood"] == r.answer for r in result.evaluation.records]
+    assert official.official
+    assert official.value.mean == pytest.approx(sum(right) / len(right))
+    assert result.harness
+    assert result.orders is None
+    assert "* official score" in result.table()
+
+
+def test_orders_show_position_bias_and_the_result_file_holds_everything(tmp_path: Path) -> None:
+    result = run("vstar", miniatures.vstar(tmp_path / "vstar"), orders=2, scoring=("likelihood",))
+    assert result.harness == ()
+    assert {part.options for part in result.orders.bias} == {2, 4}
+    assert sum(part.n for part in result.orders.bias) == 8
+    path = write_benchmark_result(tmp_path / "r.json", result, {"model": "tiny"}, "cpu")
+    stored = read_result(path)
+    assert stored.metrics["likelihood: mean over questions"].n == 4
+    assert "position bias, 4 options" in stored.metrics
+    assert len(stored.extra["evaluation"]["questions"]) == 4
+    assert "right in every order" in result.table()
+
+
+def test_blinks_hidden_questions_become_a_submission(tmp_path: Path) -> None:
+    records = [synthetic_blink("Counting", "test", 0, i) | {"answer": "hidden"} for i in range(3)]
+    export_blink_parquet(records, tmp_path / "blink", split="test")
+    questions = load_benchmark("blink", tmp_path / "blink", split="test")
+    path = tmp_path / "predictions.json"
+    counts = submit_blink(model(), helpers.processor(), questions, path, max_new_tokens=2, progress=False)
+    assert counts["written"] + counts["unread"] == 3
+    assert set(json.loads(path.read_text())) <= {question.id for question in questions}
