@@ -7,8 +7,9 @@
     noise           Z ~ N(0, I)
 
 For each condition: accuracy by option likelihood, the given answer's NLL in nats, both also as paired differences against the
-prior mean, and the total variation distance, 0 to 1, between the distributions over the options with Z and with the prior
-mean. Conditions with draws are averaged over the draws, question by question.
+prior mean, and two distances between the distributions over the options with Z and with the prior mean (effects.py): total
+variation, 0 to 1, and KL(prior mean || Z) in nats. Latents of another answer's posterior and single slots: mediation.py.
+Conditions with draws are averaged over the draws, question by question.
 
 The last three destroy what the latents say of the question. The latents matter on a checkpoint if one of the three changes
 accuracy or NLL: if one of the six paired differences has an interval that leaves out 0. The six intervals of that verdict
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.contamination import answer_scores
+from amvl_model.diagnostics.effects import answer_kl, option_log_shares, total_variation
 from amvl_model.distributions import DiagonalGaussian
 from amvl_model.evaluation.runner import given_answer
 from amvl_model.evaluation.scoring import LatentScorer, batches, inference, latent_scorer, sample_latents
@@ -50,6 +52,7 @@ class ConditionEffect:
         accuracy_difference: accuracy minus that of the prior mean, paired; None for the prior mean itself.
         nll_difference: answer NLL minus that of the prior mean, paired, nats; None for the prior mean itself.
         total_variation: between the option distributions with Z and with the prior mean, 0 to 1; None likewise.
+        answer_kl: KL(with the prior mean || with Z) of the option distributions, nats; None likewise.
         draws: latents drawn a question.
     """
 
@@ -58,6 +61,7 @@ class ConditionEffect:
     accuracy_difference: Interval | None
     nll_difference: Interval | None
     total_variation: Interval | None
+    answer_kl: Interval | None
     draws: int
 
 
@@ -153,7 +157,7 @@ def intervention_report(
     if len(questions) == 1:
         raise ValueError("expected at least two questions to shuffle latents between, got one")
     with inference(model):
-        prior = _priors(scorer, questions, batch_size, progress)
+        prior = all_priors(scorer, questions, batch_size, progress)
         donors = derangement(len(questions), seed)
         latents = _latents(prior, donors, samples, temperature, seed)
         scores = _scores(scorer, questions, latents, batch_size, progress)
@@ -187,7 +191,7 @@ def derangement(n: int, seed: int) -> np.ndarray:
     return donors
 
 
-def _priors(
+def all_priors(
     scorer: LatentScorer, questions: Sequence[VisualQuestion], batch_size: int, progress: bool
 ) -> DiagonalGaussian:
     """p(Z|x) of all questions, (n, k, d), on the CPU."""
@@ -225,23 +229,23 @@ def _scores(
     batch_size: int,
     progress: bool,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Per condition: answer NLL, accuracy and total variation of every question, (n,), averaged over the draws."""
-    names = ("nll", "accuracy", "total_variation")
+    """Per condition: answer NLL, accuracy and both distances of every question, (n,), averaged over the draws."""
+    names = ("nll", "accuracy", "total_variation", "answer_kl")
     result = {condition: {name: np.zeros(len(questions)) for name in names} for condition in latents}
     for batch in batches(
         questions, scorer.processor, batch_size, description="interventions", progress=progress, least_options=2
     ):
         query = scorer.encode_batch(batch)
         answers = [given_answer(question) for question in batch.questions]
-        reference: Tensor | None = None
+        reference: np.ndarray | None = None
         for condition, draws in latents.items():
             for z in draws[:, batch.index]:
                 log_probs = scorer.option_log_probs(query, z.to(scorer.device), batch.options)
-                share = log_probs.double().softmax(dim=1)
+                share = option_log_shares(log_probs)
                 reference = share if reference is None else reference  # the first condition is the prior mean
                 nll, right = answer_scores(log_probs, answers)
-                change = 0.5 * (share - reference).abs().sum(1).cpu().numpy()
-                for name, values in zip(names, (nll, right, change), strict=True):
+                distances = total_variation(share, reference), answer_kl(share, reference)
+                for name, values in zip(names, (nll, right, *distances), strict=True):
                     result[condition][name][batch.index] += values / len(draws)
     return result
 
@@ -257,6 +261,7 @@ def _effect(name: str, scores: dict[str, dict[str, np.ndarray]], draws: int, **s
         ),
         nll_difference=None if is_reference else paired_difference(own["nll"], reference["nll"], **settings),
         total_variation=None if is_reference else bootstrap_mean(own["total_variation"], **settings),
+        answer_kl=None if is_reference else bootstrap_mean(own["answer_kl"], **settings),
         draws=draws,
     )
 
@@ -277,7 +282,7 @@ def _verdict(
             change = paired_difference(own, reference, level=corrected, **settings)
             if measure == "nll":
                 largest = max(largest, abs(change.mean))
-            if _excludes_zero(change):
+            if change.excludes_zero:
                 found[name].append(f"{what} by {_cell(change, scale, digits)} {unit}")
     listed = "; ".join(f"{name} latents change {' and '.join(each)}" for name, each in found.items() if each)
     listed = listed.replace("noise latents", "N(0, I) latents")
@@ -296,10 +301,6 @@ def _verdict(
         f"the mean NLL {largest:.3f} nats)."
     )
     return False, False, sentence
-
-
-def _excludes_zero(interval: Interval) -> bool:
-    return interval.low is not None and interval.high is not None and (interval.low > 0 or interval.high < 0)
 
 
 def _cell(interval: Interval | None, scale: float, digits: str) -> str:

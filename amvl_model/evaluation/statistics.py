@@ -44,6 +44,11 @@ class Interval:
     high: float | None
     n: int
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval leaves out 0; False where there is none."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskAccuracy:
