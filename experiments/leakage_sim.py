@@ -37,7 +37,9 @@ MODE_FIELDS = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--quick", action="store_true", help="40 instances per comparison, coarse figures")
+    result.add_argument(
+        "--quick", action="store_true", help="40 instances per comparison, none near critical; coarse figures"
+    )
     result.add_argument(
         "--only", nargs="+", metavar="T", help="these statements only, for example T3 T6 (and no figures)"
     )

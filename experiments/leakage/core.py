@@ -18,6 +18,10 @@ EXACT, DETERMINISTIC, SIGMAS = 1e-10, 1e-4, 4.0
 """Tolerances: of closed forms, relative; of deterministic simulations, relative; of noisy ones, in standard errors."""
 
 
+THOROUGH = 100
+"""From this many instances on the slow comparisons near the critical weight are made too."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One number against another way to get it.

@@ -13,6 +13,8 @@ from experiments.leakage.curves import Mode
 from experiments.leakage.report import Table, write_csv
 from experiments.leakage.style import page, save, styled
 
+MIXTURE_LABELS = ("component separation [standard deviations]", "weight of one component [1]")
+
 Drawn = tuple[Figure, dict[str, Table]]
 
 
@@ -87,16 +89,15 @@ def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     figure, panels = page(3, width=5.2, height=4.2)
     maps.error_map(
         bent, "force_over_g0", "gamma_pull", labels=("mean force / saturation force g0 [1]", "gamma lambda_q / h [1]"),
-        title="Saturating response: contamination", bar="linear / exact - 1", log=(True, False), ax=panels[0],
+        title="Saturating response: contamination", bar="linear / exact - 1", scales=("log", "symlog"), ax=panels[0],
     )  # fmt: skip
-    panels[0].set_yscale("symlog", linthresh=0.05)
     maps.error_map(
-        mixed, "separation", "component_weight", labels=("component separation [standard deviations]", "weight of one [1]"),
-        title="Mixture posterior: contamination", bar="linear / exact - 1", log=(False, False), ax=panels[1],
+        mixed, "separation", "component_weight", labels=MIXTURE_LABELS,
+        title="Mixture posterior: contamination", bar="linear / exact - 1", scales=("linear", "linear"), ax=panels[1],
     )  # fmt: skip
     maps.error_map(
         own, "gamma_over_critical", "kurtosis", labels=("gamma / gamma_c [1]", "kurtosis of the answer force [1]"),
-        title="Per-answer variances: V of T6", bar="closed form / exact - 1", log=(True, False), ax=panels[2],
+        title="Per-answer variances: V of T6", bar="closed form / exact - 1", scales=("log", "linear"), ax=panels[2],
     )  # fmt: skip
     return figure, {"limits_saturation": bent, "limits_mixture": mixed, "limits_per_answer": own}
 

@@ -22,8 +22,19 @@ def grid(table: Table, x: str, y: str, value: str) -> tuple[np.ndarray, np.ndarr
     return xs, ys, matrix
 
 
-def _heat(ax: Axes, xs: np.ndarray, ys: np.ndarray, matrix: np.ndarray, label: str, **options: object):
+def _heat(
+    ax: Axes,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    matrix: np.ndarray,
+    label: str,
+    *,
+    scales: tuple[str, str] = ("log", "log"),
+    **options: object,
+):
     ax.grid(False)
+    ax.set_xscale(scales[0])  # before any contour: its labels cut the lines on screen
+    ax.set_yscale(scales[1], **({"linthresh": 0.05} if scales[1] == "symlog" else {}))
     shading = "gouraud" if np.isfinite(matrix).all() and "norm" not in options else "nearest"
     found = ax.pcolormesh(xs, ys, matrix, shading=shading, rasterized=True, **options)
     bar = ax.figure.colorbar(found, ax=ax, pad=0.02)
@@ -64,8 +75,6 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     several = grid(table, "beta", "gamma", "roots")[2] > 1
     if several.any():
         ax.contourf(xs, ys, several.astype(float), levels=[0.5, 1.5], colors="none", hatches=["//"])
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     ax.set_xlabel("weight of the forward KL, beta [1]")
     ax.set_ylabel("weight of the reverse KL, gamma [1]")
     ax.set_title("Coupled game: both weights act through the mean")
@@ -97,13 +106,11 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.axhline(1.0, color=COLOURS[1], linewidth=2.0, linestyle=(0, (6, 2)))
     cross = 0.7639320225
     ax.plot(cross, cross, marker="o", color="black", markersize=6)
-    ax.annotate("2/phi^2", (cross, cross), xytext=(7, -13), textcoords="offset points", fontsize=9)
-    ax.annotate("dual KL\nleaks less", (0.05, 0.035), fontsize=9)
+    ax.annotate("2/phi^2", (cross, cross), xytext=(9, -8), textcoords="offset points", fontsize=9)
+    ax.annotate("dual KL\nleaks less", (0.45, 0.13), fontsize=9)
     ax.annotate("only dual KL leaks", (0.12, 2.7), fontsize=9)
-    ax.annotate("neither", (2.15, 2.7), fontsize=9)
+    ax.annotate("neither", (2.15, 1.25), fontsize=9)
     ax.annotate("only\nELBO", (2.15, 0.045), fontsize=9)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     ax.set_xlim(xs[0], xs[-1])
     ax.set_ylim(ys[0], ys[-1])
     ax.set_xlabel("gamma h / v0 of dual KL [1]")
@@ -147,8 +154,6 @@ def stability(
             fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     ax.set_xlabel("rate of the prior / rate of the posterior [1]")
     ax.set_ylabel("weight of the reverse KL, gamma [1]")
     ax.set_title(title)
@@ -163,24 +168,27 @@ def error_map(
     labels: tuple[str, str],
     title: str,
     bar: str,
-    log: tuple[bool, bool],
+    scales: tuple[str, str],
     value: str = "error",
     ax: Axes | None = None,
 ) -> Axes:
-    """Error of the linear theory (closed form / exact - 1) over two parameters, with the 10 % contour (T9)."""
+    """Error of the linear theory (closed form / exact - 1) over two parameters, with the 10 % contour (T9).
+
+    Dotted below -5 %, crossed where several equilibria can coexist and the error is unknown.
+    """
     ax = axes(ax)
     xs, ys, matrix = grid(table, x, y, value)
     norm = BoundaryNorm(ERROR_LEVELS, 256, extend="both")
-    _heat(ax, xs, ys, matrix, bar, cmap=SIGNED, norm=norm)
+    _heat(ax, xs, ys, matrix, bar, cmap=SIGNED, norm=norm, scales=scales)
+    below = np.where(np.isfinite(matrix), matrix, 0.0) < ERROR_LEVELS[4]
+    if below.any():  # dotted, so that greyscale shows the sign
+        ax.contourf(xs, ys, below.astype(float), levels=[0.5, 1.5], colors="none", hatches=[".."])
     lost = ~np.isfinite(matrix)
     if lost.any():
         ax.contourf(xs, ys, lost.astype(float), levels=[0.5, 1.5], colors="none", hatches=["xxx"])
     size = np.abs(np.where(lost, np.nan, matrix))
     lines = ax.contour(xs, ys, size, levels=[0.1], colors="black", linewidths=2.2)
     ax.clabel(lines, fontsize=9, fmt=lambda level: f"{100 * level:.0f} %")
-    for axis, is_log in zip("xy", log, strict=True):
-        if is_log:
-            getattr(ax, f"set_{axis}scale")("log")
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
     ax.set_title(title)

@@ -83,12 +83,17 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
         )
     ax.axhline(np.log(2), color="#777777", linewidth=0.8)
     ax.annotate(
-        "log 2, entropy of the answer", (0.011, np.log(2)), xytext=(0, -11), textcoords="offset points", fontsize=8
+        "log 2, entropy of the answer",
+        (2.5, np.log(2)),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
     )
     top = 2.9
     for weight, text in ((1.0, "beta_c"), (2.0, "gamma_c"), (EQUAL_WEIGHT_CROSSOVER, "2/phi^2")):
         ax.axvline(weight, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
-        ax.annotate(text, (weight, top), rotation=90, ha="right", va="top", fontsize=8.5)
+        ax.annotate(text, (weight, 0.68 * top), rotation=90, ha="right", va="top", fontsize=8.5)
     ax.set_xscale("log")
     ax.set_ylim(0, top)
     ax.set_xlim(0.01, 2.6)
@@ -109,7 +114,8 @@ def objectives(table: Table, mode: str, title: str, *, ax: Axes | None = None) -
         for number in range(max(int(np.unique(gamma, return_counts=True)[1].max()), 1)):
             _branches(ax, gamma, c, stable, number, i, name)
         ax.plot(gamma, table["simulated"][rows], **marks(i))
-    ax.plot([], [], color="#444444", linewidth=1.0, linestyle=(0, (1, 3)), label="unstable root")
+    if not table["stable"][table["mode"] == mode].all():
+        ax.plot([], [], color="#444444", linewidth=1.0, linestyle=(0, (1, 3)), label="unstable root")
     ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
@@ -132,7 +138,7 @@ def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, nu
         if number < count:
             order = np.argsort(c[here])[number]
             points.setdefault((part, int(stable[here][order])), []).append((value, float(c[here][order])))
-    width = {0: 3.2, 1: 1.8, 2: 1.8}[i if i < 3 else 2]
+    width = 3.4 if i == 1 else 1.8  # the ELBO lies on forward-only, which shows around it
     for k, ((_, still), line) in enumerate(points.items()):
         x, y = zip(*line, strict=True)
         shape = (
@@ -163,11 +169,13 @@ def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
         label="descent, random labels\n(+-2 standard errors)",
     )
     ax.axvline(10, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
-    ax.annotate("n = p", (10, ax.get_ylim()[0]), rotation=90, ha="right", va="bottom", fontsize=8.5)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("questions n [1]   (p = 10 features)")
     ax.set_ylabel("variance of c caused by label noise [latent^2]")
+    ax.annotate(
+        "n = p", (10, 0.36), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8.5
+    )
     ax.set_title("Label noise in a fresh question's prior")
     ax.legend(loc="lower left")
     return ax

@@ -59,6 +59,7 @@ def axes(ax: Axes | None) -> Axes:
 def page(columns: int, *, height: float = 4.0, width: float = 4.9) -> tuple[Figure, list[Axes]]:
     """A figure with a row of panels."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr]
     return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
