@@ -140,10 +140,14 @@ class DataConfig:
 
     source: str = option(
         "synthetic-blink",
-        "training questions: synthetic-blink, blink, visual-cot, refocus, cogcom, zebra-cot (several joined by +), or "
-        "a Parquet file or folder in BLINK's schema",
+        "training questions: synthetic-blink, blink, visual-cot, refocus, cogcom, zebra-cot, a file of questions (.jsonl) "
+        "or a folder in BLINK's schema; several joined by +, with weights if wanted (visual-cot:4+refocus:1)",
     )
-    eval_source: str | None = option(None, "evaluation questions, named likewise; null: held-out questions of source")
+    eval_source: str | None = option(
+        None,
+        "evaluation questions: synthetic-blink, blink, vstar, hrbench4k, hrbench8k, visual-puzzles, a file or a folder; "
+        "null: held-out questions of source",
+    )
     path: str | None = option(None, "folder with local copies of the sources; null: the Hugging Face cache or hub")
     tasks: tuple[str, ...] | None = option(None, "only these tasks, for example Counting,Jigsaw; null: all")
     train_size: int | None = option(600, "training questions; null: all there are", unit="questions in all", low=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amvl_model.data.mixture import MixedQuestions
+from amvl_model.data.mixture import MixedQuestions, Skipped, readable
 from amvl_model.data.schema import VisualQuestion
 
 
@@ -89,9 +89,7 @@ def test_one_bad_question_is_skipped_counted_named_and_never_read_again() -> Non
 
 def test_more_bad_questions_than_allowed_are_fatal_and_listed() -> None:
     mixed = MixedQuestions({"a": Source("a", 50, bad=[7, 8])})
-    with pytest.raises(
-        ValueError, match=r"2 questions of \d+ asked for could not be read; expected at most 1(.|\n)*a.parquet"
-    ):
+    with pytest.raises(ValueError, match=r"2 questions of \d+ could not be read; expected at most 1(.|\n)*a.parquet"):
         list(mixed)
     strict = MixedQuestions({"a": Source("a", 50, bad=[7])}, max_skipped_share=0)
     with pytest.raises(ValueError, match="expected at most 0"):
@@ -101,7 +99,17 @@ def test_more_bad_questions_than_allowed_are_fatal_and_listed() -> None:
         list(MixedQuestions({"a": Source("a", 3, bad=range(3))}, size=100, max_skipped_share=3.0))
 
 
-def test_ten_bad_ones_in_ten_thousand_are_borne() -> None:
+def test_reading_in_order_leaves_out_the_bad_ones_and_logs_them(caplog: pytest.LogCaptureFixture) -> None:
+    skipped: list[Skipped] = []
+    found = [q.id for q in readable("a", Source("a", 5, bad=[2]), skipped)]
+    assert found == ["a0", "a1", "a3", "a4"]
+    assert [(s.source, s.index) for s in skipped] == [("a", 2)]
+    assert "skipped question 2 of a: record 2 of a.parquet" in caplog.text
+    with pytest.raises(ValueError, match="2 questions of 5 could not be read; expected at most 1"):
+        list(readable("a", Source("a", 5, bad=[2, 3]), []))
+
+
+def test_five_bad_ones_in_ten_thousand_are_borne() -> None:
     mixed = MixedQuestions({"a": Source("a", 10_000, bad=range(0, 10_000, 2_000))}, max_skipped_share=0.01)
     assert len(list(mixed)) == 10_000
     assert len(mixed.skipped) == 5

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from amvl_model.config import DataConfig
+from amvl_model.data import training_sets
 from amvl_model.data.mixture import MixedQuestions
-from amvl_model.data.question_files import write_questions
+from amvl_model.data.question_files import QuestionFile, write_questions
 from amvl_model.data.sources import evaluation_questions, load_benchmark, training_questions
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.data.vision_benchmarks import load_vstar
-from tests import miniatures
+from tests import helpers, miniatures
 
 pytest.importorskip("pyarrow")
 
@@ -73,6 +74,27 @@ def test_unreadable_sources_say_what_can_be_read(folder: Path) -> None:
         evaluation_questions(config("refocus", folder))
     with pytest.raises(FileNotFoundError, match="unpack the archives"):
         training_questions(DataConfig(source="visual-cot", path=None))
+
+
+def test_every_question_of_every_source_can_be_encoded(folder: Path) -> None:
+    processor = helpers.processor()
+    sets = [
+        training_questions(config("visual-cot+refocus+cogcom+zebra-cot", folder)),
+        evaluation_questions(config("refocus", folder, eval_source="vstar+hrbench4k+visual-puzzles")),
+    ]
+    for question in [question for questions in sets for question in questions]:
+        encoded = processor.encode(question)
+        assert encoded["image_grid_thw"].shape == (len(question.images), 3)
+        assert len(encoded["answer_ids"]) > 1
+
+
+def test_a_training_set_becomes_a_file_of_questions_by_one_command(folder: Path) -> None:
+    from experiments.convert_training_set import main
+
+    main(["--source", "zebra-cot", "--path", str(folder / "zebra-cot"), "--out", str(folder / "converted")])
+    file = folder / "converted" / "zebra-cot.jsonl"
+    originals = training_sets.load_zebra_cot(folder / "zebra-cot")
+    assert [(q.id, q.prompt) for q in QuestionFile(file)] == [(q.id, q.prompt) for q in originals]
 
 
 def test_synthetic_questions_stay_as_they_were() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from amvl_model.data.benchmarks import BLINK_ID, export_blink_parquet, load_blink
 from amvl_model.data.files import MAX_PIXELS, DataFolder, decode_base64, decode_picture, to_rgb
 from amvl_model.data.schema import format_prompt
+from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.data.vision_benchmarks import IN_PICTURE, load_hrbench, load_visual_puzzles, load_vstar
 from tests import miniatures
 
@@ -196,6 +198,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def blink(folder: Path) -> Path:
+    export_blink_parquet(
+        [synthetic_blink(task, "val", 0, i) for task in ("Counting", "Jigsaw") for i in range(2)], folder
+    )
+    return folder
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(
     ("make", "load"),
@@ -203,6 +212,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (miniatures.vstar, lambda **options: load_vstar(**options)),
         (miniatures.hrbench, lambda **options: load_hrbench("4k", **options)),
         (miniatures.visual_puzzles, lambda **options: load_visual_puzzles(**options)),
+        (blink, lambda path_or_id=BLINK_ID, **options: load_blink(path_or_id, **options)),
     ],
 )
 def test_streamed_from_the_hub_equals_read_from_disk(

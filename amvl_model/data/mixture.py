@@ -11,8 +11,9 @@ question occurs twice: N = min_i n_i sum_j w_j / w_i. Without weights every sour
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from amvl_model.data.schema import VisualQuestion
 
+_LOG = logging.getLogger(__name__)
 MAX_SKIPPED_SHARE = 0.001
 """Share of the questions asked for that may be unreadable before it is an error; one is always borne."""
 
@@ -122,14 +124,41 @@ class MixedQuestions(Sequence[VisualQuestion]):
 
     def _skip(self, number: int, name: str, index: int, error: Exception) -> None:
         self._failed[number, index] = str(error)
-        self.skipped.append(Skipped(name, index, str(error)))
-        allowed = max(1, math.floor(self._max_share * self._asked)) if self._max_share > 0 else 0
-        if len(self.skipped) > allowed:
-            listed = "\n".join(f"  {entry.source} {entry.index}: {entry.reason}" for entry in self.skipped[:10])
-            raise ValueError(
-                f"{len(self.skipped)} questions of {self._asked} asked for could not be read; expected at most {allowed} "
-                f"({self._max_share:.2%}, at least one); repair the data or raise max_skipped_share. The first:\n{listed}"
-            ) from error
+        _note(self.skipped, Skipped(name, index, str(error)), self._asked, self._max_share, error)
+
+
+def readable(
+    name: str,
+    questions: Sequence[VisualQuestion],
+    skipped: list[Skipped],
+    *,
+    max_skipped_share: float = MAX_SKIPPED_SHARE,
+) -> Iterator[VisualQuestion]:
+    """The questions in order, without those that cannot be read, which are added to ``skipped``.
+
+    Raises:
+        ValueError: when more were unreadable than may be (as `MixedQuestions`; the share is of all the questions).
+    """
+    for index in range(len(questions)):
+        try:
+            question = questions[index]
+        except (ValueError, OSError) as error:
+            _note(skipped, Skipped(name, index, str(error)), len(questions), max_skipped_share, error)
+            continue
+        yield question
+
+
+def _note(skipped: list[Skipped], entry: Skipped, asked: int, max_share: float, error: Exception) -> None:
+    """Add an unreadable question to the list and the log; raises when there are too many."""
+    skipped.append(entry)
+    _LOG.warning("skipped question %d of %s: %s", entry.index, entry.source, entry.reason)
+    allowed = max(1, math.floor(max_share * asked)) if max_share > 0 else 0
+    if len(skipped) > allowed:
+        listed = "\n".join(f"  {one.source} {one.index}: {one.reason}" for one in skipped[:10])
+        raise ValueError(
+            f"{len(skipped)} questions of {asked} could not be read; expected at most {allowed} ({max_share:.2%}, at "
+            f"least one); repair the data or raise max_skipped_share. The first:\n{listed}"
+        ) from error
 
 
 def _check(

@@ -120,7 +120,8 @@ def run_benchmark(
     began = time.perf_counter()
     common: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
     evaluation = evaluate(model, processor, questions, **common, **settings)
-    scores, harness = {}, ()
+    scores: dict[str, tuple[Score, ...]] = {}
+    harness: tuple[Score, ...] = ()
     for scoring in evaluation.accuracy:
         chosen = [(record, record.predicted[scoring]) for record in evaluation.records]
         replies = [Reply(id=r.id, task=r.task, right=None if p is None else p == r.answer) for r, p in chosen]
