@@ -19,15 +19,18 @@ from torch.utils.checkpoint import checkpoint
 class _LayerCache:
     """The cache of one layer in one (re)computation."""
 
-    def __init__(self, record: int | None, keys: Tensor | None, values: Tensor | None) -> None:
-        self.record, self.keys, self.values = record, keys, values
+    def __init__(self, record: int | None, append: bool, keys: Tensor | None, values: Tensor | None) -> None:
+        self.record, self.append, self.keys, self.values = record, append, keys, values
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if self.record is not None:
             self.keys, self.values = keys[:, :, : self.record], values[:, :, : self.record]
             return keys, values
         assert self.keys is not None and self.values is not None
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        both = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        if self.append:
+            self.keys, self.values = both
+        return both
 
 
 def enable_checkpointing(model: Any, options: dict[str, Any] | None = None, *, every_n_layers: int = 1) -> None:
@@ -70,17 +73,19 @@ def _set_vision(visual: Any, enabled: bool) -> None:
 def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
     plain = layer._amvl_plain_forward
     active = layer._amvl_checkpointing and layer.training and torch.is_grad_enabled()
+    if active and past_key_values is None:  # the backbone by itself
+        return checkpoint(lambda h: plain(h, *args, past_key_values=None, **kwargs), hidden, use_reentrant=False)
     if not active or not hasattr(past_key_values, "record"):
         return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
-    index, record = layer.self_attn.layer_idx, past_key_values.record
+    index, record, append = layer.self_attn.layer_idx, past_key_values.record, past_key_values.append
 
     def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
-        cache = _LayerCache(record, keys, values)
+        cache = _LayerCache(record, append, keys, values)
         return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
 
     kept = (None, None) if record is not None else past_key_values.layer(index)
     output, keys, values = checkpoint(run, hidden, *kept, use_reentrant=False)
     past_key_values.updates[index] += 1
-    if record is not None:
+    if record is not None or append:
         past_key_values.keys[index], past_key_values.values[index] = keys, values
     return output

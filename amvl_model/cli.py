@@ -23,8 +23,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Report versions, devices and memory, compute what each preset needs, and say what to do. "
         "Exit status 1 if something that is needed is missing.",
     )
-    parser.parse_args(arguments)
+    memory = commands.add_parser(
+        "memory",
+        help="which kind of training fits on which GPU, computed",
+        description="Compute what full fine-tuning, frozen vision and LoRA of the 3B and 7B backbones take on 24, 48, 80 and "
+        "141 GB, and list what was measured beside it.",
+    )
+    memory.add_argument("--batch", type=int, default=1, help="questions in a step (default: 1)")
+    given = parser.parse_args(arguments)
+    if given.command == "memory":
+        if given.batch < 1:
+            memory.error(f"--batch: expected at least 1, received {given.batch}")
+        return _memory(given.batch)
     return _doctor()
+
+
+def _memory(batch: int) -> int:
+    from amvl_model.memory_table import memory_table
+
+    print(memory_table(batch=batch))
+    return 0
 
 
 def _doctor() -> int:

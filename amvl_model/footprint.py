@@ -4,11 +4,11 @@ Parameters: counted from the shapes of the architecture, exactly (tests compare 
 
 Training memory of a preset, over all devices, with N_train trained and N_frozen frozen parameters, w bytes a weight (4 for
 float32, 2 for bfloat16; AdamW's two moments have the weights' type), batch B, S tokens a row, L layers of width H whose
-MLP is I wide, a = 2 bytes under bf16 and 4 otherwise:
+MLP is I wide and whose keys are C wide, a = 2 bytes under bf16 and 4 otherwise:
 
     states       = 4 w N_train + w N_frozen            weights, gradients, two moments; weights alone where frozen
-    activations  = B S a (L - 1) (10 H + 4 I)          kept for the backward pass; with gradient checkpointing B S a L H
-                 + B S a (10 H + 4 I)                  plus the one layer at work
+    activations  = B S a (L - 1) (10 H + 4 I)          kept for the backward pass; with gradient checkpointing
+                 + B S a (10 H + 4 I)                  B S a L (H + 2 C), plus the one layer at work
     logits       = 8 B A V                             answer logits in float32 and their gradient, A answer tokens
     runtime      = a constant of the device            Python with torch and transformers, or the CUDA context
 
@@ -211,10 +211,14 @@ def footprint(config: RunConfig) -> Footprint | None:
     tokens = pixels // MERGED**2 + TEXT_TOKENS + 3 * config.model.num_latents + 2 * ANSWER_TOKENS
     size = 2 if config.train.precision == "bf16" or weight == 2 else 4
     batch = config.train.batch_size
-    kept = batch * tokens * size * _kept(shape.layers, shape.hidden, shape.intermediate, config)
+    again = config.train.gradient_checkpointing
+    at_work = _layer_kept(shape.hidden, shape.intermediate) if again else 0
+    kept = batch * tokens * size * (kept_per_token(shape, checkpointing=again) + at_work)
     if not config.model.freeze_vision:
         patches = batch * (pixels // PATCH**2)
-        kept += patches * size * _kept(shape.vision_layers, shape.vision_hidden, shape.vision_intermediate, config)
+        layer = _layer_kept(shape.vision_hidden, shape.vision_intermediate)
+        in_all = shape.vision_layers * shape.vision_hidden + layer if again else shape.vision_layers * layer
+        kept += patches * size * in_all
     return Footprint(
         parameters=trained + frozen,
         trained=trained,
@@ -225,7 +229,15 @@ def footprint(config: RunConfig) -> Footprint | None:
     )
 
 
-def _kept(layers: int, hidden: int, intermediate: int, config: RunConfig) -> int:
-    """Numbers a token leaves behind for the backward pass."""
-    layer = 10 * hidden + 4 * intermediate
-    return layers * hidden + layer if config.train.gradient_checkpointing else layers * layer
+def kept_per_token(shape: Architecture, *, checkpointing: bool) -> int:
+    """Numbers that a token of the language model leaves behind for the backward pass.
+
+    Residuals, norms, queries, attention's output and the MLP's four intermediates; with gradient checkpointing a layer's
+    input and the keys and values that the second pass reads.
+    """
+    keys = shape.hidden // shape.heads * shape.kv_heads
+    return shape.layers * (shape.hidden + 2 * keys if checkpointing else _layer_kept(shape.hidden, shape.intermediate))
+
+
+def _layer_kept(hidden: int, intermediate: int) -> int:
+    return 10 * hidden + 4 * intermediate

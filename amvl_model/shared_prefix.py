@@ -33,14 +33,15 @@ class PrefixCache:
     """Keys and values of x, one pair per layer; what the text model's layers see as their cache.
 
     With ``record=N`` the first N keys and values of each layer are kept and the layer sees what it would see without a
-    cache. Without it the layer's own keys and values are appended to the kept ones, which do not change. Nothing is
-    copied or detached, so gradients flow through.
+    cache. Without it the layer's own keys and values are appended to the kept ones, which do not change, unless
+    ``append`` is set (latents that are computed one after another). Nothing is detached, so gradients flow through.
     """
 
     def __init__(self, num_layers: int) -> None:
         self.keys: list[Tensor | None] = [None] * num_layers
         self.values: list[Tensor | None] = [None] * num_layers
         self.record: int | None = None
+        self.append = False
         self.updates = [0] * num_layers
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -50,7 +51,10 @@ class PrefixCache:
             self.keys[layer_idx], self.values[layer_idx] = keys[:, :, : self.record], values[:, :, : self.record]
             return keys, values
         kept_keys, kept_values = self.layer(layer_idx)
-        return torch.cat([kept_keys, keys], dim=2), torch.cat([kept_values, values], dim=2)
+        both = torch.cat([kept_keys, keys], dim=2), torch.cat([kept_values, values], dim=2)
+        if self.append:
+            self.keys[layer_idx], self.values[layer_idx] = both
+        return both
 
     def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Recorded keys and values (B, heads, N, d) of one layer."""
