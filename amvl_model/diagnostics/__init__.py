@@ -8,6 +8,8 @@
     stability        answers and latents over samples, changed pictures and text, and between slots
     interventions    answers with latents zeroed, shuffled, noised
     mediation        answers with another option's posterior, and with single slots knocked out
+    linear_response  answer forces, curvature, precisions and anchor, as the arrays that the theory's model takes
+    relevance        relevance maps of latents and answer over picture tokens and words (drawn by relevance_figures)
 
 Diagnostics read a model; they never change it.
 """
@@ -27,7 +29,9 @@ from amvl_model.diagnostics.contamination import (
 from amvl_model.diagnostics.cross_modal import CrossModalReport, measure_cross_modal
 from amvl_model.diagnostics.interventions import InterventionReport, derangement, intervention_report
 from amvl_model.diagnostics.leakage import answer_sensitivity, leaked_information, leaked_information_batch
+from amvl_model.diagnostics.linear_response import LinearResponse, LinearResponseReport, measure_linear_response
 from amvl_model.diagnostics.mediation import MediationReport, measure_mediation
+from amvl_model.diagnostics.relevance import RelevanceMap, RelevanceReport, measure_relevance
 from amvl_model.diagnostics.slots import SlotReport, measure_slots, slot_report
 from amvl_model.diagnostics.stability import StabilityReport, measure_stability
 
@@ -36,8 +40,12 @@ __all__ = [
     "ContaminationReport",
     "CrossModalReport",
     "InterventionReport",
+    "LinearResponse",
+    "LinearResponseReport",
     "MediationReport",
     "OptionPosteriors",
+    "RelevanceMap",
+    "RelevanceReport",
     "SlotReport",
     "StabilityReport",
     "answer_direction_report",
@@ -50,7 +58,9 @@ __all__ = [
     "leaked_information_batch",
     "measure_answer_direction",
     "measure_cross_modal",
+    "measure_linear_response",
     "measure_mediation",
+    "measure_relevance",
     "measure_slots",
     "measure_stability",
     "option_posteriors",

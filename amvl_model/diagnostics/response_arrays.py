@@ -210,7 +210,7 @@ def absorption(responses: Sequence[LinearResponse], seed: int = 0) -> Absorption
     shares: list[float | None] = []
     references = []
     for part in (0, 1):
-        members = [responses[i] for i in np.flatnonzero(half == part)]
+        members = [responses[i] for i in np.flatnonzero(half == part).tolist()]
         reference = np.mean([each.prior_mean for each in members], axis=0)
         references.append(reference)
         pairs = [_absorption_terms(each, reference) for each in members]
