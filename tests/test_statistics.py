@@ -8,7 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from amvl_model.evaluation.statistics import accuracy_report, bootstrap_mean, paired_difference
+from amvl_model.evaluation.statistics import (
+    Interval,
+    accuracy_report,
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_difference,
+    unpaired_difference,
+)
 
 
 def _questions(task: str, right: int, n: int, options: int) -> tuple[list[bool], list[str], list[int]]:
@@ -177,6 +184,56 @@ def test_paired_difference_changes_sign_with_the_order() -> None:
 def test_paired_difference_of_a_system_with_itself_is_exactly_zero() -> None:
     interval = paired_difference([True, False, True], [True, False, True])
     assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_unpaired_difference_has_the_spread_of_both_sets() -> None:
+    rng = np.random.default_rng(0)
+    a, b = 1 + 3 * rng.standard_normal(900), 4 * rng.standard_normal(400)
+    interval = unpaired_difference(a, b)
+    assert interval.mean == pytest.approx(a.mean() - b.mean())
+    assert interval.low is not None
+    assert interval.high is not None
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * math.hypot(3 / 30, 4 / 20), rel=0.15)
+    assert interval.n == 1300
+    assert unpaired_difference([1.0], [0.0, 1.0]) == Interval(mean=0.5, low=None, high=None, n=3)
+    with pytest.raises(ValueError, match="at least one value"):
+        unpaired_difference([], [1.0])
+
+
+def test_a_ratio_is_of_sums_and_its_interval_covers_the_truth() -> None:
+    assert bootstrap_ratio([1.0, 5.0, 0.0], [0.0, 2.0, 1.0]).mean == pytest.approx(2.0)
+    rng, covered = np.random.default_rng(1), 0
+    for seed in range(100):
+        below = rng.exponential(size=60)
+        interval = bootstrap_ratio(0.7 * below + 0.5 * rng.standard_normal(60), below, n_bootstrap=300, seed=seed)
+        assert interval.low is not None
+        assert interval.high is not None
+        covered += interval.low <= 0.7 <= interval.high
+    assert 86 <= covered <= 100  # 95 expected; standard error 2.2, a percentile bootstrap of 60 covers a little less
+    assert bootstrap_ratio([1.0, 2.0], [0.0, 4.0]).low is None  # one question decides
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "message"),
+    [
+        ([1.0], [1.0, 2.0], "one length"),
+        ([], [], "at least one value"),
+        ([1.0, 1.0], [0.0, 0.0], "some above 0"),
+        ([1.0, 1.0], [1.0, -1.0], "at least 0"),
+        ([1.0, math.nan], [1.0, 1.0], "finite"),
+    ],
+)
+def test_what_has_no_ratio_is_refused(above: list[float], below: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bootstrap_ratio(above, below)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excluded"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 1.0, False)]
+)
+def test_an_interval_says_whether_it_leaves_out_zero(low: float, high: float, excluded: bool) -> None:
+    assert Interval(mean=0.0, low=low, high=high, n=9).excludes_zero is excluded
+    assert not Interval(mean=3.0, low=None, high=None, n=1).excludes_zero
 
 
 def test_one_value_has_a_mean_but_no_interval() -> None:
