@@ -209,7 +209,7 @@ def measure(
         processor: its processor.
         config: evaluation settings (and label noise) of the run.
         held_out: questions that were not trained on, with clean labels.
-        training: questions that were, for memorised leakage.
+        training: questions that were, for memorised leakage; None is measured if they are open questions.
     """
     began = time.perf_counter()
     settings = config.eval
@@ -225,8 +225,9 @@ def measure(
     few = _spread(held_out, settings.leakage_questions)
     contamination = contamination_report(model, processor, few, **drawn)
     memorised = None
-    if training is not None:
-        memorised = contamination_report(model, processor, _spread(training, settings.leakage_questions), **drawn)
+    known = [] if training is None else [q for q in _spread(training, settings.leakage_questions) if len(q.choices) > 1]
+    if known:  # open questions (the paper's training sets) have no options to tell apart
+        memorised = contamination_report(model, processor, known, **drawn)
     interventions = intervention_report(model, processor, held_out, **drawn)
     return Measurement(evaluation, contamination, memorised, interventions, time.perf_counter() - began)
 

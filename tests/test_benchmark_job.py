@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from amvl_model.config import EvalConfig, RunConfig
 from amvl_model.data.benchmarks import export_blink_parquet
 from amvl_model.data.sources import load_benchmark
 from amvl_model.data.synthetic import synthetic_blink
+from amvl_model.data.training_sets import load_refocus
 from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink, write_benchmark_result
 from amvl_model.results import read_result
+from amvl_model.run import measure
 from tests import helpers, miniatures
 
 pytest.importorskip("pyarrow")
@@ -55,6 +58,15 @@ def test_orders_show_position_bias_and_the_result_file_holds_everything(tmp_path
     assert "position bias, 4 options" in stored.metrics
     assert len(stored.extra["evaluation"]["questions"]) == 4
     assert "right in every order" in result.table()
+
+
+def test_open_training_questions_leave_memorised_leakage_unmeasured(tmp_path: Path) -> None:
+    held_out = load_benchmark("vstar", miniatures.vstar(tmp_path / "vstar"))
+    settings = RunConfig(eval=EvalConfig(samples=1, bootstrap=20, batch_size=4, leakage_questions=4, max_new_tokens=1))
+    training = load_refocus(miniatures.refocus(tmp_path / "refocus"))
+    measured = measure(model(), helpers.processor(), settings, held_out, training, progress=False)
+    assert measured.contamination is not None
+    assert measured.train_contamination is None
 
 
 def test_blinks_hidden_questions_become_a_submission(tmp_path: Path) -> None:

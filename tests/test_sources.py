@@ -88,6 +88,22 @@ def test_every_question_of_every_source_can_be_encoded(folder: Path) -> None:
         assert len(encoded["answer_ids"]) > 1
 
 
+def test_one_corrupt_picture_of_a_training_set_is_skipped_counted_and_named(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = folder / "cogcom" / "data" / "com.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[2]["decoded_image"]["bytes"] = rows[2]["decoded_image"]["bytes"][:40]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    questions = training_questions(config("cogcom:1+refocus:1", folder, train_size=8))
+    assert isinstance(questions, MixedQuestions)
+    assert len(list(questions)) == 8
+    assert [(entry.source, entry.index) for entry in questions.skipped] == [("cogcom", 2)]
+    assert "com.parquet: decoded_image is not a readable picture" in questions.skipped[0].reason
+
+
 def test_a_training_set_becomes_a_file_of_questions_by_one_command(folder: Path) -> None:
     from experiments.convert_training_set import main
 

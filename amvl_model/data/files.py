@@ -12,10 +12,11 @@ from __future__ import annotations
 import binascii
 import fnmatch
 import io
+import json
 import re
 import warnings
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -98,6 +99,39 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white.paste(image, mask=image.getchannel("A"))
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_json_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON list (.json) or of JSON lines (.jsonl).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not valid JSON (the line is named), or not a list of objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"expected the file {path}, found none; download it or correct the path")
+    try:
+        if path.suffix == ".jsonl":
+            records = list(_json_lines(path))
+        else:
+            records = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); it may be truncated: download it again") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{path}: expected a list of JSON objects; check that this is the right file")
+    return records
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
+                    ) from error
 
 
 def _short(value: Any) -> str:

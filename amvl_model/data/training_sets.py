@@ -23,16 +23,15 @@ answer in y. What the paper trains on is not stated; the final answer alone is o
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
 from PIL import Image
 
-from amvl_model.data.files import data_folder, read_picture
+from amvl_model.data.files import data_folder, read_json_records, read_picture
 from amvl_model.data.parquet import ParquetRows, check_unique, find_shards, picture_cell
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.training_formats import (
@@ -108,39 +107,6 @@ class TrainingQuestions(Sequence[VisualQuestion]):
             task=example.task,
             source=self._source,
         )
-
-
-def read_json_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON list (.json) or of JSON lines (.jsonl).
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not valid JSON (the line is named), or not a list of objects.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"expected the file {path}, found none; download it or correct the path")
-    try:
-        if path.suffix == ".jsonl":
-            records = list(_json_lines(path))
-        else:
-            records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); it may be truncated: download it again") from error
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{path}: expected a list of JSON objects; check that this is the right file")
-    return records
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
-                    ) from error
 
 
 def _field(record: dict[str, Any], names: Sequence[str], place: str) -> Any:
