@@ -23,8 +23,6 @@ from amvl_theory.nonlinear_mixture import reverse_pull
 from amvl_theory.nonlinear_variances import saturating_free_contamination
 from experiments.leakage.core import ABSOLUTE, CLOSED_FORM, Evidence, Ledger, relative
 
-QUADRATURE = 1e-6
-QUADRATURE_REASON = "the package's own quadrature is good to 1e-7"
 FREE = {"fwd": (0.247, 0.398), "dual": (0.302, 0.326), "elbo": (0.377, 0.398)}
 """Contamination of the saturating mode of `nonlinear_variances.py` and of the linear one."""
 
@@ -87,13 +85,7 @@ def _saturating_examples(book: Ledger) -> None:
     """The two exact instances in which contamination and leaked information grow with gamma."""
     grown = saturating_equilibrium(GROWING_EXAMPLE, [0.0, 1e6]).contamination
     exact = [0.5 * (np.tanh(3) - np.tanh(1)), np.tanh(1)]
-    book.closed(
-        "counter-example to T3: a fully absorbed saturating mode moves",
-        relative(grown, exact),
-        2,
-        1e-5,
-        "gamma = 1e6 in place of infinity",
-    )
+    book.closed("counter-example to T3: a fully absorbed saturating mode moves", relative(grown, exact), 2)
     book.departs(
         "contamination of a fully absorbed saturating mode",
         grown[1] - grown[0],
@@ -234,11 +226,7 @@ def _mixtures(book: Ledger, rng: np.random.Generator, count: int) -> None:
         for game, (_, _, e) in zip(games, shapes, strict=True)
     ]
     book.closed(
-        "mixture: slope of KL(p||q) against adaptive quadrature",
-        np.abs(found - direct) / (1 + np.abs(found)),
-        few,
-        QUADRATURE,
-        QUADRATURE_REASON,
+        "mixture: slope of KL(p||q) against adaptive quadrature", np.abs(found - direct) / (1 + np.abs(found)), few
     )
     nodes = rng.normal(size=100_000)
     terms = np.stack([_score(nodes, game, e) for game, (_, _, e) in zip(games, shapes, strict=True)])
@@ -305,12 +293,12 @@ def _ranges(book: Ledger) -> None:
                 f"gamma lambda_q/h = {gamma:g}, spread half the mean, s = 0.5",
             )
     for weight in (0.5, 0.25):
-        reach = mixture_valid_range([weight])[0]
+        reach = min(mixture_valid_range([weight])[0], 6.0)
         book.departs(
             "mixture: contamination within 10 % up to this separation",
             reach,
             "component standard deviations",
-            f"weight {weight:g}, gamma 1",
+            f"weight {weight:g}, gamma 1; searched up to 6",
         )
     errors = closed_form_error_map(np.array([0.05, 0.3, 0.8]), np.array([1.0, 2.0, 4.0])).relative_error
     book.departs(

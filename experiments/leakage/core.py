@@ -104,9 +104,9 @@ class Verdict:
         compared = self.evidence.comparisons
         return proven and bool(compared) and all(item.passed for item in compared)
 
-    def worst(self, kind: str) -> Comparison | None:
-        """The comparison of this kind that comes closest to its tolerance, or furthest beyond it."""
-        found = [item for item in self.evidence.comparisons if item.kind == kind]
+    def worst(self, kind: str, unit: str) -> Comparison | None:
+        """The comparison of this kind and unit that comes closest to its tolerance, or furthest beyond it."""
+        found = [item for item in self.evidence.comparisons if item.kind == kind and item.unit == unit]
         return max(found, key=lambda item: item.strain) if found else None
 
 

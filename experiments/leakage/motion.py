@@ -68,9 +68,7 @@ def _trajectories(book: Ledger, rng: np.random.Generator, count: int) -> None:
             direct = _integrated(lambda t, u, m=matrix, s=source: m @ u + s, np.zeros(6), TIMES)
             path = trajectory(model, batch.beta[n], batch.gamma[n], TIMES)
             errors.append(relative(np.hstack([path.posterior_shift, path.contamination])[None], direct[None]))
-        book.closed(
-            f"trajectory against tight integration, {kind} instances", errors, few, 1e-9, "the integrator's tolerance"
-        )
+        book.closed(f"trajectory against tight integration, {kind} instances", errors, few)
         batch = draw(rng, count, kind)
         found = [
             trajectory(m, b, g, [1.0, 3.0]) for m, b, g in zip(batch.models(), batch.beta, batch.gamma, strict=True)
@@ -120,13 +118,15 @@ def _extrapolated(batch, times: list[float]) -> tuple[Array, Array, Array]:
     return tuple(2 * fine - coarse for coarse, fine in zip(*values, strict=True))  # type: ignore[return-value]
 
 
-def simulated_order(model: MeanLeakageModel, schedule: Schedule, times: Array, pace: int, gap: int = 1) -> Simulation:
+def simulated_order(model: MeanLeakageModel, schedule: Schedule, times: Array, pace: int) -> Simulation:
     """Gradient steps of 1/pace on the real losses under a schedule; records the given times."""
     game = GaussianGame.from_model(model)
     record = [round(t * pace) for t in times]
+    beta, gamma = schedule.weights((np.arange(record[-1]) + 0.5) / pace)
     return simulate(
         game,
-        schedule=lambda step: schedule.weights((step + 0.5) / pace),
+        beta=beta[:, None],
+        gamma=gamma[:, None],
         steps=record[-1],
         eta_q=1 / pace,
         eta_p=1 / pace,
@@ -155,14 +155,8 @@ def _schedules(book: Ledger) -> None:
             part = solve_ivp(flow, (low, high), state, method="DOP853", t_eval=inside, rtol=1e-12, atol=1e-13).y.T
             state = part[-1]
             direct += [row for t, row in zip(inside, part, strict=True) if t in times]
-        book.closed(
-            f"{order}: schedule against tight integration",
-            relative(found[None], np.array(direct)[None]),
-            1,
-            1e-8,
-            "both integrate the ramps numerically",
-        )
-        coarse, fine = (simulated_order(STANDARD, plan, times, pace) for pace in (400, 800))
+        book.closed(f"{order}: schedule against tight integration", relative(found[None], np.array(direct)[None]), 1)
+        coarse, fine = (simulated_order(STANDARD, plan, times, pace) for pace in (200, 400))
         measured = 2 * fine.recorded.contamination[:, 0] - coarse.recorded.contamination[:, 0]
         book.simulated(f"{order}: schedule against simulation", relative(measured[None], path.contamination[None]), 1)
     for name, outcome in compare_orders(STANDARD, beta, gamma, 10.0).items():
@@ -190,10 +184,9 @@ def _spectra(book: Ledger, rng: np.random.Generator, count: int) -> None:
             step = alternating_iteration(*at, found.max_stable_step_alternating, *rates[n])
             alternating.append(abs(np.abs(np.linalg.eigvals(step)).max() - 1))
         book.closed(f"eigenvalues against those of J, {kind}", apart, count)
-        reason = "eigenvalues of a nonsymmetric matrix that nearly coincide carry the square root of the rounding error"
-        book.closed(f"no complex and no positive eigenvalue, {kind}", imaginary, count, 1e-7, reason)
+        book.closed(f"no complex and no positive eigenvalue, {kind}", imaginary, count)
         book.closed(f"spectral radius 1 at the largest stable step, {kind}", edge, count)
-        book.closed(f"spectral radius 1 at the largest alternating step, {kind}", alternating, count, 1e-7, reason)
+        book.closed(f"spectral radius 1 at the largest alternating step, {kind}", alternating, count)
     _steps(book)
     found = stability(UNSTABLE_EXAMPLE, 1.0, 1.0)
     book.add(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from amvl_model.results import provenance, to_jsonable
-from experiments.leakage.core import CLOSED_FORM, ERRORS, SIMULATION, Comparison, Verdict
+from experiments.leakage.core import CLOSED_FORM, ERRORS, RELATIVE, SIMULATION, Comparison, Verdict
 
 Table = Mapping[str, np.ndarray]
 """Columns of equal length."""
@@ -77,8 +77,7 @@ def write_verdicts(out: Path, verdicts: Sequence[Verdict], config: Mapping[str, 
                 "title": item.title,
                 "passed": item.passed,
                 "proof": None if item.proof is None else asdict(item.proof),
-                "worst_closed_form": _record(item.worst(CLOSED_FORM)),
-                "worst_simulation": _record(item.worst(SIMULATION)),
+                "worst": {name: _record(item.worst(kind, unit)) for name, (_, kind, unit) in COLUMNS.items()},
                 "comparisons": [_record(comparison) for comparison in item.evidence.comparisons],
                 "departures": [asdict(departure) for departure in item.evidence.departures],
                 "cpu_seconds": item.seconds,
@@ -105,34 +104,47 @@ def _record(item: Comparison | None) -> dict[str, Any] | None:
     return None if item is None else asdict(item) | {"passed": item.passed}
 
 
+COLUMNS = {
+    "closed_form": ("closed form", CLOSED_FORM, RELATIVE),
+    "simulation": ("simulation", SIMULATION, RELATIVE),
+    "noisy_simulation": ("noisy [s.e.]", SIMULATION, ERRORS),
+}
+"""Columns of the verdict table: heading, kind and unit of the comparisons."""
+
+
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """One line per statement; under it a line for every symbolic check or comparison that failed."""
     width = max(len(item.title) for item in verdicts)
-    head = f"{'':3}{'statement':{width}}  {'symbolic':>8}  {'closed form, largest':>26}  {'simulation, largest':>26}  verdict"
+    heads = "  ".join(f"{head:>17}" for head, _, _ in COLUMNS.values())
+    head = f"{'':3}{'statement':{width}}  {'symbolic':>8}  {'compared':>8}  {heads}  verdict"
     lines = [head, "-" * len(head)]
     for item in verdicts:
         proof = "not run" if item.proof is None else f"{item.proof.passed}/{item.proof.total}"
-        cells = "  ".join(f"{_largest(item.worst(kind)):>26}" for kind in (CLOSED_FORM, SIMULATION))
-        lines.append(f"{item.name:3}{item.title:{width}}  {proof:>8}  {cells}  {'PASS' if item.passed else 'FAIL'}")
+        compared = item.evidence.comparisons
+        count = f"{sum(c.passed for c in compared)}/{len(compared)}"
+        cells = "  ".join(f"{_largest(item.worst(kind, unit)):>17}" for _, kind, unit in COLUMNS.values())
+        verdict = "PASS" if item.passed else "FAIL"
+        lines.append(f"{item.name:3}{item.title:{width}}  {proof:>8}  {count:>8}  {cells}  {verdict}")
         lines += [f"     FAILED symbolic: {text}" for text in (item.proof.failed if item.proof else ())]
         lines += [
             f"     FAILED {c.kind}: {c.name}: {c.discrepancy:.3g}, tolerance {c.tolerance:g} {c.unit}"
-            for c in item.evidence.comparisons
+            for c in compared
             if not c.passed
         ]
     count = sum(len(item.evidence.comparisons) for item in verdicts)
     instances = sum(c.instances for item in verdicts for c in item.evidence.comparisons)
     passed = sum(item.passed for item in verdicts)
     lines.append(f"{passed} of {len(verdicts)} statements agree in {count} comparisons over {instances:,} instances")
-    lines.append("largest: the comparison closest to its tolerance, as discrepancy / tolerance; s.e. = standard errors")
+    lines.append(
+        "Columns: the discrepancy that comes closest to its tolerance / that tolerance; relative, or standard errors."
+    )
+    loose = [c for v in verdicts for c in v.evidence.comparisons if c.reason and c.unit == RELATIVE]
+    lines += [f"Looser: {c.name} ({c.discrepancy:.2g} / {c.tolerance:g}): {c.reason}" for c in loose]
     return "\n".join(lines)
 
 
 def _largest(item: Comparison | None) -> str:
-    if item is None:
-        return "-"
-    unit = {"relative": "rel.", "absolute": "abs.", ERRORS: "s.e."}.get(item.unit, item.unit)
-    return f"{item.discrepancy:.2g} / {item.tolerance:g} {unit}"
+    return "-" if item is None else f"{item.discrepancy:.2g} / {item.tolerance:g}"
 
 
 def departure_table(verdicts: Sequence[Verdict]) -> str:

@@ -64,7 +64,7 @@ def test_a_failed_proof_a_nan_and_an_empty_list_of_comparisons_all_fail() -> Non
     assert not Verdict("T1", "", None, Evidence((good, bad), ()), 0.0).passed
     assert not Verdict("T1", "", proof, Evidence((good,), ()), 0.0).passed
     assert not Verdict("T1", "", None, Evidence((), ()), 0.0).passed
-    assert Verdict("T1", "", None, Evidence((good, bad), ()), 0.0).worst("closed form") is bad
+    assert Verdict("T1", "", None, Evidence((good, bad), ()), 0.0).worst("closed form", "relative") is bad
 
 
 def test_a_nan_among_discrepancies_is_the_largest() -> None:
