@@ -49,15 +49,22 @@ def test_only_the_named_modality_is_replaced_and_by_one_that_fits() -> None:
             images, prompt = after.images != before.images, after.prompt != before.prompt
             assert (images, prompt) == (condition != "text", condition != "image")
             assert len(after.images) == len(before.images)
-            assert after.prompt.count("\n(") == before.prompt.count("\n(")  # as many options
-            assert (after.answer, after.choices, after.answer_text) == (
-                before.answer,
-                before.choices,
-                before.answer_text,
-            )
-    three = list(range(4, 7))
-    donors, _ = find_donors(asked(), "other", within_task=False, seed=0)
-    assert all(len({i, donors.image[i], donors.text[i]}) == 3 for i in three)
+            assert after.prompt.endswith(f"thing {len(before.choices) - 1}")  # as many options
+            kept = (after.answer, after.choices, after.answer_text)
+            assert kept == (before.answer, before.choices, before.answer_text)
+
+
+def test_prompts_come_from_questions_that_read_differently_as_far_as_there_are_such() -> None:
+    given = [replace(choice_question(i, 2, 1), prompt=f"{'aaabbc'[i]}?\n(A) x\n(B) y") for i in range(6)]
+    for seed in range(5):
+        donors, changed = find_donors(given, "other", within_task=False, seed=seed)
+        assert changed == {"image": 1.0, "text": 1.0}
+        assert sorted(donors.text.values()) == sorted(donors.image.values()) == list(range(6))
+    _, changed = find_donors(given[:4], "other", within_task=False, seed=0)
+    assert changed["text"] == 0.5  # three of four read the same
+    donors, changed = find_donors(given[:3], "other", within_task=False, seed=0)
+    assert changed["text"] == 0.0
+    assert all(i != j for i, j in donors.text.items())
 
 
 def test_a_blank_keeps_sizes_and_letters_only() -> None:

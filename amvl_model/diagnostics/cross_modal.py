@@ -3,13 +3,13 @@
 x = (image, text). Text is the whole prompt, options included; the number of options and the given answer's letter y are kept.
 Four conditions, in which x is
 
-    own      (image, text)            image    (image', text)          text    (image, text')         both    (image', text'')
+    own      (image, text)            image    (image', text)          text    (image, text')         both    (image', text')
 
 replacement "other": image' are the pictures of another question of the set with as many pictures and options, text' the prompt
-of a third one (of the same one in groups of two); with within_task also of the same task. What is replaced is plausible in
-itself, and what the figure loses is what was said of this question (and, across tasks, of this task). replacement "blank":
-pictures of the same size in one colour, their mean, and a prompt with the options' letters alone; this also takes away what
-all questions have in common, but no model met such input in training.
+of another one (seldom the same one), as far as possible not equal to text; with within_task also of the same task. What is put
+in is plausible in itself, and what the figure loses was said of this question (and, across tasks, of this task). replacement
+"blank": pictures of the same size in one colour, their mean, and a prompt with the options' letters alone; this also takes
+away what all questions have in common, but no model met such input in training.
 
 Figures v of one condition (x replaced for prior, posterior and decoding alike): leaked information, answer sensitivity, KLs,
 spreads (contamination.py), NLL and accuracy of y with the prior mean and with the posterior mean of y. Per question:

@@ -230,7 +230,7 @@ def _verdict(swap: dict[str, Interval], knocked: Array, settings: dict[str, Any]
     for slot, values in enumerate(knocked[:-1]):
         changes = [bootstrap_mean(values[i], **corrected) for i in (0, 1)]
         if any(change.excludes_zero for change in changes):
-            found.append(f"slot {slot} (answer NLL by {_text(changes[1], '+.3f')} nats)")
+            found.append(f"slot {slot} (answer NLL by {_text(changes[1])} nats)")
     if not found:
         return (
             f"{first} No single slot, taken from another question, changes accuracy or answer NLL beyond its interval."
@@ -238,7 +238,7 @@ def _verdict(swap: dict[str, Interval], knocked: Array, settings: dict[str, Any]
     return f"{first} Taken from another question, single slots change accuracy or answer NLL: {', '.join(found)}."
 
 
-def _text(interval: Interval, digits: str = "+.2f") -> str:
+def _text(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:{digits}}"
-    return f"{interval.mean:{digits}} [{interval.low:{digits}}, {interval.high:{digits}}]"
+        return f"{interval.mean:+.3f}"
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

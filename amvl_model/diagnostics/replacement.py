@@ -45,9 +45,9 @@ def find_donors(
 ) -> tuple[Donors, dict[str, float]]:
     """Donors of every question, and the fraction of replacements that differ from what they replace, per modality.
 
-    Within a group (equally many pictures and options, with ``within_task`` also one task) the questions are put in a random
-    circle: the pictures come from the next one, the prompt from the one after that (the next one in a circle of two). With
-    replacement "blank" every question counts and is its own donor.
+    Within a group (equally many pictures and options, with ``within_task`` also one task) the pictures come from the next
+    question of a random circle, and the prompt from another circle, in which as few questions as possible get a prompt that
+    reads like their own. With replacement "blank" every question counts and is its own donor.
 
     Raises:
         ValueError: for an empty set, a question without a known answer or with fewer than two options, or if no two questions
@@ -77,9 +77,8 @@ def find_donors(
     for members in groups.values():
         if len(members) > 1:
             circle = [members[i] for i in rng.permutation(len(members))]
-            for place, i in enumerate(circle):
-                image[i] = circle[(place + 1) % len(circle)]
-                text[i] = circle[(place + (2 if len(circle) > 2 else 1)) % len(circle)]
+            image |= dict(zip(circle, circle[1:] + circle[:1], strict=True))
+            text |= _text_donors(circle, prompts)
     kept = sorted(image)
     if not kept:
         raise ValueError(
@@ -92,6 +91,15 @@ def find_donors(
     }
     left_out = [ids[i] for i in range(len(questions)) if i not in image]
     return Donors(kept, [options[i] for i in kept], [answers[i] for i in kept], image, text, left_out), changed
+
+
+def _text_donors(circle: list[int], prompts: list[str]) -> dict[int, int]:
+    """Equal prompts side by side, in the circle's order; each takes from as many places on as the commonest prompt has."""
+    rank = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts[i] for i in circle))}
+    ordered = sorted(circle, key=lambda i: rank[prompts[i]])
+    most = max(sum(prompts[i] == prompt for i in circle) for prompt in rank)
+    shift = most if most < len(circle) else 1
+    return dict(zip(ordered, ordered[shift:] + ordered[:shift], strict=True))
 
 
 class ReplacedQuestions(Sequence[VisualQuestion]):
