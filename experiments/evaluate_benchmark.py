@@ -13,14 +13,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-BENCHMARKS = ("blink", "vstar", "hrbench4k", "hrbench8k", "visual-puzzles")
+BATCH_SIZES = {"blink": 16, "vstar": 8, "hrbench4k": 4, "hrbench8k": 1, "visual-puzzles": 16}
+"""Default of each benchmark: a decoded 8K picture takes 100 MB."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     page.add_argument("--model", required=True, help="checkpoint folder, or tiny, tiny-forward-only, tiny-amvl")
-    page.add_argument("--benchmark", required=True, choices=BENCHMARKS)
+    page.add_argument("--benchmark", required=True, choices=tuple(BATCH_SIZES))
     page.add_argument("--path", help="local folder of the benchmark; default: the Hugging Face cache or hub")
     page.add_argument("--stream", action="store_true", help="read from the hub while it is used")
     page.add_argument("--split", help="blink: val or test; visual-puzzles: train or test")
@@ -31,7 +32,13 @@ def parser() -> argparse.ArgumentParser:
         "--scoring", nargs="+", choices=("generation", "likelihood"), default=["generation", "likelihood"]
     )
     page.add_argument("--orders", type=int, default=1, help="orders of the options; 2 or more show position bias")
-    page.add_argument("--batch-size", type=int, default=16, help="questions in one forward pass")
+    sizes = ", ".join(f"{name} {size}" for name, size in BATCH_SIZES.items())
+    page.add_argument(
+        "--batch-size",
+        type=int,
+        help=f"questions in one forward pass; 16 times as many pictures are in memory ({sizes})",
+    )
+    page.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
     page.add_argument("--max-new-tokens", type=int, default=16, help="longest reply [tokens]")
     page.add_argument("--seed", type=int, default=0, help="of the intervals")
     page.add_argument("--device", help="default: cuda if there is one")
@@ -58,11 +65,12 @@ def main(arguments: list[str] | None = None) -> None:
         reader["prompt"] = options.prompt
     try:
         questions = load_benchmark(options.benchmark, options.path, tasks=options.tasks, limit=options.limit, **reader)
-        model, processor = load_checkpoint(options.model)
+        model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype))
     except (ValueError, TypeError, OSError) as error:
         page.error(str(error))
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device)
+    options.batch_size = options.batch_size or BATCH_SIZES[options.benchmark]
     common = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
     if options.submission is not None:
         print(submit_blink(model, processor, questions, options.submission, **common))

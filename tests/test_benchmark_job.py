@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from amvl_model.config import EvalConfig, RunConfig
+from amvl_model.data import vision_benchmarks
 from amvl_model.data.benchmarks import export_blink_parquet
 from amvl_model.data.sources import load_benchmark
 from amvl_model.data.synthetic import synthetic_blink
@@ -17,6 +18,7 @@ from amvl_model.data.training_sets import load_refocus
 from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink, write_benchmark_result
 from amvl_model.results import read_result
 from amvl_model.run import measure
+from experiments import evaluate_benchmark
 from tests import helpers, miniatures
 
 pytest.importorskip("pyarrow")
@@ -45,6 +47,26 @@ def test_every_benchmark_gets_its_official_score_and_variants(tmp_path: Path, be
     assert result.harness
     assert result.orders is None
     assert "* official score" in result.table()
+
+
+def test_a_picture_is_decoded_once_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    real = vision_benchmarks.decode_picture
+    monkeypatch.setattr(vision_benchmarks, "decode_picture", lambda d, place: decoded.append(place) or real(d, place))
+    run("vstar", miniatures.vstar(tmp_path))
+    assert len(decoded) == len(set(decoded)) == 4
+
+
+def test_the_command_writes_a_result_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", "tiny-amvl", "--benchmark", "vstar", "--path", str(miniatures.vstar(tmp_path / "vstar"))]
+    evaluate_benchmark.main(
+        [*arguments, "--scoring", "likelihood", "--device", "cpu", "--out", str(tmp_path / "r.json")]
+    )
+    assert "* likelihood  mean over questions" in capsys.readouterr().out
+    assert read_result(tmp_path / "r.json").config["batch_size"] == "8"
+    with pytest.raises(SystemExit):
+        evaluate_benchmark.main([*arguments[:-1], str(tmp_path / "nowhere")])
+    assert "which is neither; correct the path" in capsys.readouterr().err
 
 
 def test_orders_show_position_bias_and_the_result_file_holds_everything(tmp_path: Path) -> None:

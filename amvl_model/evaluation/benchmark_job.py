@@ -26,6 +26,22 @@ from amvl_model.evaluation.scoring import batches, inference, scorer_for
 from amvl_model.results import Metric, write_result
 
 
+class _Remembered(Sequence[VisualQuestion]):
+    """Questions whose options are kept when they are read, so that no picture is decoded twice."""
+
+    def __init__(self, questions: Sequence[VisualQuestion]) -> None:
+        self._questions = questions
+        self.choices: dict[int, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def __getitem__(self, item: Any) -> Any:
+        question = self._questions[item]
+        self.choices[item] = question.choices
+        return question
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkResult:
     """What `run_benchmark` found.
@@ -119,7 +135,8 @@ def run_benchmark(
     """
     began = time.perf_counter()
     common: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
-    evaluation = evaluate(model, processor, questions, **common, **settings)
+    remembered = _Remembered(questions)
+    evaluation = evaluate(model, processor, remembered, **common, **settings)
     scores: dict[str, tuple[Score, ...]] = {}
     harness: tuple[Score, ...] = ()
     for scoring in evaluation.accuracy:
@@ -127,7 +144,7 @@ def run_benchmark(
         replies = [Reply(id=r.id, task=r.task, right=None if p is None else p == r.answer) for r, p in chosen]
         scores[scoring] = benchmark_scores(benchmark, replies, **common)
     if "generation" in evaluation.accuracy:
-        asked = [(questions[i].choices, record.answer) for i, record in enumerate(evaluation.records)]
+        asked = [(remembered.choices[i], record.answer) for i, record in enumerate(evaluation.records)]
         written = [record.reply or "" for record in evaluation.records]
         harness = harness_accuracies(benchmark, asked, written, **common)
     report = None

@@ -86,7 +86,7 @@ def _puzzle_letter(reply: str, choices: Sequence[str]) -> int | None:
         for letter in reversed(re.findall(pattern, text)):
             if letter.upper() in "ABCD":
                 return LETTERS.index(letter.upper())
-    if all(choice.upper() in LETTERS for choice in choices):
+    if all(choice.upper() in set(LETTERS) for choice in choices):
         return None  # drawn in the picture: no texts to look for
     last = max(range(len(choices)), key=lambda i: text.rfind(choices[i]))
     return last if text.rfind(choices[last]) >= 0 else None
