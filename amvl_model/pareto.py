@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from amvl_model.results import Result
 
 LEAK, NLL, ZEROED = "held_out.leaked_information", "answer_nll", "zeroed.accuracy_difference"
 MARGIN = 0.02  # nats
-# greyscale-safe: distinct markers, Okabe-Ito colours from light to dark
-_STYLE = {None: ("o", "#000000"), 0.0003: ("s", "#E69F00"), 0.003: ("^", "#0072B2"), 0.03: ("D", "#CC79A7")}
+# Okabe-Ito; forward-only black
+_COLOURS = {None: "#000000", 0.0003: "#E69F00", 0.003: "#0072B2", 0.03: "#CC79A7"}
+_SHAPES = ("o", "s", "^", "D", "P", "X")
 
 
 @dataclass(frozen=True)
@@ -110,33 +112,73 @@ def verdict(results: Sequence[Result]) -> str:
             f"NLL {nll_low:+.3f} to {nll_high:+.3f}, zeroing changes accuracy by {100 * zero_low:+.1f} to "
             f"{100 * zero_high:+.1f} points"
         )
-    claim = f"a point that leaks less at an NLL not worse by more than {MARGIN} nats and whose latents matter"
-    end = f"AMVL has {claim}: {', '.join(holding)}." if holding else f"AMVL has no {claim}, at 95 % intervals over seeds."
+    claim = f"point that leaks less at an NLL not worse by more than {MARGIN} nats and whose latents matter"
+    end = (
+        f"AMVL has a {claim}: {', '.join(holding)}."
+        if holding
+        else f"AMVL has no {claim}, at 95 % intervals over seeds."
+    )
     return "\n".join([*lines, end])
 
 
 def draw(results: Sequence[Result]) -> Figure:
-    """Leaked information against NLL, a point per cell with intervals over seeds, betas written beside the points."""
-    page = Figure(figsize=(6.5, 4.6), layout="constrained")
-    ax = page.subplots()
+    """Leaked information against NLL, and against what zeroing the latents costs: means, and every seed behind them.
+
+    Colour tells gamma, shape tells beta; a line joins the betas of one gamma. Leaked information is on a logarithmic axis.
+    """
+    page = Figure(figsize=(9.2, 4.4), layout="constrained")
+    left, right = page.subplots(1, 2)
     found = cells(results)
+    shapes = dict(zip(sorted({cell.beta for cell in found}), _SHAPES, strict=False))
     for gamma in (None, *sorted({cell.gamma for cell in found if cell.gamma is not None})):
         group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
-        marker, colour = _STYLE.get(gamma, ("v", "#009E73"))
-        label = "forward-only" if gamma is None else f"AMVL, gamma = {gamma:g}"
-        x, y = ([cell.mean(metric) for cell in group] for metric in (LEAK, NLL))
-        errors = [
-            np.abs(np.array([interval(cell.values[metric]) for cell in group]).T - np.array(centre))
-            for metric, centre in ((LEAK, x), (NLL, y))
-        ]
-        ax.errorbar(
-            x, y, xerr=errors[0], yerr=errors[1], marker=marker, color=colour, label=label, lw=1, elinewidth=0.6, ms=5
-        )
-        for cell, x_value, y_value in zip(group, x, y, strict=True):
-            ax.annotate(f"{cell.beta:g}", (x_value, y_value), (4, 4), textcoords="offset points", fontsize=7, color=colour)
-    ax.set_xlabel("leaked information of the posterior, held-out questions [nats]")
-    ax.set_ylabel("held-out answer NLL, prior mean [nats]")
-    seeds = min((len(cell.seeds) for cell in found), default=0)
-    ax.set_title(f"mean and 95 % interval over {seeds} seeds; numbers are beta", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+        colour = _COLOURS.get(gamma, "#009E73")
+        for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
+            means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
+            ax.plot(*zip(*means, strict=True), color=colour, lw=1, zorder=2)
+            for cell, (x, y) in zip(group, means, strict=True):
+                shape = shapes.get(cell.beta, "v")
+                ax.scatter(
+                    _visible(cell.values[LEAK]),
+                    scale * cell.values[metric],
+                    marker=shape,
+                    s=12,
+                    lw=0,
+                    alpha=0.35,
+                    color=colour,
+                )
+                ax.scatter(x, y, marker=shape, s=52, color=colour, edgecolor="white", lw=0.6, zorder=3)
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.set_xlabel("leaked information, held-out questions [nats]")
+    left.set_ylabel("answer NLL, held out, prior mean [nats]")
+    right.set_ylabel("accuracy change when latents are zeroed [points]")
+    right.axhline(0, color="0.6", lw=0.8, ls=":")
+    seeds = sorted({len(cell.seeds) for cell in found}) or [0]
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    page.suptitle(f"large: mean over {count} seeds; small: every seed", fontsize=9)
+    left.legend(handles=_legend(found, shapes), frameon=False, fontsize=8, loc="upper left")
     return page
+
+
+def _visible(leak: np.ndarray) -> np.ndarray:
+    """Leaked information with the few values below a tenth of a millinat at that value, for a logarithmic axis."""
+    return np.maximum(leak, 1e-4)
+
+
+def _legend(found: Sequence[Cell], shapes: dict[float, str]) -> list[Line2D]:
+    gammas = (None, *sorted({cell.gamma for cell in found if cell.gamma is not None}))
+    colours = [
+        Line2D(
+            [],
+            [],
+            color=_COLOURS.get(gamma, "#009E73"),
+            label="forward-only" if gamma is None else f"AMVL, gamma = {gamma:g}",
+        )
+        for gamma in gammas
+        if any(cell.gamma == gamma for cell in found)
+    ]
+    return colours + [
+        Line2D([], [], color="0.4", marker=shape, ls="", ms=5, label=f"beta = {beta:g}")
+        for beta, shape in shapes.items()
+    ]
