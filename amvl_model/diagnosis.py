@@ -182,7 +182,7 @@ def diagnose(name: str, chosen: Sequence[str], plan: Plan) -> Diagnosed:
             result.refused[each] = str(error)
         result.seconds[each] = time.perf_counter() - began
     if not result.reports:
-        raise ValueError("; ".join(f"{each}: {reason}" for each, reason in result.refused.items()))
+        raise ValueError("; ".join(dict.fromkeys(result.refused.values())))
     return result
 
 

@@ -84,7 +84,9 @@ def held_out(arguments: argparse.Namespace) -> Sequence[Any]:
     from amvl_model.data.sources import evaluation_questions
 
     tasks = tuple(arguments.tasks) if arguments.tasks else None
-    found = evaluation_questions(DataConfig(source=arguments.source, path=arguments.path, tasks=tasks, eval_size=None))
+    found = evaluation_questions(
+        DataConfig(eval_source=arguments.source, path=arguments.path, tasks=tasks, eval_size=None)
+    )
     if len(found) == 0:
         raise ValueError(f"{arguments.source} holds no such questions; check --tasks and --path")
     step = max(1, len(found) // arguments.questions)  # spread over the tasks, which follow one another

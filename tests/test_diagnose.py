@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amvl_model.diagnosis import DIAGNOSTICS, run_config
+from amvl_model.data.benchmarks import export_blink_parquet
+from amvl_model.data.synthetic import synthetic_blink
+from amvl_model.diagnosis import DIAGNOSTICS, Plan, run_config
+from amvl_model.diagnosis import diagnose as run_diagnostics
 from amvl_model.diagnostics.report import report_html, sentences
 from amvl_model.diagnostics.report_figures import Panel, draw_intervals, draw_similarity, panels_figure
 from amvl_model.diagnostics.report_rows import at, cell, intervals, label, rows
 from amvl_model.diagnostics.report_sections import ABOUT, PANELS, TITLES
 from experiments import diagnose
 from tests import helpers
+from tests.test_evaluation import choice_question
 
 
 def interval(mean: float, unit: str | None = None) -> dict[str, Any]:
@@ -157,6 +162,31 @@ def test_what_cannot_be_diagnosed_is_a_clear_error_and_exit_status_2(
     assert diagnose.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_questions_from_a_folder_are_spread_over_its_tasks(tmp_path: Path) -> None:
+    records = [synthetic_blink(task, index=i) for task in ("Counting", "Spatial_Relation") for i in range(6)]
+    export_blink_parquet(records, tmp_path)
+    asked = diagnose.parser().parse_args(["--checkpoint", "x", "--source", str(tmp_path), "--questions", "4"])
+    found = diagnose.held_out(asked)
+    assert len(found) == 4
+    assert {question.task for question in found} == {"Counting", "Spatial_Relation"}
+
+
+def test_what_one_diagnostic_refuses_is_noted_and_what_all_refuse_is_an_error(tmp_path: Path) -> None:
+    checkpoint = str(save(tmp_path))
+    one = [choice_question(1, 3)]
+    plan = Plan(questions=one, n_bootstrap=10, n_samples=20, progress=False)
+    found = run_diagnostics(checkpoint, ["contamination", "interventions"], plan)
+    assert list(found.reports) == ["contamination"]
+    assert "at least two questions" in found.refused["interventions"]
+    assert found.to_dict()["diagnostics"]["interventions"] is None
+    with pytest.raises(ValueError, match="without choices"):
+        run_diagnostics(
+            checkpoint, ["contamination"], replace(plan, questions=[replace(one[0], choices=(), answer=None)])
+        )
+    with pytest.raises(ValueError, match="diagnostics must be some of"):
+        run_diagnostics(checkpoint, ["leakage"], plan)
 
 
 def test_a_run_is_known_from_its_configuration_beside_the_checkpoint(tmp_path: Path) -> None:

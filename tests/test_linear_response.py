@@ -111,6 +111,15 @@ def test_the_gauss_newton_curvature_is_the_hessian_of_a_softmax_readout() -> Non
     np.testing.assert_allclose(found.curvature, found.directions @ exact @ found.directions.T, rtol=1e-9)
 
 
+def test_with_the_models_own_probabilities_force_covariance_and_curvature_are_the_same() -> None:
+    rng = np.random.default_rng(7)
+    readout, bias = rng.normal(size=(4, 12)), rng.normal(size=4)
+    probs = np.exp(bias) / np.exp(bias).sum()
+    found = built(readout - probs @ readout, probs, np.ones(12), weights=probs)
+    np.testing.assert_allclose(found.force_cov, found.curvature, atol=1e-12)
+    assert found.force_variance_over_curvature == pytest.approx(1.0)
+
+
 def built(
     forces: np.ndarray,
     probs: np.ndarray,

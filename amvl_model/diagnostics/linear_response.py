@@ -14,6 +14,11 @@ answers, is never indefinite, and lies in the span of the options' forces. The t
 -sum_a w_a d^2 log p(a|x,z)/dz^2, is taken in the same span by central differences of the forces; its negative mass,
 sum |lambda < 0| / sum |lambda| in the prior's metric, is what a Gauss-Newton curvature discards.
 
+H and G are not independent measurements. With the model's own probabilities as weights, and nothing on other answers, G = H
+(covariance of the score = Fisher information), and for a calibrated model that holds for the true answer probabilities too.
+So the force variance over the curvature says how far weights and model disagree (1 nat where they agree), whatever the
+checkpoint; the sizes of H and G against gamma Lambda_q are what differs between checkpoints.
+
 Basis. Everything is projected on r <= O displacement directions, the span of s_p^2 g_a: where each option pulls a latent
 whose resistance is the prior's precision. With whitened forces s_p g_a = (U S V^T)_a the basis vectors are the rows of
 s_p V^T with singular values above 1e-3 of the largest; r is O - 1 where the options hold all probability, for then
