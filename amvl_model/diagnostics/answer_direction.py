@@ -151,7 +151,9 @@ def measure_answer_direction(
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     entries = [
-        None if asked is None else option_posteriors(model, processor, asked, batch_size, progress=progress)
+        None
+        if asked is None
+        else option_posteriors(model, processor, asked, batch_size, needs_answer=True, progress=progress)
         for asked in (questions, training)
     ]
     assert entries[0] is not None

@@ -167,14 +167,16 @@ def option_posteriors(
     questions: Sequence[VisualQuestion],
     batch_size: int = 64,
     *,
+    needs_answer: bool = False,
     progress: bool = True,
 ) -> list[OptionPosteriors]:
     """Prior and the posterior of every option of every question, x encoded once per question.
 
-    The questions' own answers are not needed.
+    The questions' own answers are not needed, unless ``needs_answer`` says that what comes after needs them.
 
     Raises:
-        ValueError: for a model without latents, an empty set, or a question with fewer than two options.
+        ValueError: for a model without latents, an empty set, a question with fewer than two options or, if needed, one
+            without a known answer.
     """
     scorer = latent_scorer(model, processor)
     found: dict[int, OptionPosteriors] = {}
@@ -186,7 +188,7 @@ def option_posteriors(
             description="option posteriors",
             progress=progress,
             least_options=2,
-            needs_answer=False,
+            needs_answer=needs_answer,
         ):
             query = scorer.encode_batch(batch)
             for index, entry in zip(batch.index, _distributions(scorer, query, batch), strict=True):

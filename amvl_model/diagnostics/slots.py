@@ -111,7 +111,7 @@ def measure_slots(
         ValueError: for a model without latents, an empty set, or a question without a known answer or with fewer than two
             options.
     """
-    entries = option_posteriors(model, processor, questions, batch_size, progress=progress)
+    entries = option_posteriors(model, processor, questions, batch_size, needs_answer=True, progress=progress)
     return slot_report(entries, n_samples=n_samples, seed=seed, n_bootstrap=n_bootstrap, level=level)
 
 
