@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Plan:
         n_bootstrap: resamples of the questions behind the intervals.
         seed: of all draws.
         progress: show progress bars.
+        posteriors: filled while measuring, for diagnostics that need the same ones.
     """
 
     questions: Sequence[VisualQuestion]
@@ -41,6 +42,7 @@ class Plan:
     n_bootstrap: int = 2000
     seed: int = 0
     progress: bool = True
+    posteriors: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def common(self) -> dict[str, Any]:
         """The settings that every measure_* function takes."""
@@ -61,15 +63,31 @@ def _contamination(model: Any, processor: Any, plan: Plan) -> Any:
 
 
 def _slots(model: Any, processor: Any, plan: Plan) -> Any:
-    from amvl_model.diagnostics.slots import measure_slots
+    from amvl_model.diagnostics.slots import slot_report
 
-    return measure_slots(model, processor, plan.questions, n_samples=plan.n_samples, **plan.common())
+    entries = _posteriors(model, processor, plan)
+    return slot_report(entries, n_samples=plan.n_samples, n_bootstrap=plan.n_bootstrap, seed=plan.seed)
 
 
 def _answer_direction(model: Any, processor: Any, plan: Plan) -> Any:
-    from amvl_model.diagnostics.answer_direction import measure_answer_direction
+    from amvl_model.diagnostics.answer_direction import answer_direction_report
+    from amvl_model.diagnostics.contamination import option_posteriors
 
-    return measure_answer_direction(model, processor, plan.questions, training=plan.training, **plan.common())
+    trained = None
+    if plan.training is not None:
+        trained = option_posteriors(model, processor, plan.training, plan.batch_size, progress=plan.progress)
+    entries = _posteriors(model, processor, plan)
+    return answer_direction_report(entries, trained, n_bootstrap=plan.n_bootstrap, seed=plan.seed)
+
+
+def _posteriors(model: Any, processor: Any, plan: Plan) -> Any:
+    """The option posteriors of the plan's questions, computed once for a model."""
+    from amvl_model.diagnostics.contamination import option_posteriors
+
+    if plan.posteriors.get("model") is not model:
+        found = option_posteriors(model, processor, plan.questions, plan.batch_size, progress=plan.progress)
+        plan.posteriors.update(model=model, found=found)
+    return plan.posteriors["found"]
 
 
 def _cross_modal(model: Any, processor: Any, plan: Plan) -> Any:
@@ -181,6 +199,7 @@ def diagnose(name: str, chosen: Sequence[str], plan: Plan) -> Diagnosed:
         except ValueError as error:
             result.refused[each] = str(error)
         result.seconds[each] = time.perf_counter() - began
+    plan.posteriors.clear()
     if not result.reports:
         raise ValueError("; ".join(dict.fromkeys(result.refused.values())))
     return result

@@ -146,6 +146,7 @@ def run(asked: argparse.Namespace, out: Path) -> int:
     said = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {asked.source}"
     if asked.source == "synthetic-blink":
         said += f", split {asked.split}, {100 * asked.label_noise:g} % wrong labels"
+        said += " (accuracies and NLL are against the labels as given)" * (asked.label_noise > 0)
     data, page = write_report(out, diagnosed, settings | {"questions_are": said + "."})
     print()
     for name, text in sentences({each.name: each.to_dict() for each in diagnosed}):

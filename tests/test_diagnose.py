@@ -15,6 +15,7 @@ from amvl_model.data.benchmarks import export_blink_parquet
 from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.diagnosis import DIAGNOSTICS, Plan, run_config
 from amvl_model.diagnosis import diagnose as run_diagnostics
+from amvl_model.diagnostics import measure_answer_direction, measure_slots
 from amvl_model.diagnostics.report import report_html, sentences
 from amvl_model.diagnostics.report_figures import Panel, draw_intervals, draw_similarity, panels_figure
 from amvl_model.diagnostics.report_rows import at, cell, intervals, label, rows
@@ -187,6 +188,17 @@ def test_what_one_diagnostic_refuses_is_noted_and_what_all_refuse_is_an_error(tm
         )
     with pytest.raises(ValueError, match="diagnostics must be some of"):
         run_diagnostics(checkpoint, ["leakage"], plan)
+
+
+def test_shared_posteriors_are_those_of_the_model_at_hand() -> None:
+    asked = [choice_question(i, 3) for i in range(2)]
+    plan = Plan(questions=asked, training=asked, n_bootstrap=10, n_samples=20, progress=False)
+    for seed in (0, 1):
+        model = helpers.tiny_model(seed=seed)
+        expected = measure_slots(model, helpers.processor(), asked, n_samples=20, **plan.common())
+        assert DIAGNOSTICS["slots"](model, helpers.processor(), plan).to_dict() == expected.to_dict()
+        shift = measure_answer_direction(model, helpers.processor(), asked, training=asked, **plan.common())
+        assert DIAGNOSTICS["answer-direction"](model, helpers.processor(), plan).to_dict() == shift.to_dict()
 
 
 def test_a_run_is_known_from_its_configuration_beside_the_checkpoint(tmp_path: Path) -> None:

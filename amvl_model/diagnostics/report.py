@@ -95,6 +95,8 @@ def _leak_sentence(measures: Mapping[str, Any]) -> str:
     text = f"The posterior reveals {leaked['mean']:.3f} of {bound['mean']:.3f} nats about which option it was shown"
     if known and entropy and entropy["mean"] > 0:
         text += f", and {known['mean']:.3f} of {entropy['mean']:.3f} nats about a noisy label that no picture can give"
+    if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
+        return f"{text}. The answer NLL with posterior samples does not differ from that with prior samples beyond its interval."
     side = "lower" if gap["mean"] < 0 else "higher"
     return (
         f"{text}. With posterior samples the answer NLL is {abs(gap['mean']):.3f} nats {side} than with prior samples."
