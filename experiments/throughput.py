@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
 def quick(arguments: argparse.Namespace) -> None:
     """Settings that end within minutes on a laptop."""
-    arguments.sizes, arguments.lengths, arguments.answers = ["tiny"], [32, 64, 96, 128], [4, 16]
-    arguments.latents, arguments.repeats = [1, 4, 8], 2
+    arguments.sizes, arguments.lengths, arguments.answers = ["tiny"], [32, 64, 96, 128], [16]
+    arguments.latents, arguments.repeats = [1, 8], 2
 
 
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
