@@ -76,7 +76,10 @@ def test_a_blank_keeps_sizes_and_letters_only() -> None:
         lines = after.prompt.split("\n")
         assert lines[1:] == [f"({letter})" for letter in "ABCD"[: len(before.choices)]]
     placed = replace(choice_question(0, 2, 1), prompt="See <image>: which?\n(A) x\n(B) y")
-    donors, _ = find_donors([placed], "blank", within_task=False, seed=0)
+    donors, changed = find_donors([placed], "blank", within_task=False, seed=0)
+    assert changed == {"image": 1.0, "text": 1.0}
+    blank = ReplacedQuestions([placed], donors, "both", "blank")[0]
+    assert find_donors([blank], "blank", within_task=False, seed=0)[1] == {"image": 0.0, "text": 0.0}
     assert ReplacedQuestions([placed], donors, "text", "blank")[0].prompt.startswith("<image>Select")
 
 

@@ -70,7 +70,7 @@ def find_donors(
     if replacement == "blank":
         everyone = list(range(len(questions)))
         own = dict(zip(everyone, everyone, strict=True))
-        return Donors(everyone, options, answers, own, own, []), {"image": 1.0, "text": 1.0}
+        return Donors(everyone, options, answers, own, own, []), _blanked(questions)
     rng = np.random.default_rng(seed)
     image: dict[int, int] = {}
     text: dict[int, int] = {}
@@ -131,6 +131,16 @@ class ReplacedQuestions(Sequence[VisualQuestion]):
             prompt = _blank_prompt(own) if self.blank else self.questions[self.donors.text[place]].prompt
             question = replace(question, prompt=prompt)
         return question
+
+
+def _blanked(questions: Sequence[VisualQuestion]) -> dict[str, float]:
+    """Fraction of questions that a blank picture and a blank prompt change."""
+    changed = np.zeros((len(questions), 2))
+    for i in range(len(questions)):
+        question = questions[i]
+        pairs = [(image.convert("RGB"), blank_image(image)) for image in question.images]
+        changed[i] = any(a.tobytes() != b.tobytes() for a, b in pairs), question.prompt != _blank_prompt(question)
+    return dict(zip(("image", "text"), changed.mean(axis=0).tolist(), strict=True))
 
 
 def _blank_prompt(question: VisualQuestion) -> str:
