@@ -90,12 +90,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(out: Path, options: argparse.Namespace) -> int:
-    """Proofs beside numbers, then figures; prints and writes the verdicts."""
+    """Numbers here, proofs and figures in a second process; prints and writes the verdicts."""
     from tqdm import tqdm
 
     from experiments.leakage import report
     from experiments.leakage.curves import Mode
-    from experiments.leakage.statements import Proofs, numbers, verdict
+    from experiments.leakage.figures import FIGURES, write_figure
+    from experiments.leakage.statements import numbers, prove, second_process, verdict
 
     began = time.perf_counter()
     names = [name for name in NAMES if name in (options.only or NAMES)]
@@ -103,23 +104,24 @@ def compare(out: Path, options: argparse.Namespace) -> int:
     mode = Mode(**(chosen | ({"gamma": tuple(chosen["gamma"])} if "gamma" in chosen else {})))
     report.prepare(out, force=options.force)
     instances = options.instances or (40 if options.quick else 400)
-    draw = options.figures if options.figures is not None else options.only is None
-    proofs = Proofs(names) if options.proofs else None
-    found = {}
-    with tqdm(total=len(names) + 7 * draw, disable=options.no_progress) as bar:
+    drawn = list(FIGURES) if (options.only is None if options.figures is None else options.figures) else []
+    found: dict[str, Any] = {}
+    proven: dict[str, Any] = {}
+    with second_process() as beside, tqdm(disable=options.no_progress) as bar:
+        proofs = [beside.submit(prove, names)] if options.proofs else []
+        figures = [beside.submit(write_figure, name, out, mode, options.seed, quick=options.quick) for name in drawn]
+        bar.total = len(names) + len(proofs) + len(figures)
         for name in names:
             bar.set_description(f"{name} numbers")
             found[name] = numbers(name, options.seed, instances)
             bar.update()
-        if draw:
-            from experiments.leakage.figures import write_figures
-
-            bar.set_description("figures")
-            for done in write_figures(out, mode, options.seed, quick=options.quick):
-                bar.set_description(f"drawn: {done}")
-                bar.update()
-        bar.set_description("proofs")
-        proven = proofs.result() if proofs else {}
+        for proof in proofs:
+            bar.set_description("proofs")
+            proven = proof.result()
+            bar.update()
+        for figure in figures:
+            bar.set_description(f"drawn: {figure.result()}")
+            bar.update()
     verdicts = [verdict(name, *found[name], proven.get(name)) for name in names]
     config: dict[str, Any] = {
         "seed": options.seed,

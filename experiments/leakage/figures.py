@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +113,12 @@ FIGURES: dict[str, Callable[[Mode, np.random.Generator, bool], Drawn]] = {
 }
 
 
-def write_figures(out: Path, mode: Mode, seed: int, *, quick: bool) -> Iterator[str]:
-    """Compute, write and draw one figure after the other; yields each name when it is done."""
-    for number, (name, draw) in enumerate(FIGURES.items()):
-        with styled():  # type: ignore[attr-defined]
-            figure, tables = draw(mode, np.random.default_rng([seed, 100 + number]), quick)
-            save(figure, out / f"{name}.png")
-        for table_name, table in tables.items():
-            write_csv(out / f"{table_name}.csv", table)
-        yield name
+def write_figure(name: str, out: Path, mode: Mode, seed: int, *, quick: bool) -> str:
+    """Compute one figure, write its tables, draw it; returns its name."""
+    rng = np.random.default_rng([seed, 100 + list(FIGURES).index(name)])
+    with styled():  # type: ignore[attr-defined]
+        figure, tables = FIGURES[name](mode, rng, quick)
+        save(figure, out / f"{name}.png")
+    for table_name, table in tables.items():
+        write_csv(out / f"{table_name}.csv", table)
+    return name

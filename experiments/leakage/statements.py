@@ -1,10 +1,10 @@
-"""Runs the numbers of the nine statements here and their proofs in a second process beside them."""
+"""The nine statements: their numbers, and their proofs for a second process beside them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
@@ -49,19 +49,9 @@ def prove(names: Sequence[str]) -> dict[str, Proof]:
     }
 
 
-class Proofs:
-    """The proofs of some statements, running in a process of their own from the moment of construction."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        self._future: Future[dict[str, Proof]] = self._pool.submit(prove, list(names))
-
-    def result(self) -> dict[str, Proof]:
-        """Wait for them."""
-        try:
-            return self._future.result()
-        finally:
-            self._pool.shutdown()
+def second_process() -> ProcessPoolExecutor:
+    """One more process, for proofs and figures beside the numbers; it starts with the first task."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 def numbers(name: str, seed: int, instances: int) -> tuple[Evidence, float]:
