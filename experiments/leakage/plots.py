@@ -171,10 +171,11 @@ def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.axvline(10, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_ylim(top=8)
     ax.set_xlabel("questions n [1]   (p = 10 features)")
     ax.set_ylabel("variance of c caused by label noise [latent^2]")
     ax.annotate(
-        "n = p", (10, 0.36), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8.5
+        "n = p", (10, 0.99), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8.5
     )
     ax.set_title("Label noise in a fresh question's prior")
     ax.legend(loc="lower left")
