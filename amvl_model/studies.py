@@ -32,6 +32,12 @@ GAMMAS = (0.0003, 0.003, 0.03)
 # one picture each, so that a run takes a minute or two on one core, and solved by the tiny base: what the decoder cannot predict
 # from the picture is the label noise, and only that
 EASY_TASKS = ("Counting", "Object_Localization", "Relative_Depth", "Relative_Reflectance")
+_EASY: Mapping[str, object] = {
+    "data.tasks": EASY_TASKS,
+    "data.eval_size": 50,
+    "train.steps": 300,
+    "train.report_to": (),
+}
 
 
 def _pareto_cells() -> dict[str, dict[str, object]]:
@@ -48,14 +54,39 @@ def _pareto_cells() -> dict[str, dict[str, object]]:
     return cells
 
 
+GAMMA_GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01)
+
+
+def _leakage_cells() -> dict[str, dict[str, object]]:
+    """At beta 0.001, where forward-only has its lowest NLL (Pareto study): gamma, label noise, then the other objectives."""
+    cells: dict[str, dict[str, object]] = {"ntp+fwd": {"objective.name": "ntp+fwd"}}
+    cells |= {f"amvl,gamma={gamma:g}": {"objective.name": "amvl", "objective.gamma": gamma} for gamma in GAMMA_GRID}
+    for noise in (0.1, 0.5):
+        cells[f"ntp+fwd,noise={noise:g}"] = {"objective.name": "ntp+fwd", "data.label_noise": noise}
+        cells[f"amvl,gamma=0.001,noise={noise:g}"] = {
+            "objective.name": "amvl",
+            "objective.gamma": 0.001,
+            "data.label_noise": noise,
+        }
+    for name in ("ntp", "fwd", "rev", "ntp+rev", "elbo", "jeffreys"):
+        cells[name] = {"objective.name": name, "objective.gamma": 0.001}
+    return cells
+
+
 STUDIES = {
     study.name: study
     for study in (
         Study(
             name="pareto",
             purpose="leaked information against held-out answer NLL with prior latents, over beta and gamma",
-            common={"data.tasks": EASY_TASKS, "data.eval_size": 50, "train.steps": 300, "train.report_to": ()},
+            common=_EASY,
             cells=_pareto_cells(),
+        ),
+        Study(
+            name="leakage",
+            purpose="the checkpoints that the theory is held against: gamma, label noise and the eight objectives",
+            common=_EASY | {"objective.beta": 0.001},
+            cells=_leakage_cells(),
         ),
     )
 }

@@ -24,8 +24,11 @@ def run_study(
     seeds: Sequence[int] | None = None,
     cells: Sequence[str] | None = None,
     workers: int = 1,
+    keep: Path | None = None,
 ) -> list[str]:
     """Run what is missing; returns the names of the runs that failed (their errors are printed, the others go on).
+
+    With ``keep`` every run's checkpoint is saved in <keep>/<study>/<cell>/seed<k>/checkpoint.
 
     Raises:
         ValueError: for a cell that the study does not have.
@@ -44,7 +47,7 @@ def run_study(
     ]
     failed = []
     with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(run_cell, study.name, cell, seed, out): f"{cell}/seed{seed}" for cell, seed in todo}
+        jobs = {pool.submit(run_cell, study.name, cell, seed, out, keep): f"{cell}/seed{seed}" for cell, seed in todo}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc=study.name, unit="run"):
             try:
                 job.result()
@@ -60,12 +63,12 @@ def cell_config(study: Study, cell: str, seed: int) -> RunConfig:
     return load_preset(study.preset, settings)
 
 
-def run_cell(study_name: str, cell: str, seed: int, out: Path) -> Path:
-    """Train and measure one run in this process; writes the result file and returns its path."""
+def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None = None) -> Path:
+    """Train and measure one run in this process; writes the result file (the checkpoint first) and returns its path."""
     import torch
 
     from amvl_model.data.sources import evaluation_questions, training_questions
-    from amvl_model.run import measure, train
+    from amvl_model.run import measure, save_checkpoint, train
 
     torch.set_num_threads(1)
     study, began = STUDIES[study_name], time.perf_counter()
@@ -73,6 +76,8 @@ def run_cell(study_name: str, cell: str, seed: int, out: Path) -> Path:
     asked = training_questions(config.data)
     with tempfile.TemporaryDirectory() as folder:
         model, processor = train(config, Path(folder) / "run", questions=asked, save=False, quiet=True)
+    if keep is not None:
+        save_checkpoint(model, processor, keep / study.name / cell / f"seed{seed}" / "checkpoint")
     measured = measure(
         model, processor, config, evaluation_questions(config.data), asked, scoring=("likelihood",), progress=False
     )
@@ -96,7 +101,13 @@ def flatten(measured: Any) -> dict[str, Metric]:
 
 
 def draw_study(study: Study, out: Path) -> str:
-    """Draw the study's picture beside its results; returns what was written and what it says."""
+    """Draw the study's picture beside its results; returns what was written and what it says.
+
+    Raises:
+        FileNotFoundError: if there are no results.
+    """
+    if study.name != "pareto":
+        return f"{study.name}: {len(list((out / study.name).glob('*/seed*.json')))} runs in {out / study.name}"
     from amvl_model.pareto import draw, verdict
     from amvl_model.results import read_study
 

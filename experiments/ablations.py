@@ -3,6 +3,7 @@
     python experiments/ablations.py list
     python experiments/ablations.py pareto --workers 2                 # leaked information against NLL over beta and gamma
     python experiments/ablations.py pareto --figure                    # only draw what is there
+    python experiments/ablations.py leakage --workers 2 --keep runs    # also save every run's checkpoint under runs/leakage
 
 Finished runs are skipped, so the same command goes on after an interruption. Each run uses one CPU thread in a process of
 its own and writes results/<study>/<cell>/seed<k>.json.
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these cells")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one CPU thread each (default 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="also save checkpoints: DIR/<study>/<cell>/seed<k>")
     parser.add_argument("--figure", action="store_true", help="draw the study's picture from the results and stop")
     arguments = parser.parse_args()
     if arguments.study == "list":
@@ -39,7 +41,12 @@ def main() -> int:
     try:
         if not arguments.figure:
             failed = study_runner.run_study(
-                study, arguments.out, seeds=arguments.seeds, cells=arguments.cells, workers=arguments.workers
+                study,
+                arguments.out,
+                seeds=arguments.seeds,
+                cells=arguments.cells,
+                workers=arguments.workers,
+                keep=arguments.keep,
             )
             if failed:
                 print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)

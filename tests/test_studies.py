@@ -31,7 +31,8 @@ def results(leak: float, nll: float, zeroed: float) -> list[Result]:
     noise = np.random.default_rng(0).normal(0, 0.002, size=5)
     found = [result("fwd", seed, 0.003, None, 1.0, 0.5, -0.2) for seed in range(5)]
     return found + [
-        result("dual", s, 0.003, 0.003, 1.0 + leak + noise[s], 0.5 + nll + noise[s], zeroed + noise[s]) for s in range(5)
+        result("dual", s, 0.003, 0.003, 1.0 + leak + noise[s], 0.5 + nll + noise[s], zeroed + noise[s])
+        for s in range(5)
     ]
 
 
@@ -80,10 +81,14 @@ def test_a_run_writes_one_result_file_with_the_figures_of_the_verdict(
 
     from test_main_job import SMALL
 
+    from amvl_model.run import load_checkpoint
+
     study = STUDIES["pareto"]
     small = replace(study, common={**study.common, **SMALL, "data.tasks": ("Counting",)})
     monkeypatch.setitem(STUDIES, "pareto", small)
-    path = run_cell("pareto", next(iter(small.cells)), 0, tmp_path)
+    path = run_cell("pareto", next(iter(small.cells)), 0, tmp_path, keep=tmp_path / "kept")
     written = read_result(path)
     assert {pareto.LEAK, pareto.NLL, pareto.ZEROED} <= written.metrics.keys()
     assert written.config["data"]["tasks"] == ["Counting"]
+    model, _ = load_checkpoint(tmp_path / "kept" / "pareto" / next(iter(small.cells)) / "seed0" / "checkpoint")
+    assert model.config.num_latents == written.config["model"]["num_latents"]
