@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
+from amvl_model.last_layer import KEYS_ONLY
+
 # Shapes: B batch, H heads, Q queries, K keys, D head dimension, N prefix tokens, S short tokens.
 TEXT_ATTENTION = "amvl_shared_prefix"
 # transformers chooses the packed calling convention by looking for "flash" in the name
@@ -80,9 +82,14 @@ def shared_prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of the text model: causal on the prefix rows, ``attention_mask`` (B, 1, S, K) on the last S rows."""
+    """Attention of the text model: causal on the prefix rows, ``attention_mask`` (B, 1, S, K) on the last S rows.
+
+    With the option `last_layer.KEYS_ONLY` nothing is attended: the queries come back, of the right shape, to be dropped.
+    """
+    if options.get(KEYS_ONLY):
+        return query.transpose(1, 2), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = query.shape[-2]
     if attention_mask is None:

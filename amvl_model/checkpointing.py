@@ -15,22 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-
-class _LayerCache:
-    """The cache of one layer in one (re)computation."""
-
-    def __init__(self, record: int | None, append: bool, keys: Tensor | None, values: Tensor | None) -> None:
-        self.record, self.append, self.keys, self.values = record, append, keys, values
-
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if self.record is not None:
-            self.keys, self.values = keys[:, :, : self.record], values[:, :, : self.record]
-            return keys, values
-        assert self.keys is not None and self.values is not None
-        both = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
-        if self.append:
-            self.keys, self.values = both
-        return both
+from amvl_model.shared_prefix import LayerCache
 
 
 def enable_checkpointing(model: Any, options: dict[str, Any] | None = None, *, every_n_layers: int = 1) -> None:
@@ -78,9 +63,10 @@ def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_value
     if not active or not hasattr(past_key_values, "record"):
         return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
     index, record, append = layer.self_attn.layer_idx, past_key_values.record, past_key_values.append
+    read = past_key_values.read
 
     def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
-        cache = _LayerCache(record, append, keys, values)
+        cache = LayerCache(record=record, append=append, read=read, keys=keys, values=values)
         return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
 
     kept = (None, None) if record is not None else past_key_values.layer(index)

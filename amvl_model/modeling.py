@@ -31,6 +31,7 @@ from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint, ref
 from amvl_model.configuration import AMVLConfig
 from amvl_model.distributions import DiagonalGaussian, GaussianHead
 from amvl_model.generation import LatentGenerationMixin
+from amvl_model.last_layer import install_last_layer
 from amvl_model.objective import answer_nll
 from amvl_model.shared_prefix import (
     PrefixCache,
@@ -115,6 +116,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
         self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
         install_attention(self.backbone)
+        install_last_layer(self.backbone.model.language_model)
         self.post_init()
 
     # ------------------------------------------------------------------ building, loading, saving
@@ -277,6 +279,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         latents: str | Tensor = "posterior",
         latent_temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
         past_key_values: Any = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
@@ -291,6 +294,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d).
             latent_temperature: scales the standard deviation of samples, 0 = mean.
             generator: CPU generator of the samples' noise.
+            noise: (B, k, d), standard normal numbers to use instead of drawing them.
             **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
 
         The remaining arguments are those of generation steps and are set by `generate`.
@@ -302,7 +306,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
         state, prior, posterior, embeddings = self._first_pass(batch, answer_ids, answer_mask)
         assert posterior is not None
-        z = self._choose(latents, prior, posterior, latent_temperature, generator)
+        z = self._choose(latents, prior, posterior, latent_temperature, generator, noise)
         injected = self.inject(z)
         logits = self._second_pass(state, injected, answer_ids)
         return AMVLOutput(
@@ -361,17 +365,17 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             blocks += [self._queries(self.posterior_queries, len(ids)), self.get_input_embeddings()(answer_ids)]
             offsets += [torch.arange(k), k + torch.arange(answer_ids.shape[1])]
         cache = PrefixCache(self.config.get_text_config().num_hidden_layers)
-        cache.record = ids.shape[1]
+        cache.record = prefix = ids.shape[1]
+        cache.read = (prefix, prefix + (k if answer_ids is None else 2 * k))
         hidden = self._text_model(
             torch.cat(blocks, dim=1),
             torch.cat([positions, short_positions(next_position, *offsets)], dim=-1),
             first_pass_mask(query_mask, k, answer_mask),
             cache,
         )
-        cache.record = None
-        short = hidden[:, ids.shape[1] :]
-        prior = self.prior_head(short[:, :k])
-        posterior = None if answer_ids is None else self.posterior_head(short[:, k : 2 * k])
+        cache.record = cache.read = None
+        prior = self.prior_head(hidden[:, :k])
+        posterior = None if answer_ids is None else self.posterior_head(hidden[:, k:])
         return QueryState(cache, query_mask, next_position), prior, posterior, x
 
     def _second_pass(self, state: QueryState, injected: Tensor, answer_ids: Tensor) -> Tensor:
@@ -384,7 +388,10 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         return self.get_output_embeddings()(hidden[:, k - 1 :])
 
     def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> Tensor:
-        """The backbone's own text model, forward and all, with our mask (B, 1, S, K) and prefix."""
+        """The backbone's own text model, forward and all, with our mask (B, 1, S, K) and prefix.
+
+        Returns the last hidden states (B, tokens, hidden), of the tokens ``cache.read`` alone where that is set.
+        """
         output = self.backbone.model.language_model(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -448,6 +455,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         posterior: DiagonalGaussian,
         temperature: float,
         generator: torch.Generator | None,
+        noise: Tensor | None,
     ) -> Tensor:
         if isinstance(latents, Tensor):
             return latents
@@ -455,7 +463,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         if latents not in names:
             raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
         scale = 0.0 if latents.endswith("_mean") else temperature
-        return names[latents].rsample(temperature=scale, generator=generator)
+        return names[latents].rsample(temperature=scale, generator=generator, noise=noise)
 
 
 def is_adapter_weight(name: str) -> bool:

@@ -35,6 +35,9 @@ class PrefixCache:
     With ``record=N`` the first N keys and values of each layer are kept and the layer sees what it would see without a
     cache. Without it the layer's own keys and values are appended to the kept ones, which do not change, unless
     ``append`` is set (latents that are computed one after another). Nothing is detached, so gradients flow through.
+
+    ``read=(start, end)`` says that of this pass only the last hidden states of these tokens are read; the last layer then
+    computes no others (see last_layer.py).
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -42,6 +45,7 @@ class PrefixCache:
         self.values: list[Tensor | None] = [None] * num_layers
         self.record: int | None = None
         self.append = False
+        self.read: tuple[int, int] | None = None
         self.updates = [0] * num_layers
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -92,6 +96,32 @@ class PrefixCache:
         for i in range(len(self.keys)):
             cache.update(*self.layer(i), i)
         return cache
+
+
+class LayerCache:
+    """The cache of one layer in one (re)computation; records and reads like `PrefixCache`."""
+
+    def __init__(
+        self,
+        *,
+        record: int | None = None,
+        append: bool = False,
+        read: tuple[int, int] | None = None,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+    ) -> None:
+        self.record, self.append, self.read, self.keys, self.values = record, append, read, keys, values
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """As `PrefixCache.update`; ``layer_idx`` is not used."""
+        if self.record is not None:
+            self.keys, self.values = keys[:, :, : self.record], values[:, :, : self.record]
+            return keys, values
+        assert self.keys is not None and self.values is not None
+        both = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        if self.append:
+            self.keys, self.values = both
+        return both
 
 
 @dataclass(frozen=True)

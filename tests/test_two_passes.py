@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
 from amvl_model.attention import TEXT_ATTENTION, shared_prefix_attention
+from amvl_model.last_layer import KEYS_ONLY
 from amvl_model.objective import amvl_objective
 from amvl_model.shared_prefix import PrefixCache
 from tests.helpers import collate, examples, gradients, tiny_model
@@ -164,11 +165,12 @@ def test_gradient_checkpointing_equals_three_passes_in_float64(exact_float64: No
 
 
 def count_attention(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Records the number of query rows of every call of the text model's attention."""
+    """Records the number of query rows that every call of the text model's attention attends for."""
     rows: list[int] = []
 
     def attention(module: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows.append(query.shape[-2])
+        if not kwargs.get(KEYS_ONLY):
+            rows.append(query.shape[-2])
         return shared_prefix_attention(module, query, *args, **kwargs)
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, TEXT_ATTENTION, attention)
@@ -180,7 +182,32 @@ def test_the_query_goes_through_each_layer_once(monkeypatch: pytest.MonkeyPatch)
     rows = count_attention(model, monkeypatch)
     model(**batch)
     (_, n), (_, m), k = batch["input_ids"].shape, batch["answer_ids"].shape, model.config.num_latents
-    assert rows == [n + 2 * k + m] * 2 + [k + m - 1] * 2  # two layers, two passes
+    # two layers, two passes; the last layer of pass 1 attends for the latents alone
+    assert rows == [n + 2 * k + m, 2 * k] + [k + m - 1] * 2
+
+
+def test_the_last_layer_computes_nothing_of_x_and_y_but_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny_model(), collate(examples())
+    (_, n), (_, m), k = batch["input_ids"].shape, batch["answer_ids"].shape, model.config.num_latents
+    through: dict[str, list[int]] = {"k_proj": [], "mlp": []}
+    last = model.backbone.model.language_model.layers[-1]
+    for name, module in (("k_proj", last.self_attn.k_proj), ("mlp", last.mlp)):
+        module.register_forward_hook(lambda _, args, out, name=name: through[name].append(out.shape[1]))
+    model(**batch)
+    assert through == {"k_proj": [n + m, 2 * k, k + m - 1], "mlp": [2 * k, k + m - 1]}
+    through["k_proj"].clear()
+    model.encode_query(batch)
+    assert through["k_proj"] == [n, k]
+
+
+def test_the_last_layer_is_as_it_was_for_the_backbone_alone_and_for_later_passes() -> None:
+    model, batch = tiny_model(), collate(examples())
+    layer = model.backbone.model.language_model.layers[-1]
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    wrapped = model.backbone.model.language_model(inputs_embeds=embedded).last_hidden_state
+    layer.forward = layer._amvl_full_forward
+    assert torch.equal(wrapped, model.backbone.model.language_model(inputs_embeds=embedded).last_hidden_state)
+    assert wrapped.shape[1] == embedded.shape[1]
 
 
 def test_gradient_checkpointing_computes_each_layer_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
