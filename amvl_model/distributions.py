@@ -51,16 +51,21 @@ class DiagonalGaussian:
         """sg[.]: the same distribution, cut from the graph."""
         return DiagonalGaussian(self.mean.detach(), self.log_std.detach())
 
-    def rsample(self, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def rsample(
+        self, *, temperature: float = 1.0, generator: torch.Generator | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """Reparameterised sample; ``temperature`` scales the standard deviation, 0 gives the mean.
 
-        The noise is drawn on the CPU when a generator is given, so that a seed means the same on every device.
+        The noise is drawn on the CPU when a generator is given, so that a seed means the same on every device; ``noise``
+        (standard normal, the mean's shape) takes its place.
         """
         if temperature < 0:
             raise ValueError(f"temperature must be at least 0 (0 = the mean), got {temperature}")
         if temperature == 0:
             return self.mean
-        if generator is None:
+        if noise is not None:
+            noise = noise.to(self.mean)
+        elif generator is None:
             noise = torch.randn_like(self.mean)
         else:
             noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
