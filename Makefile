@@ -7,8 +7,11 @@ ARGS ?=
 WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
+LMMS_VENV ?= .venv-lmms
+LMMS_BIN = $(LMMS_VENV)/bin
+LMMS_STAMP = $(LMMS_VENV)/.set-up
 
-.PHONY: setup main test lint types tests format doctor clean
+.PHONY: setup main test lint types tests format doctor lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
 
@@ -39,7 +42,23 @@ format: setup
 doctor: setup
 	$(BIN)/amvl doctor
 
+# lmms-eval in an environment of its own: it pins a protobuf older than ours, and pulls a torchvision which, where it is built
+# for another torch or needs CUDA, breaks every import of transformers, while nothing here uses it.
+lmms-eval-setup: $(LMMS_STAMP)
+
+$(LMMS_STAMP): pyproject.toml constraints-cpu.txt
+	@echo "Setting up $(LMMS_VENV); the first time takes a few minutes."
+	test -x $(LMMS_BIN)/python || $(PYTHON) -m venv $(LMMS_VENV)
+	grep -v '^protobuf' constraints-cpu.txt > $(LMMS_VENV)/constraints.txt
+	$(LMMS_BIN)/python -m pip install --quiet --constraint $(LMMS_VENV)/constraints.txt torch
+	$(LMMS_BIN)/python -m pip install --quiet --constraint $(LMMS_VENV)/constraints.txt --editable '.[lmms-eval,dev]'
+	$(LMMS_BIN)/python -c 'import torchvision' 2>/dev/null || $(LMMS_BIN)/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+lmms-eval-test: lmms-eval-setup
+	$(LMMS_BIN)/python -m pytest -m lmms_eval tests/test_lmms_eval_plugin.py $(ARGS)
+
 # Removes what the set-up, the tests and the build wrote; runs/ and results/ stay.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LMMS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find amvl_model experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

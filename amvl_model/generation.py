@@ -13,7 +13,7 @@ Shapes: B questions, S samples a question, N query tokens, k latents, T new toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -126,7 +126,7 @@ class LatentGenerationMixin(GenerationMixin):
         attention_mask: Tensor | None = None,
         *,
         latent_temperature: float = 1.0,
-        latents: Tensor | None = None,
+        latents: Tensor | Callable[[DiagonalGaussian], Tensor] | None = None,
         seed: int | None = None,
         num_return_sequences: int = 1,
         num_beams: int = 1,
@@ -140,7 +140,8 @@ class LatentGenerationMixin(GenerationMixin):
         Args:
             input_ids, attention_mask: (B, N), right-padded, from `AMVLProcessor(questions, answers=False)`.
             latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
-            latents: (B * num_return_sequences, k, d) to use instead of a sample.
+            latents: (B * num_return_sequences, k, d) to use instead of a sample, or a function that makes them from the
+                prior (rows of a question beside each other).
             seed: of the latent samples; the same seed gives the same latents.
             num_return_sequences: S, latent samples per question, sharing the keys and values of x.
             num_beams: of the search over answer tokens.
@@ -156,7 +157,9 @@ class LatentGenerationMixin(GenerationMixin):
         }
         batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask)}
         state, prior = self.encode_query(batch | {k: v for k, v in vision.items() if v is not None})
-        if latents is None:
+        if callable(latents):
+            latents = latents(prior.repeat_interleave(num_return_sequences))
+        elif latents is None:
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             prior = prior.repeat_interleave(num_return_sequences)
             latents = prior.rsample(temperature=latent_temperature, generator=generator)

@@ -1,0 +1,198 @@
+"""Replies and likelihoods for lmms-eval: latents from the prior, tokens through transformers' generate.
+
+    reply           y decoded behind Z = prior mean, or Z = mean + temperature * std * noise
+    likelihood      log p(y|x) = log mean_s p(y|x, Z_s) over the S latent samples s, nats
+
+The noise of a question depends on the seed and on the question's own key alone: batch size, order and number of processes
+do not change it. A plain backbone has no latents and is asked in the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.distributions import DiagonalGaussian
+from amvl_model.evaluation.lmms_eval_plugin.requests import DecodingSettings
+from amvl_model.evaluation.scoring import EncodedQuery, LatentScorer, inference, sample_latents, scorer_for
+from amvl_model.processing import AMVLProcessor, pad_right
+
+LATENTS = ("prior_mean", "prior")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSettings:
+    """Which Z the answers read.
+
+    Attributes:
+        latents: "prior_mean", or "prior" for samples.
+        samples: S, samples behind a likelihood; a reply is decoded from one.
+        temperature: scale of the prior's standard deviation in a sample.
+        seed: of the samples, and of drawn tokens.
+    """
+
+    latents: str = "prior_mean"
+    samples: int = 1
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.latents not in LATENTS:
+            raise ValueError(f"latents must be one of {', '.join(LATENTS)}, got {self.latents!r}; correct --model_args")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise ValueError(f"latent_samples must be a whole number of at least 1, got {self.samples!r}")
+        if self.samples > 1 and self.latents == "prior_mean":
+            raise ValueError(f"{self.samples} samples of the prior's mean are all the same; add latents=prior")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"latent_temperature must be finite and at least 0 (0 = the mean), got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A decoded text with the number of tokens read (pictures included) and written."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+
+
+class Answerer:
+    """Answers questions with one model.
+
+    Args:
+        model: an AMVLForConditionalGeneration or a plain Qwen-VL backbone.
+        processor: its processor.
+        settings: which latents.
+
+    Raises:
+        ValueError: for latents asked of a plain backbone, or a model of another kind.
+    """
+
+    def __init__(self, model: Any, processor: AMVLProcessor, settings: LatentSettings) -> None:
+        self.scorer = scorer_for(model, processor)
+        self.model, self.processor, self.settings = model, processor, settings
+        if not isinstance(self.scorer, LatentScorer) and settings.latents != "prior_mean":
+            raise ValueError(
+                f"latents={settings.latents} was asked of a plain backbone, which has none; leave it out, or load an AMVL "
+                "checkpoint"
+            )
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether the model is an AMVL model."""
+        return isinstance(self.scorer, LatentScorer)
+
+    def replies(
+        self, questions: Sequence[VisualQuestion], keys: Sequence[str], settings: DecodingSettings
+    ) -> list[Reply]:
+        """One reply a question, decoded together.
+
+        Args:
+            questions: B of them.
+            keys: (B,) what tells a question from all others, repetitions of itself included.
+            settings: of the decoding.
+
+        Raises:
+            ValueError: for a question without pictures or with unusable ones.
+        """
+        batch = {name: t.to(self.scorer.device) for name, t in self.processor(questions, answers=False).items()}
+        lengths = batch["attention_mask"].sum(1).tolist()
+        devices = [self.scorer.device] if self.scorer.device.type == "cuda" else []
+        with inference(self.model), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_number(self.settings.seed, *keys) % 2**63)
+            ids = self._generate(batch, keys, settings)
+        written = [self._written(row) for row in ids]
+        texts = [settings.cut(text) for text in self.processor.decode(ids)]
+        return [Reply(*each) for each in zip(texts, lengths, written, strict=True)]
+
+    def _generate(self, batch: dict[str, Tensor], keys: Sequence[str], settings: DecodingSettings) -> Tensor:
+        options = settings.generate_options()
+        if not self.has_latents:
+            flipped = _left_padded(batch, self.processor.pad_token_id)
+            length = flipped["input_ids"].shape[1]
+            ids = self.model.generate(**flipped, pad_token_id=self.processor.pad_token_id, **options)
+            return ids[:, length:]
+        ids = self.model.generate(**batch, latents=lambda prior: self._latents(prior, keys)[0], **options)
+        return ids
+
+    def _latents(self, prior: DiagonalGaussian | None, keys: Sequence[str]) -> list[Any]:
+        """The samples, each (B, k, d); [None] for a plain backbone."""
+        if prior is None:
+            return [None]
+        if self.settings.latents == "prior_mean":
+            return [prior.mean]
+        numbers, settings = [_number(key) for key in keys], self.settings
+        drawn = sample_latents(prior, numbers, settings.samples, temperature=settings.temperature, seed=settings.seed)
+        return list(drawn)
+
+    def _written(self, row: Tensor) -> int:
+        ends = (row == self.processor.end_of_turn_id).nonzero()
+        return int(ends[0]) + 1 if len(ends) else int((row != self.processor.pad_token_id).sum())
+
+    def likelihoods(
+        self, questions: Sequence[VisualQuestion], keys: Sequence[str], continuations: Sequence[Sequence[str]]
+    ) -> list[list[tuple[float, bool]]]:
+        """Negative log-likelihood of given continuations.
+
+        Args:
+            questions, keys: as `replies` takes them.
+            continuations: (B, any) texts; x is encoded once for all of a question's.
+
+        Returns:
+            per question and continuation, -log p(y|x) / M [nats a token] over its M tokens, without the end of the turn,
+            and whether every token is the most likely one (under the first sample).
+
+        Raises:
+            ValueError: for a continuation without tokens, or as `replies`.
+        """
+        batch = {name: t.to(self.scorer.device) for name, t in self.processor(questions, answers=False).items()}
+        found: list[list[tuple[float, bool]]] = [[] for _ in questions]
+        with inference(self.model):
+            query = self.scorer.encode(batch)
+            drawn = self._latents(query.prior, keys)
+            for place in range(max(len(each) for each in continuations)):
+                texts = [each[min(place, len(each) - 1)] for each in continuations]
+                for row, value in enumerate(self._scored(query, drawn, texts)):
+                    if place < len(continuations[row]):
+                        found[row].append(value)
+        return found
+
+    def _scored(self, query: EncodedQuery, drawn: Sequence[Any], texts: Sequence[str]) -> list[tuple[float, bool]]:
+        rows = [self.processor.encode_answer(text.strip())[:-1] for text in texts]
+        ids, mask = (t.to(self.scorer.device) for t in pad_right(rows, self.processor.pad_token_id))
+        totals, greedy = [], None
+        for z in drawn:
+            logits = self.scorer.answer_logits(query, z, ids)
+            log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            each = log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+            totals.append(each.masked_fill(mask == 0, 0.0).sum(1))
+            if greedy is None:
+                greedy = ((logits.argmax(-1) == ids) | (mask == 0)).all(1)
+        assert greedy is not None
+        total = torch.stack(totals).logsumexp(0) - math.log(len(totals))
+        return list(zip((-total / mask.sum(1)).tolist(), greedy.tolist(), strict=True))
+
+
+def _number(*parts: Any) -> int:
+    """A whole number that tells these parts from any others."""
+    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _left_padded(batch: dict[str, Tensor], pad: int) -> dict[str, Tensor]:
+    """The batch padded on the left, as transformers' generate wants it of a plain backbone."""
+    real = batch["attention_mask"].sum(1)
+    flipped = dict(batch)
+    for name, fill in (("input_ids", pad), ("attention_mask", 0), ("mm_token_type_ids", 0)):
+        moved = torch.full_like(batch[name], fill)
+        for row, length in enumerate(real.tolist()):
+            moved[row, moved.shape[1] - length :] = batch[name][row, :length]
+        flipped[name] = moved
+    return flipped

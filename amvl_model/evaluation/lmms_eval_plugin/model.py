@@ -1,0 +1,274 @@
+"""The classes that lmms-eval drives under the name ``amvl``.
+
+    lmms-eval --model amvl --model_args pretrained=DIR,dtype=bfloat16 --tasks blink --batch_size 8
+
+``--model_args`` (see `AMVLModel`): pretrained, dtype, latents, latent_samples, latent_temperature, seed, min_pixels,
+max_pixels, max_new_tokens. A plain Qwen-VL folder is taken too, so a baseline goes through the same code.
+
+lmms-eval counts a request that fails as a failed run, but its command then ends with status 0: look for the results file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from amvl_model.config_fields import did_you_mean
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, LatentSettings
+from amvl_model.evaluation.lmms_eval_plugin.requests import (
+    decoding_settings,
+    question_from_context,
+    question_from_messages,
+)
+
+_WINDOW = 16
+"""Batches whose questions are read at a time, and sorted by length among themselves."""
+
+_OPTIONS = (
+    "pretrained",
+    "dtype",
+    "latents",
+    "latent_samples",
+    "latent_temperature",
+    "seed",
+    "min_pixels",
+    "max_pixels",
+    "max_new_tokens",
+)
+_DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+class AMVLModel(lmms):
+    """What both classes share: loading, batching, decoding.
+
+    Args:
+        pretrained: folder of an AMVL checkpoint or of a Qwen-VL backbone, or tiny, tiny-amvl, tiny-forward-only.
+        dtype: of the weights: float32 (default), bfloat16, float16, or auto (as stored).
+        latents: prior_mean (default), or prior for samples.
+        latent_samples: samples behind a likelihood. For several replies a question use lmms-eval's ``--repeats``: each
+            repetition reads a sample of its own.
+        latent_temperature: scale of the prior's standard deviation in a sample.
+        seed: of latents and of drawn tokens.
+        min_pixels, max_pixels: limits of a picture's area [pixels]; default: the checkpoint's.
+        max_new_tokens: longest reply where a task sets none [tokens].
+        batch_size, max_batch_size, device: from lmms-eval's command line; "auto" is not supported.
+
+    Raises:
+        ValueError: for an unknown argument or a value that cannot be used.
+        FileNotFoundError: if the checkpoint is missing or incomplete.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "",
+        *,
+        dtype: str = "float32",
+        latents: str = "prior_mean",
+        latent_samples: int = 1,
+        latent_temperature: float = 1.0,
+        seed: int = 0,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        max_new_tokens: int = 1024,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        for name in unknown:
+            raise ValueError(f"unknown --model_args {name}={unknown[name]}; {did_you_mean(name, _OPTIONS)}")
+        if not pretrained:
+            raise ValueError("--model_args lacks pretrained=DIR, the folder of an AMVL checkpoint or a Qwen-VL backbone")
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}; correct --model_args")
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise ValueError(f"--batch_size must be a whole number of at least 1, got {batch_size!r}; auto is not supported")
+        settings = LatentSettings(
+            latents=latents, samples=latent_samples, temperature=float(latent_temperature), seed=seed
+        )
+        from accelerate import Accelerator
+
+        from amvl_model.processing import AMVLProcessor
+        from amvl_model.run import load_checkpoint, resolve
+
+        self.accelerator = Accelerator()
+        self._device = self._choose_device(device)
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.batch_size, self.max_new_tokens = int(batch_size), max_new_tokens
+        model, _ = load_checkpoint(pretrained, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
+        limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        processor = AMVLProcessor.from_pretrained(resolve(pretrained), **limits)
+        self.answerer: Answerer | None = Answerer(model.to(self._device), processor, settings)
+        self._ignored: set[str] = set()
+
+    def _choose_device(self, device: str | None) -> torch.device:
+        if self.accelerator.num_processes > 1:
+            found: torch.device = self.accelerator.device
+            return found
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._device
+
+    def clean(self) -> None:
+        """Let go of the model; lmms-eval calls this after the last request."""
+        self.answerer = None
+        super().clean()
+
+    def _asked(self, request: Instance) -> VisualQuestion:
+        raise NotImplementedError
+
+    def _generation_kwargs(self, request: Instance) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """A reply to every request, in order; see `requests.decoding_settings` for the generation settings.
+
+        Raises:
+            ValueError: for a question that this model cannot be asked, named in the message.
+        """
+        answerer = self._ready()
+        if answerer.settings.samples > 1:
+            raise ValueError(
+                f"latent_samples={answerer.settings.samples} is for likelihoods, and a reply is decoded from one sample; leave "
+                "it out, and for several replies a question give lmms-eval --repeats"
+            )
+        keys = _keys(requests)
+        groups: dict[Any, list[int]] = {}
+        for index, request in enumerate(requests):
+            settings, ignored = decoding_settings(self._generation_kwargs(request), max_new_tokens=self.max_new_tokens)
+            self._warn(ignored)
+            groups.setdefault(settings, []).append(index)
+        results: dict[int, GenerationResult] = {}
+        with self._bar(len(requests)) as bar:
+            for settings, members in groups.items():
+                for chosen, questions in self._batches(requests, members):
+                    replies = answerer.replies(questions, [keys[i] for i in chosen], settings)
+                    for index, reply in zip(chosen, replies, strict=True):
+                        counts = TokenCounts(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
+                        results[index] = GenerationResult(text=reply.text, token_counts=counts)
+                    bar.update(len(chosen))
+        return [results[index] for index in range(len(requests))]
+
+    def _batches(
+        self, requests: Sequence[Instance], members: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[VisualQuestion]]]:
+        """Places and questions of every batch, questions of similar length together."""
+        length = self._ready().processor.query_length
+        for start in range(0, len(members), _WINDOW * self.batch_size):
+            window = {i: self._asked(requests[i]) for i in members[start : start + _WINDOW * self.batch_size]}
+            order = sorted(window, key=lambda i: length(window[i]), reverse=True) if self.batch_size > 1 else list(window)
+            for first in range(0, len(order), self.batch_size):
+                chosen = order[first : first + self.batch_size]
+                yield chosen, [window[i] for i in chosen]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """-log p(continuation | question) in nats a token, and whether it is the greedy reply, in order.
+
+        As lmms-eval's own models do, this is the mean loss of the tokens: its multiple-choice tasks take the smallest.
+
+        Raises:
+            NotImplementedError: under the chat interface, which has no such requests.
+            ValueError: as `generate_until`.
+        """
+        raise NotImplementedError("lmms-eval asks for likelihoods under its simple interface only; add --force_simple")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always; AMVL answers single questions.
+        """
+        raise NotImplementedError("AMVL answers single questions; leave tasks of output_type generate_until_multi_round out")
+
+    def _ready(self) -> Answerer:
+        if self.answerer is None:
+            raise RuntimeError("this model was let go of by clean(); make a new one")
+        return self.answerer
+
+    def _doc(self, task: str, split: str, doc_id: int) -> Any:
+        return self.task_dict[task][split][doc_id]
+
+    def _bar(self, total: int) -> Any:
+        return tqdm(total=total, desc="amvl", unit="request", disable=self.rank != 0)
+
+    def _warn(self, ignored: Sequence[str]) -> None:
+        new = sorted(set(ignored) - self._ignored)
+        self._ignored.update(new)
+        if new:
+            logger.warning(f"amvl: generation settings without meaning for this model are not used: {', '.join(new)}")
+
+
+class AMVLChat(AMVLModel):
+    """lmms-eval's chat interface, its default: pictures stand where the task's messages put them."""
+
+    is_simple = False
+
+    def _asked(self, request: Instance) -> VisualQuestion:
+        _, doc_to_messages, _, doc_id, task, split = request.args
+        return question_from_messages(doc_to_messages(self._doc(task, split, doc_id)), f"{task}/{split}/{doc_id}")
+
+    def _generation_kwargs(self, request: Instance) -> dict[str, Any]:
+        found: dict[str, Any] = request.args[2]
+        return found
+
+
+class AMVLSimple(AMVLModel):
+    """lmms-eval's simple interface (``--force_simple``): a text and pictures before it, and likelihoods of texts."""
+
+    is_simple = True
+
+    def _asked(self, request: Instance) -> VisualQuestion:
+        context, _, doc_to_visual, doc_id, task, split = request.args
+        visuals = doc_to_visual(self._doc(task, split, doc_id))
+        return question_from_context(context, visuals, f"{task}/{split}/{doc_id}")
+
+    def _generation_kwargs(self, request: Instance) -> dict[str, Any]:
+        found: dict[str, Any] = request.args[1]
+        return found
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """See `AMVLModel.loglikelihood`; x is encoded once for all continuations of a question."""
+        answerer = self._ready()
+        asked: dict[tuple[Any, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            context, _, _, doc_id, task, split = request.args
+            asked.setdefault((task, split, doc_id, context), []).append(index)
+        groups = list(asked.items())
+        results: dict[int, tuple[float, bool]] = {}
+        with self._bar(len(requests)) as bar:
+            for start in range(0, len(groups), self.batch_size):
+                chosen = groups[start : start + self.batch_size]
+                questions = [self._asked(requests[members[0]]) for _, members in chosen]
+                texts = [[self._continuation(requests[i]) for i in members] for _, members in chosen]
+                keys = [f"{task}/{split}/{doc_id}/0" for (task, split, doc_id, _), _ in chosen]
+                for (_, members), values in zip(chosen, answerer.likelihoods(questions, keys, texts), strict=True):
+                    results.update(zip(members, values, strict=True))
+                    bar.update(len(members))
+        return [results[index] for index in range(len(requests))]
+
+    def _continuation(self, request: Instance) -> str:
+        _, continuation, _, doc_id, task, split = request.args
+        return str(continuation(self._doc(task, split, doc_id)) if callable(continuation) else continuation)
+
+
+def _keys(requests: Sequence[Instance]) -> list[str]:
+    """What tells the requests apart: task, split, question, and the how-manieth time it is asked (``--repeats``)."""
+    times: Counter[tuple[Any, ...]] = Counter()
+    keys = []
+    for request in requests:
+        doc_id, task, split = request.args[-3:]
+        keys.append(f"{task}/{split}/{doc_id}/{times[task, split, doc_id]}")
+        times[task, split, doc_id] += 1
+    return keys
