@@ -14,7 +14,7 @@ from amvl_theory.game_kernel import Chunk, StepRule
 NOISE_BLOCK = 64
 """Instances that share one random stream; results do not depend on how a batch is cut at multiples of it."""
 
-CACHE_BYTES = 1024 * 1024
+CACHE_BYTES = 3 * 512 * 1024
 """Size of a chunk's buffers, which stay in the second-level cache (1 to 2 MiB a core) for all steps of the chunk."""
 
 WeightSchedule = Callable[[int], tuple[ArrayLike, ArrayLike]]
@@ -104,12 +104,15 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name}: expected a whole number of at least 1, received {count}")
 
 
-def chunk_length(game: GaussianGame, chunk: int | None, noisy: bool) -> int:
-    """Instances per chunk: what the caller wants, or what fits `CACHE_BYTES`; with noise a multiple of `NOISE_BLOCK`."""
+def chunk_length(game: GaussianGame, chunk: int | None, noisy: bool, shared: bool) -> int:
+    """Instances per chunk: what the caller wants, or what fits `CACHE_BYTES`; with noise a multiple of `NOISE_BLOCK`.
+
+    ``shared``: for the kernel of `amvl_theory.shared_kernel`, which has fewer buffers.
+    """
     if chunk is None:
         _, answers, size = game.shape
         rows = 1 if game.shared_variance else answers
-        numbers = size * (5 * answers + 6 * rows + 11)
+        numbers = size * (3 * answers + 15 if shared else 5 * answers + 6 * rows + 11)
         numbers += sum(size * size for matrices in (game.H, game.A) if matrices.ndim == 3 and matrices.shape[0] > 1)
         numbers *= 2 if noisy else 1
         chunk = max(CACHE_BYTES // (8 * numbers) // NOISE_BLOCK, 1) * NOISE_BLOCK

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -109,7 +110,7 @@ class Chunk:
         else:
             self.to_delta.fill(0.0)
         if self.scaled:
-            bound = self.pull if pulled else self.pull * 0.0
+            bound = self.pull if pulled else 0.0
             np.divide(self.to_delta, bound + (terms.ntp * self.H_bound + TINY), out=self.to_delta)
         if self.free_q:
             self._log_variance_field(beta, gamma)
@@ -315,7 +316,21 @@ class _Operator:
         return sums[:, None] if self.one_for_all else sums
 
 
-def scatter(chunk: Chunk, into: GameState, row: int | None = None) -> None:
+class Moved(Protocol):
+    """What a kernel's chunk shows of its state, the instances last."""
+
+    where: slice
+    c: Array
+
+    @property
+    def delta(self) -> Array: ...
+    @property
+    def rho(self) -> Array: ...
+    @property
+    def r(self) -> Array: ...
+
+
+def scatter(chunk: Moved, into: GameState, row: int | None = None) -> None:
     """Write the chunk's state into arrays with the instances first, at one row of a leading axis if given."""
     for target, source in zip(into.parts, (chunk.delta, chunk.rho, chunk.c, chunk.r), strict=True):
         (target if row is None else target[row])[chunk.where] = np.moveaxis(source, -1, 0)

@@ -53,6 +53,7 @@ from amvl_theory._simulation_setup import (
 from amvl_theory.checks import Array, one_of, positive, scalar, weight
 from amvl_theory.game import GameState, GaussianGame, gradients, terms_of
 from amvl_theory.game_kernel import Chunk, StepRule, diverging, scatter
+from amvl_theory.shared_kernel import SharedChunk, suits
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,7 @@ class _Plan:
     tolerance: float | None
     check_every: int
     record: tuple[int, ...]
+    shared: bool
 
 
 def simulate(
@@ -184,10 +186,11 @@ def simulate(
         raise ValueError(f"record: expected steps from 0 to {steps}, received {kept[0]} to {kept[-1]}")
     start = checked_start(game, initial)
     count = game.shape[0]
+    rule = StepRule(terms, rates[0], rates[1], per_answer, step_rule == "scaled")
     plan = _Plan(
         game=game,
         start=start,
-        rule=StepRule(terms, rates[0], rates[1], per_answer, step_rule == "scaled"),
+        rule=rule,
         weights=weight_function(beta, gamma, schedule, steps, count, terms),
         steps=steps,
         alternating=update == "alternating",
@@ -195,11 +198,12 @@ def simulate(
         tolerance=tolerance,
         check_every=check_every,
         record=kept,
+        shared=suits(game, rule) and update == "simultaneous" and not noisy and tolerance is None,
     )
     final = GameState(*(np.empty_like(part) for part in start.parts))
     recorded = GameState(*(np.empty((len(kept), *part.shape)) for part in start.parts))
     made = np.zeros(count, dtype=np.int64)
-    length = chunk_length(game, chunk, noisy)
+    length = chunk_length(game, chunk, noisy, plan.shared)
     pieces = [slice(first, min(first + length, count)) for first in range(0, count, length)]
     children = rng.spawn(-(-count // NOISE_BLOCK)) if noisy and rng is not None else []
 
@@ -283,6 +287,8 @@ def _run_chunk(
     plan: _Plan, where: slice, final: GameState, recorded: GameState, streams: Sequence[np.random.Generator]
 ) -> int:
     """All steps of one chunk; writes its final and recorded states and returns the number of steps made."""
+    if plan.shared:
+        return _run_shared(plan, where, final, recorded)
     chunk = Chunk(plan.game, plan.start, where, plan.rule)
     noise = GradientNoise(chunk, plan.noise, streams) if streams else None
     rows = {step: row for row, step in enumerate(plan.record)}
@@ -301,6 +307,22 @@ def _run_chunk(
         scatter(chunk, recorded, rows[plan.steps])
     scatter(chunk, final)
     return made
+
+
+def _run_shared(plan: _Plan, where: slice, final: GameState, recorded: GameState) -> int:
+    """`_run_chunk` where the answers share their variance and step."""
+    chunk = SharedChunk(plan.game, plan.start, where, plan.rule)
+    rows = {step: row for row, step in enumerate(plan.record)}
+    with diverging():
+        for step in range(plan.steps):
+            if step in rows:
+                scatter(chunk, recorded, rows[step])
+            beta, gamma = (value[where] if value.ndim else float(value) for value in plan.weights(step))
+            chunk.step(beta, gamma)
+        if plan.steps in rows:
+            scatter(chunk, recorded, rows[plan.steps])
+        scatter(chunk, final)
+    return plan.steps
 
 
 def _step(

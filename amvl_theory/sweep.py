@@ -1,15 +1,21 @@
 """Contamination of single modes at millions of (beta, gamma, absorption) points, near memory bandwidth (T3).
 
     c = (g/h) beta s / ( beta s + (1 - s) (1 + gamma lambda_q/h) ),     s = lambda_p / (lambda_p + alpha)
+                  free            held
 
 s is the absorption at forward weight 1, a property of the prior and its anchor; at weight beta the absorption is
 beta s / (beta s + 1 - s). The sweep works on pieces that fit into the processor's cache, in place, so that every
-input is read from memory once and every result written once.
+input is read from memory once and every result written once. On a grid (axes that broadcast) a factor that is smaller than
+the grid is computed once and never spread out: what is left for each point is an addition and a division.
+
+Range checks ride along: a float64 in a range from 0 is one whose bits, as an unsigned number, do not exceed those of the
+upper end (sign, infinity and NaN lie above), so one pass finds all that is unfit. What looks unfit is checked exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +24,10 @@ from numpy.typing import ArrayLike
 from amvl_theory.checks import Array, positive, scalar
 
 CHUNK = 32768
-"""Points per piece: three inputs, the result and one temporary of 256 KiB each stay in the second-level cache."""
+"""Points per piece: three inputs, the result and two temporaries of 256 KiB each stay in the second-level cache."""
+
+SHORTEST_ROW = 64
+"""Last axis of a grid from which NumPy's loop over rows costs less than spreading the axes out."""
 
 _LARGEST = float(np.finfo(np.float64).max)
 _RANGES = (
@@ -26,6 +35,9 @@ _RANGES = (
     ("gamma", 0.0, _LARGEST, "finite numbers of at least 0"),
     ("absorption", 0.0, 1.0, "numbers from 0 to 1"),
 )
+_BITS_OF_LARGEST, _BITS_OF_ONE = (int(np.float64(number).view(np.uint64)) for number in (_LARGEST, 1.0))
+
+_Piece = tuple[slice, ...]
 
 
 def sweep_contamination(
@@ -47,14 +59,15 @@ def sweep_contamination(
         absorption: lambda_p / (lambda_p + alpha), from 0 (held prior) to 1 (no anchor): the absorption at beta = 1.
         force, curvature, posterior_precision: g, h > 0 and lambda_q > 0, the same at all points.
         out: float64 array of the broadcast shape, C-contiguous, to write into; a new one if left out.
-        chunk: points per piece. workers: threads (NumPy lets them run side by side).
+        chunk: points per piece. workers: threads (NumPy lets them run side by side, but between two calls they wait for
+            each other's interpreter lock: on two cores one is usually faster).
 
     Returns:
         out.
 
     Raises:
         ValueError: for an argument out of range or not finite, shapes that do not broadcast, or an unfit ``out``. When a
-            point is refused, ``out`` holds results of the pieces before it.
+            point is refused, ``out`` holds results of the pieces before it and no meaning after them.
     """
     g = scalar("force", force)
     h, precision = (
@@ -72,21 +85,20 @@ def sweep_contamination(
     if chunk < 1 or workers < 1:
         raise ValueError(f"chunk: expected chunk and workers of at least 1, received {chunk} and {workers}")
     out = _result(out, shape)
-    # Inputs of the full shape are cut without a copy; a number stays a number; what else broadcasts is spread out first.
-    flat = [a.reshape(()) if a.size == 1 else np.ascontiguousarray(np.broadcast_to(a, shape)).ravel() for a in given]
-    target, size = out.reshape(-1), out.size
-    share = -(-size // (workers * chunk)) * chunk
-
-    def piece(start: int) -> None:
-        _sweep(flat, target, slice(start, min(start + share, size)), precision / h, g / h, chunk)
-
-    starts = range(0, size, max(share, 1))
-    if len(starts) <= 1:
-        for start in starts:
-            piece(start)
+    if not out.size:
+        return out
+    for column, array in enumerate(given):
+        if array.size < out.size:
+            _check(column, array)
+    axes, target = _layout(given, out)
+    sweep = _Sweep(axes, target, precision / h, g / h)
+    pieces = list(_pieces(target.shape, chunk))
+    shares = [pieces[i * len(pieces) // workers : (i + 1) * len(pieces) // workers] for i in range(workers)]
+    if workers == 1 or len(pieces) == 1:
+        sweep.fill(pieces, chunk)
     else:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(piece, starts))
+            list(pool.map(lambda share: sweep.fill(share, chunk), shares))
     return out
 
 
@@ -100,31 +112,114 @@ def _result(out: Array | None, shape: tuple[int, ...]) -> Array:
     return out
 
 
-def _sweep(flat: Sequence[Array], target: Array, part: slice, pull: float, response: float, chunk: int) -> None:
-    """Fill target[part]; pull = lambda_q/h, response = g/h."""
-    room = np.empty(min(chunk, part.stop - part.start))
-    for start in range(part.start, part.stop, chunk):
-        here = slice(start, min(start + chunk, part.stop))
-        beta, gamma, absorption = (array[here] if array.ndim else array for array in flat)
-        _check(beta, gamma, absorption)
-        result, other = target[here], room[: here.stop - here.start]
-        if pull == 1.0:
-            np.add(gamma, 1.0, out=result)
+def _layout(given: Sequence[Array], out: Array) -> tuple[list[Array], Array]:
+    """Inputs and result with the same number of axes: one, or those of a grid whose rows are long enough."""
+    full = [array.size == out.size for array in given]
+    if out.ndim > 1 and not all(full[i] or given[i].size == 1 for i in range(3)) and out.shape[-1] >= SHORTEST_ROW:
+        return [array.reshape((1,) * (out.ndim - array.ndim) + array.shape) for array in given], out
+    # Inputs of the full shape are cut without a copy; a number stays a number; what else broadcasts is spread out.
+    flat = [a.reshape(1) if a.size == 1 else np.ascontiguousarray(np.broadcast_to(a, out.shape)) for a in given]
+    return [array.reshape(-1) for array in flat], out.reshape(-1)
+
+
+def _pieces(shape: tuple[int, ...], chunk: int) -> Iterator[_Piece]:
+    """Consecutive pieces of an array, each contiguous and of at most ``chunk`` numbers."""
+    row = math.prod(shape[1:])
+    if row > chunk:
+        rests = list(_pieces(shape[1:], chunk))
+        yield from ((slice(i, i + 1), *rest) for i in range(shape[0]) for rest in rests)
+        return
+    for start in range(0, shape[0], chunk // row):
+        yield (slice(start, min(start + chunk // row, shape[0])), *(slice(0, size) for size in shape[1:]))
+
+
+class _Sweep:
+    """One call's inputs, its result and the factors that are smaller than it."""
+
+    def __init__(self, axes: Sequence[Array], target: Array, pull: float, response: float) -> None:
+        self.axes, self.target, self.pull, self.response = axes, target, pull, response
+        self.full = [array.size == target.size for array in axes]
+        beta, gamma, s = axes
+        small_free = math.prod(np.broadcast_shapes(beta.shape, s.shape)) < target.size
+        small_held = math.prod(np.broadcast_shapes(gamma.shape, s.shape)) < target.size
+        self.free: Array | None = beta * s if small_free else None
+        self.held: Array | None = (1.0 - s) * (gamma * pull + 1.0) if small_held else None
+
+    def fill(self, pieces: Sequence[_Piece], chunk: int) -> None:
+        """Compute the target's ``pieces``, in order."""
+        size = min(chunk, self.target.size)
+        rooms = [_aligned(size) for _ in range(2)]
+        total, other = rooms
+        with np.errstate(invalid="raise"):  # beta = infinity comes to light as inf/inf or inf*0
+            for piece in pieces:
+                result = self.target[piece]
+                if result.shape != total.shape:
+                    total, other = (room[: result.size].reshape(result.shape) for room in rooms)
+                try:
+                    fit = self._fill(piece, result, total, other)
+                except FloatingPointError:
+                    fit = False
+                if not fit:
+                    self._fill_checked(piece, result, total, other)
+
+    def _fill_checked(self, piece: _Piece, result: Array, total: Array, other: Array) -> None:
+        """Compute one piece after an exact check of its inputs."""
+        for column, full in enumerate(self.full):
+            if full:
+                _check(column, _cut(self.axes[column], piece))
+        with np.errstate(invalid="warn"):
+            self._fill(piece, result, total, other)
+
+    def _fill(self, piece: _Piece, result: Array, total: Array, other: Array) -> bool:
+        """Compute one piece; False if an input may be out of range."""
+        beta, gamma, s = (_cut(array, piece) for array in self.axes)
+        free, held, fit = self.free, self.held, True
+        if held is None:
+            # (1 - s) (1 + gamma lambda_q/h); an input is checked just after its first use, while it is in the cache.
+            if self.pull == 1.0:
+                np.add(gamma, 1.0, out=total)
+            else:
+                np.multiply(gamma, self.pull, out=total)
+                np.add(total, 1.0, out=total)
+            if self.full[1]:
+                fit = bool(np.maximum.reduce(gamma.view(np.uint64), axis=None) <= _BITS_OF_LARGEST)
+            np.subtract(1.0, s, out=other)
+            np.multiply(total, other, out=total)
+            held = total
         else:
-            np.multiply(gamma, pull, out=result)
-            result += 1.0
-        np.subtract(1.0, absorption, out=other)
-        result *= other  # (1 - s) (1 + gamma lambda_q/h)
-        np.multiply(beta, absorption, out=other)
-        result += other  # + beta s
-        if response != 1.0:
-            other *= response
-        np.divide(other, result, out=result)
+            held = _cut(held, piece)
+        if self.full[2]:
+            fit = fit and bool(np.maximum.reduce(s.view(np.uint64), axis=None) <= _BITS_OF_ONE)
+        if free is None:
+            free = np.multiply(beta, s, out=other)
+        else:
+            free = _cut(free, piece)
+        if self.full[0]:
+            fit = fit and bool(np.minimum.reduce(beta, axis=None) > 0.0)
+        np.add(held, free, out=total)
+        np.divide(free, total, out=result)
+        if self.response != 1.0:
+            np.multiply(result, self.response, out=result)
+        return fit
 
 
-def _check(*arrays: Array) -> None:
+def _cut(array: Array, piece: _Piece) -> Array:
+    """The part of an input or factor that a piece of the target needs."""
+    if array.ndim == 1:
+        return array[piece[0]] if array.size > 1 else array
+    return array[tuple(slice(None) if size == 1 else part for size, part in zip(array.shape, piece, strict=True))]
+
+
+def _aligned(size: int) -> Array:
+    """An empty vector that starts at a cache line: NumPy's own start 16 bytes off, and every wide load then spans two."""
+    raw = np.empty(size + 8)
+    first = -(raw.ctypes.data // 8) % 8
+    return raw[first : first + size]
+
+
+def _check(column: int, array: Array) -> None:
     """Refuse points out of range; written so that NaN fails every comparison."""
-    for (name, low, high, expected), array in zip(_RANGES, arrays, strict=True):
-        smallest, largest = np.minimum.reduce(array, axis=None), np.maximum.reduce(array, axis=None)
-        if not (smallest >= low and largest <= high):
-            raise ValueError(f"{name}: expected {expected}, received values from {smallest:.6g} to {largest:.6g}")
+    name, low, high, expected = _RANGES[column]
+    smallest, largest = np.minimum.reduce(array, axis=None), np.maximum.reduce(array, axis=None)
+    if not (smallest >= low and largest <= high):
+        raise ValueError(f"{name}: expected {expected}, received values from {smallest:.6g} to {largest:.6g}")

@@ -278,6 +278,61 @@ def test_sweep_is_the_one_mode_formula_for_any_shape_chunk_and_number_of_threads
     assert sweep_contamination([1.0, 2.0], 3.0, [0.0, 1.0]).tolist() == [0.0, 1.0]
 
 
+def test_a_sweep_over_a_grid_is_the_sweep_over_its_points():
+    rng = np.random.default_rng(1)
+    numbers = {"force": 0.7, "curvature": 1.3, "posterior_precision": 2.0}
+    shapes = (
+        ((5, 1, 1), (1, 6, 1), (1, 1, 80)),
+        ((5, 1, 80), (6, 1), (80,)),
+        ((5, 6, 80), (6, 1), ()),
+        ((), (6, 1), (80,)),
+        ((5, 1, 1), (1, 6, 1), (1, 1, 7)),
+        ((1,), (5, 80), (5, 1)),
+        ((1, 80), (5, 1), (5, 80)),
+    )
+    for beta_shape, gamma_shape, s_shape in shapes:
+        beta, gamma, s = rng.uniform(0.1, 2, beta_shape), rng.uniform(0, 5, gamma_shape), rng.uniform(0, 1, s_shape)
+        points = [np.ascontiguousarray(array) for array in np.broadcast_arrays(beta, gamma, s)]
+        for options in ({}, numbers):
+            expected = sweep_contamination(*points, **options)
+            for chunk, workers in ((10**6, 1), (100, 2), (7, 1)):
+                found = sweep_contamination(beta, gamma, s, chunk=chunk, workers=workers, **options)
+                np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_a_sweep_takes_the_ends_of_every_range_and_numbers_that_overflow():
+    tiny, huge = np.nextafter(0.0, 1.0), np.finfo(np.float64).max
+    assert sweep_contamination([tiny, 1.0, 1.0], [0.0, -0.0, huge], [1.0, -0.0, 0.5]).tolist() == [
+        1.0,
+        0.0,
+        pytest.approx(1 / huge, abs=1e-300),
+    ]
+    with pytest.warns(RuntimeWarning, match="invalid|overflow"):
+        assert np.isnan(sweep_contamination([1.0, 1.0], [huge, 1.0], [1.0, 1.0], posterior_precision=1e10)[0])
+
+
+@pytest.mark.parametrize("where", [0, 63, 64, 999])
+@pytest.mark.parametrize(
+    ("column", "bad"),
+    [(0, 0.0), (0, -0.0), (0, -1.0), (0, np.inf), (0, np.nan), (1, -1e-300), (1, np.inf), (1, np.nan)]
+    + [(1, -np.inf), (1, -np.nan), (2, -1e-300), (2, 1.0000000000000002), (2, np.inf), (2, np.nan)],
+)
+def test_one_bad_point_anywhere_is_refused_by_name(where, column, bad):
+    name = ("beta", "gamma", "absorption")[column]
+    for other in (0.0, 0.5, 1.0):
+        points = [np.ones(1000), np.ones(1000), np.full(1000, other)]
+        points[column][where] = bad
+        for arrays in (points, [array.reshape(10, 100) for array in points]):
+            with pytest.raises(ValueError, match=f"^{name}: expected .* received values from"):
+                sweep_contamination(*arrays, chunk=64)
+    axis = np.full((1000, 1), 0.5)
+    axis[where] = bad
+    grid = [np.full(100, 0.5) for _ in range(3)]
+    grid[column] = axis
+    with pytest.raises(ValueError, match=f"^{name}: expected .* received values from"):
+        sweep_contamination(*grid)
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [

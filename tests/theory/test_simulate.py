@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm, solve_discrete_lyapunov
 
+from amvl_theory import game_kernel, shared_kernel
 from amvl_theory.game import OBJECTIVES, GameState, GaussianGame, fixed_state, gradients, initial_state
 from amvl_theory.leakage import MeanLeakageModel
 from amvl_theory.schedules import Schedule
@@ -81,6 +82,21 @@ def test_fast_steps_follow_the_readable_gradients(objective):
 
 
 # T1 to T4: fixed variances.
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_no_buffer_is_read_before_it_is_written(monkeypatch, objective):
+    def poisoned(shape):
+        return np.full(shape, np.nan)
+
+    for kernel in (game_kernel, shared_kernel):
+        monkeypatch.setattr(kernel, "_aligned", poisoned)
+    rng = np.random.default_rng(0)
+    for options in ({}, {"train_posterior_variance": False}, {"shared_variance": False}):
+        for step in ({}, {"step_rule": "scaled"}, {"update": "alternating"}):
+            game = GaussianGame(rng.normal(size=(5, 3, 2)), 1.0, 0.5, **options)
+            run = simulate(game, objective=objective, beta=0.5, gamma=0.3, steps=3, **step)
+            assert not run.diverged.any(), (options, step)
 
 
 def test_t1_a_prior_on_a_fixed_posterior_ends_at_moment_matching_for_any_probabilities():
