@@ -17,6 +17,7 @@ from amvl_model.evaluation.benchmark_scores import (
 )
 from amvl_model.evaluation.harness_readers import (
     LMMS_EVAL_BLINK,
+    LMMS_EVAL_BLINK_073,
     LMMS_EVAL_PUZZLES,
     LMMS_EVAL_VSTAR,
     READERS,
@@ -37,7 +38,7 @@ def test_blink_is_the_mean_over_tasks_and_others_weight_by_questions() -> None:
     replies = [Reply(id=f"c{i}", task="Counting", right=True) for i in range(3)]
     replies += [Reply(id="j", task="Jigsaw", right=None)]
     scores = benchmark_scores("blink", replies, n_bootstrap=20)
-    assert values(scores) == {"mean over tasks": 0.5, "mean over questions (VLMEvalKit, lmms-eval)": 0.75}
+    assert values(scores) == {"mean over tasks": 0.5, "mean over questions (VLMEvalKit)": 0.75}
     assert [score.official for score in scores] == [True, False]
     assert scores[0].note == "12 of BLINK's 14 tasks are missing"
     all_tasks = [Reply(id=str(i), task=f"t{i % 14}", right=True) for i in range(28)]
@@ -100,6 +101,12 @@ def test_an_incomplete_hrbench_has_no_official_score() -> None:
         (LMMS_EVAL_BLINK, "b. the second", LETTERS, 1),
         (LMMS_EVAL_BLINK, "The answer is (B)", LETTERS, 19),  # T
         (LMMS_EVAL_BLINK, "<answer>B</answer>", LETTERS, None),
+        (LMMS_EVAL_BLINK_073, "(b).", LETTERS, 1),
+        (LMMS_EVAL_BLINK_073, "The answer is A, no: answer: (B)", LETTERS, 1),
+        (LMMS_EVAL_BLINK_073, "It is (A), not (B)", LETTERS, 1),
+        (LMMS_EVAL_BLINK_073, "Because of the hat", LETTERS, 1),  # the B of Because
+        (LMMS_EVAL_BLINK_073, "Because of the hat", LETTERS[:1], None),
+        (LMMS_EVAL_BLINK_073, "<answer>B</answer>", LETTERS, None),
         (LMMS_EVAL_VSTAR, "B. cotton", LETTERS, 1),
         (LMMS_EVAL_VSTAR, "The answer is C", LETTERS, 2),
         (LMMS_EVAL_VSTAR, "It is (D)", LETTERS, 3),
@@ -127,7 +134,11 @@ def test_the_same_replies_score_differently_by_reader_and_ours_reads_them_all() 
     replies = ["The answer is (B)", "<answer>B</answer>", "B because of all that one can see there", "(B)"]
     questions = [(LETTERS, 1)] * 4
     scores = values(harness_accuracies("blink", questions, replies, n_bootstrap=20))
-    assert scores == {"read as by lmms-eval blink": 0.5, "read as by VLMEvalKit exact": pytest.approx(2.5 / 4)}
+    assert scores == {
+        "read as by lmms-eval blink to 0.7.2": 0.5,
+        "read as by lmms-eval blink 0.7.3": 0.75,
+        "read as by VLMEvalKit exact": pytest.approx(2.5 / 4),
+    }
     assert [parse_choice(reply, LETTERS) for reply in replies] == [1, 1, 1, 1]
 
 

@@ -2,7 +2,7 @@
 
 With c_i = 1 for a right answer (an unread reply is wrong), over questions i, tasks or categories t, cycles k:
 
-    BLINK          official: mean over its 14 tasks of the task's accuracy      VLMEvalKit, lmms-eval: mean over questions
+    BLINK          official: mean over its 14 tasks of the task's accuracy      VLMEvalKit: mean over questions
     V*             official: mean over questions                                also: mean over the two categories
     HRBench        official: mean over cycles of the cycle's accuracy, in all, for single and for cross
                    stricter: share of questions right in every cycle            cheaper: the first cycle alone
@@ -82,7 +82,7 @@ def benchmark_scores(
         note = f"{missing} of BLINK's {BLINK_TASKS} tasks are missing" if missing > 0 else ""
         return (
             Score(name="mean over tasks", official=True, value=over_tasks, note=note),
-            Score(name="mean over questions (VLMEvalKit, lmms-eval)", official=False, value=over_questions),
+            Score(name="mean over questions (VLMEvalKit)", official=False, value=over_questions),
         )
     if benchmark == "vstar":
         return (

@@ -2,7 +2,10 @@
 
 `amvl_model.evaluation.parsing.parse_choice` is what this project scores with. The readers here are for comparison only:
 
-    lmms-eval blink            the first letter of the reply, after brackets and blanks: "The answer is (B)" is T
+    lmms-eval blink to 0.7.2   the first letter of the reply, after brackets and blanks: "The answer is (B)" is T
+    lmms-eval blink 0.7.3      only letters of the question's options: a first line of at most four characters that is one;
+                               else the last "answer is B"; else the last "(B)"; else the first letter of the reply, be it
+                               that of a word: "Because" is B
     lmms-eval vstar            a leading letter A to D; "answer is B"; "(B)"; "B."; a letter between blanks; the only A to D
     lmms-eval visual-puzzles   the last "Answer: B", else the last "(B)", "B)", "{B}", "$B$", " B.", a bare letter in a reply
                                of at most five characters, the option text that stands last; else a random option
@@ -10,7 +13,7 @@
                                "answer is B"; else the only option text in a short reply; else a random option
 
 lmms-eval's HRBench asks a GPT judge and has no reader of its own. A random option is not drawn: it counts as its expectation,
-1 / options. (lmms-eval 0.7, VLMEvalKit of 2026.)
+1 / options. (lmms-eval 0.7.2 and 0.7.3, VLMEvalKit of 2026.)
 """
 
 from __future__ import annotations
@@ -48,6 +51,29 @@ class HarnessReader:
 def _first_letter(reply: str, choices: Sequence[str]) -> int | None:
     match = re.match(r"[(\s]*([A-Za-z])", reply.strip())
     return LETTERS.index(match[1].upper()) if match else None
+
+
+def blink_rule(reply: str, choices: Sequence[str]) -> tuple[int | None, str]:
+    """lmms-eval 0.7.3's reading of a BLINK reply, and which of its rules made it ("nothing found" if none did)."""
+    text, letters = reply.strip(), LETTERS[: len(choices)]
+    line = text.split("\n", 1)[0].strip()
+    short = re.match(rf"(?i)\(?([{letters}])\)?[\s.:,)]*$", line) if len(line) <= 4 else None
+    said = re.findall(rf"(?i)answers?(?:\s+is)?\s*[:\-]?\s*\(?([{letters}])\)?(?![A-Za-z])", text)
+    opening = re.match(rf"(?i)[(\s]*([{letters}])", text)
+    found = {
+        "short first line": [short[1]] if short else [],
+        "last statement": said,
+        "last letter in brackets": re.findall(rf"\(([{letters}])\)", text),
+        "first letter of the reply": [opening[1]] if opening else [],
+    }
+    for rule, hits in found.items():
+        if hits:
+            return LETTERS.index(hits[-1].upper()), rule
+    return None, "nothing found"
+
+
+def _blink_letter(reply: str, choices: Sequence[str]) -> int | None:
+    return blink_rule(reply, choices)[0]
 
 
 _VSTAR = (
@@ -108,12 +134,13 @@ def _last_words(reply: str, choices: Sequence[str]) -> int | None:
     return named[0] if len(named) == 1 else None
 
 
-LMMS_EVAL_BLINK: Final = HarnessReader("lmms-eval blink", _first_letter, "wrong")
+LMMS_EVAL_BLINK: Final = HarnessReader("lmms-eval blink to 0.7.2", _first_letter, "wrong")
+LMMS_EVAL_BLINK_073: Final = HarnessReader("lmms-eval blink 0.7.3", _blink_letter, "wrong")
 LMMS_EVAL_VSTAR: Final = HarnessReader("lmms-eval vstar", _vstar_letter, "wrong")
 LMMS_EVAL_PUZZLES: Final = HarnessReader("lmms-eval visual-puzzles", _puzzle_letter, "random")
 VLMEVALKIT_EXACT: Final = HarnessReader("VLMEvalKit exact", _last_words, "random")
 READERS: Final[dict[str, tuple[HarnessReader, ...]]] = {
-    "blink": (LMMS_EVAL_BLINK, VLMEVALKIT_EXACT),
+    "blink": (LMMS_EVAL_BLINK, LMMS_EVAL_BLINK_073, VLMEVALKIT_EXACT),
     "vstar": (LMMS_EVAL_VSTAR, VLMEVALKIT_EXACT),
     "hrbench4k": (VLMEVALKIT_EXACT,),
     "hrbench8k": (VLMEVALKIT_EXACT,),

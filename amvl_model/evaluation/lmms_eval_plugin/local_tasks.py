@@ -1,10 +1,10 @@
 """lmms-eval's own BLINK tasks on a local folder: only where the questions are read from is replaced.
 
     python -m amvl_model.evaluation.lmms_eval_plugin.local_tasks data/blink tasks
-    lmms-eval --model amvl --model_args pretrained=DIR --tasks tasks
+    lmms-eval --model amvl --model_args pretrained=DIR --include_path tasks --tasks blink_local
 
-lmms-eval loads every YAML file of a folder given to ``--tasks``, and a task in it that bears the name of a registered one
-is that task with the file's keys replaced. So prompt, pictures, parser and score stay lmms-eval's.
+The file defines a group of lmms-eval's registered tasks ``blink_...``, each with the data set's keys replaced. So prompt,
+pictures, parser and score stay lmms-eval's. (The name ``blink`` itself stays with the hub: lmms-eval prefers its own files.)
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from amvl_model.data.files import data_folder
 from amvl_model.data.parquet import find_shards
 
 
+GROUP = "blink_local"
+
+
 def task_name(sub_task: str) -> str:
     """lmms-eval's name of a BLINK task: ``Multi-view_Reasoning -> blink_multi_view_reasoning``."""
     return "blink_" + sub_task.lower().replace("-", "_")
 
 
 def write_local_blink_tasks(folder: str | Path, out: str | Path, *, split: str = "val") -> Path:
-    """Write ``blink.yaml``, the group ``blink`` with the tasks that a local folder holds.
+    """Write ``blink_local.yaml``, the group ``blink_local`` with the tasks that a local folder holds.
 
     Args:
         folder: BLINK as on the hub, one sub-folder of Parquet files for each task.
-        out: folder for the file, made if needed; give it to lmms-eval's ``--tasks``, so keep nothing else in it.
+        out: folder for the file, made if needed; give it to lmms-eval's ``--include_path``.
         split: first part of the Parquet files' names.
 
     Returns:
@@ -36,7 +39,6 @@ def write_local_blink_tasks(folder: str | Path, out: str | Path, *, split: str =
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no such Parquet file, or a shard is missing.
-        FileExistsError: if ``out`` holds other YAML files, which lmms-eval would run as well.
     """
     import yaml
 
@@ -57,14 +59,9 @@ def write_local_blink_tasks(folder: str | Path, out: str | Path, *, split: str =
                 "dataset_kwargs": {"data_files": {split: shards}},
             }
         )
-    target = Path(out) / "blink.yaml"
-    others = sorted(path.name for path in Path(out).glob("*.yaml") if path != target) if Path(out).is_dir() else []
-    if others:
-        raise FileExistsError(
-            f"{out} holds {', '.join(others)}, which lmms-eval --tasks {out} would run as well; choose another folder"
-        )
+    target = Path(out) / f"{GROUP}.yaml"
     target.parent.mkdir(parents=True, exist_ok=True)
-    group = {"group": "blink", "task": tasks, "aggregate_metric_list": [{"metric": "blink_acc"}]}
+    group = {"group": GROUP, "task": tasks, "aggregate_metric_list": [{"metric": "blink_acc"}]}
     target.write_text(yaml.safe_dump(group, sort_keys=False), encoding="utf-8")
     return target
 
@@ -73,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the file."""
     page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     page.add_argument("folder", help="local copy of BLINK")
-    page.add_argument("out", help="new folder for blink.yaml")
+    page.add_argument("out", help=f"folder for {GROUP}.yaml")
     page.add_argument("--split", default="val", help="first part of the Parquet files' names (default: val)")
     options = page.parse_args(arguments)
     try:

@@ -11,7 +11,7 @@ lmms-eval counts a request that fails as a failed run, but its command then ends
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -127,10 +127,11 @@ class AMVLModel(lmms):
         super().clean()
 
     def _asked(self, request: Instance) -> VisualQuestion:
-        raise NotImplementedError
-
-    def _generation_kwargs(self, request: Instance) -> dict[str, Any]:
-        raise NotImplementedError
+        *_, doc_id, task, split = request.args
+        doc, name = self.task_dict[task][split][doc_id], f"{task}/{split}/{doc_id}"
+        if _is_chat(request):
+            return question_from_messages(request.args[1](doc), name)
+        return question_from_context(request.args[0], request.args[2](doc), name)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """A reply to every request, in order; see `requests.decoding_settings` for the generation settings.
@@ -147,7 +148,8 @@ class AMVLModel(lmms):
         keys = _keys(requests)
         groups: dict[Any, list[int]] = {}
         for index, request in enumerate(requests):
-            settings, ignored = decoding_settings(self._generation_kwargs(request), max_new_tokens=self.max_new_tokens)
+            given = request.args[2 if _is_chat(request) else 1]
+            settings, ignored = decoding_settings(given, max_new_tokens=self.max_new_tokens)
             self._warn(ignored)
             groups.setdefault(settings, []).append(index)
         results: dict[int, GenerationResult] = {}
@@ -197,9 +199,6 @@ class AMVLModel(lmms):
             raise RuntimeError("this model was let go of by clean(); make a new one")
         return self.answerer
 
-    def _doc(self, task: str, split: str, doc_id: int) -> Any:
-        return self.task_dict[task][split][doc_id]
-
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, desc="amvl", unit="request", disable=self.rank != 0)
 
@@ -215,28 +214,11 @@ class AMVLChat(AMVLModel):
 
     is_simple = False
 
-    def _asked(self, request: Instance) -> VisualQuestion:
-        _, doc_to_messages, _, doc_id, task, split = request.args
-        return question_from_messages(doc_to_messages(self._doc(task, split, doc_id)), f"{task}/{split}/{doc_id}")
-
-    def _generation_kwargs(self, request: Instance) -> dict[str, Any]:
-        found: dict[str, Any] = request.args[2]
-        return found
-
 
 class AMVLSimple(AMVLModel):
     """lmms-eval's simple interface (``--force_simple``): a text and pictures before it, and likelihoods of texts."""
 
     is_simple = True
-
-    def _asked(self, request: Instance) -> VisualQuestion:
-        context, _, doc_to_visual, doc_id, task, split = request.args
-        visuals = doc_to_visual(self._doc(task, split, doc_id))
-        return question_from_context(context, visuals, f"{task}/{split}/{doc_id}")
-
-    def _generation_kwargs(self, request: Instance) -> dict[str, Any]:
-        found: dict[str, Any] = request.args[1]
-        return found
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """See `AMVLModel.loglikelihood`; x is encoded once for all continuations of a question."""
@@ -260,7 +242,15 @@ class AMVLSimple(AMVLModel):
 
     def _continuation(self, request: Instance) -> str:
         _, continuation, _, doc_id, task, split = request.args
-        return str(continuation(self._doc(task, split, doc_id)) if callable(continuation) else continuation)
+        return str(continuation(self.task_dict[task][split][doc_id]) if callable(continuation) else continuation)
+
+
+def _is_chat(request: Instance) -> bool:
+    """Whether a request to generate has the chat interface's arguments.
+
+    lmms-eval 0.7.3 gives the simple ones to a chat model too, where ``--tasks`` names a folder of YAML files.
+    """
+    return isinstance(request.args[2], Mapping)
 
 
 def _keys(requests: Sequence[Instance]) -> list[str]:
