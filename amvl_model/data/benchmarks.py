@@ -20,7 +20,7 @@ from PIL import Image
 
 from amvl_model.data.files import data_folder
 from amvl_model.data.parquet import ParquetRows, check_unique, find_shards, picture_cell
-from amvl_model.data.schema import VisualQuestion, question_from_blink
+from amvl_model.data.schema import VisualQuestion, answer_index, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"
 IMAGE_FIELDS: Final = ("image_1", "image_2", "image_3", "image_4")
@@ -144,6 +144,18 @@ class BlinkQuestions(Sequence[VisualQuestion]):
         for name in IMAGE_FIELDS:
             record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
         return question_from_blink(record, source=self._source)
+
+
+def blink_answers(questions: BlinkQuestions) -> dict[str, tuple[str, tuple[str, ...], int | None]]:
+    """Task, option texts and index of the right one (None if hidden) by question id, without reading a picture."""
+    found = {}
+    for part in questions._parts:
+        for row in part.columns(["idx", "sub_task", "choices", "answer"]):
+            identifier, choices = str(row["idx"]), tuple(str(choice) for choice in row["choices"])
+            hidden = str(row["answer"]).strip().lower() in {"hidden", ""}
+            answer = None if hidden else answer_index(str(row["answer"]), choices, identifier)
+            found[identifier] = (str(row["sub_task"]), choices, answer)
+    return found
 
 
 def load_blink(
