@@ -117,10 +117,10 @@ class Answerer:
         if not self.has_latents:
             flipped = _left_padded(batch, self.processor.pad_token_id)
             length = flipped["input_ids"].shape[1]
-            ids = self.model.generate(**flipped, pad_token_id=self.processor.pad_token_id, **options)
+            ids: Tensor = self.model.generate(**flipped, pad_token_id=self.processor.pad_token_id, **options)
             return ids[:, length:]
-        ids = self.model.generate(**batch, latents=lambda prior: self._latents(prior, keys)[0], **options)
-        return ids
+        drawn = self.model.generate(**batch, latents=lambda prior: self._latents(prior, keys)[0], **options)
+        return torch.as_tensor(drawn)
 
     def _latents(self, prior: DiagonalGaussian | None, keys: Sequence[str]) -> list[Any]:
         """The samples, each (B, k, d); [None] for a plain backbone."""

@@ -18,7 +18,6 @@ from amvl_model.data.benchmarks import BLINK_ID
 from amvl_model.data.files import data_folder
 from amvl_model.data.parquet import find_shards
 
-
 GROUP = "blink_local"
 Prompt = Literal["lmms-eval", "blink"]
 
@@ -51,7 +50,9 @@ def write_local_blink_tasks(
     source = data_folder(Path(folder).resolve(), hub_id=BLINK_ID, patterns=[layout], layout=layout)
     names = sorted({name.rpartition("/")[0] for name in source.names(f"*/{split}-*.parquet")})
     if not names:
-        raise FileNotFoundError(f"{folder}: expected files {layout}, found none; pass the folder that holds Counting/ and so on")
+        raise FileNotFoundError(
+            f"{folder}: expected files {layout}, found none; pass the folder that holds Counting/ and so on"
+        )
     bare: dict[str, Any] = {"lmms_eval_specific_kwargs": {"default": {"pre_prompt": "", "post_prompt": ""}}}
     tasks: list[dict[str, Any]] = []
     for name in names:

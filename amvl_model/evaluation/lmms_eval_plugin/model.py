@@ -87,11 +87,15 @@ class AMVLModel(lmms):
         for name in unknown:
             raise ValueError(f"unknown --model_args {name}={unknown[name]}; {did_you_mean(name, _OPTIONS)}")
         if not pretrained:
-            raise ValueError("--model_args lacks pretrained=DIR, the folder of an AMVL checkpoint or a Qwen-VL backbone")
+            raise ValueError(
+                "--model_args lacks pretrained=DIR, the folder of an AMVL checkpoint or a Qwen-VL backbone"
+            )
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}; correct --model_args")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise ValueError(f"--batch_size must be a whole number of at least 1, got {batch_size!r}; auto is not supported")
+            raise ValueError(
+                f"--batch_size must be a whole number of at least 1, got {batch_size!r}; auto is not supported"
+            )
         settings = LatentSettings(
             latents=latents, samples=latent_samples, temperature=float(latent_temperature), seed=seed
         )
@@ -170,7 +174,9 @@ class AMVLModel(lmms):
         length = self._ready().processor.query_length
         for start in range(0, len(members), _WINDOW * self.batch_size):
             window = {i: self._asked(requests[i]) for i in members[start : start + _WINDOW * self.batch_size]}
-            order = sorted(window, key=lambda i: length(window[i]), reverse=True) if self.batch_size > 1 else list(window)
+            order = (
+                sorted(window, key=lambda i: length(window[i]), reverse=True) if self.batch_size > 1 else list(window)
+            )
             for first in range(0, len(order), self.batch_size):
                 chosen = order[first : first + self.batch_size]
                 yield chosen, [window[i] for i in chosen]
@@ -192,7 +198,9 @@ class AMVLModel(lmms):
         Raises:
             NotImplementedError: always; AMVL answers single questions.
         """
-        raise NotImplementedError("AMVL answers single questions; leave tasks of output_type generate_until_multi_round out")
+        raise NotImplementedError(
+            "AMVL answers single questions; leave tasks of output_type generate_until_multi_round out"
+        )
 
     def _ready(self) -> Answerer:
         if self.answerer is None:

@@ -143,7 +143,9 @@ def question_from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> 
         elif entry["type"] == "image":
             parts += [picture(visual, name) for visual in _flat([entry["url"]])]
         else:
-            raise ValueError(f"question {name!r}: expected texts and pictures, got a {entry['type']}; leave the task out")
+            raise ValueError(
+                f"question {name!r}: expected texts and pictures, got a {entry['type']}; leave the task out"
+            )
     return _question(parts, name)
 
 
@@ -175,8 +177,6 @@ def picture(visual: Any, name: str) -> Image.Image:
         f"question {name!r}: expected a picture (PIL, file, data URL), got {shown[:80]}; AMVL reads pictures only, so leave "
         "tasks with videos, sound or pictures behind addresses out"
     )
-
-
 
 
 def _flat(visuals: Iterable[Any]) -> list[Any]:

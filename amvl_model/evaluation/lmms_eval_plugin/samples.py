@@ -109,7 +109,9 @@ class Comparison:
         lines.append(f"{len(self.differences)} replies read differently, {changing} of them scored differently")
         for d in self.differences:
             text = d.reply if len(d.reply) <= 60 else d.reply[:40] + " ... " + d.reply[-15:]
-            lines.append(f"  {d.id}: lmms-eval {_letter(d.lmms_eval)} ({d.rule}), parse_choice {_letter(d.ours)}: {text!r}")
+            lines.append(
+                f"  {d.id}: lmms-eval {_letter(d.lmms_eval)} ({d.rule}), parse_choice {_letter(d.ours)}: {text!r}"
+            )
         return "\n".join(lines)
 
 
@@ -129,16 +131,19 @@ def read_samples(out: str | Path, answers: Mapping[str, tuple[str, tuple[str, ..
         for record in read_json_records(path):
             logged = record.get(_METRIC)
             if not isinstance(logged, dict):
-                raise ValueError(f"{path}: expected samples of lmms-eval's BLINK tasks, got none of {_METRIC}; choose another run")
+                raise ValueError(
+                    f"{path}: expected samples of lmms-eval's BLINK tasks, got none of {_METRIC}; choose another run"
+                )
             known = answers.get(str(logged["id"]))
             if known is None or known[2] is None:
-                raise ValueError(f"{path}: question {logged['id']!r} is not among the answered ones; give the BLINK that was asked")
-            task, choices, answer = known
+                raise ValueError(
+                    f"{path}: question {logged['id']!r} is not among the answered ones; give the BLINK that was asked"
+                )
             samples.append(
                 LoggedSample(
                     id=str(logged["id"]),
-                    task=task,
-                    choices=choices,
+                    task=known[0],
+                    choices=known[1],
                     answer=known[2],
                     reply=str(logged["pred"]),
                     letter=str(logged["pred_parsed"]),
@@ -186,7 +191,9 @@ def compare(samples: Sequence[LoggedSample], scores: Mapping[str, float], *, n_b
         if read != choice:
             changes = sample.right != (choice == sample.answer)
             differences.append(
-                Difference(id=sample.id, reply=sample.reply, lmms_eval=read, ours=choice, rule=rule, changes_score=changes)
+                Difference(
+                    id=sample.id, reply=sample.reply, lmms_eval=read, ours=choice, rule=rule, changes_score=changes
+                )
             )
     return Comparison(
         samples=len(samples),
