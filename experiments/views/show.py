@@ -1,0 +1,81 @@
+"""Pictures and sliders in a notebook."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+DPI = 80
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(*things: Figure | str) -> None:
+    """Display figures as PNG and texts as they are, one under the other."""
+    from IPython.display import Image, display
+
+    for thing in things:
+        if isinstance(thing, Figure):
+            display(Image(png(thing)))
+        else:
+            print(thing)
+
+
+def slider(description: str, value: float, low: float, high: float, *, log: bool = False) -> Any:
+    """A slider whose picture is redrawn when it is let go; with ``log`` low and high are decades."""
+    from ipywidgets import FloatLogSlider, FloatSlider, Layout
+
+    shared: dict[str, Any] = {
+        "value": value,
+        "min": low,
+        "max": high,
+        "description": description,
+        "continuous_update": False,
+        "layout": Layout(width="30em"),
+        "style": {"description_width": "12em"},
+    }
+    if log:
+        return FloatLogSlider(step=0.05, readout_format=".3g", **shared)
+    return FloatSlider(step=(high - low) / 50, **shared)
+
+
+def counter(description: str, size: int) -> Any:
+    """A slider over the whole numbers from 1 to ``size``.
+
+    Raises:
+        ValueError: if there is nothing to choose from.
+    """
+    from ipywidgets import IntSlider, Layout
+
+    if size < 1:
+        raise ValueError(f"expected at least one {description} to choose from, got {size}")
+    return IntSlider(
+        value=1,
+        min=1,
+        max=size,
+        description=description,
+        continuous_update=False,
+        layout=Layout(width="30em"),
+        style={"description_width": "12em"},
+    )
+
+
+def panel(draw: Callable[..., Figure | str], **controls: Any) -> Any:
+    """Sliders above the picture that ``draw`` makes of their values, drawn again whenever one of them moves.
+
+    Args:
+        draw: takes the controls' values by name.
+        controls: widgets by name.
+    """
+    from ipywidgets import VBox, interactive_output
+
+    picture = interactive_output(lambda **values: show(draw(**values)), controls)
+    return VBox([*controls.values(), picture])
