@@ -1,7 +1,8 @@
 """Step time, memory, collectives and latency of AMVL beside plain fine-tuning, three passes and sequential latents.
 
     python experiments/throughput.py --quick                          # tiny sizes only: minutes
-    python experiments/throughput.py --sizes 300m                     # on the CPU, what fits; hours
+    python experiments/throughput.py --sizes 60m --only train infer   # step time and latency on the CPU: a quarter of an hour
+    python experiments/throughput.py --sizes 300m --only memory       # peak memory on the CPU
     python experiments/throughput.py --device cuda --dtype bfloat16 --sizes 300m 3b 7b
     python experiments/throughput.py --check                          # gradients against the three-pass reference, float64
     python experiments/throughput.py --memory-table                   # what fits on 24, 48, 80, 141 GB, computed
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from amvl_model.throughput.grid import METHODS, SIZES, Cell, training_cells
 
-KINDS = ("train", "infer", "sharded", "gradients")
+KINDS = ("train", "memory", "infer", "sharded", "gradients")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,6 +75,8 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     }
     grid = (arguments.lengths, arguments.answers, arguments.latents, again)
     train = training_cells(arguments.sizes, *grid, methods=tuple(arguments.methods), **common)
+    # on a GPU the allocator tells in the training cells themselves
+    memory = [replace(cell, kind="memory", repeats=1) for cell in train if cell.device == "cpu"]
     first = train[0].latents
     point: dict[str, Any] = {"answer": 16, "latents": first, "methods": ("two-pass",)}
     infer = [
@@ -98,7 +102,7 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
         for length, answer, latents, checkpointing in grid_points
     ]
     wanted = ("gradients",) if arguments.check else tuple(arguments.only or KINDS)
-    return [cell for cell in (*train, *infer, *sharded, *gradients) if cell.kind in wanted]
+    return [cell for cell in (*train, *memory, *infer, *sharded, *gradients) if cell.kind in wanted]
 
 
 def main(given: list[str] | None = None) -> int:

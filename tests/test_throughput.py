@@ -256,6 +256,26 @@ def test_a_cell_that_cannot_fit_is_refused_before_it_starts(monkeypatch: pytest.
     assert outcome["status"] == "does not fit" and "8.0 GiB of main memory are free" in outcome["reason"]
 
 
+def test_memory_is_measured_a_process_a_method_and_one_that_does_not_fit_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def worker(cell: Cell, task: str) -> dict[str, Any]:
+        assert task == "memory"
+        if cell.methods == ("three-pass",):
+            return {"status": "does not fit", "reason": "too large"}
+        sizes = {name: 100 if cell.methods == ("sft",) else 104 for name in runner.MEMORY}
+        return {"status": "done", "device": "CPU", "parameters": 7, "trained": 5, **sizes}
+
+    monkeypatch.setattr(runner, "_worker", worker)
+    cell = replace(CELL, kind="memory", methods=("sft", "two-pass", "three-pass"))
+    outcome = runner.measure(cell)
+    assert outcome["status"] == "done" and outcome["memory_missing"] == {"three-pass": "too large"}
+    metrics = runner.metrics_of(cell, outcome)
+    assert metrics["peak_bytes.two-pass"].value == 104 and metrics["peak_bytes.three-pass"].value is None
+    monkeypatch.setattr(runner, "_worker", lambda *_: {"status": "does not fit", "reason": "too large"})
+    assert runner.measure(cell)["status"] == "does not fit"
+
+
 def results_of(cells: list[Cell], root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
     monkeypatch.setattr(runner, "measure", fake_report)
     return runner.run_cells(cells, root, say=lambda _: None)

@@ -22,6 +22,18 @@ from amvl_model.footprint import KNOWN, Architecture
 METHODS = ("sft", "two-pass", "three-pass", "sequential")
 SIZES: dict[str, Architecture] = {
     "tiny": Architecture.scratch(192, 4, 128),
+    "60m": Architecture(
+        vocab=32768,
+        hidden=512,
+        intermediate=1408,
+        layers=12,
+        heads=8,
+        kv_heads=2,
+        tied=True,
+        vision_hidden=256,
+        vision_intermediate=768,
+        vision_layers=4,
+    ),
     "300m": Architecture(
         vocab=32768,
         hidden=1024,
@@ -47,7 +59,7 @@ class Cell:
     """One setting, measured in a process of its own.
 
     Attributes:
-        kind: "train", "infer", "sharded" or "gradients".
+        kind: "train" (step time; on a GPU memory too), "memory", "infer", "sharded" or "gradients".
         size: name in `SIZES`.
         length, answer, latents: N, M, k.
         batch: examples in a step.
@@ -142,6 +154,7 @@ def training_cells(
     answers: Sequence[int],
     latents: Sequence[int],
     checkpointing: Sequence[bool] = (False, True),
+    kind: str = "train",
     **common: Any,
 ) -> list[Cell]:
     """Every length with every answer at one k; the other numbers of latents at one length and answer.
@@ -155,7 +168,7 @@ def training_cells(
     points = [(length, answer, k) for length in lengths for answer in answers]
     points += [(n, m, other) for other in latents if other != k]
     return [
-        Cell(kind="train", size=size, length=x, answer=y, latents=z, checkpointing=again, **common)
+        Cell(kind=kind, size=size, length=x, answer=y, latents=z, checkpointing=again, **common)
         for size in sizes
         for x, y, z in points
         for again in checkpointing

@@ -79,7 +79,7 @@ def table(results: Sequence[Result]) -> str:
         )
         if result.extra.get("status") != "done":
             others.append(f"{result.cell}: {result.extra.get('status')} ({result.extra.get('reason')})")
-        elif c["kind"] == "train":
+        elif c["kind"] in ("train", "memory"):
             rows += [(*start, method, *_figures(result, method)) for method in c["methods"]]
         else:
             figures = ", ".join(f"{name} {_plain(m.value)} {m.unit}" for name, m in result.metrics.items())
@@ -127,7 +127,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
         ),
         _all(
             "peak memory at most 1.10 times SFT's (300m)",
-            [r for r in train if r.config["size"] == "300m"],
+            [r for r in done if r.config["kind"] in ("train", "memory") and r.config["size"] == "300m"],
             _peak_ratio,
             lambda x: x <= PEAK_FACTOR,
             "ratio",

@@ -70,14 +70,21 @@ def measure(cell: Cell) -> dict[str, Any]:
     if free is not None and need > free:
         reason = f"computed to need {need / GIB:.1f} GiB at least, {free / GIB:.1f} GiB of main memory are free"
         return {"status": DOES_NOT_FIT, "reason": reason}
-    report = _worker(cell, cell.kind)
-    if cell.kind == "train" and cell.device == "cpu" and report["status"] == "done":
-        for method in cell.methods:
-            memory = _worker(replace(cell, methods=(method,)), "memory")
-            if memory["status"] != "done":
-                report.setdefault("memory_missing", {})[method] = memory["reason"]
-            for name in MEMORY:
-                report.setdefault(name, {})[method] = memory.get(name)
+    return _memory(cell) if cell.kind == "memory" else _worker(cell, cell.kind)
+
+
+def _memory(cell: Cell) -> dict[str, Any]:
+    """Memory of every method, in a process for each; the cell is done if one of them fits."""
+    report: dict[str, Any] = {"status": DOES_NOT_FIT, "reason": "no method fits"}
+    for method in cell.methods:
+        found = _worker(replace(cell, methods=(method,)), "memory")
+        if found["status"] == "done":
+            report.pop("reason", None)
+            report |= {name: found[name] for name in ("status", "device", "parameters", "trained")}
+        else:
+            report.setdefault("memory_missing", {})[method] = found["reason"]
+        for name in MEMORY:
+            report.setdefault(name, {})[method] = found.get(name)
     return report
 
 
@@ -112,7 +119,13 @@ def paired_ratio(above: Sequence[float], below: Sequence[float]) -> Metric:
 
 def metrics_of(cell: Cell, report: Mapping[str, Any]) -> dict[str, Metric]:
     """Figures of a cell by name; a method stands behind a dot."""
-    make = {"train": _training, "infer": _inference, "sharded": _sharded, "gradients": _gradients}
+    make = {
+        "train": _training,
+        "memory": _memory_metrics,
+        "infer": _inference,
+        "sharded": _sharded,
+        "gradients": _gradients,
+    }
     return make[cell.kind](cell, report) if report["status"] == "done" else {}
 
 
@@ -128,15 +141,19 @@ def _training(cell: Cell, report: Mapping[str, Any]) -> dict[str, Metric]:
         peak = report["peak_flops"]
         used = None if peak is None else report["model_flops"][method] / median / peak
         metrics[f"utilisation.{method}"] = Metric(used, "fraction")
-        for name in MEMORY:
-            if name in report:
-                metrics[f"{name}.{method}"] = Metric(report[name].get(method), "bytes")
         if "sft" in cell.methods and method != "sft":
             base = report["step_seconds"]["sft"]
             metrics[f"ratio.{method}"] = paired_ratio(seconds, base)
             pair = (report["gradient_seconds"][name] for name in (method, "sft"))
             metrics[f"gradient_ratio.{method}"] = paired_ratio(*pair)
-    return metrics
+    return metrics | _memory_metrics(cell, report)
+
+
+def _memory_metrics(cell: Cell, report: Mapping[str, Any]) -> dict[str, Metric]:
+    measured = [name for name in MEMORY if name in report]
+    return {
+        f"{name}.{method}": Metric(report[name].get(method), "bytes") for name in measured for method in cell.methods
+    }
 
 
 def _inference(cell: Cell, report: Mapping[str, Any]) -> dict[str, Metric]:

@@ -1,8 +1,8 @@
 """Measures one cell in a process of its own: ``python -m amvl_model.throughput.worker SPEC.json OUT.json``.
 
 The methods take turns, round by round, on one model and one batch; medians over the rounds are compared. A step is
-forward pass, backward pass and optimiser. Memory is taken apart from time: on a GPU from the allocator, on a CPU in a
-process for every method (``only_memory``).
+forward pass, backward pass and optimiser. On a GPU memory comes from the allocator in the same process; on a CPU it is a
+cell of its own (kind "memory"), with a process for every method.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def measure_memory(cell: Cell) -> dict[str, Any]:
         loss.backward()
     optimizer.zero_grad(set_to_none=True)
     return {
+        "device": device_name(cell.device),
         "peak_bytes": None if peak is None or bare is None else peak - bare,
         "activation_bytes": forward,
         "step_bytes": live.peak,
