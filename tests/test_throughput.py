@@ -263,7 +263,7 @@ def test_memory_is_measured_a_process_a_method_and_one_that_does_not_fit_is_name
         assert task == "memory"
         if cell.methods == ("three-pass",):
             return {"status": "does not fit", "reason": "too large"}
-        sizes = {name: 100 if cell.methods == ("sft",) else 104 for name in runner.MEMORY}
+        sizes = dict.fromkeys(runner.MEMORY, 100 if cell.methods == ("sft",) else 104)
         return {"status": "done", "device": "CPU", "parameters": 7, "trained": 5, **sizes}
 
     monkeypatch.setattr(runner, "_worker", worker)
