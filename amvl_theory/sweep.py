@@ -1,12 +1,13 @@
 """Contamination of single modes at millions of (beta, gamma, absorption) points, near memory bandwidth (T3).
 
     c = (g/h) beta s / ( beta s + (1 - s) (1 + gamma lambda_q/h) ),     s = lambda_p / (lambda_p + alpha)
-                  free            held
 
 s is the absorption at forward weight 1, a property of the prior and its anchor; at weight beta the absorption is
 beta s / (beta s + 1 - s). The sweep works on pieces that fit into the processor's cache, in place, so that every
-input is read from memory once and every result written once. On a grid (axes that broadcast) a factor that is smaller than
-the grid is computed once and never spread out: what is left for each point is an addition and a division.
+input is read from memory once and every result written once. On a grid (axes that broadcast) in which gamma and s together
+have fewer points than the whole, their part is computed once and never spread out; an addition and a division a point are left:
+
+    c = (g/h) beta / (beta + y),     y = (1 - s) (1 + gamma lambda_q/h) / s     (s = 0: y infinite, c = 0)
 
 Range checks ride along: a float64 in a range from 0 is one whose bits, as an unsigned number, do not exceed those of the
 upper end (sign, infinity and NaN lie above), so one pass finds all that is unfit. What looks unfit is checked exactly.
@@ -139,11 +140,11 @@ class _Sweep:
     def __init__(self, axes: Sequence[Array], target: Array, pull: float, response: float) -> None:
         self.axes, self.target, self.pull, self.response = axes, target, pull, response
         self.full = [array.size == target.size for array in axes]
-        beta, gamma, s = axes
-        small_free = math.prod(np.broadcast_shapes(beta.shape, s.shape)) < target.size
-        small_held = math.prod(np.broadcast_shapes(gamma.shape, s.shape)) < target.size
-        self.free: Array | None = beta * s if small_free else None
-        self.held: Array | None = (1.0 - s) * (gamma * pull + 1.0) if small_held else None
+        _, gamma, s = axes
+        self.y: Array | None = None
+        if math.prod(np.broadcast_shapes(gamma.shape, s.shape)) < target.size:
+            with np.errstate(divide="ignore", over="ignore"):
+                self.y = (1.0 - s) * (gamma * pull + 1.0) / s
 
     def fill(self, pieces: Sequence[_Piece], chunk: int) -> None:
         """Compute the target's ``pieces``, in order."""
@@ -173,31 +174,28 @@ class _Sweep:
     def _fill(self, piece: _Piece, result: Array, total: Array, other: Array) -> bool:
         """Compute one piece; False if an input may be out of range."""
         beta, gamma, s = (_cut(array, piece) for array in self.axes)
-        free, held, fit = self.free, self.held, True
-        if held is None:
-            # (1 - s) (1 + gamma lambda_q/h); an input is checked just after its first use, while it is in the cache.
+        fit = True
+        if self.y is not None:
+            np.add(_cut(self.y, piece), beta, out=total)
+            above = beta
+        else:
             if self.pull == 1.0:
                 np.add(gamma, 1.0, out=total)
             else:
                 np.multiply(gamma, self.pull, out=total)
                 np.add(total, 1.0, out=total)
+            # An input is checked just after its first use, while it is in the cache.
             if self.full[1]:
                 fit = bool(np.maximum.reduce(gamma.view(np.uint64), axis=None) <= _BITS_OF_LARGEST)
             np.subtract(1.0, s, out=other)
             np.multiply(total, other, out=total)
-            held = total
-        else:
-            held = _cut(held, piece)
-        if self.full[2]:
-            fit = fit and bool(np.maximum.reduce(s.view(np.uint64), axis=None) <= _BITS_OF_ONE)
-        if free is None:
-            free = np.multiply(beta, s, out=other)
-        else:
-            free = _cut(free, piece)
+            if self.full[2]:
+                fit = fit and bool(np.maximum.reduce(s.view(np.uint64), axis=None) <= _BITS_OF_ONE)
+            above = np.multiply(beta, s, out=other)
+            np.add(total, other, out=total)
         if self.full[0]:
             fit = fit and bool(np.minimum.reduce(beta, axis=None) > 0.0)
-        np.add(held, free, out=total)
-        np.divide(free, total, out=result)
+        np.divide(above, total, out=result)
         if self.response != 1.0:
             np.multiply(result, self.response, out=result)
         return fit

@@ -314,8 +314,11 @@ def test_a_sweep_takes_the_ends_of_every_range_and_numbers_that_overflow():
 @pytest.mark.parametrize("where", [0, 63, 64, 999])
 @pytest.mark.parametrize(
     ("column", "bad"),
-    [(0, 0.0), (0, -0.0), (0, -1.0), (0, np.inf), (0, np.nan), (1, -1e-300), (1, np.inf), (1, np.nan)]
-    + [(1, -np.inf), (1, -np.nan), (2, -1e-300), (2, 1.0000000000000002), (2, np.inf), (2, np.nan)],
+    [
+        *((0, bad) for bad in (0.0, -0.0, -1.0, np.inf, np.nan)),
+        *((1, bad) for bad in (-1e-300, np.inf, -np.inf, np.nan, -np.nan)),
+        *((2, bad) for bad in (-1e-300, 1.0000000000000002, np.inf, np.nan)),
+    ],
 )
 def test_one_bad_point_anywhere_is_refused_by_name(where, column, bad):
     name = ("beta", "gamma", "absorption")[column]
