@@ -304,11 +304,11 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         if answer_ids is None or answer_mask is None:
             raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
         batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
-        state, prior, posterior, embeddings = self._first_pass(batch, answer_ids, answer_mask)
+        state, prior, posterior, (x, y) = self._first_pass(batch, answer_ids, answer_mask)
         assert posterior is not None
         z = self._choose(latents, prior, posterior, latent_temperature, generator, noise)
         injected = self.inject(z)
-        logits = self._second_pass(state, injected, answer_ids)
+        logits = self._second_pass(state, injected, y)
         return AMVLOutput(
             logits=logits,
             answer_nll=answer_nll(logits, answer_ids, answer_mask),
@@ -317,7 +317,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             posterior_mean=posterior.mean,
             posterior_log_std=posterior.log_std,
             latents=z,
-            latent_norm_ratio=_norm_ratio(injected, embeddings, self._is_text(batch)),
+            latent_norm_ratio=_norm_ratio(injected, x, self._is_text(batch)),
         )
 
     def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
@@ -343,7 +343,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
 
     def answer_logits(self, state: QueryState, z: Tensor, answer_ids: Tensor) -> Tensor:
         """Logits (B, M, V) of an answer to an encoded query with latents Z (B, k, d)."""
-        return self._second_pass(state, self.inject(z), answer_ids)
+        return self._second_pass(state, self.inject(z), self.get_input_embeddings()(answer_ids))
 
     def inject(self, z: Tensor) -> Tensor:
         """Latents (B, k, d) as input tokens (B, k, hidden) in the backbone's precision."""
@@ -353,16 +353,19 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
 
     def _first_pass(
         self, batch: Batch, answer_ids: Tensor | None, answer_mask: Tensor | None
-    ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, Tensor]:
-        """[x | prior | posterior | y], or [x | prior] without an answer; also returns the embeddings of x (B, N, hidden)."""
+    ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, tuple[Tensor, Tensor]]:
+        """[x | prior | posterior | y], or [x | prior] without an answer.
+
+        Also returns the embeddings of x (B, N, hidden) and of y (B, M, hidden; M = 0 without an answer).
+        """
         ids, k = batch["input_ids"], self.config.num_latents
         query_mask = full_mask(ids, batch.get("attention_mask"))
-        x, positions = self._embed_query(batch, query_mask)
+        x, y, positions = self._embed(batch, query_mask, answer_ids)
         next_position = positions.amax(dim=(0, 2)) + 1
         blocks = [x, self._queries(self.prior_queries, len(ids))]
         offsets = [torch.arange(k)]
         if answer_ids is not None:
-            blocks += [self._queries(self.posterior_queries, len(ids)), self.get_input_embeddings()(answer_ids)]
+            blocks += [self._queries(self.posterior_queries, len(ids)), y]
             offsets += [torch.arange(k), k + torch.arange(answer_ids.shape[1])]
         cache = PrefixCache(self.config.get_text_config().num_hidden_layers)
         cache.record = prefix = ids.shape[1]
@@ -376,12 +379,15 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         cache.record = cache.read = None
         prior = self.prior_head(hidden[:, :k])
         posterior = None if answer_ids is None else self.posterior_head(hidden[:, k:])
-        return QueryState(cache, query_mask, next_position), prior, posterior, x
+        return QueryState(cache, query_mask, next_position), prior, posterior, (x, y)
 
-    def _second_pass(self, state: QueryState, injected: Tensor, answer_ids: Tensor) -> Tensor:
-        """[injected | y] behind the recorded x -> logits of the answer (B, M, V); only those positions are projected."""
-        k, answers = injected.shape[1], answer_ids.shape[1]
-        embeddings = torch.cat([injected, self.get_input_embeddings()(answer_ids[:, :-1])], dim=1)
+    def _second_pass(self, state: QueryState, injected: Tensor, y: Tensor) -> Tensor:
+        """[injected | y] behind the recorded x -> logits of the answer (B, M, V); only those positions are projected.
+
+        ``y``: embeddings (B, M, hidden) of the answer.
+        """
+        k, answers = injected.shape[1], y.shape[1]
+        embeddings = torch.cat([injected, y[:, :-1]], dim=1)
         positions = short_positions(state.next_position, torch.arange(k + answers - 1))
         mask = second_pass_mask(state.mask, k + answers - 1)
         hidden = self._text_model(embeddings, positions, mask, state.cache)
@@ -404,8 +410,17 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
 
     def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token embeddings of x with picture features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
+        x, _, positions = self._embed(batch, query_mask, None)
+        return x, positions
+
+    def _embed(self, batch: Batch, query_mask: Tensor, answer_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_embed_query`, with the embeddings of y (B, M, hidden) in the middle.
+
+        One lookup for both: the backward pass of every lookup makes a gradient of the whole table's size.
+        """
         ids, inner = batch["input_ids"], self.backbone.model
-        x = self.get_input_embeddings()(ids)
+        both = self.get_input_embeddings()(ids if answer_ids is None else torch.cat([ids, answer_ids], dim=1))
+        x, y = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
         is_image = ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
         if batch.get("pixel_values") is not None:
             with self._vision_grad():
@@ -425,7 +440,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             attention_mask=query_mask,
         )
         inner.rope_deltas = deltas  # never those of an earlier call
-        return x, positions
+        return x, y, positions
 
     def _is_text(self, batch: Batch) -> Tensor:
         """(B, N), True at real tokens of the query that are no picture features."""

@@ -166,8 +166,8 @@ def _run(model: Any, embeddings: Tensor, positions: Tensor, mask: Tensor | None,
 def sft_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Plain supervised fine-tuning of [x | y] with the same kernels; the vocabulary is projected at y alone."""
     answer = batch["answer_ids"]
-    x, positions = model._embed_query(batch, batch["attention_mask"])
-    y = model.get_input_embeddings()(answer[:, :-1])
+    x, y, positions = model._embed(batch, batch["attention_mask"], answer)
+    y = y[:, :-1]
     later = short_positions(positions.amax(dim=(0, 2)) + 1, torch.arange(y.shape[1]))
     hidden = _run(model, torch.cat([x, y], dim=1), torch.cat([positions, later], dim=-1), None, None)
     return _nll(model, hidden[:, x.shape[1] - 1 :], answer)
