@@ -27,6 +27,9 @@ from amvl_theory.checks import Array, positive, scalar
 CHUNK = 32768
 """Points per piece: three inputs, the result and two temporaries of 256 KiB each stay in the second-level cache."""
 
+GRID_CHUNK = 4 * CHUNK
+"""Points per piece of a grid, which needs the result alone beside its few factors."""
+
 SHORTEST_ROW = 64
 """Last axis of a grid from which NumPy's loop over rows costs less than spreading the axes out."""
 
@@ -50,7 +53,7 @@ def sweep_contamination(
     curvature: float = 1.0,
     posterior_precision: float = 1.0,
     out: Array | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     workers: int = 1,
 ) -> Array:
     """Contamination c [latent] at every point of beta, gamma and absorption, which broadcast against each other.
@@ -60,8 +63,8 @@ def sweep_contamination(
         absorption: lambda_p / (lambda_p + alpha), from 0 (held prior) to 1 (no anchor): the absorption at beta = 1.
         force, curvature, posterior_precision: g, h > 0 and lambda_q > 0, the same at all points.
         out: float64 array of the broadcast shape, C-contiguous, to write into; a new one if left out.
-        chunk: points per piece. workers: threads (NumPy lets them run side by side, but between two calls they wait for
-            each other's interpreter lock: on two cores one is usually faster).
+        chunk: points per piece; default: `CHUNK`, or `GRID_CHUNK` for a grid. workers: threads (NumPy lets them run side by
+            side, but between two calls they wait for each other's interpreter lock, so they pay for large sweeps only).
 
     Returns:
         out.
@@ -83,7 +86,7 @@ def sweep_contamination(
         raise ValueError(
             f"beta: expected shapes that broadcast with gamma and absorption, received {shapes}"
         ) from error
-    if chunk < 1 or workers < 1:
+    if (chunk is not None and chunk < 1) or workers < 1:
         raise ValueError(f"chunk: expected chunk and workers of at least 1, received {chunk} and {workers}")
     out = _result(out, shape)
     if not out.size:
@@ -93,13 +96,14 @@ def sweep_contamination(
             _check(column, array)
     axes, target = _layout(given, out)
     sweep = _Sweep(axes, target, precision / h, g / h)
-    pieces = list(_pieces(target.shape, chunk))
+    length = chunk or (CHUNK if sweep.y is None else GRID_CHUNK)
+    pieces = list(_pieces(target.shape, length))
     shares = [pieces[i * len(pieces) // workers : (i + 1) * len(pieces) // workers] for i in range(workers)]
     if workers == 1 or len(pieces) == 1:
-        sweep.fill(pieces, chunk)
+        sweep.fill(pieces, length)
     else:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda share: sweep.fill(share, chunk), shares))
+            list(pool.map(lambda share: sweep.fill(share, length), shares))
     return out
 
 
@@ -145,16 +149,19 @@ class _Sweep:
         if math.prod(np.broadcast_shapes(gamma.shape, s.shape)) < target.size:
             with np.errstate(divide="ignore", over="ignore"):
                 self.y = (1.0 - s) * (gamma * pull + 1.0) / s
+        self.in_place = self.y is not None and not np.may_share_memory(axes[0], target)
 
     def fill(self, pieces: Sequence[_Piece], chunk: int) -> None:
         """Compute the target's ``pieces``, in order."""
-        size = min(chunk, self.target.size)
+        size = 0 if self.in_place else min(chunk, self.target.size)
         rooms = [_aligned(size) for _ in range(2)]
         total, other = rooms
         with np.errstate(invalid="raise"):  # beta = infinity comes to light as inf/inf or inf*0
             for piece in pieces:
                 result = self.target[piece]
-                if result.shape != total.shape:
+                if self.in_place:
+                    total = result
+                elif result.shape != total.shape:
                     total, other = (room[: result.size].reshape(result.shape) for room in rooms)
                 try:
                     fit = self._fill(piece, result, total, other)
