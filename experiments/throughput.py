@@ -3,7 +3,7 @@
     python experiments/throughput.py --quick                          # tiny sizes only: minutes
     python experiments/throughput.py --sizes 60m --only train infer   # step time and latency on the CPU: a quarter of an hour
     python experiments/throughput.py --sizes 300m --only memory       # peak memory on the CPU
-    python experiments/throughput.py --device cuda --dtype bfloat16 --sizes 300m 3b 7b
+    python experiments/throughput.py --device cuda --dtype bfloat16 --sizes 300m 3b 7b --profile
     python experiments/throughput.py --check                          # gradients against the three-pass reference, float64
     python experiments/throughput.py --memory-table                   # what fits on 24, 48, 80, 141 GB, computed
 
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--check", action="store_true", help="the same as --only gradients")
     result.add_argument("--quick", action="store_true", help="tiny model, short sequences, two rounds")
     result.add_argument("--memory-table", action="store_true", help="print what fits where, computed, and stop")
+    result.add_argument("--profile", action="store_true", help="also say what one step of every method is spent on")
     result.add_argument("--overwrite", action="store_true", help="measure finished cells again")
     result.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
     return result
@@ -73,10 +74,18 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
         "pictures": arguments.pictures,
         "threads": arguments.threads,
     }
-    grid = (arguments.lengths, arguments.answers, arguments.latents, again)
-    train = training_cells(arguments.sizes, *grid, methods=tuple(arguments.methods), **common)
+    train = training_cells(
+        arguments.sizes,
+        arguments.lengths,
+        arguments.answers,
+        arguments.latents,
+        again,
+        methods=tuple(arguments.methods),
+        profile=arguments.profile,
+        **common,
+    )
     # on a GPU the allocator tells in the training cells themselves
-    memory = [replace(cell, kind="memory", repeats=1) for cell in train if cell.device == "cpu"]
+    memory = [replace(cell, kind="memory", repeats=1, profile=False) for cell in train if cell.device == "cpu"]
     first = train[0].latents
     point: dict[str, Any] = {"answer": 16, "latents": first, "methods": ("two-pass",)}
     infer = [
@@ -133,12 +142,14 @@ def main(given: list[str] | None = None) -> int:
 
 def measure(arguments: argparse.Namespace) -> int:
     """Run the cells, print the report, draw the picture."""
-    from amvl_model.throughput.report import figure, table, verdicts
+    from amvl_model.throughput.report import figure, profiles, table, verdicts
     from amvl_model.throughput.runner import STUDY, run_cells
 
     results = run_cells(cells_of(arguments), arguments.out, overwrite=arguments.overwrite)
     print(f"\nbatch {arguments.batch}, {arguments.device}, {arguments.dtype}, {arguments.optimizer}")
     print(table(results) + "\n")
+    if arguments.profile:
+        print(profiles(results) + "\n")
     found = verdicts(results)
     for verdict in found:
         print(verdict)

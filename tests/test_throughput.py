@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,18 @@ def test_a_training_cell_reports_every_method_s_rounds_and_memory() -> None:
     assert outcome["step_seconds"].keys() == set(grid.METHODS)
     memory = worker.work(replace(cell, methods=("two-pass",)), "memory")
     assert memory["step_bytes"] >= memory["activation_bytes"] > memory["saved_bytes"] / 2 > 0
+
+
+def test_a_profiled_step_names_the_operations_that_take_its_time(tmp_path: Path) -> None:
+    cell = replace(CELL, repeats=1, methods=("two-pass",), profile=True)
+    outcome = worker.work(cell, "train")
+    (found,) = outcome["profile"].values()
+    shares = [row["share"] for row in found["operations"]]
+    assert shares == sorted(shares, reverse=True) and 0.5 < sum(shares) <= 1 + 1e-9
+    assert any("mm" in row["name"] for row in found["operations"]) and found["idle"] is None
+    assert 0 < found["operation_seconds"] <= 1.5 * found["wall_seconds"] * os.cpu_count()  # type: ignore[operator]
+    result = runner._write(tmp_path, cell, {"status": "done", **outcome}, 1.0)
+    assert f"{cell.name}, two-pass" in report.profiles([result]) and report.profiles([]) == ""
 
 
 def test_the_gradient_check_agrees_to_float64_with_float32_roundings() -> None:

@@ -69,6 +69,7 @@ class Cell:
         device, dtype, optimizer: "cpu" or "cuda", "float32" or "bfloat16", "adamw" or "sgd".
         pictures: whether three quarters of x are a picture (vision encoder frozen); otherwise x is text.
         threads: CPU threads; 0 for torch's own choice.
+        profile: also profile one step of every method (training cells).
     """
 
     kind: str
@@ -85,6 +86,7 @@ class Cell:
     optimizer: str = "adamw"
     pictures: bool = False
     threads: int = 0
+    profile: bool = False
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ LATENTS_MARGIN = 0.05
 LINEAR_MARGIN = 0.05  # above 1, or above plain fine-tuning's exponent, which attention lifts for long sequences
 GRADIENT_TOLERANCE = 1e-5
 UTILISATION = 0.45
+PROFILE_LINES = 12
 COLOURS = {"two-pass": "#0072B2", "three-pass": "#E69F00", "sequential": "#009E73", "sft": "#444444"}
 
 
@@ -87,6 +88,19 @@ def table(results: Sequence[Result]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
     lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([*(lines if len(rows) > 1 else []), *others])
+
+
+def profiles(results: Sequence[Result]) -> str:
+    """What the profiled steps spend their time on, a paragraph a cell and method; empty without profiles."""
+    parts = []
+    for result in results:
+        for method, found in (result.extra.get("profile") or {}).items():
+            idle = "" if found["idle"] is None else f", device idle {found['idle']:.0%}"
+            lines = [f"{result.cell}, {method}: {found['wall_seconds']:.4g} s with the profiler{idle}"]
+            for row in found["operations"][:PROFILE_LINES]:
+                lines.append(f"  {row['share']:6.1%}  {row['seconds']:9.4g} s  {row['calls']:6d} x  {row['name'][:80]}")
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _figures(result: Result, method: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from amvl_model.throughput.meters import LiveBytes, forget_peak, resident, saved
 from amvl_model.throughput.steps import build_batch, build_model, losses
 
 OUT_OF_MEMORY = "does not fit"
+PROFILED = 20  # operations in a profile
 
 
 def synchronise(device: str) -> None:
@@ -105,11 +106,40 @@ def measure_training(cell: Cell) -> dict[str, Any]:
         },
         "peak_flops": peak_flops(device_name(cell.device)) if cell.dtype == "bfloat16" else None,
     }
+    if cell.profile:
+        report["profile"] = {name: profile_step(steps[name], cell.device) for name in cell.methods}
     if cell.device == "cuda":
         for name in cell.methods:
             for figure, number in gpu_memory(steps[name]).items():
                 report.setdefault(figure, {})[name] = number
     return report
+
+
+def profile_step(step: Step, device: str) -> dict[str, Any]:
+    """Where one step's time goes: the operations that take most, and on a GPU the share of the time that it stands idle.
+
+    The seconds are the device's own, an operation's children left out; profiling itself makes the step longer.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device == "cuda"
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu) as profiler:
+        wall = timed(step, device)
+    spent = {
+        each.key: ((each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e6, each.count)
+        for each in profiler.key_averages()
+    }
+    total = sum(seconds for seconds, _ in spent.values())
+    largest = sorted(spent.items(), key=lambda item: -item[1][0])[:PROFILED]
+    return {
+        "wall_seconds": wall,
+        "operation_seconds": total,
+        "idle": max(0.0, 1 - total / wall) if on_gpu else None,
+        "operations": [
+            {"name": name, "seconds": seconds, "share": seconds / total, "calls": calls}
+            for name, (seconds, calls) in largest
+        ],
+    }
 
 
 def gpu_memory(step: Step) -> dict[str, int]:
