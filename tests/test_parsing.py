@@ -275,6 +275,9 @@ FULL_WIDTH = [
 ]
 
 UNREAD = [
+    ("(B(B(A(C)", LETTERS),
+    ("(B(A(A(A)", LETTERS),
+    ("(A(A(B(B)", LETTERS),
     ("Based on the", LETTERS),
     ("Based on the image, it is impossible to tell.", LETTERS),
     ("A、C", LETTERS),

@@ -229,7 +229,7 @@ class _Reader:
         opening = self._opening(plain)
         if opening is not None:
             return opening
-        if rp.REFUSAL.search(plain):
+        if rp.REFUSAL.search(plain) or any(first != second for first, second in rp.RUN_ON.findall(plain)):
             return None
         return self._only_mention(plain, 0, len(plain))
 

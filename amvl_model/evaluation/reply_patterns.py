@@ -20,6 +20,8 @@ SEPARATOR = re.compile(
     r"(?:[^\S\n]|[.,;:=)\]}>\"'’”\-–—→/&+|、。])*(?:(?:and/or|or|and|as\s+well\s+as)(?![a-z])|和|或|与|及)?[^\S\n]*",
     re.IGNORECASE,
 )
+RUN_ON = re.compile(r"(?<![A-Za-z])([A-Z])\s*[(\[]\s*(?=([A-Z])(?![A-Za-z]))")
+"""Two letters with nothing but an opening bracket between them, as in "(B(A", which a model that lost its way repeats."""
 OR = re.compile(r"[\s,;.]*(?:or(?![a-z])|或)", re.IGNORECASE)
 SENTENCE_STOP = re.compile(r"[.!?\n。！？](?!\d)")
 OPENERS = re.compile(r"(?:[^\S\n]|[\"'“‘「])*")
