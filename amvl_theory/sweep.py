@@ -15,9 +15,12 @@ upper end (sign, infinity and NaN lie above), so one pass finds all that is unfi
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +30,7 @@ from amvl_theory.checks import Array, positive, scalar
 CHUNK = 32768
 """Points per piece: three inputs, the result and two temporaries of 256 KiB each stay in the second-level cache."""
 
-GRID_CHUNK = 4 * CHUNK
+GRID_CHUNK = 8 * CHUNK
 """Points per piece of a grid, which needs the result alone beside its few factors."""
 
 SHORTEST_ROW = 64
@@ -98,13 +101,26 @@ def sweep_contamination(
     sweep = _Sweep(axes, target, precision / h, g / h)
     length = chunk or (CHUNK if sweep.y is None else GRID_CHUNK)
     pieces = list(_pieces(target.shape, length))
-    shares = [pieces[i * len(pieces) // workers : (i + 1) * len(pieces) // workers] for i in range(workers)]
-    if workers == 1 or len(pieces) == 1:
-        sweep.fill(pieces, length)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda share: sweep.fill(share, length), shares))
+    ends = [-(-i * len(pieces) // workers) for i in range(workers + 1)]
+    shares = [pieces[first:last] for first, last in itertools.pairwise(ends)]
+    others = [_pool(workers - 1).submit(sweep.fill, share, length) for share in shares[1:] if share]
+    try:
+        sweep.fill(shares[0], length)
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
     return out
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay for the next call: starting them costs as much as a tenth of a million points."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="amvl_theory.sweep")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
 def _result(out: Array | None, shape: tuple[int, ...]) -> Array:
@@ -154,7 +170,7 @@ class _Sweep:
     def fill(self, pieces: Sequence[_Piece], chunk: int) -> None:
         """Compute the target's ``pieces``, in order."""
         size = 0 if self.in_place else min(chunk, self.target.size)
-        rooms = [_aligned(size) for _ in range(2)]
+        rooms = [_aligned(size) if size else self.target for _ in range(2)]
         total, other = rooms
         with np.errstate(invalid="raise"):  # beta = infinity comes to light as inf/inf or inf*0
             for piece in pieces:

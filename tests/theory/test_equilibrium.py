@@ -300,6 +300,15 @@ def test_a_sweep_over_a_grid_is_the_sweep_over_its_points():
                 np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
+def test_a_sweep_may_write_over_an_input():
+    rng = np.random.default_rng(2)
+    beta, gamma, s = rng.uniform(0.1, 2, (3, 100)), rng.uniform(0, 5, 100), rng.uniform(0, 1, (3, 100))
+    for arguments in ((beta, gamma, s), (beta, gamma, 0.5)):
+        expected = sweep_contamination(*arguments)
+        copy = beta.copy()
+        np.testing.assert_array_equal(sweep_contamination(copy, *arguments[1:], out=copy), expected)
+
+
 def test_a_sweep_takes_the_ends_of_every_range_and_numbers_that_overflow():
     tiny, huge = np.nextafter(0.0, 1.0), np.finfo(np.float64).max
     assert sweep_contamination([tiny, 1.0, 1.0], [0.0, -0.0, huge], [1.0, -0.0, 0.5]).tolist() == [
@@ -325,9 +334,9 @@ def test_one_bad_point_anywhere_is_refused_by_name(where, column, bad):
     for other in (0.0, 0.5, 1.0):
         points = [np.ones(1000), np.ones(1000), np.full(1000, other)]
         points[column][where] = bad
-        for arrays in (points, [array.reshape(10, 100) for array in points]):
+        for arrays, workers in ((points, 1), ([array.reshape(10, 100) for array in points], 3)):
             with pytest.raises(ValueError, match=f"^{name}: expected .* received values from"):
-                sweep_contamination(*arrays, chunk=64)
+                sweep_contamination(*arrays, chunk=64, workers=workers)
     axis = np.full((1000, 1), 0.5)
     axis[where] = bad
     grid = [np.full(100, 0.5) for _ in range(3)]

@@ -77,10 +77,12 @@ def test_a_small_run_writes_one_complete_report(benchmark, monkeypatch, tmp_path
     monkeypatch.setattr(benchmark, "run_benchmark", lambda **options: full(**options, memory=50_000))
     assert benchmark.main([*sizes, "--out", str(tmp_path / "speed.json")]) == 0
     record = json.loads((tmp_path / "speed.json").read_text())
-    assert record["metrics"]["sweep_speedup_per_point"]["value"] > 1
     extra = record["extra"]
-    assert extra["threads"] == 1 and extra["sweep"]["points"] == 2000
-    assert extra["sweep"]["autograd"]["largest_relative_difference_from_closed_form"] < 1e-8
+    assert extra["threads"] == 1
+    for form, points in (("points", 2000), ("grid", 13**3)):
+        assert record["metrics"][f"sweep_speedup_per_point_{form}"]["value"] > 1
+        assert extra["sweep"][form]["points"] == points
+        assert extra["sweep"][form]["largest_relative_difference"] < 1e-8
     for game in extra["simulation"].values():
         assert game["largest_difference_of_final_states"] < 1e-12
         assert {"median", "min", "max"} == set(game["seconds_per_instance_step"]["simulate"])
