@@ -39,6 +39,19 @@ format: setup
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python -m jupyter lab $(ARGS) notebooks/
+
+# Executes every notebook and clicks through two of them in a headless Chromium, where one is installed.
+notebook-tests: $(VENV)/.notebooks
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt '.[browser]'
+	$(BIN)/python -m pytest -m "slow or browser or not slow" $(ARGS) \
+		tests/test_notebooks.py tests/test_notebook_views.py tests/test_notebooks_browser.py
+
+$(VENV)/.notebooks: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[notebooks]'
+	touch $@
+
 doctor: setup
 	$(BIN)/amvl doctor
 
@@ -56,7 +69,7 @@ $(LMMS_STAMP): pyproject.toml constraints-cpu.txt
 	touch $@
 
 lmms-eval-test: lmms-eval-setup
-	$(LMMS_BIN)/python -m pytest -m lmms_eval tests/test_lmms_eval_plugin.py $(ARGS)
+	$(LMMS_BIN)/python -m pytest -m lmms_eval tests/test_lmms_eval_plugin.py tests/test_lmms_eval_pipeline.py $(ARGS)
 
 # Removes what the set-up, the tests and the build wrote; runs/ and results/ stay.
 clean:

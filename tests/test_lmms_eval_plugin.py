@@ -25,7 +25,7 @@ SHORT = ("--gen_kwargs", "max_new_tokens=12")
 
 pytestmark = [
     pytest.mark.lmms_eval,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore"),  # lmms-eval's own
 ]
 
@@ -53,7 +53,7 @@ def run(folder: Path, out: Path, *arguments: str, launcher: tuple[str, ...] = ("
     }
     logged = ("--log_samples", "--output_path", str(out), "--device", "cpu", "--batch_size", "8")
     command = [sys.executable, *launcher, "lmms_eval", "--model", "amvl", *arguments, *logged]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -125,17 +125,18 @@ def test_blink_runs_to_its_end_and_both_scores_of_the_same_replies_are_explained
     }
     different = {difference.id for difference in comparison.differences}
     assert different, "the note is foreign to this checkpoint, some of its replies make no sense"
-    for difference in comparison.differences:
-        assert difference.rule in {
-            "last statement",
-            "last letter in brackets",
-            "first letter of the reply",
-            "nothing found",
-        }
-        assert difference.ours is None, "what both read, both read alike"
-    gap = sum(read[d.id].right for d in comparison.differences) / comparison.samples
+    rules = {
+        "short first line",
+        "last statement",
+        "last letter in brackets",
+        "first letter of the reply",
+        "nothing found",
+    }
+    assert {difference.rule for difference in comparison.differences} <= rules
+    more = [read[d.id].right - (d.ours == read[d.id].answer) for d in comparison.differences]
+    assert [bool(m) for m in more] == [d.changes_score for d in comparison.differences]
     ours, theirs = (mean(s, "mean over questions (VLMEvalKit)") for s in (comparison.ours, comparison.theirs))
-    assert theirs - ours == pytest.approx(gap)
+    assert theirs - ours == pytest.approx(sum(more) / comparison.samples)
 
 
 def test_with_blinks_prompt_letters_and_scores_are_those_of_our_own_evaluation(plain_run: Path, folder: Path) -> None:

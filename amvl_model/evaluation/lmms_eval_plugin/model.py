@@ -54,7 +54,7 @@ class AMVLModel(lmms):
         dtype: of the weights: float32 (default), bfloat16, float16, or auto (as stored).
         latents: prior_mean (default), or prior for samples.
         latent_samples: samples behind a likelihood. For several replies a question use lmms-eval's ``--repeats``: each
-            repetition reads a sample of its own.
+            repetition reads a sample of its own (not with ``--use_cache``, which takes repetitions for the same request).
         latent_temperature: scale of the prior's standard deviation in a sample.
         seed: of latents and of drawn tokens.
         min_pixels, max_pixels: limits of a picture's area [pixels]; default: the checkpoint's.
