@@ -299,3 +299,28 @@ def _values(group: Sequence[Result], metric: str) -> np.ndarray:
     """The metric of every seed that has it."""
     known = [run.value(metric) for run in group if metric in run.metrics]
     return np.array([value for value in known if value is not None], dtype=float)
+
+
+def prediction_summary() -> list[Figure | str]:
+    """The prediction study: every cell's figures as a table, or the line that it is missing."""
+    try:
+        return [table(runs("prediction"))]
+    except MissingResults as error:
+        return [str(error)]
+
+
+def table(results: Sequence[Result]) -> str:
+    """A line per cell and metric: mean over seeds, 95 % interval, unit."""
+    cells: dict[str, list[Result]] = {}
+    for run in results:
+        cells.setdefault(run.cell, []).append(run)
+    lines = []
+    for cell, group in cells.items():
+        lines.append(f"{cell} ({len(group)} seed{'s' * (len(group) > 1)})")
+        for name in sorted({name for run in group for name in run.metrics}):
+            values = _values(group, name)
+            if values.size:
+                low, high = interval(values)
+                unit = next(run.metrics[name].unit for run in group if name in run.metrics)
+                lines.append(f"    {name}: {values.mean():.4g} [{low:.4g}, {high:.4g}] {unit}")
+    return "\n".join(lines)

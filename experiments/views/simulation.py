@@ -1,4 +1,4 @@
-"""A game with means and variances free, watched on its way to the closed form."""
+"""The theory's figures for a notebook, and a game with means and variances free on its way to the closed form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from amvl_theory import GaussianGame, mixture_information, self_consistent_contamination, simulate
 from amvl_theory.checks import Array
+from experiments.leakage import figures
 from experiments.leakage.curves import Mode
 from experiments.leakage.report import Table
 from experiments.leakage.style import OBJECTIVES, axes, look, marks, styled
@@ -54,7 +55,25 @@ def path(mode: Mode, gamma: float, *, steps: int = 20_000, eta: float = 0.01, po
     return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
-def figure(mode: Mode, gamma: float) -> Figure:
+def theory_figure(name: str, mode: Mode, *, seed: int = 0, quick: bool = True) -> Figure:
+    """One of the figures of experiments/leakage_sim.py.
+
+    Args:
+        name: of `experiments.leakage.figures.FIGURES`.
+        mode: the mode that it shows.
+        seed: of random features and labels.
+        quick: coarse grids, fewer draws.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in figures.FIGURES:
+        raise ValueError(f"expected a figure among {', '.join(figures.FIGURES)}, got {name!r}")
+    with styled():  # type: ignore[attr-defined]
+        return figures.FIGURES[name](mode, np.random.default_rng(seed), quick)[0]
+
+
+def slow_motion(mode: Mode, gamma: float) -> Figure:
     """`path` in three panels; the markers at the right edge are T5's closed form."""
     table = path(mode, gamma)
     with styled():  # type: ignore[attr-defined]
