@@ -11,7 +11,7 @@ LMMS_VENV ?= .venv-lmms
 LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
-.PHONY: setup main test lint types tests format doctor lmms-eval-setup lmms-eval-test clean
+.PHONY: setup main test lint types tests format doctor notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
 

@@ -227,7 +227,7 @@ def best_gamma(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("weight of the reverse KL, gamma [1]")
     ax.set_ylabel("excess answer loss [nats]")
     ax.set_title("Bias and variance in gamma (n = 24, p = 16)")
-    ax.legend(loc="center left")
+    ax.legend(loc="upper center")
     return ax
 
 
