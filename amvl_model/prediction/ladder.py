@@ -1,0 +1,291 @@
+"""One climb of the ladder: everything that one reference checkpoint predicts, and what the trained checkpoints of its seed show.
+
+Figures of a question, the same for every rung:
+
+    leak    leaked information I(Z;A|x), uniform options [nats]                         (diagnostics/leakage.py)
+    known   leaked information with the known answer probabilities p(a|x) [nats]
+    spread  root mean squared distance of the options' posterior means from their mean [prior standard deviations]
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.synthetic import SyntheticBlink
+from amvl_model.diagnostics.free_posterior import Search
+from amvl_model.diagnostics.leakage import leaked_information_batch
+from amvl_model.prediction.head import EncodedSet, HeadTraining, encode_set, retrained_head
+from amvl_model.prediction.reference import Reference, measure_references
+from amvl_model.prediction.rungs import (
+    Rung,
+    checkpoint_posteriors,
+    free_rung,
+    letter_rung,
+    linear_rungs,
+    softmax_letter_rung,
+    softmax_rung,
+)
+from amvl_model.prediction.theory import Posteriors, halves
+from amvl_model.studies import EASY_TASKS, GAMMA_GRID
+
+Array = NDArray[np.float64]
+QUANTITIES = {"leak": "nats", "known": "nats", "spread": "prior std"}
+FLOORS = {"leak": 1e-3, "known": 1e-3, "spread": 1e-2}
+"""Values below these are taken as these in logarithms: less than the Monte Carlo error of a leak, and a spread without effect."""
+
+MORE_GAMMAS = (0.03, 0.1, 0.3)
+"""Weights above the study's, where the theory and a frozen checkpoint can still be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a climb measures.
+
+    Attributes:
+        gammas: the study's weights. more_gammas: further weights for everything that needs no trained checkpoint.
+        noises: label-noise levels to predict, at `noise_gamma`. train_noise: of the reference.
+        questions: held-out questions, the same for all seeds. free_questions: how many of them, from the front, get free
+            posteriors.
+        heads: which trainings of the posterior head alone, by the name of their rung (`head.py`).
+        long_gammas: at which the continued heads, which take long, are trained; the fresh ones are at every gamma.
+        head_questions: training questions behind them.
+        samples: draws behind each leaked information.
+        search: settings of the free posteriors.
+        seed: of halves and draws.
+    """
+
+    gammas: tuple[float, ...] = GAMMA_GRID
+    more_gammas: tuple[float, ...] = MORE_GAMMAS
+    noises: tuple[float, ...] = (0.1, 0.5)
+    noise_gamma: float = 0.001
+    train_noise: float = 0.3
+    tasks: tuple[str, ...] = EASY_TASKS
+    questions: int = 48
+    free_questions: int = 12
+    heads: tuple[str, ...] = ("head KL only", "head 300")
+    long_gammas: tuple[float, ...] = (0.001, 0.01)
+    head_questions: int = 640
+    samples: int = 256
+    search: Search = field(default_factory=lambda: Search(rounds=2))
+    seed: int = 0
+
+    @property
+    def all_gammas(self) -> tuple[float, ...]:
+        """Every weight of a prediction."""
+        return tuple(sorted({*self.gammas, *self.more_gammas}))
+
+    def held_out(self, noise: float | None = None) -> list[VisualQuestion]:
+        """The held-out questions with the answer probabilities of a label noise (default: the reference's)."""
+        drawn = SyntheticBlink(
+            tasks=self.tasks,
+            split="test",
+            seed=self.seed,
+            size=self.questions,
+            label_noise=self.train_noise if noise is None else noise,
+        )
+        return drawn[:]
+
+
+Values = dict[str, list[float | None]]
+"""Per quantity, one value a question; None where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climb:
+    """What a reference predicts and what trained checkpoints show, per question.
+
+    Attributes:
+        rungs: per rung, per gamma, the figures of the questions.
+        noise_rungs: per noise level, per rung, the figures at the plan's noise_gamma with that noise's answer probabilities.
+        reference: the reference's own posteriors.
+        response: figures of the reference itself: force_spread, curvature (per question), fraction of unconverged searches, ...
+        head_losses: per "steps, gamma", mean loss of the first and of the last tenth of the steps [nats].
+        seconds: wall time of each part.
+    """
+
+    rungs: dict[str, dict[float, Values]]
+    noise_rungs: dict[float, dict[str, Values]]
+    reference: Values
+    response: dict[str, Any]
+    head_losses: dict[str, tuple[float, float]]
+    seconds: dict[str, float]
+
+
+def figures(posteriors: Sequence[Posteriors | None], weights: Sequence[Array], samples: int, seed: int) -> Values:
+    """The figures of every question (definitions at the top of this module)."""
+    values: Values = {name: [] for name in QUANTITIES}
+    for each, p in zip(posteriors, weights, strict=True):
+        if each is None:
+            for column in values.values():
+                column.append(None)
+            continue
+        means, stds = each.shifts[None], each.widths[None]
+        values["leak"].append(float(leaked_information_batch(means, stds, None, samples, seed)[0][0]))
+        values["known"].append(float(leaked_information_batch(means, stds, p[None], samples, seed)[0][0]))
+        values["spread"].append(each.spread)
+    return values
+
+
+def checkpoint_folder(kept: Path, cell: str, seed: int) -> Path:
+    """Where the study keeps a run's checkpoint."""
+    return kept / cell / f"seed{seed}" / "checkpoint"
+
+
+def trained_figures(kept: Path, cell: str, seed: int, plan: Plan, noise: float | None = None) -> Values | None:
+    """The figures of a trained checkpoint on the held-out questions; None if the study has not got there."""
+    from amvl_model.run import load_checkpoint
+
+    folder = checkpoint_folder(kept, cell, seed)
+    if not (folder / "model.safetensors").exists():
+        return None
+    model, processor = load_checkpoint(folder)
+    questions = plan.held_out(noise)
+    weights = [np.asarray(q.answer_probs) for q in questions]
+    return figures(checkpoint_posteriors(model, processor, questions), weights, plan.samples, plan.seed)
+
+
+def climb(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
+    """Every rung from one reference checkpoint.
+
+    Args:
+        model, processor: the reference.
+        seed: of its run: its training questions are drawn with it.
+        plan: what to measure.
+
+    Raises:
+        ValueError: for a model without latents.
+    """
+    clock = _Clock()
+    questions = plan.held_out()
+    references = measure_references(model, processor, questions, progress=False)
+    weights = [r.known_probs for r in references]
+    half = halves(len(references), plan.seed)
+    gammas = plan.all_gammas
+    rungs: dict[str, Rung] = linear_rungs(references, gammas)
+    rungs["T6 letter"] = letter_rung(references, half, gammas)
+    clock.lap("linear")
+    rungs["softmax"] = softmax_rung(references, gammas, plan.search)
+    rungs["softmax letter"] = softmax_letter_rung(references, half, gammas, plan.search)
+    clock.lap("softmax")
+    response = _response(references)
+    if plan.free_questions:
+        few = questions[: plan.free_questions]
+        rungs["free"], searches = free_rung(model, processor, few, gammas, plan.search)
+        rest = [None] * (len(questions) - len(few))
+        rungs["free"] = {gamma: [*row, *rest] for gamma, row in rungs["free"].items()}
+        response["free_searches"] = [
+            {"gamma": s.gamma, "fall": s.fall, "converged": s.converged, "steps": s.steps} for s in searches
+        ]
+        clock.lap("free")
+    heads, losses = _heads(model, processor, questions, seed, plan)
+    rungs |= heads
+    clock.lap("head")
+    found = {
+        name: {gamma: figures(row, weights, plan.samples, plan.seed) for gamma, row in rung.items()}
+        for name, rung in rungs.items()
+    }
+    noisy = {noise: _noise_rungs(model, processor, half, noise, plan) for noise in plan.noises}
+    own = [Posteriors(shifts=r.shifts, widths=r.widths) for r in references]
+    reference = figures(own, weights, plan.samples, plan.seed)
+    clock.lap("figures")
+    return Climb(
+        rungs=found,
+        noise_rungs=noisy,
+        reference=reference,
+        response=response,
+        head_losses=losses,
+        seconds=clock.laps,
+    )
+
+
+def _noise_rungs(model: Any, processor: Any, half: NDArray[np.int64], noise: float, plan: Plan) -> dict[str, Values]:
+    """What the theory says of another label noise: the reference's forces with the noise's answer probabilities."""
+    references = measure_references(model, processor, plan.held_out(noise), progress=False)
+    gammas = (plan.noise_gamma,)
+    rungs = linear_rungs(references, gammas)
+    rungs["T6 letter"] = letter_rung(references, half, gammas)
+    rungs["softmax letter"] = softmax_letter_rung(references, half, gammas, plan.search)
+    weights = [r.known_probs for r in references]
+    return {name: figures(rung[plan.noise_gamma], weights, plan.samples, plan.seed) for name, rung in rungs.items()}
+
+
+def _response(references: Sequence[Reference]) -> dict[str, Any]:
+    """The reference's own response: force spread [nats/prior std], trace of H [nats/prior std^2], known weights."""
+    spreads, traces, ratios = [], [], []
+    for r in references:
+        centred = r.forces - r.known_probs @ r.forces
+        spreads.append(float(np.sqrt(r.known_probs @ np.sum(centred**2, axis=1))))
+        traces.append(float(np.trace(r.curvature)))
+        diagonal = np.diagonal(r.curvature)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = 2 * (r.known_probs @ centred**2) / diagonal
+        ratios.append(float(np.nanmax(ratio)) if np.isfinite(ratio).any() else None)
+    return {
+        "force_spread": spreads,
+        "curvature": traces,
+        "critical_gamma": ratios,
+        "tasks": [r.task for r in references],
+        "ids": [r.question_id for r in references],
+        "options": [r.options for r in references],
+    }
+
+
+def _heads(
+    model: Any, processor: Any, questions: Sequence[VisualQuestion], seed: int, plan: Plan
+) -> tuple[dict[str, Rung], dict[str, tuple[float, float]]]:
+    """The posterior heads trained alone."""
+    rungs: dict[str, Rung] = {}
+    losses: dict[str, tuple[float, float]] = {}
+    if not plan.heads:
+        return rungs, losses
+    training = SyntheticBlink(
+        tasks=plan.tasks, split="train", seed=seed, size=plan.head_questions, label_noise=plan.train_noise
+    )
+    data: EncodedSet = encode_set(model, processor, training, progress=False)
+    for name in plan.heads:
+        how = head_training(name, seed)
+        rung: Rung = {}
+        for gamma in plan.gammas if how.fresh else plan.long_gammas:
+            with retrained_head(model, data, gamma, how) as curve:
+                rung[gamma] = checkpoint_posteriors(model, processor, questions)
+            tenth = max(1, how.steps // 10)
+            losses[f"{name}, gamma={gamma:g}"] = (float(np.mean(curve[:tenth])), float(np.mean(curve[-tenth:])))
+        rungs[name] = rung
+    return rungs, losses
+
+
+def head_training(name: str, seed: int) -> HeadTraining:
+    """The settings behind the name of a rung: "head KL only", "head S" (fresh, S steps), "head +S" (continued, S steps).
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "head KL only":
+        return HeadTraining(answer_loss=False, seed=seed)
+    match = re.fullmatch(r"head (\+?)(\d+)", name)
+    if match is None or int(match[2]) < 1:
+        raise ValueError(f'expected "head KL only", "head S" or "head +S" with S steps, got {name!r}')
+    return HeadTraining(fresh=not match[1], steps=int(match[2]), seed=seed)
+
+
+class _Clock:
+    """Wall time of the parts."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """The time since the last lap."""
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now

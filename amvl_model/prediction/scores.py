@@ -1,0 +1,255 @@
+"""How well each rung predicts the trained checkpoints, beside what needs no theory; and where the rungs part.
+
+A point is a seed and a gamma (or label noise) that the reference was not trained at, with the mean over held-out questions of the
+measured figure m and of the predicted one p, both no lower than a floor:
+
+    error       root mean square over points of log(p/m)                                        nats of ratio
+    bias        mean of log(p/m), above 0 where too much is predicted
+    power law   p = a / gamma^b, a and b fitted to the very points that are scored              (an in-sample baseline)
+    gamma alone p = geometric mean of m over the other seeds at that gamma
+    persistence p = the reference's own figure
+
+Intervals are percentile bootstraps over seeds. Within one gamma, the rank correlation over questions (Spearman) is taken seed
+by seed and averaged; its bootstrap draws questions, the same for all seeds. The correlation within tasks is the mean over tasks
+of the correlation among their questions: task and number of options alone then count for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from amvl_model.evaluation.statistics import Interval
+from amvl_model.prediction.ladder import FLOORS
+from amvl_model.prediction.tables import REFERENCE, TRAINED, Table
+
+Array = NDArray[np.float64]
+BASELINES = ("power law", "gamma alone", "persistence")
+LEAST_TASK = 6
+"""Questions of a task from which on a correlation within it is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """Error of one predictor over the points it predicts.
+
+    Attributes:
+        error: root mean squared log ratio with its interval. bias: mean log ratio. points: their number.
+    """
+
+    error: Interval
+    bias: float
+    points: int
+
+
+Points = dict[tuple[int, float], tuple[float, float]]
+"""Per (seed, gamma or noise), predicted and measured mean."""
+
+
+def log_ratio(predicted: float, measured: float, quantity: str) -> float:
+    """log(p/m) with both no lower than the quantity's floor."""
+    floor = FLOORS[quantity]
+    return math.log(max(predicted, floor) / max(measured, floor))
+
+
+def pair_means(predicted: Array | None, measured: Array | None) -> tuple[float, float] | None:
+    """Means over the questions that both have; None if there is none."""
+    if predicted is None or measured is None:
+        return None
+    both = np.isfinite(predicted) & np.isfinite(measured)
+    return (float(predicted[both].mean()), float(measured[both].mean())) if both.any() else None
+
+
+def gamma_points(
+    tables: Mapping[int, Table], rung: str, quantity: str, gammas: Sequence[float], noise: float
+) -> Points:
+    """A rung's points at the held-out gammas."""
+    found: Points = {}
+    for seed, table in tables.items():
+        for gamma in gammas:
+            pair = pair_means(table.get(noise, rung, gamma, quantity), table.get(noise, TRAINED, gamma, quantity))
+            if pair is not None:
+                found[seed, gamma] = pair
+    return found
+
+
+def seed_points(
+    tables: Mapping[int, Table], rung: str, quantity: str, gammas: Sequence[float], noise: float
+) -> dict[tuple[int, int, float], tuple[float, float]]:
+    """Predictions from one seed's reference for the checkpoints of every other seed: (reference seed, seed, gamma)."""
+    found = {}
+    for seed, table in tables.items():
+        for other, theirs in tables.items():
+            for gamma in gammas if other != seed else ():
+                pair = pair_means(table.get(noise, rung, gamma, quantity), theirs.get(noise, TRAINED, gamma, quantity))
+                if pair is not None:
+                    found[seed, other, gamma] = pair
+    return found
+
+
+def noise_points(
+    tables: Mapping[int, Table], rung: str, quantity: str, noises: Sequence[float], gamma: float
+) -> Points:
+    """A rung's points at the other label noises."""
+    found: Points = {}
+    for seed, table in tables.items():
+        for noise in noises:
+            pair = pair_means(table.get(noise, rung, gamma, quantity), table.get(noise, TRAINED, gamma, quantity))
+            if pair is not None:
+                found[seed, noise] = pair
+    return found
+
+
+def baseline_points(measured: Mapping[tuple[int, float], float], own: Mapping[int, float]) -> dict[str, Points]:
+    """The baselines' points (definitions at the top of this module).
+
+    Args:
+        measured: per (seed, gamma), m; values must be above 0 where a logarithm is taken, so floors are applied before.
+        own: the reference's own figure of each seed.
+    """
+    found: dict[str, Points] = {name: {} for name in BASELINES}
+    keys = list(measured)
+    if len({gamma for _, gamma in keys}) > 1 and all(gamma > 0 for _, gamma in keys):
+        slope, offset = np.polyfit([math.log(g) for _, g in keys], [math.log(measured[k]) for k in keys], 1)
+        for key in keys:
+            found["power law"][key] = (math.exp(offset + slope * math.log(key[1])), measured[key])
+    for seed, gamma in keys:
+        others = [math.log(measured[s, g]) for s, g in keys if g == gamma and s != seed]
+        if others:
+            found["gamma alone"][seed, gamma] = (math.exp(float(np.mean(others))), measured[seed, gamma])
+        if seed in own:
+            found["persistence"][seed, gamma] = (own[seed], measured[seed, gamma])
+    return {name: points for name, points in found.items() if points}
+
+
+def measured_points(
+    tables: Mapping[int, Table], quantity: str, places: Sequence[tuple[float, float]]
+) -> dict[tuple[int, float, float], float]:
+    """Measured means, no lower than the floor, per (seed, noise, gamma)."""
+    found = {}
+    for seed, table in tables.items():
+        for noise, gamma in places:
+            values = table.get(noise, TRAINED, gamma, quantity)
+            if values is not None:
+                found[seed, noise, gamma] = max(float(np.nanmean(values)), FLOORS[quantity])
+    return found
+
+
+def own_figures(tables: Mapping[int, Table], quantity: str, noise: float, gamma: float) -> dict[int, float]:
+    """The references' own figures per seed, no lower than the floor."""
+    found = {}
+    for seed, table in tables.items():
+        values = table.get(noise, REFERENCE, gamma, quantity)
+        if values is not None:
+            found[seed] = max(float(np.nanmean(values)), FLOORS[quantity])
+    return found
+
+
+def error_of(points: Mapping[tuple[int, float], tuple[float, float]], quantity: str, *, seed: int = 0) -> Error:
+    """Error and bias over points, seeds drawn with replacement for the interval.
+
+    Raises:
+        ValueError: for no points.
+    """
+    if not points:
+        raise ValueError("expected at least one point to score, got none")
+    by_seed: dict[int, list[float]] = {}
+    for (run, _), (predicted, measured) in points.items():
+        by_seed.setdefault(run, []).append(log_ratio(predicted, measured, quantity))
+    squares = np.array([np.sum(np.square(each)) for each in by_seed.values()])
+    counts = np.array([len(each) for each in by_seed.values()], dtype=float)
+    everything = np.concatenate([np.asarray(each) for each in by_seed.values()])
+    rms = float(np.sqrt(squares.sum() / counts.sum()))
+    low = high = None
+    if len(by_seed) > 1:
+        drawn = np.random.default_rng(seed).integers(len(squares), size=(2000, len(squares)))
+        low, high = (
+            float(x) for x in np.quantile(np.sqrt(squares[drawn].sum(1) / counts[drawn].sum(1)), [0.025, 0.975])
+        )
+    return Error(
+        error=Interval(mean=rms, low=low, high=high, n=len(by_seed)),
+        bias=float(everything.mean()),
+        points=len(everything),
+    )
+
+
+def rung_gap(tables: Mapping[int, Table], first: str, second: str, quantity: str, noise: float) -> Error | None:
+    """Error of one rung as a prediction of another, over all gammas that both have; None if they share none."""
+    points: Points = {}
+    for seed, table in tables.items():
+        for _, _, gamma, _ in [k for k in table.rows if k[0] == noise and k[1] == second and k[3] == quantity]:
+            pair = pair_means(table.get(noise, first, gamma, quantity), table.get(noise, second, gamma, quantity))
+            if pair is not None:
+                points[seed, gamma] = pair
+    return error_of(points, quantity) if points else None
+
+
+def rank_correlation(
+    tables: Mapping[int, Table],
+    rung: str,
+    quantity: str,
+    gamma: float,
+    noise: float,
+    *,
+    within_tasks: bool = False,
+    n_bootstrap: int = 500,
+    seed: int = 0,
+) -> Interval | None:
+    """Spearman correlation over questions of predicted and measured, mean over seeds (and tasks); None where there is none."""
+    pairs, groups = [], None
+    for table in tables.values():
+        predicted, measured = table.get(noise, rung, gamma, quantity), table.get(noise, TRAINED, gamma, quantity)
+        if predicted is None or measured is None:
+            continue
+        kept = np.flatnonzero(np.isfinite(predicted) & np.isfinite(measured))
+        pairs.append((predicted, measured))
+        groups = _groups([table.tasks[i] for i in kept], kept, within_tasks)
+    if not pairs or not groups:
+        return None
+    rng = np.random.default_rng(seed)
+    everyone = [members[None] for members in groups]
+    mean = _mean_correlation(pairs, everyone)
+    if mean is None:
+        return None
+    drawn = [members[rng.integers(len(members), size=(n_bootstrap, len(members)))] for members in groups]
+    values = _correlations(pairs, drawn)
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) > n_bootstrap / 2 else (None, None)
+    count = sum(len(members) for members in groups)
+    return Interval(
+        mean=mean, low=None if low is None else float(low), high=None if high is None else float(high), n=count
+    )
+
+
+def _groups(tasks: Sequence[str], kept: NDArray[np.intp], within: bool) -> list[NDArray[np.intp]]:
+    if not within:
+        return [kept] if len(kept) >= LEAST_TASK else []
+    members = [kept[[i for i, t in enumerate(tasks) if t == task]] for task in dict.fromkeys(tasks)]
+    return [each for each in members if len(each) >= LEAST_TASK]
+
+
+def _mean_correlation(pairs: Sequence[tuple[Array, Array]], index: Sequence[NDArray[np.intp]]) -> float | None:
+    value = float(_correlations(pairs, index)[0])
+    return value if math.isfinite(value) else None
+
+
+def _correlations(pairs: Sequence[tuple[Array, Array]], index: Sequence[NDArray[np.intp]]) -> Array:
+    """(B,) mean over seeds and groups of Spearman's correlation; groups without spread in either figure do not count."""
+    found = []
+    for predicted, measured in pairs:
+        for rows in index:
+            a, b = (rankdata(x[rows], axis=1) for x in (predicted, measured))
+            a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+            scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found.append(np.where(scale > 0, (a * b).sum(1) / scale, np.nan))
+    stacked = np.stack(found)
+    known = np.isfinite(stacked)
+    count = known.sum(0)
+    total = np.where(known, stacked, 0.0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

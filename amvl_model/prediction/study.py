@@ -1,0 +1,142 @@
+"""Reading and writing of the comparison: which cells of the study leakage are held out, result files, tables, scores, figure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from amvl_model.prediction.figure import draw
+from amvl_model.prediction.ladder import Climb, Plan, Values, trained_figures
+from amvl_model.prediction.summary import means, report, summarise
+from amvl_model.prediction.tables import Table, read_table, table_of, write_table
+from amvl_model.results import Metric, result_path, write_result
+from amvl_model.studies import STUDIES
+
+STUDY = "prediction"
+
+
+def cell_gamma(cell: str) -> float:
+    """gamma of a cell of the study leakage, 0 where its objective has no reverse KL.
+
+    Raises:
+        ValueError: for a cell that the study does not have.
+    """
+    cells = STUDIES["leakage"].cells
+    if cell not in cells:
+        raise ValueError(f"the study leakage has no cell {cell!r}; it has {', '.join(cells)}")
+    settings = cells[cell]
+    return float(str(settings["objective.gamma"])) if settings["objective.name"] == "amvl" else 0.0
+
+
+def trained_cells(kept: Path, seed: int, plan: Plan) -> dict[tuple[float, float], Values]:
+    """Figures of every trained checkpoint that is there, per (label noise, gamma)."""
+    wanted = {(plan.train_noise, gamma): f"amvl,gamma={gamma:g}" for gamma in plan.gammas}
+    wanted[plan.train_noise, 0.0] = "ntp+fwd"
+    for noise in plan.noises:
+        wanted[noise, plan.noise_gamma] = f"amvl,gamma={plan.noise_gamma:g},noise={noise:g}"
+        wanted[noise, 0.0] = f"ntp+fwd,noise={noise:g}"
+    found = {}
+    for (noise, gamma), cell in wanted.items():
+        values = trained_figures(kept, cell, seed, plan, noise)
+        if values is not None:
+            found[noise, gamma] = values
+    return found
+
+
+def write_climb(
+    target: Path,
+    reference: str,
+    seed: int,
+    climb: Climb,
+    trained: Mapping[tuple[float, float], Values],
+    plan: Plan,
+    seconds: float,
+) -> Path:
+    """The result file of one reference and seed, and the table of its questions beside it."""
+    table = table_of(climb, trained, cell_gamma(reference), plan)
+    write_table(target.with_suffix(".csv"), table)
+    extra = {name: value for name, value in climb.response.items() if name != "free_searches"}
+    return write_result(
+        target,
+        study=STUDY,
+        cell=reference,
+        seed=seed,
+        config=plan,
+        metrics=means(table, plan) | _responses(climb),
+        wall_seconds=seconds,
+        device="cpu",
+        extra={"seconds": climb.seconds, "head_losses": climb.head_losses, **_short(extra)},
+        overwrite=True,
+    )
+
+
+def _responses(climb: Climb) -> dict[str, Metric]:
+    """Medians over questions of the reference's response, and how the searches ended."""
+    import numpy as np
+
+    units = {"force_spread": "nats/prior std", "curvature": "nats/prior std^2", "critical_gamma": "per nat"}
+    found = {}
+    for name, unit in units.items():
+        values = [v for v in climb.response[name] if v is not None]
+        found[f"reference.{name}"] = Metric(float(np.median(values)) if values else None, unit, n=len(values))
+    searches = climb.response.get("free_searches", [])
+    if searches:
+        share = float(np.mean([s["converged"] for s in searches]))
+        found["free.converged"] = Metric(share, "fraction", n=len(searches))
+        found["free.largest_fall"] = Metric(max(abs(s["fall"]) for s in searches), "nats", n=len(searches))
+    return found
+
+
+def _short(values: Mapping[str, object]) -> dict[str, object]:
+    """Lists of the questions as one text each, so that a file stays readable."""
+    return {name: " ".join(_text(x) for x in v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read_tables(folder: Path, reference: str) -> dict[int, Table]:
+    """Per seed, the table of a reference.
+
+    Raises:
+        FileNotFoundError: if it has none.
+    """
+    found = {}
+    for path in sorted((folder / reference).glob("seed*.csv")):
+        match = re.fullmatch(r"seed(\d+)", path.stem)
+        if match:
+            found[int(match[1])] = read_table(path)
+    if not found:
+        raise FileNotFoundError(
+            f"no predictions in {folder / reference}; run experiments/theory_vs_checkpoints.py --checkpoints DIR first"
+        )
+    return found
+
+
+def score(folder: Path, references: Sequence[str], plan: Plan) -> str:
+    """Score every reference, write <reference>,scores/seed0.json and prediction.png; returns the reports.
+
+    Raises:
+        FileNotFoundError: if a reference has no predictions.
+    """
+    tables = {reference: read_tables(folder, reference) for reference in references}
+    texts = []
+    for reference, seeds in tables.items():
+        metrics = summarise(seeds, cell_gamma(reference), plan)
+        write_result(
+            result_path(folder.parent, folder.name, f"{reference},scores", 0),
+            study=folder.name,
+            cell=f"{reference},scores",
+            seed=0,
+            config={"plan": plan, "reference": reference, "seeds": sorted(seeds)},
+            metrics=metrics,
+            wall_seconds=None,
+            device="cpu",
+            overwrite=True,
+        )
+        texts.append(report(metrics, seeds, plan, reference))
+    picture = folder / "prediction.png"
+    draw(tables, plan).savefig(picture, dpi=130)
+    return "\n\n".join([*texts, f"picture: {picture}"])

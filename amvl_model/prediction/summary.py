@@ -1,0 +1,203 @@
+"""All figures of one reference over its seeds: errors beside the baselines, gaps between rungs, rank correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from amvl_model.evaluation.statistics import Interval
+from amvl_model.prediction.ladder import QUANTITIES, Plan
+from amvl_model.prediction.scores import (
+    Error,
+    baseline_points,
+    error_of,
+    gamma_points,
+    log_ratio,
+    measured_points,
+    noise_points,
+    own_figures,
+    pair_means,
+    rank_correlation,
+    rung_gap,
+    seed_points,
+)
+from amvl_model.prediction.tables import TRAINED, Table
+from amvl_model.results import Metric
+
+GAPS = (
+    ("T4", "free"),
+    ("T6 held", "softmax"),
+    ("T6 held", "free"),
+    ("softmax", "free"),
+    ("T6 held", "T6 letter"),
+    ("softmax", "softmax letter"),
+)
+RATIO = "nats of ratio"
+
+
+def summarise(tables: Mapping[int, Table], reference_gamma: float, plan: Plan) -> dict[str, Metric]:
+    """Every score of one reference by dotted name (definitions in scores.py).
+
+    Args:
+        tables: per seed. reference_gamma: of the reference, 0 for forward-only. plan: of the climbs.
+
+    Raises:
+        ValueError: for no tables.
+    """
+    if not tables:
+        raise ValueError("expected at least one seed's predictions, got none; run the reference first")
+    rungs = list(dict.fromkeys(name for table in tables.values() for name in table.rungs()))
+    gammas = [gamma for gamma in plan.gammas if gamma != reference_gamma]
+    found: dict[str, Metric] = {}
+    for quantity in QUANTITIES:
+        found |= _errors(tables, rungs, quantity, gammas, reference_gamma, plan)
+        found |= _noise_errors(tables, rungs, quantity, plan)
+        found |= _gaps(tables, rungs, quantity, plan)
+    for quantity in ("leak", "spread"):
+        found |= _correlations(tables, rungs, quantity, gammas, plan)
+    return found
+
+
+def _errors(
+    tables: Mapping[int, Table],
+    rungs: Sequence[str],
+    quantity: str,
+    gammas: Sequence[float],
+    reference_gamma: float,
+    plan: Plan,
+) -> dict[str, Metric]:
+    noise = plan.train_noise
+    found: dict[str, Metric] = {}
+    for rung in rungs:
+        points = gamma_points(tables, rung, quantity, gammas, noise)
+        if points:
+            found |= _put(f"error.{quantity}.{rung}", error_of(points, quantity))
+        crossed = seed_points(tables, rung, quantity, gammas, noise)
+        if crossed:
+            regrouped = {(first, 1000.0 * other + gamma): pair for (first, other, gamma), pair in crossed.items()}
+            found |= _put(f"error_other_seeds.{quantity}.{rung}", error_of(regrouped, quantity))
+    measured = measured_points(tables, quantity, [(noise, gamma) for gamma in gammas])
+    by_gamma = {(seed, gamma): value for (seed, _, gamma), value in measured.items()}
+    own = own_figures(tables, quantity, noise, reference_gamma)
+    for name, points in baseline_points(by_gamma, own).items():
+        found |= _put(f"error.{quantity}.{name}", error_of(points, quantity))
+    return found
+
+
+def _noise_errors(tables: Mapping[int, Table], rungs: Sequence[str], quantity: str, plan: Plan) -> dict[str, Metric]:
+    found: dict[str, Metric] = {}
+    for rung in rungs:
+        points = noise_points(tables, rung, quantity, plan.noises, plan.noise_gamma)
+        if points:
+            found |= _put(f"error_noise.{quantity}.{rung}", error_of(points, quantity))
+    measured = measured_points(tables, quantity, [(noise, plan.noise_gamma) for noise in plan.noises])
+    by_noise = {(seed, noise): value for (seed, noise, _), value in measured.items()}
+    own = {
+        seed: value
+        for (seed, _, _), value in measured_points(tables, quantity, [(plan.train_noise, plan.noise_gamma)]).items()
+    }
+    for name, points in baseline_points(by_noise, own).items():
+        if name != "power law":
+            label = {"gamma alone": "noise alone", "persistence": "same gamma at the reference's noise"}[name]
+            found |= _put(f"error_noise.{quantity}.{label}", error_of(points, quantity))
+    return found
+
+
+def _gaps(tables: Mapping[int, Table], rungs: Sequence[str], quantity: str, plan: Plan) -> dict[str, Metric]:
+    heads = [rung for rung in rungs if rung.startswith("head ")]
+    pairs = [
+        *GAPS,
+        *(("free", head) for head in heads),
+        *(("softmax letter", head) for head in heads),
+        *((head, TRAINED) for head in heads),
+        ("free", TRAINED),
+    ]
+    found: dict[str, Metric] = {}
+    for first, second in pairs:
+        gap = rung_gap(tables, first, second, quantity, plan.train_noise)
+        if gap is not None:
+            found |= _put(f"gap.{quantity}.{first} > {second}", gap)
+    return found
+
+
+def _correlations(
+    tables: Mapping[int, Table], rungs: Sequence[str], quantity: str, gammas: Sequence[float], plan: Plan
+) -> dict[str, Metric]:
+    found: dict[str, Metric] = {}
+    for rung in rungs:
+        for gamma in gammas:
+            for within, name in ((False, "rank"), (True, "rank_within_tasks")):
+                value = rank_correlation(tables, rung, quantity, gamma, plan.train_noise, within_tasks=within)
+                if value is not None:
+                    found[f"{name}.{quantity}.{rung}.gamma={gamma:g}"] = _metric(value, "1")
+    return found
+
+
+def _put(name: str, error: Error) -> dict[str, Metric]:
+    return {
+        name: Metric(error.error.mean, RATIO, error.error.low, error.error.high, error.points),
+        name.replace("error", "bias", 1).replace("gap", "gap_bias", 1): Metric(error.bias, RATIO, n=error.points),
+    }
+
+
+def _metric(value: Interval, unit: str) -> Metric:
+    return Metric(value.mean, unit, value.low, value.high, value.n)
+
+
+def means(table: Table, plan: Plan) -> dict[str, Metric]:
+    """Mean over questions of every rung and gamma of one seed, with a bootstrap interval over the questions."""
+    from amvl_model.evaluation.statistics import bootstrap_mean
+
+    found: dict[str, Metric] = {}
+    for (noise, rung, gamma, quantity), values in table.rows.items():
+        known = values[np.isfinite(values)]
+        if len(known):
+            at = "" if noise == plan.train_noise else f".noise={noise:g}"
+            found[f"{quantity}.{rung}.gamma={gamma:g}{at}"] = _metric(
+                bootstrap_mean(known, n_bootstrap=1000), QUANTITIES[quantity]
+            )
+    return found
+
+
+def report(metrics: Mapping[str, Metric], tables: Mapping[int, Table], plan: Plan, reference: str) -> str:
+    """Plain text: errors of rungs and baselines, gaps between rungs, rank correlations."""
+    lines = [
+        f"reference {reference}, {len(tables)} seeds; root mean squared log ratio [95 % interval over seeds], bias"
+    ]
+    for quantity in ("leak", "spread"):
+        for kind, title in (
+            ("error", "held-out gammas"),
+            ("error_other_seeds", "other seeds' checkpoints at the held-out gammas"),
+            ("error_noise", f"other label noise at gamma {plan.noise_gamma:g}"),
+            ("gap", "one rung as a prediction of the next"),
+        ):
+            named = {k: v for k, v in metrics.items() if k.startswith(f"{kind}.{quantity}.")}
+            if named:
+                lines.append(f"\n{quantity} [{QUANTITIES[quantity]}], {title}")
+            for name, metric in sorted(named.items(), key=lambda item: item[1].value or 0.0):
+                bias = metrics[name.replace("error", "bias", 1).replace("gap", "gap_bias", 1)].value
+                lines.append(f"  {name.split('.', 2)[2]:38} {_cell(metric)}  bias {bias:+.2f}  n={metric.n}")
+        for kind in ("rank", "rank_within_tasks"):
+            named = {k: v for k, v in metrics.items() if k.startswith(f"{kind}.{quantity}.")}
+            if named:
+                lines.append(f"\n{quantity}, Spearman over questions{', within tasks' if 'within' in kind else ''}")
+            lines += [f"  {name.split('.', 2)[2]:38} {_cell(metric)}" for name, metric in named.items()]
+    return "\n".join(lines)
+
+
+def _cell(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        return f"{metric.value:.2f}"
+    return f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"
+
+
+def measured_over_seeds(
+    tables: Mapping[int, Table], rung: str, quantity: str, gamma: float, noise: float
+) -> np.ndarray:
+    """The means over questions of every seed that has this rung at this gamma, (seeds,)."""
+    values = [table.get(noise, rung, gamma, quantity) for table in tables.values()]
+    return np.array([float(np.nanmean(v)) for v in values if v is not None and np.isfinite(v).any()])
+
+
+__all__ = ["log_ratio", "means", "measured_over_seeds", "pair_means", "report", "summarise"]

@@ -1,0 +1,410 @@
+"""The ladder from theory to training: exact where the answer is known, halves that do not see themselves, scores that can lose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+
+from amvl_model.data.synthetic import SyntheticBlink
+from amvl_model.diagnostics.free_posterior import Search
+from amvl_model.diagnostics.linear_response import measure_linear_response
+from amvl_model.evaluation.scoring import latent_scorer
+from amvl_model.modeling import AMVLForConditionalGeneration
+from amvl_model.prediction.figure import draw
+from amvl_model.prediction.head import HeadTraining, encode_set, retrained_head
+from amvl_model.prediction.ladder import Plan, climb, figures, head_training
+from amvl_model.prediction.reference import Reference, measure_references
+from amvl_model.prediction.rungs import checkpoint_posteriors, letter_rung
+from amvl_model.prediction.scores import (
+    baseline_points,
+    error_of,
+    gamma_points,
+    pair_means,
+    rank_correlation,
+    rung_gap,
+)
+from amvl_model.prediction.study import cell_gamma, read_tables, score, trained_cells, write_climb
+from amvl_model.prediction.tables import REFERENCE, TRAINED, Table, read_table, write_table
+from amvl_model.prediction.theory import (
+    Posteriors,
+    halves,
+    held_prior,
+    letter_averages,
+    measured_precision,
+    moving_prior,
+)
+from amvl_model.results import read_result
+from amvl_theory import (
+    MeanLeakageModel,
+    frozen_prior_response,
+    leaked_information,
+    self_consistent_spread,
+    sparse_spread,
+    spread,
+)
+from experiments import theory_vs_checkpoints
+from tests import helpers
+
+NOISE = 0.3
+
+
+def instance(seed: int, options: int = 3, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Forces, a dense positive definite curvature and answer weights."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(size, size))
+    weights = rng.uniform(0.2, 1.0, options)
+    return rng.normal(size=(options, size)), root @ root.T + 0.3 * np.eye(size), weights / weights.sum()
+
+
+# ------------------------------------------------------------------ theory
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
+def test_t4_is_the_theory_packages_spread_and_response(gamma: float) -> None:
+    forces, curvature, _ = instance(0)
+    widths = np.random.default_rng(1).uniform(0.4, 2.0, 4)
+    found = measured_precision(forces, curvature, np.tile(widths, (3, 1)), gamma)
+    centred = forces - forces.mean(0)
+    model = MeanLeakageModel(curvature, forces.mean(0), centred.T @ centred / 3, np.diag(widths**-2.0), 1.0, 0.0)
+    deviation = found.shifts - found.shifts.mean(0)
+    np.testing.assert_allclose(deviation.T @ deviation / 3, spread(model, gamma), atol=1e-9)
+    np.testing.assert_allclose(found.shifts.mean(0), frozen_prior_response(model, gamma), atol=1e-9)
+    channel = 0.5 * np.linalg.slogdet(np.eye(4) + np.diag(widths**-2.0) @ (deviation.T @ deviation) / 3)[1]
+    assert channel == pytest.approx(leaked_information(model, gamma))
+
+
+def test_with_the_prior_held_mean_and_width_solve_their_equations() -> None:
+    force, h, gamma = 0.8, 1.3, 0.2
+
+    def imbalance(s2: float) -> float:
+        delta = force / (h + gamma / s2)
+        return h * s2**2 + gamma * s2 - gamma * (1 + delta**2)
+
+    found = held_prior(np.array([[force]]), np.array([[h]]), gamma)
+    s2 = brentq(imbalance, 1e-6, 10.0)
+    assert found.widths[0, 0] ** 2 == pytest.approx(s2, rel=1e-6)
+    assert found.shifts[0, 0] == pytest.approx(force / (h + gamma / s2), rel=1e-6)
+    forces, curvature, _ = instance(2)
+    dense = held_prior(forces, curvature, gamma)
+    for delta, s in zip(dense.shifts, dense.widths, strict=True):
+        g = forces[np.flatnonzero((dense.shifts == delta).all(1))[0]]
+        np.testing.assert_allclose(curvature @ delta + gamma * delta / s**2, g, atol=1e-6)
+        np.testing.assert_allclose(np.diag(curvature) * s**4 + gamma * s**2, gamma * (1 + delta**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.05, 0.5])
+def test_with_a_prior_that_follows_one_mode_is_t6_in_closed_form(gamma: float) -> None:
+    found = moving_prior(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), gamma)
+    expected = self_consistent_spread(1.0, 1.3, gamma)
+    snr = np.mean(found.shifts**2) / found.widths[0, 0] ** 2
+    assert snr == pytest.approx(float(expected.snr), rel=1e-3)
+    assert found.widths[0, 0] ** 2 + np.mean(found.shifts**2) == pytest.approx(
+        1.0
+    )  # in units of the prior that has followed
+
+
+def test_above_the_critical_weight_nothing_is_left() -> None:
+    found = moving_prior(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), 2.5)
+    np.testing.assert_allclose(found.shifts, 0.0, atol=1e-3)
+
+
+def test_several_modes_are_the_group_lasso_of_the_theory_package() -> None:
+    forces, curvature, weights = instance(3)
+    found = moving_prior(forces, curvature, weights, 0.3)
+    exact = sparse_spread(curvature, forces - weights @ forces, 0.3, weights)
+    ratio = exact.variance / np.where(exact.active, exact.posterior_variance, 1.0)
+    mine = (weights @ found.shifts**2) / found.widths[0] ** 2
+    np.testing.assert_allclose(mine[exact.active], ratio[exact.active], rtol=0.02)
+    assert (mine[~exact.active] < 0.02).all()
+
+
+@pytest.mark.parametrize("rule", [held_prior, lambda g, h, x: moving_prior(g, h, np.ones(3) / 3, x)])
+def test_without_gamma_widths_have_no_rest_point(rule: Any) -> None:
+    with pytest.raises(ValueError, match="gamma must be above 0"):
+        rule(*instance(0)[:2], 0.0)
+
+
+# ------------------------------------------------------------------ letters and halves
+
+
+def references(count: int, letter: float, own: float, *, task: str = "t") -> list[Reference]:
+    """Two-option questions whose force is letter * code + own * something of the question's own."""
+    rng = np.random.default_rng(4)
+    code = np.array([1.0, 0.0, 0.0, 0.0])
+    found = []
+    for i in range(count):
+        private = rng.normal(size=4) * np.array([0.0, 1.0, 1.0, 1.0])
+        force = letter * code + own * private
+        found.append(
+            Reference(
+                question_id=f"q{i}",
+                task=task,
+                forces=np.stack([force, -force]),
+                answer_probs=np.array([0.5, 0.5]),
+                known_probs=np.array([0.7, 0.3]) if i % 2 else np.array([0.3, 0.7]),
+                shifts=np.zeros((2, 4)),
+                widths=np.ones((2, 4)),
+            )
+        )
+    return found
+
+
+def test_a_letter_code_survives_the_average_and_what_is_a_questions_own_does_not() -> None:
+    kept = letter_averages(references(400, 1.0, 0.0))["t"]
+    np.testing.assert_allclose(kept.forces, [[1, 0, 0, 0], [-1, 0, 0, 0]], atol=1e-12)
+    lost = letter_averages(references(400, 0.0, 1.0))["t"]
+    assert np.abs(lost.forces).max() < 0.2
+    assert lost.weights.sum() == pytest.approx(1.0)
+    assert lost.curvatures[0, 1, 1] == pytest.approx(1.0, rel=0.3)  # the curvature does not average out
+
+
+def test_a_question_is_predicted_from_the_other_half_only() -> None:
+    questions = references(20, 1.0, 0.3)
+    half = halves(20, seed=0)
+    assert sorted(half.tolist()) == [0] * 10 + [1] * 10
+    plain = letter_rung(questions, half, [0.1])[0.1]
+    changed = [replace(q, forces=9 * q.forces) if h == 0 else q for q, h in zip(questions, half, strict=True)]
+    after = letter_rung(changed, half, [0.1])[0.1]
+    for h, a, b in zip(half, plain, after, strict=True):
+        assert a is not None and b is not None
+        assert np.allclose(a.shifts, b.shifts) == (h == 0)
+
+
+# ------------------------------------------------------------------ a real model
+
+
+@lru_cache(maxsize=1)
+def blink() -> list[Any]:
+    return SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="test", seed=0, size=4, label_noise=NOISE)[:]
+
+
+def test_references_have_the_linear_responses_forces_in_prior_units() -> None:
+    model = helpers.tiny_model()
+    found = measure_references(model, helpers.processor(), blink(), progress=False)
+    report = measure_linear_response(model, helpers.processor(), blink(), hessian=False, progress=False)
+    for mine, theirs in zip(found, report.responses, strict=True):
+        assert mine.question_id == theirs.question_id
+        np.testing.assert_allclose(mine.forces @ mine.forces.T, theirs.forces @ theirs.forces.T, rtol=1e-3, atol=1e-9)
+        assert np.trace(mine.curvature) == pytest.approx(np.trace(theirs.curvature), rel=1e-3)
+        assert max(mine.known_probs) == pytest.approx(1 - NOISE)
+
+
+def test_references_need_known_answer_probabilities() -> None:
+    plain = [replace(each, answer_probs=None) for each in blink()]
+    with pytest.raises(ValueError, match="known answer probabilities"):
+        measure_references(helpers.tiny_model(), helpers.processor(), plain, progress=False)
+
+
+def test_only_the_posterior_is_trained_and_it_is_put_back() -> None:
+    model = helpers.tiny_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training = SyntheticBlink(tasks=("Counting",), split="train", seed=0, size=8, label_noise=NOISE)
+    data = encode_set(model, helpers.processor(), training, progress=False)
+    with retrained_head(model, data, 1.0, HeadTraining(steps=3, batch_size=8, fresh=False)):
+        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith(("posterior_queries", "posterior_head")) for name in changed)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="at least a batch"), retrained_head(model, data, 1.0, HeadTraining()):
+        pass
+
+
+def test_encoded_questions_give_the_posteriors_and_kls_of_the_model_itself() -> None:
+    model, processor = helpers.tiny_model(), helpers.processor()
+    questions = blink()
+    data = encode_set(model, processor, questions, batch_size=2, progress=False)
+    state, prior, ids, mask = data.rows(torch.arange(len(questions)))
+    scorer = latent_scorer(model, processor)
+    with torch.no_grad():
+        found = model.posterior_from(state, ids, mask)
+        batch = processor(questions, answers=False)
+        expected_prior = model.encode_query(batch)[1]
+        expected = scorer.posterior(scorer.encode(batch), [q.answer for q in questions])
+    torch.testing.assert_close(prior.mean, expected_prior.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.mean, expected.mean, atol=1e-4, rtol=1e-4)
+
+
+def test_a_fresh_head_starts_from_the_weights_that_the_runs_seed_drew() -> None:
+    backbone = helpers.tiny_model().backbone
+    drawn = AMVLForConditionalGeneration.from_backbone(backbone, 3, 8, seed=5)
+    expected = {name: value.clone() for name, value in drawn.posterior_head.state_dict().items()}
+    with torch.no_grad():
+        for parameter in drawn.posterior_head.parameters():
+            parameter.add_(1.0)
+    training = SyntheticBlink(tasks=("Counting",), split="train", seed=0, size=4, label_noise=NOISE)
+    data = encode_set(drawn, helpers.processor(), training, progress=False)
+    still = HeadTraining(steps=1, batch_size=4, learning_rate=1e-12, seed=5)
+    with retrained_head(drawn, data, 1.0, still):
+        for name, value in drawn.posterior_head.state_dict().items():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
+
+
+def test_the_kl_alone_takes_the_answer_out_of_the_posterior() -> None:
+    model = helpers.tiny_model()
+    training = SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="train", seed=0, size=8, label_noise=NOISE)
+    data = encode_set(model, helpers.processor(), training, progress=False)
+    how = replace(head_training("head KL only", 0), steps=30, batch_size=8, learning_rate=0.03, fresh=False)
+    before = checkpoint_posteriors(model, helpers.processor(), blink())
+    with retrained_head(model, data, 1.0, how) as losses:
+        after = checkpoint_posteriors(model, helpers.processor(), blink())
+    assert losses[-1] < 0.5 * losses[0]
+    assert np.mean([each.spread for each in after if each]) < 0.7 * np.mean([each.spread for each in before if each])
+
+
+@pytest.mark.parametrize("name", ["head", "head 0", "posterior 300", "head +x"])
+def test_unknown_heads_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match='expected "head KL only"'):
+        head_training(name, 0)
+
+
+# ------------------------------------------------------------------ scores
+
+
+def table(measured: dict[float, float], predicted: dict[float, float], *, n: int = 12, jitter: int = 0) -> Table:
+    rng = np.random.default_rng(jitter)
+    shape = np.exp(0.2 * rng.normal(size=n))
+    rows = {}
+    for gamma, value in measured.items():
+        rows[NOISE, TRAINED, gamma, "leak"] = value * shape / shape.mean()
+    for gamma, value in predicted.items():
+        rows[NOISE, "rung", gamma, "leak"] = value * shape / shape.mean()
+    rows[NOISE, REFERENCE, 0.1, "leak"] = np.full(n, 0.25)
+    return Table(ids=tuple(f"q{i}" for i in range(n)), tasks=tuple("ab"[i % 2] for i in range(n)), rows=rows)
+
+
+def test_errors_are_zero_for_a_right_prediction_and_log_two_for_twice_as_much() -> None:
+    right = {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.2, 1.0: 0.05})}
+    assert error_of(gamma_points(right, "rung", "leak", (0.1, 1.0), NOISE), "leak").error.mean == pytest.approx(0)
+    twice = {seed: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.4, 1.0: 0.1}, jitter=seed) for seed in (0, 1)}
+    found = error_of(gamma_points(twice, "rung", "leak", (0.1, 1.0), NOISE), "leak")
+    assert found.error.mean == pytest.approx(np.log(2))
+    assert found.bias == pytest.approx(np.log(2))
+    assert found.points == 4 and found.error.low == pytest.approx(np.log(2))
+    gap = rung_gap(twice, "rung", TRAINED, "leak", NOISE)
+    assert gap is not None and gap.bias == pytest.approx(np.log(2))
+
+
+def test_values_below_the_floor_count_as_the_floor() -> None:
+    found = error_of({(0, 1.0): (1e-9, 1e-6)}, "leak")
+    assert found.error.mean == 0.0 and found.error.low is None
+
+
+def test_the_power_law_baseline_is_exact_for_a_power_law_and_gamma_alone_leaves_the_seed_out() -> None:
+    measured = {(seed, gamma): 0.3 / gamma**0.5 for seed in (0, 1, 2) for gamma in (0.01, 0.1, 1.0)}
+    measured[2, 1.0] = 30.0
+    points = baseline_points(measured, {0: 7.0})
+    exact = baseline_points({k: v for k, v in measured.items() if k[0] < 2}, {})["power law"]
+    for predicted, value in exact.values():
+        assert predicted == pytest.approx(value)
+    assert points["gamma alone"][2, 1.0] == (pytest.approx(0.3), 30.0)
+    assert points["gamma alone"][0, 1.0][0] == pytest.approx(3.0)  # sqrt(0.3 * 30)
+    assert set(points["persistence"]) == {(0, 0.01), (0, 0.1), (0, 1.0)}
+
+
+def test_means_are_taken_over_the_questions_that_both_have() -> None:
+    assert pair_means(np.array([1.0, np.nan, 3.0]), np.array([2.0, 9.0, np.nan])) == (1.0, 2.0)
+    assert pair_means(np.array([np.nan]), np.array([1.0])) is None
+
+
+def test_rank_correlation_within_tasks_ignores_what_the_task_alone_says() -> None:
+    step = np.arange(16.0)
+    base = np.where(step % 2 == 0, 0.0, 100.0)
+    rows = {
+        (NOISE, TRAINED, 1.0, "leak"): base + step,
+        (NOISE, "rung", 1.0, "leak"): base - step,
+        (NOISE, "flat", 1.0, "leak"): np.ones(16),
+    }
+    tables = {0: Table(ids=tuple(map(str, range(16))), tasks=tuple("ab"[i % 2] for i in range(16)), rows=rows)}
+    whole = rank_correlation(tables, "rung", "leak", 1.0, NOISE, n_bootstrap=50)
+    inside = rank_correlation(tables, "rung", "leak", 1.0, NOISE, within_tasks=True, n_bootstrap=50)
+    assert whole is not None and inside is not None and whole.low is not None
+    assert whole.mean > 0.3 and inside.mean == pytest.approx(-1.0)
+    assert rank_correlation(tables, "flat", "leak", 1.0, NOISE, n_bootstrap=50) is None
+
+
+# ------------------------------------------------------------------ files and figure
+
+
+def test_tables_come_back_as_they_were_written_and_half_a_table_is_refused(tmp_path: Path) -> None:
+    one = table({0.1: 0.2}, {0.1: 0.4})
+    write_table(tmp_path / "seed0.csv", one)
+    again = read_table(tmp_path / "seed0.csv")
+    assert again.ids == one.ids and again.tasks == one.tasks and again.rows.keys() == one.rows.keys()
+    for key, values in one.rows.items():
+        np.testing.assert_allclose(again.rows[key], values, rtol=1e-3)
+    text = (tmp_path / "seed0.csv").read_text()
+    (tmp_path / "seed0.csv").write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match="half of one"):
+        read_table(tmp_path / "seed0.csv")
+
+
+def test_the_picture_has_units_and_shows_other_data_differently() -> None:
+    plan = Plan(gammas=(0.1, 1.0), more_gammas=())
+    page = draw({"cell": {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.4, 1.0: 0.1})}}, plan)
+    ax = page.axes[0]
+    assert "[nats]" in ax.get_ylabel() and "[per nat]" in ax.get_xlabel() and ax.get_yscale() == "log"
+    other = draw({"cell": {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.3, 1.0: 0.1})}}, plan)
+    assert list(ax.lines[0].get_ydata()) != list(other.axes[0].lines[0].get_ydata())
+
+
+def test_figures_of_posteriors_that_say_nothing_are_zero_and_missing_ones_stay_missing() -> None:
+    blind = Posteriors(shifts=np.ones((2, 3)), widths=np.ones((2, 3)))
+    values = figures([blind, None], [np.array([0.7, 0.3])] * 2, 16, 0)
+    assert values["leak"] == [pytest.approx(0.0, abs=1e-9), None] and values["spread"][0] == 0.0
+
+
+def test_gamma_of_a_cell() -> None:
+    assert cell_gamma("ntp+fwd") == 0.0 and cell_gamma("amvl,gamma=0.003") == 0.003
+    with pytest.raises(ValueError, match="has no cell 'other'"):
+        cell_gamma("other")
+
+
+def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
+    plan = Plan(
+        gammas=(0.001, 0.01),
+        more_gammas=(1.0,),
+        noises=(0.5,),
+        tasks=("Counting", "Relative_Depth"),
+        questions=8,
+        free_questions=2,
+        heads=("head 2",),
+        head_questions=32,
+        samples=16,
+        search=Search(steps=8, rounds=1),
+    )
+    model, processor = helpers.tiny_model(), helpers.processor()
+    for cell in ("ntp+fwd", "amvl,gamma=0.01"):
+        folder = tmp_path / "kept" / cell / "seed0" / "checkpoint"
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    found = climb(model, processor, 0, plan)
+    assert all(len(v["leak"]) == 8 for by_gamma in found.rungs.values() for v in by_gamma.values())
+    assert [x is None for x in found.rungs["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
+    trained = trained_cells(tmp_path / "kept", 0, plan)
+    assert set(trained) == {(NOISE, 0.0), (NOISE, 0.01)}
+    target = tmp_path / "prediction" / "ntp+fwd" / "seed0.json"
+    write_climb(target, "ntp+fwd", 0, found, trained, plan, 1.0)
+    assert read_result(target).metrics["leak.T6 held.gamma=1"].unit == "nats"
+    np.testing.assert_allclose(
+        read_tables(tmp_path / "prediction", "ntp+fwd")[0].rows[NOISE, TRAINED, 0.0, "leak"],
+        found.reference["leak"],
+        rtol=1e-3,
+        atol=1e-9,
+    )
+    text = score(tmp_path / "prediction", ["ntp+fwd"], plan)
+    assert "held-out gammas" in text and (tmp_path / "prediction" / "prediction.png").stat().st_size > 10_000
+    scores = read_result(tmp_path / "prediction" / "ntp+fwd,scores" / "seed0.json").metrics
+    assert scores["error.leak.persistence"].n == 1 and scores["error.leak.T6 held"].value is not None
+
+
+def test_the_script_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert theory_vs_checkpoints.main(["--checkpoints", str(tmp_path), "--reference", "ntp+fwd"]) == 2
+    assert "no checkpoint in" in capsys.readouterr().err
+    assert theory_vs_checkpoints.main(["--summary", "--out", str(tmp_path)]) == 2
+    assert "no predictions in" in capsys.readouterr().err
