@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,34 @@ def test_bad_arguments_are_usage_errors(capsys: pytest.CaptureFixture[str], argu
         leakage_sim.main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_benchmark_is_written_once_and_replaced_when_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    from experiments import _leakage_benchmark
+
+    full = _leakage_benchmark.run_benchmark
+    small = {"points": 1000, "sample": 100, "instances": 64, "steps": 2, "repeats": 1, "threads": 1, "memory": 10_000}
+    once = cache(lambda **options: full(**(options | small)))
+    monkeypatch.setattr(_leakage_benchmark, "run_benchmark", once)
+    assert run(tmp_path, "--benchmark") == 0
+    record = json.loads((tmp_path / "out/benchmark.json").read_text(encoding="utf-8"))
+    assert record["metrics"]["sweep_fraction_of_bandwidth_points"]["value"] > 0
+    assert {game["instances"] for game in record["extra"]["simulation"].values()} == {64}
+    assert "x " in capsys.readouterr().out
+    assert run(tmp_path, "--benchmark") == 2
+    assert "pass --force" in capsys.readouterr().err
+    assert run(tmp_path, "--benchmark", "--force") == 0
+
+
+def test_parameters_of_the_command_line_reach_the_results(tmp_path: Path) -> None:
+    arguments = ["--only", "T3", "--no-proofs", "--curvature", "2", "--gamma", "0.5", "1.5", "--seed", "4"]
+    assert run(tmp_path, *arguments) == 0
+    config = json.loads((tmp_path / "out/verdicts.json").read_text(encoding="utf-8"))["config"]
+    assert config["mode"]["curvature"] == 2.0 and config["mode"]["gamma"] == [0.5, 1.5]
+    assert config["seed"] == 4 and config["only"] == ["T3"] and config["quick"] and config["instances"] == 8
 
 
 def test_nothing_is_overwritten_unasked_and_never_what_is_not_ours(tmp_path: Path) -> None:
