@@ -1,6 +1,7 @@
 """Draw one example of every task of synthetic BLINK into one picture.
 
 python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
+python experiments/draw_tasks.py --out results/synthetic_blink_shifted.png --shifted
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, SPLITS, example_sheet
+from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, SHIFTED_DIFFICULTY, SPLITS, example_sheet
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,10 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", choices=SPLITS, default="val")
     parser.add_argument("--seed", type=int, default=0, help="names the data set")
     parser.add_argument("--index", type=int, default=0, help="number of the question within each task")
-    parser.add_argument("--difficulty", type=float, default=DEFAULT_DIFFICULTY, help="0 (easy) to 1 (hard)")
+    parser.add_argument("--difficulty", type=float, help=f"0 (easy) to 1 (hard); default {DEFAULT_DIFFICULTY}")
+    parser.add_argument("--shifted", action="store_true", help="the set out of distribution, difficulty 0.5 by default")
     options = parser.parse_args(arguments)
     try:
-        figure = example_sheet(options.split, options.seed, options.index, options.difficulty)
+        default = SHIFTED_DIFFICULTY if options.shifted else DEFAULT_DIFFICULTY
+        difficulty = default if options.difficulty is None else options.difficulty
+        figure = example_sheet(options.split, options.seed, options.index, difficulty, shifted=options.shifted)
     except ValueError as error:
         parser.error(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
     data.source    synthetic-blink | blink | visual-cot | refocus | cogcom | zebra-cot | a file of questions (.jsonl) |
                    a folder in BLINK's layout; several joined by +, each with a weight if wanted: visual-cot:4+cogcom:1
-    data.eval_source   synthetic-blink | blink | vstar | hrbench4k | hrbench8k | visual-puzzles | .jsonl | a folder
+    data.eval_source   synthetic-blink | synthetic-blink-shifted (out of distribution) | blink | vstar | hrbench4k |
+                   hrbench8k | visual-puzzles | .jsonl | a folder
     data.path      the folder that holds them: <path>/<name> if that exists, else the path itself
 
 Weights, sizes and unreadable questions: `amvl_model.data.mixture`. Formats: the readers' modules.
@@ -21,7 +22,7 @@ from amvl_model.data.benchmarks import load_blink
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.question_files import QuestionFile
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.data.synthetic import TASKS, SyntheticBlink
+from amvl_model.data.synthetic import SHIFTED_SOURCE, TASKS, ShiftedBlink, SyntheticBlink
 
 _TRAINING: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
     "visual-cot": training_sets.load_visual_cot,
@@ -37,7 +38,7 @@ _BENCHMARKS: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
     "visual-puzzles": vision_benchmarks.load_visual_puzzles,
 }
 TRAINING_SOURCES: Final = ("synthetic-blink", "blink", *_TRAINING)
-EVALUATION_SOURCES: Final = ("synthetic-blink", *_BENCHMARKS)
+EVALUATION_SOURCES: Final = ("synthetic-blink", SHIFTED_SOURCE, *_BENCHMARKS)
 _WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
 
 
@@ -160,6 +161,8 @@ def _training_part(name: str, config: DataConfig) -> Sequence[VisualQuestion]:
 def _evaluation_part(name: str, config: DataConfig, split: str) -> Sequence[VisualQuestion]:
     if name == "synthetic-blink":
         return _synthetic(config, training=False, split=split)
+    if name == SHIFTED_SOURCE:
+        return ShiftedBlink(config.tasks or TASKS, split=split, size=_eval_size(config))
     place = _place(name, config)
     if name in _TRAINING:
         raise ValueError(
@@ -205,5 +208,10 @@ def _synthetic(config: DataConfig, *, training: bool, split: str) -> Sequence[Vi
             difficulty=config.difficulty,
             label_noise=config.label_noise,
         )
-    size = (config.eval_size if config.eval_size is not None else 50) * len(tasks)
-    return SyntheticBlink(tasks=tasks, split=split, seed=0, size=size, difficulty=config.difficulty)
+    return SyntheticBlink(tasks=tasks, split=split, seed=0, size=_eval_size(config), difficulty=config.difficulty)
+
+
+def _eval_size(config: DataConfig) -> int:
+    """Questions in all of an endless source."""
+    each = 50 if config.eval_size is None else config.eval_size
+    return each * len(TASKS if config.tasks is None else config.tasks)

@@ -13,13 +13,18 @@ from amvl_model.data.synthetic.generator import (
     synthetic_question,
 )
 from amvl_model.data.synthetic.sheet import example_sheet
+from amvl_model.data.synthetic.shifted import SHIFTED_DIFFICULTY, SHIFTED_SOURCE, Photometry, ShiftedBlink
 
 __all__ = [
     "DEFAULT_DIFFICULTY",
     "IMAGE_SIZE",
+    "SHIFTED_DIFFICULTY",
+    "SHIFTED_SOURCE",
     "SOURCE",
     "SPLITS",
     "TASKS",
+    "Photometry",
+    "ShiftedBlink",
     "SyntheticBlink",
     "answer_distribution",
     "clean_answer",

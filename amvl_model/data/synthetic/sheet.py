@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from amvl_model.data.synthetic.generator import DEFAULT_DIFFICULTY, TASKS, synthetic_question
+from amvl_model.data.synthetic.shifted import ShiftedBlink
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
 _COLUMNS = 2
 
 
-def example_sheet(split: str = "val", seed: int = 0, index: int = 0, difficulty: float = DEFAULT_DIFFICULTY) -> Figure:
+def example_sheet(
+    split: str = "val",
+    seed: int = 0,
+    index: int = 0,
+    difficulty: float = DEFAULT_DIFFICULTY,
+    *,
+    shifted: bool = False,
+) -> Figure:
     """A matplotlib figure: each task's pictures under its name and question, options below, the right one marked.
+
+    With ``shifted`` the pictures are those of `ShiftedBlink`.
 
     Needs matplotlib (imported here only). The same arguments give the same figure.
 
@@ -26,7 +36,10 @@ def example_sheet(split: str = "val", seed: int = 0, index: int = 0, difficulty:
     rows = -(-len(TASKS) // _COLUMNS)
     figure = Figure(figsize=(14.5, 2.75 * rows), dpi=110)
     for number, task in enumerate(TASKS):
-        question = synthetic_question(task, split, seed, index, difficulty)
+        if shifted:
+            question = ShiftedBlink((task,), split, seed, index + 1, difficulty)[index]
+        else:
+            question = synthetic_question(task, split, seed, index, difficulty)
         column, row = divmod(number, rows)
         left, bottom = (column + 0.02) / _COLUMNS, 1.0 - (row + 1.0) / rows
         width, height = 0.96 / _COLUMNS, 1.0 / rows
