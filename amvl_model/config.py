@@ -145,8 +145,8 @@ class DataConfig:
     )
     eval_source: str | None = option(
         None,
-        "evaluation questions: synthetic-blink, blink, vstar, hrbench4k, hrbench8k, visual-puzzles, a file or a folder; "
-        "null: held-out questions of source",
+        "evaluation questions: synthetic-blink, synthetic-blink-shifted, blink, vstar, hrbench4k, hrbench8k, visual-puzzles, "
+        "a file or a folder; null: held-out questions of source",
     )
     path: str | None = option(None, "folder with local copies of the sources; null: the Hugging Face cache or hub")
     tasks: tuple[str, ...] | None = option(None, "only these tasks, for example Counting,Jigsaw; null: all")
@@ -204,6 +204,9 @@ class TrainConfig:
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
     precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the forward and backward pass")
     gradient_checkpointing: bool = option(False, "store less, compute layers again in the backward pass")
+    sharding: Literal["none", "fsdp2", "deepspeed-zero3"] = option(
+        "none", "share weights and optimiser between processes (torchrun); none: each process holds all of them"
+    )
     workers: int = option(0, "processes that draw or read questions; 0: the training process", low=0)
     group_by_length: bool = option(False, "batches of questions of similar length, so that less is padded")
     seed: int = option(0, "of new weights, latent samples and dropout", low=0)

@@ -6,6 +6,13 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+BACKBONES = ("qwen2_5_vl", "qwen2_vl")
+"""Types of backbones that AMVL is tested on."""
+_REFUSED = {
+    "qwen3_vl": "its DeepStack adds picture features inside the text model, which would be left out",
+    "qwen3_vl_moe": "its DeepStack adds picture features inside the text model, which would be left out",
+}
+
 
 class AMVLConfig(PreTrainedConfig):
     """Configuration of `AMVLForConditionalGeneration`.
@@ -33,6 +40,10 @@ class AMVLConfig(PreTrainedConfig):
             self.vlm_config = AutoConfig.for_model(settings.pop("model_type", "qwen2_5_vl"), **settings)
         elif self.vlm_config is None:
             self.vlm_config = AutoConfig.for_model("qwen2_5_vl")
+        kind = self.vlm_config.model_type  # type: ignore[union-attr]
+        if kind not in BACKBONES:
+            reason = _REFUSED.get(kind, "the shared prefix relies on the structure of these models")
+            raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, got {kind}: {reason}")
         for name in ("num_latents", "latent_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from amvl_model import distributed
 from amvl_model.config import RunConfig, override
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
 from amvl_model.data.sources import evaluation_questions, training_questions
@@ -31,28 +32,65 @@ from amvl_model.run import (
     save_checkpoint,
     train,
 )
+from amvl_model.sharding import newest_checkpoint
 
 ARMS = {"forward-only": "ntp+fwd", "amvl": "amvl"}
 
 
-def full(config: RunConfig, out: Path, *, progress: bool = True) -> int:
-    """Base, forward-only and AMVL on the same questions: train, evaluate, diagnose, and write it all to ``out``."""
-    if out.exists() and any(out.iterdir()):
+def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = False) -> int:
+    """Base, forward-only and AMVL on the same questions: train, evaluate, diagnose, and write it all to ``out``.
+
+    Several processes (torchrun) train together and share the evaluation; the first one writes and prints.
+
+    Args:
+        config: of the run; with ``resume`` the folder's own is used.
+        out: an empty or new folder, or with ``resume`` that of a run which was cut short.
+        progress: show progress bars and log lines.
+        resume: keep the arms that are finished, go on with the other from its newest complete checkpoint.
+
+    Raises:
+        FileExistsError: if the folder is not empty and the run is not to be resumed.
+        FileNotFoundError: if there is no run to resume.
+    """
+    distributed.start()
+    out, main = distributed.broadcast(out), distributed.is_main()
+    if resume:
+        config = _stored_config(out)
+    elif out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
+    distributed.barrier()  # all have looked before anything is written
+    say = print if main else _silent
+    progress = progress and main
     began = time.perf_counter()
-    _write(out / "config.json", config.to_dict())
-    _write(out / "environment.json", provenance())
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out / "config.json", config.to_dict())
+        _write(out / "environment.json", provenance())
     held_out, asked = evaluation_questions(config.data), training_questions(config.data)
     measured: dict[str, Measurement] = {}
-    print(f"base: {config.model.base}, {len(held_out)} held-out questions", flush=True)
-    model, processor = load_base(config)
-    measured["base"] = measure(model, processor, config, held_out, progress=progress)
+    say(f"base: {config.model.base}, {len(held_out)} held-out questions", flush=True)
+    backbone, processor = load_base(config)
+    measured["base"] = measure(
+        backbone.to(distributed.device()),
+        processor,
+        config,
+        held_out,
+        progress=progress,  # type: ignore[arg-type]
+    )
+    del backbone
     for name, objective in ARMS.items():
         arm = override(config, {"objective.name": objective})
-        print(f"\n{name}: {arm.train.steps} steps on {len(asked)} questions", flush=True)
-        model, processor = train(arm, out / name, questions=asked, quiet=not progress)
+        say(f"\n{name}: {arm.train.steps} steps on {len(asked)} questions", flush=True)
+        if (out / name / "checkpoint").exists():
+            model, processor = load_checkpoint(out / name / "checkpoint")
+            model.to(distributed.device())
+        else:
+            started = newest_checkpoint(out / name) is not None
+            model, processor = train(arm, out / name, questions=asked, resume=started, quiet=not progress)
         measured[name] = measure(model, processor, arm, held_out, asked, progress=progress)
+        del model
+    if not main:
+        return 0
     _write(out / "eval.json", {name: m.to_dict()["evaluation"] for name, m in measured.items()})
     _write(out / "diagnostics.json", {name: m.to_dict() for name, m in measured.items() if m.contamination is not None})
     from amvl_model import reporting
@@ -63,6 +101,16 @@ def full(config: RunConfig, out: Path, *, progress: bool = True) -> int:
     reporting.figure(plain).savefig(out / "summary.png", dpi=150)
     print(f"\n{time.perf_counter() - began:.0f} s in all, peak memory {_peak_memory_gib():.1f} GiB.\n{_closing(out)}")
     return 0
+
+
+def _stored_config(out: Path) -> RunConfig:
+    if not (out / "config.json").is_file():
+        raise FileNotFoundError(f"{out} holds no run to resume (no config.json); give the folder that --out named")
+    return RunConfig.from_dict(json.loads((out / "config.json").read_text()))
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """What the processes beside the first one print."""
 
 
 def ship(run: Path) -> int:

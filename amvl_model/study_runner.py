@@ -6,12 +6,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from amvl_model import submission
 from amvl_model.config import RunConfig, load_preset
 from amvl_model.results import Metric, result_path, write_result
 from amvl_model.studies import STUDIES, Study
@@ -25,10 +26,13 @@ def run_study(
     cells: Sequence[str] | None = None,
     workers: int = 1,
     keep: Path | None = None,
+    cluster: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Run what is missing; returns the names of the runs that failed (their errors are printed, the others go on).
 
-    With ``keep`` every run's checkpoint is saved in <keep>/<study>/<cell>/seed<k>/checkpoint.
+    With ``keep`` every run's checkpoint is saved in <keep>/<study>/<cell>/seed<k>/checkpoint. With ``cluster`` (and its
+    ``options``) the runs are jobs of submitit, as `amvl_model.submission.submit_runs` takes them.
 
     Raises:
         ValueError: for a cell that the study does not have.
@@ -45,6 +49,13 @@ def run_study(
         for cell in (cells or study.cells)
         if not result_path(out, study.name, cell, seed).exists()
     ]
+    if cluster is not None:
+        out, keep = out.resolve(), None if keep is None else keep.resolve()
+        runs = {f"{cell}/seed{seed}": (study.name, cell, seed, out, keep) for cell, seed in todo}
+        logs = out / study.name / "jobs"
+        wrong = submission.submit_runs(runs, run_cell, logs, cluster=cluster, at_once=workers, options=options)
+        submission.tell(wrong)
+        return list(wrong)
     failed = []
     with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(run_cell, study.name, cell, seed, out, keep): f"{cell}/seed{seed}" for cell, seed in todo}
@@ -101,17 +112,24 @@ def flatten(measured: Any) -> dict[str, Metric]:
 
 
 def draw_study(study: Study, out: Path) -> str:
-    """Draw the study's picture beside its results; returns what was written and what it says.
+    """Draw the study's picture beside its results, or write its table; returns what was written and what it says.
 
     Raises:
         FileNotFoundError: if there are no results.
     """
-    if study.name != "pareto":
-        return f"{study.name}: {len(list((out / study.name).glob('*/seed*.json')))} runs in {out / study.name}"
-    from amvl_model.pareto import draw, verdict
     from amvl_model.results import read_study
 
     results = read_study(out / study.name)
+    if study.name != "pareto":
+        from amvl_model.study_table import table
+
+        there = {result.cell for result in results}
+        first = next((cell for cell in study.cells if cell in there), None)
+        text = table(results, cells=list(study.cells), against=first)
+        (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
+        return f"{text}\ntable: {out / study.name / 'table.txt'}"
+    from amvl_model.pareto import draw, verdict
+
     path = out / study.name / f"{study.name}.png"
     draw(results).savefig(path, dpi=150)
     return f"{verdict(results)}\npicture: {path}"

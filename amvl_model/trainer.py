@@ -3,6 +3,9 @@
 transformers averages micro-batches, which weights the examples of a short last micro-batch more than the others. Here the
 loss of every optimiser step is the sum over its examples divided by their number, over all micro-batches and processes.
 Where several processes have to be given equally many examples, the epoch is filled up with examples of weight 0.
+
+The noise of a latent sample depends on the seed, the optimiser step and the question alone, so several processes train what
+one would train, and a resumed run what the uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -14,18 +17,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from amvl_model import distributed
 from amvl_model.config import ObjectiveConfig, RunConfig
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.modeling import LATENT_MODULES
 from amvl_model.objective import ObjectiveTerms, amvl_objective, answer_nll
 from amvl_model.processing import AMVLProcessor
+from amvl_model.sharding import keep_float32, sharding_arguments
 
 WEIGHT = "example_weight"
+INDEX = "example_index"
 
 
 class QuestionDataset(Dataset[dict[str, Tensor]]):
@@ -52,7 +59,7 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
             encoded = self.processor.encode(self.questions[index])
             if self.cache is not None:
                 self.cache[index] = encoded
-        return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0)}
+        return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0), INDEX: torch.tensor(item)}
 
     def length(self, index: int) -> int:
         """Query tokens of one question, from its text and the sizes of its pictures; they are not processed for it."""
@@ -121,7 +128,7 @@ class FilledRandomSampler(Sampler[int]):
 
 
 class AMVLCollator:
-    """`AMVLProcessor.collate` that keeps the weights of the examples."""
+    """`AMVLProcessor.collate` that keeps the weights and the places of the examples."""
 
     def __init__(self, processor: AMVLProcessor) -> None:
         self.processor = processor
@@ -129,7 +136,21 @@ class AMVLCollator:
     def __call__(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         batch = self.processor.collate(rows)
         batch[WEIGHT] = torch.stack([row.get(WEIGHT, torch.tensor(1.0)) for row in rows])
+        if all(INDEX in row for row in rows):
+            batch[INDEX] = torch.stack([row[INDEX] for row in rows])
         return batch
+
+
+def sample_noise(index: Tensor, shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
+    """(B, *shape) standard normal float32 numbers, the same for a question in one step whatever batch it stands in.
+
+    Args:
+        index: (B,) places of the questions in their set, ~i for the filled-up copy of question i.
+        shape: (k, d).
+        seed, step: of the run and of the optimiser.
+    """
+    rows = [np.random.default_rng([seed, step, int(i < 0), i if i >= 0 else ~i]) for i in index.tolist()]
+    return torch.from_numpy(np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows]))
 
 
 class JsonlLog(TrainerCallback):
@@ -173,6 +194,10 @@ class AMVLTrainer(Trainer):
         self.latent_learning_rate = latent_learning_rate
         kwargs.setdefault("data_collator", AMVLCollator(processor))
         super().__init__(processing_class=processor, **kwargs)
+        config = self.model.config
+        self._latent_shape = (config.num_latents, config.latent_dim)
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")
         # the loss below is normalised over the whole accumulated batch, and must not be divided once more
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, float] = defaultdict(float)
@@ -193,7 +218,9 @@ class AMVLTrainer(Trainer):
         """Sum of the examples' losses over the number of examples in the global batch, times the number of processes
         (whose gradients are averaged)."""
         batch = dict(inputs)
-        weight = batch.pop(WEIGHT)
+        weight, index = batch.pop(WEIGHT), batch.pop(INDEX, None)
+        if index is not None:
+            batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
         output = model(**batch)
         beta, gamma = self.objective.weights(self.progress)
         nll = output.answer_nll
@@ -217,6 +244,12 @@ class AMVLTrainer(Trainer):
         if model.training:
             self._remember(terms, output, weight, beta, gamma)
         return (loss, output) if return_outputs else loss
+
+    def autocast_smart_context_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """Autocast under FSDP2, whose weights stay float32; elsewhere accelerate or DeepSpeed does it."""
+        if self.is_fsdp_enabled and self.args.bf16:
+            return torch.autocast(self.args.device.type, torch.bfloat16)
+        return super().autocast_smart_context_manager(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Any:
         if not batch_samples:
@@ -246,8 +279,11 @@ class AMVLTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the terms of the objective to the Trainer's own log line."""
-        if "loss" in logs and self._count:
-            logs = {**logs, **{name: value / self._count for name, value in self._sums.items()}}
+        if "loss" in logs:
+            told = distributed.gather((self._count, dict(self._sums)))
+            count = sum(number for number, _ in told)
+            names = told[0][1] if count else ()
+            logs = {**logs, **{name: sum(sums.get(name, 0.0) for _, sums in told) / count for name in names}}
             self._sums.clear()
             self._count = 0.0
         super().log(logs, *args, **kwargs)
@@ -325,6 +361,10 @@ def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> Tra
         "save_total_limit": 2,
         "report_to": list(train.report_to) or "none",
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": True,  # some objectives leave a head without gradient
         "use_cpu": not torch.cuda.is_available(),
+        **sharding_arguments(train),
     }
-    return TrainingArguments(**{**settings, **overrides})
+    arguments = TrainingArguments(**{**settings, **overrides})
+    keep_float32(arguments)
+    return arguments

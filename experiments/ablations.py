@@ -2,6 +2,7 @@
 
     python experiments/ablations.py list
     python experiments/ablations.py pareto --workers 2                 # leaked information against NLL over beta and gamma
+    python experiments/ablations.py pareto --submit slurm --slurm partition=gpu time=240      # jobs of submitit on a cluster
     python experiments/ablations.py pareto --figure                    # only draw what is there
     python experiments/ablations.py leakage --workers 2 --keep runs    # also save every run's checkpoint under runs/leakage
 
@@ -29,13 +30,23 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one CPU thread each (default 1)")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="also save checkpoints: DIR/<study>/<cell>/seed<k>")
+    parser.add_argument(
+        "--submit",
+        nargs="?",
+        const="local",
+        choices=["local", "slurm"],
+        help="runs as jobs of submitit, on this machine or (slurm) on a cluster; default: a pool of processes",
+    )
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="with --submit slurm: partition=gpu ..."
+    )
     parser.add_argument("--figure", action="store_true", help="draw the study's picture from the results and stop")
     arguments = parser.parse_args()
     if arguments.study == "list":
         for study in STUDIES.values():
             print(f"{study.name}: {study.purpose}\n  {len(study.cells)} cells: {', '.join(study.cells)}")
         return 0
-    from amvl_model import study_runner
+    from amvl_model import study_runner, submission
 
     study = STUDIES[arguments.study]
     try:
@@ -47,12 +58,14 @@ def main() -> int:
                 cells=arguments.cells,
                 workers=arguments.workers,
                 keep=arguments.keep,
+                cluster=arguments.submit,
+                options=submission.slurm_options(arguments.slurm),
             )
             if failed:
                 print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
                 return 1
         print(study_runner.draw_study(study, arguments.out))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 2
     return 0

@@ -2,6 +2,7 @@
 
 python experiments/evaluate_benchmark.py --model runs/x/checkpoint --benchmark vstar --path data/vstar --orders 4
 python experiments/evaluate_benchmark.py --model DIR --benchmark blink --split test --submission predictions.json
+torchrun --nproc-per-node 8 experiments/evaluate_benchmark.py --model DIR --benchmark blink     # shared by 8 GPUs, same result
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = page.parse_args(arguments)
     import torch
 
+    from amvl_model import distributed
     from amvl_model.data.sources import load_benchmark
     from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink, write_benchmark_result
     from amvl_model.run import load_checkpoint
 
+    distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}
     if options.split is not None:
         reader["split"] = options.split
@@ -68,12 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
         model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype))
     except (ValueError, TypeError, OSError) as error:
         page.error(str(error))
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or str(distributed.device())
     model = model.to(device)
     options.batch_size = options.batch_size or BATCH_SIZES[options.benchmark]
     common = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
     if options.submission is not None:
-        print(submit_blink(model, processor, questions, options.submission, **common))
+        written = submit_blink(model, processor, questions, options.submission, **common)
+        if distributed.is_main():
+            print(written)
         return
     result = run_benchmark(
         model,
@@ -85,9 +90,13 @@ def main(arguments: list[str] | None = None) -> None:
         scoring=tuple(options.scoring),
         **common,
     )
+    if not distributed.is_main():
+        return
     print(result.table())
     if options.out is not None:
         name = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+        if distributed.world_size() > 1:
+            name = f"{distributed.world_size()} processes, each {name}"
         settings = {key: None if value is None else str(value) for key, value in vars(options).items()}
         print(write_benchmark_result(options.out, result, settings, name, overwrite=options.overwrite))
 

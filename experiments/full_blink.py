@@ -4,6 +4,8 @@
     python experiments/full_blink.py --quick              # one question, two shipped checkpoints, one picture: seconds
     python experiments/full_blink.py --ask cat.png "Is there a cat?" --choices yes no --checkpoint tiny-amvl
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --objective.gamma 1e-4
+    python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --dry-run        # check it all, train nothing
+    torchrun --nproc-per-node 8 experiments/full_blink.py --preset qwen2.5-vl-7b --train.sharding fsdp2
 
 The run starts from the preset's base, trains it twice on the same questions (forward KL only, then both KLs), evaluates the
 base and both results on held-out questions, measures answer leakage, and removes or exchanges the latents to see what they
@@ -19,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config import add_config_arguments, config_from_args
+from amvl_model.config import RunConfig, add_config_arguments, config_from_args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,12 +29,23 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = result.add_argument_group("what to do (default: the full run)")
     mode.add_argument("--quick", action="store_true", help="explain one question with the shipped checkpoints")
-    mode.add_argument("--ask", nargs="+", metavar=("IMAGE", "QUESTION"), help="answer a question: picture(s), then text")
+    mode.add_argument(
+        "--ask", nargs="+", metavar=("IMAGE", "QUESTION"), help="answer a question: picture(s), then text"
+    )
     mode.add_argument("--choices", nargs="+", metavar="TEXT", help="options of the question of --ask")
     mode.add_argument("--checkpoint", metavar="DIR", help="with --ask: which model answers (default: tiny-amvl)")
     mode.add_argument("--task", metavar="NAME", help="with --quick: a task of synthetic BLINK (default: Counting)")
-    mode.add_argument("--index", type=int, default=0, help="with --quick: which of the task's test questions (default: 0)")
+    mode.add_argument(
+        "--index", type=int, default=0, help="with --quick: which of the task's test questions (default: 0)"
+    )
     mode.add_argument("--ship", type=Path, metavar="RUN", help="make a finished run's checkpoints the shipped ones")
+    mode.add_argument(
+        "--dry-run", action="store_true", help="check data, memory and rows, write the plan, train nothing"
+    )
+    mode.add_argument("--processes", type=int, help="with --dry-run: GPUs that the run will have (default: those here)")
+    mode.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, settings and all"
+    )
     mode.add_argument("--out", type=Path, help="folder for the results (default: runs/full_blink/DATE-TIME)")
     mode.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
     mode.add_argument("--no-progress", action="store_true", help="no progress bars")
@@ -68,10 +81,26 @@ def main() -> int:
             return main_job.ship(arguments.ship)
         if arguments.quick:
             return main_job.quick(out, arguments.task or "Counting", arguments.index, config)
-        return main_job.full(config, out, progress=not arguments.no_progress)
+        if arguments.dry_run:
+            return _dry_run(config, out, arguments.processes or max(1, torch.cuda.device_count()))
+        resume = arguments.resume is not None
+        return main_job.full(config, arguments.resume or out, progress=not arguments.no_progress, resume=resume)
     except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return 2
+
+
+def _dry_run(config: RunConfig, out: Path, processes: int) -> int:
+    """Write and print the plan; exit status 1 where something stands in the way."""
+    from amvl_model.dry_run import plan, write_plan
+
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+    found = plan(config, processes=processes)
+    files = write_plan(found, out)
+    print(found.text())
+    print("\n" + "\n".join(str(file) for file in files))
+    return 0 if found.ready else 1
 
 
 if __name__ == "__main__":

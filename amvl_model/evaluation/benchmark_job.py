@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from amvl_model import distributed
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.benchmark_scores import (
     Reply,
@@ -137,6 +138,8 @@ def run_benchmark(
     common: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
     remembered = _Remembered(questions)
     evaluation = evaluate(model, processor, remembered, **common, **settings)
+    for part in distributed.gather(remembered.choices):
+        remembered.choices.update(part)
     scores: dict[str, tuple[Score, ...]] = {}
     harness: tuple[Score, ...] = ()
     for scoring in evaluation.accuracy:
@@ -196,14 +199,34 @@ def submit_blink(
         how many predictions were "written" and how many replies "unread".
     """
     scorer = scorer_for(model, processor)
+
+    def own_share() -> dict[int, int | None]:
+        chosen = {}
+        with inference(model):
+            for batch in batches(
+                questions,
+                processor,
+                batch_size,
+                description="predict",
+                progress=progress and distributed.is_main(),
+                needs_answer=False,
+                share=(distributed.rank(), distributed.world_size()),
+            ):
+                query = scorer.encode_batch(batch)
+                latents = None if query.prior is None else query.prior.mean
+                replies = scorer.greedy(query, latents, max_new_tokens)
+                for index, question, reply in zip(batch.index, batch.questions, replies, strict=True):
+                    chosen[index] = parse_choice(reply, question.choices)
+        return chosen
+
     chosen: dict[int, int | None] = {}
-    with inference(model):
-        for batch in batches(
-            questions, processor, batch_size, description="predict", progress=progress, needs_answer=False
-        ):
-            query = scorer.encode_batch(batch)
-            latents = None if query.prior is None else query.prior.mean
-            replies = scorer.greedy(query, latents, max_new_tokens)
-            for index, question, reply in zip(batch.index, batch.questions, replies, strict=True):
-                chosen[index] = parse_choice(reply, question.choices)
-    return write_blink_submission(path, questions, [chosen[i] for i in range(len(questions))])
+    for part in distributed.gather_or_raise(own_share):
+        chosen.update(part)
+
+    def write() -> dict[str, int] | None:
+        if not distributed.is_main():
+            return None
+        return write_blink_submission(path, questions, [chosen[i] for i in range(len(questions))])
+
+    written: dict[str, int] = distributed.gather_or_raise(write)[0]
+    return written

@@ -5,7 +5,8 @@
     generation    the option that `parse_choice` reads in the greedy reply; a reply it cannot read is unparsed, counted wrong
     answer NLL    -log p(y|x) of the given answer y, nats
 
-The query is encoded once for all of these.
+The query is encoded once for all of these. Several processes (torchrun) share the questions and merge what they found:
+every process returns the same evaluation, the one that a single process computes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amvl_model import distributed
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.parsing import parse_choice
 from amvl_model.evaluation.scoring import (
@@ -143,19 +145,34 @@ def evaluate(
     Raises:
         ValueError: for an empty set, a question without choices or without a known answer, an unknown scoring or kind of
             latents, several samples of a mean, or latents asked of a plain backbone.
+        RuntimeError: on the processes whose own share was fine, when another one failed.
     """
     scorer = scorer_for(model, processor)
     _check(scorer, scoring, latents, samples, temperature, max_new_tokens)
+
+    def own_share() -> dict[int, QuestionRecord]:
+        found = {}
+        with inference(model):
+            for batch in batches(
+                questions,
+                processor,
+                batch_size,
+                description="evaluate",
+                progress=progress and distributed.is_main(),
+                share=(distributed.rank(), distributed.world_size()),
+            ):
+                query = scorer.encode_batch(batch)
+                drawn = _latents(scorer, query, batch, latents, samples, temperature, seed)
+                log_probs = mean_log_probs(scorer, query, drawn, batch.options) if "likelihood" in scoring else None
+                replies = scorer.greedy(query, drawn[0], max_new_tokens) if "generation" in scoring else None
+                for row, (index, question) in enumerate(zip(batch.index, batch.questions, strict=True)):
+                    scores = None if log_probs is None else log_probs[row].tolist()
+                    found[index] = _record(question, scores, None if replies is None else replies[row])
+        return found
+
     found: dict[int, QuestionRecord] = {}
-    with inference(model):
-        for batch in batches(questions, processor, batch_size, description="evaluate", progress=progress):
-            query = scorer.encode_batch(batch)
-            drawn = _latents(scorer, query, batch, latents, samples, temperature, seed)
-            log_probs = mean_log_probs(scorer, query, drawn, batch.options) if "likelihood" in scoring else None
-            replies = scorer.greedy(query, drawn[0], max_new_tokens) if "generation" in scoring else None
-            for row, (index, question) in enumerate(zip(batch.index, batch.questions, strict=True)):
-                scores = None if log_probs is None else log_probs[row].tolist()
-                found[index] = _record(question, scores, None if replies is None else replies[row])
+    for part in distributed.gather_or_raise(own_share):
+        found.update(part)
     records = tuple(found[i] for i in range(len(questions)))
     nll = [record.answer_nll for record in records if record.answer_nll is not None]
     return Evaluation(

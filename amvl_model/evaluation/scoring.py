@@ -340,11 +340,13 @@ def batches(
     progress: bool = True,
     least_options: int = 1,
     needs_answer: bool = True,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[QuestionBatch]:
     """The questions in padded batches with a progress bar; each is drawn once.
 
     Within windows of 16 batches the questions are sorted by number of options and length, so little is padded, yet
-    sets that are drawn or read lazily are never in memory as a whole.
+    sets that are drawn or read lazily are never in memory as a whole. ``share`` (rank, processes) deals the windows out in
+    turn: a process reads and yields its own ones only, and the batches are those that one process would make.
 
     Raises:
         ValueError: for an empty set, a batch size below 1, or a question without choices or (if needed)
@@ -358,7 +360,10 @@ def batches(
         for question in questions:
             check_question(question, least_options=least_options, needs_answer=needs_answer)
     with tqdm(total=len(questions), desc=description, unit="question", disable=not progress, leave=False) as bar:
-        for start in range(0, len(questions), _WINDOW * batch_size):
+        for number, start in enumerate(range(0, len(questions), _WINDOW * batch_size)):
+            if number % share[1] != share[0]:
+                bar.update(min(len(questions) - start, _WINDOW * batch_size))
+                continue
             window = [questions[i] for i in range(start, min(len(questions), start + _WINDOW * batch_size))]
             for question in window:
                 check_question(question, least_options=least_options, needs_answer=needs_answer)
