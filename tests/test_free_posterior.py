@@ -13,7 +13,7 @@ from amvl_model.prediction.theory import held_prior
 from tests import helpers
 from tests.test_evaluation import choice_question
 
-SEARCH = Search(steps=100, rounds=2, pairs=2)
+SEARCH = Search(steps=80, rounds=6, pairs=2)
 
 
 def quadratic(forces: np.ndarray, curvature: np.ndarray):  # type: ignore[no-untyped-def]
@@ -37,15 +37,15 @@ def test_a_quadratic_decoder_gives_the_theorys_posteriors(dense: bool) -> None:
     rng = np.random.default_rng(0)
     root = rng.normal(size=(5, 5)) if dense else np.diag(rng.uniform(0.3, 1.2, 5))
     curvature = 0.3 * root @ root.T
-    forces = rng.normal(size=(4, 5)) * 0.5
-    gammas = (0.05, 3.0)
+    forces = rng.normal(size=(4, 5)) * 0.25
+    gammas = (0.1, 3.0)
     for found in free_posteriors(quadratic(forces, curvature), 4, 5, gammas, SEARCH):
         exact = held_prior(forces, curvature, found.gamma)
         assert found.converged
         best = exact_objective(forces, curvature, found.gamma, exact.shifts, exact.widths)
         reached = exact_objective(forces, curvature, found.gamma, found.shifts, found.widths)
         assert (reached >= best - 1e-6).all()
-        np.testing.assert_allclose(reached, best, atol=0.04)  # of up to 5 nats; the search's tolerance is on a mean
+        np.testing.assert_allclose(reached, best, atol=0.06)  # of up to 5 nats; the search's tolerance is on a mean
         np.testing.assert_allclose(found.shifts, exact.shifts, atol=0.2 * np.abs(exact.shifts).max())
 
 
@@ -120,7 +120,7 @@ def test_gamma_must_hold_the_posterior(gamma: float) -> None:
 
 
 def test_impossible_searches_are_refused() -> None:
-    with pytest.raises(ValueError, match="quarters"):
+    with pytest.raises(ValueError, match="quarter to average"):
         Search(steps=4)
     with pytest.raises(ValueError, match="tolerance must be above 0"):
         Search(tolerance=0)

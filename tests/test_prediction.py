@@ -1,4 +1,4 @@
-"""The ladder from theory to training: exact where the answer is known, halves that do not see themselves, scores that can lose."""
+"""The ladder from theory to training: exact where the answer is known, halves that see not themselves, scores that can lose."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from amvl_model.prediction.scores import (
 from amvl_model.prediction.study import cell_gamma, read_tables, score, trained_cells, write_climb
 from amvl_model.prediction.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from amvl_model.prediction.theory import (
+    NoRestPointError,
     Posteriors,
     halves,
     held_prior,
@@ -123,6 +124,11 @@ def test_several_modes_are_the_group_lasso_of_the_theory_package() -> None:
     mine = (weights @ found.shifts**2) / found.widths[0] ** 2
     np.testing.assert_allclose(mine[exact.active], ratio[exact.active], rtol=0.02)
     assert (mine[~exact.active] < 0.02).all()
+
+
+def test_a_slope_without_curvature_has_no_rest_point() -> None:
+    with pytest.raises(NoRestPointError, match="no rest point"):
+        held_prior(np.array([[1.0]]), np.array([[0.0]]), 0.1)
 
 
 @pytest.mark.parametrize("rule", [held_prior, lambda g, h, x: moving_prior(g, h, np.ones(3) / 3, x)])
@@ -245,7 +251,7 @@ def test_a_fresh_head_starts_from_the_weights_that_the_runs_seed_drew() -> None:
             torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
 
 
-def test_the_kl_alone_takes_the_answer_out_of_the_posterior() -> None:
+def test_the_kl_alone_draws_the_posterior_to_the_prior() -> None:
     model = helpers.tiny_model()
     training = SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="train", seed=0, size=8, label_noise=NOISE)
     data = encode_set(model, helpers.processor(), training, progress=False)
@@ -254,7 +260,8 @@ def test_the_kl_alone_takes_the_answer_out_of_the_posterior() -> None:
     with retrained_head(model, data, 1.0, how) as losses:
         after = checkpoint_posteriors(model, helpers.processor(), blink())
     assert losses[-1] < 0.5 * losses[0]
-    assert np.mean([each.spread for each in after if each]) < 0.7 * np.mean([each.spread for each in before if each])
+    far, near = (np.mean([np.square(each.shifts).sum() for each in found if each]) for found in (before, after))
+    assert near < 0.5 * far
 
 
 @pytest.mark.parametrize("name", ["head", "head 0", "posterior 300", "head +x"])
@@ -339,7 +346,7 @@ def test_tables_come_back_as_they_were_written_and_half_a_table_is_refused(tmp_p
     for key, values in one.rows.items():
         np.testing.assert_allclose(again.rows[key], values, rtol=1e-3)
     text = (tmp_path / "seed0.csv").read_text()
-    (tmp_path / "seed0.csv").write_text(text[: len(text) // 2])
+    (tmp_path / "seed0.csv").write_text(text[: text.rindex(",") - 20])
     with pytest.raises(ValueError, match="half of one"):
         read_table(tmp_path / "seed0.csv")
 
@@ -385,12 +392,14 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
         processor.save_pretrained(folder)
     found = climb(model, processor, 0, plan)
     assert all(len(v["leak"]) == 8 for by_gamma in found.rungs.values() for v in by_gamma.values())
+    # an untrained decoder puts next to nothing on the letters: forces without curvature, and no rest point to predict
+    assert found.rungs["T6 held"][0.001]["leak"] == [None] * 8
     assert [x is None for x in found.rungs["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
     trained = trained_cells(tmp_path / "kept", 0, plan)
     assert set(trained) == {(NOISE, 0.0), (NOISE, 0.01)}
     target = tmp_path / "prediction" / "ntp+fwd" / "seed0.json"
     write_climb(target, "ntp+fwd", 0, found, trained, plan, 1.0)
-    assert read_result(target).metrics["leak.T6 held.gamma=1"].unit == "nats"
+    assert read_result(target).metrics["leak.T4.gamma=1"].unit == "nats"
     np.testing.assert_allclose(
         read_tables(tmp_path / "prediction", "ntp+fwd")[0].rows[NOISE, TRAINED, 0.0, "leak"],
         found.reference["leak"],
@@ -400,7 +409,7 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
     text = score(tmp_path / "prediction", ["ntp+fwd"], plan)
     assert "held-out gammas" in text and (tmp_path / "prediction" / "prediction.png").stat().st_size > 10_000
     scores = read_result(tmp_path / "prediction" / "ntp+fwd,scores" / "seed0.json").metrics
-    assert scores["error.leak.persistence"].n == 1 and scores["error.leak.T6 held"].value is not None
+    assert scores["error.leak.persistence"].n == 1 and scores["error.leak.T4"].value is not None
 
 
 def test_the_script_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,9 @@ fit the draws. Antithetic pairs leave no noise in du for a quadratic loss. Adam'
 that would move a mean by less than that many standard deviations at the end is not blown up to a full step. Rounds of
 `steps` steps with a learning rate that falls along a cosine; the result of a round is the mean over its last quarter.
 
-Convergence. After each round F is taken at the means over the last quarter and over the quarter before, on common draws that
-were not optimised with. The search ends when the mean fall of F over the pairs is below `tolerance` nats, or after `rounds`.
+Convergence. F is taken where a round starts and where it ends, on common draws that were not optimised with. The search ends
+when a whole round, begun at the full learning rate, lowered the mean of F over the pairs by less than `tolerance` nats, or
+after `rounds`. (The fall at the end of a round would say nothing: its learning rate is nearly 0 there.)
 
 Weights of gamma are taken in falling order, each starting from the last (the first from the prior itself).
 
@@ -60,17 +61,17 @@ class Search:
         mean_rate: learning rate of u at a round's start [prior standard deviations].
         width_rate: of r.
         check_pairs: antithetic pairs behind the convergence criterion.
-        tolerance: on the fall of F between the last two quarters of a round, mean over the pairs [nats].
+        tolerance: on the fall of F over a whole round, mean over the pairs [nats].
         seed: of all draws.
     """
 
-    steps: int = 100
-    rounds: int = 3
+    steps: int = 60
+    rounds: int = 5
     pairs: int = 1
     mean_rate: float = 0.3
     width_rate: float = 0.1
     check_pairs: int = 8
-    tolerance: float = 0.01
+    tolerance: float = 0.02
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +79,9 @@ class Search:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.steps < 8:
-            raise ValueError(f"steps must be at least 8, so that a round has quarters to compare, got {self.steps}")
+            raise ValueError(
+                f"steps must be at least 8, so that a round has a quarter to average over, got {self.steps}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +94,7 @@ class FreePosteriors:
         widths: exp(r) (P, D), posterior over prior standard deviations.
         objective: F (P,) [nats], on draws that were not optimised with.
         nll: its first part (P,) [nats].
-        fall: what F still fell over the last quarter of the search, mean over the pairs [nats].
+        fall: of F over the last round, mean over the pairs [nats].
         converged: whether that is below the tolerance.
         steps: that were taken.
     """
@@ -181,13 +184,15 @@ def _search(nll: Nll, start: Tensor, gamma: float, search: Search) -> tuple[Tens
     """One gamma: the end point (2, P, D) and what was found there."""
     generator = torch.Generator().manual_seed(search.seed)
     check = antithetic(search.check_pairs, start.shape[-1], torch.Generator().manual_seed(search.seed + 1))
-    point, taken = start.clone(), 0
+    point, taken, fall = start.clone(), 0, math.inf
+    objective, answer = _evaluate(nll, point, gamma, check, search.pairs)
     for _ in range(search.rounds):
         taken += search.steps
-        before, point = _round(nll, point, gamma, search, generator)
-        (earlier, _), (objective, answer) = (_evaluate(nll, x, gamma, check, search.pairs) for x in (before, point))
-        fall = float((earlier - objective).mean())
-        if abs(fall) < search.tolerance:
+        before = objective
+        point = _round(nll, point, gamma, search, generator)
+        objective, answer = _evaluate(nll, point, gamma, check, search.pairs)
+        fall = float((before - objective).mean())
+        if fall < search.tolerance:
             break
     return point, FreePosteriors(
         gamma=gamma,
@@ -196,13 +201,13 @@ def _search(nll: Nll, start: Tensor, gamma: float, search: Search) -> tuple[Tens
         objective=objective.double().numpy(),
         nll=answer.double().numpy(),
         fall=fall,
-        converged=abs(fall) < search.tolerance,
+        converged=fall < search.tolerance,
         steps=taken,
     )
 
 
-def _round(nll: Nll, start: Tensor, gamma: float, search: Search, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mean points (2, P, D) over the third and the last quarter of a round."""
+def _round(nll: Nll, start: Tensor, gamma: float, search: Search, generator: torch.Generator) -> Tensor:
+    """Mean point (2, P, D) over the last quarter of a round."""
     u, r = (x.clone().requires_grad_(True) for x in start)
     optimiser = torch.optim.Adam(
         [{"params": [u], "lr": search.mean_rate}, {"params": [r], "lr": search.width_rate}],
@@ -210,7 +215,7 @@ def _round(nll: Nll, start: Tensor, gamma: float, search: Search, generator: tor
         eps=INSIGNIFICANT * gamma,
     )
     quarter = search.steps // 4
-    sums = [torch.zeros_like(start), torch.zeros_like(start)]
+    mean = torch.zeros_like(start)
     for step in range(search.steps):
         scale = 0.5 * (1 + math.cos(math.pi * step / search.steps))
         for group, rate in zip(optimiser.param_groups, (search.mean_rate, search.width_rate), strict=True):
@@ -221,10 +226,9 @@ def _round(nll: Nll, start: Tensor, gamma: float, search: Search, generator: tor
             loss = nll(_draws(u, r, noise)).mean(1).sum() + gamma * _kl(u, r).sum()
             loss.backward()
         optimiser.step()
-        part = step - (search.steps - 2 * quarter)
-        if part >= 0:
-            sums[part // quarter] += torch.stack([u.detach(), r.detach()]) / quarter
-    return sums[0], sums[1]
+        if step >= search.steps - quarter:
+            mean += torch.stack([u.detach(), r.detach()]) / quarter
+    return mean
 
 
 @torch.no_grad()

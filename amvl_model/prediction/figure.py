@@ -39,7 +39,8 @@ def draw(tables: Mapping[str, Mapping[int, Table]], plan: Plan) -> Figure:
         for ax, quantity in zip(row, TITLES, strict=True):
             draw_quantity(ax, seeds, quantity, plan)
             ax.set_title(f"predicted from {reference}", fontsize=10)
-        row[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        lines, labels = row[0].get_legend_handles_labels()
+        row[1].legend(lines, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return page
 
 

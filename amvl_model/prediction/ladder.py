@@ -75,7 +75,7 @@ class Plan:
     long_gammas: tuple[float, ...] = (0.001, 0.01)
     head_questions: int = 640
     samples: int = 256
-    search: Search = field(default_factory=lambda: Search(rounds=2))
+    search: Search = field(default_factory=Search)
     seed: int = 0
 
     @property

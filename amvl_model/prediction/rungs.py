@@ -28,6 +28,8 @@ from amvl_model.diagnostics.gradients import differentiable
 from amvl_model.evaluation.scoring import batches, latent_scorer
 from amvl_model.prediction.reference import Reference
 from amvl_model.prediction.theory import (
+    LetterAverage,
+    NoRestPointError,
     Posteriors,
     held_prior,
     letter_averages,
@@ -47,7 +49,15 @@ def linear_rungs(references: Sequence[Reference], gammas: Sequence[float]) -> di
         "T6 held": lambda r, gamma: held_prior(r.forces, r.curvature, gamma),
         "T6 moving": lambda r, gamma: moving_prior(r.forces, r.curvature, r.known_probs, gamma),
     }
-    return {name: {g: [rule(r, g) for r in references] for g in gammas} for name, rule in rules.items()}
+    return {name: {g: [_settled(rule, r, g) for r in references] for g in gammas} for name, rule in rules.items()}
+
+
+def _settled(rule: Callable[[Any, float], Posteriors], of: Any, gamma: float) -> Posteriors | None:
+    """The rule's prediction, None where the theory has no rest point."""
+    try:
+        return rule(of, gamma)
+    except NoRestPointError:
+        return None
 
 
 def letter_rung(references: Sequence[Reference], half: NDArray[np.int64], gammas: Sequence[float]) -> Rung:
@@ -60,14 +70,18 @@ def letter_rung(references: Sequence[Reference], half: NDArray[np.int64], gammas
     averages = [letter_averages([references[i] for i in np.flatnonzero(half == part)]) for part in (0, 1)]
     found: Rung = {}
     for gamma in gammas:
-        solved = [
-            {task: held_prior(each.forces, each.curvatures, gamma) for task, each in part.items()} for part in averages
-        ]
+        solved = [{task: _settled(_held_average, each, gamma) for task, each in part.items()} for part in averages]
         found[gamma] = [_of_other_half(solved, r, part) for r, part in zip(references, half.tolist(), strict=True)]
     return found
 
 
-def _of_other_half(solved: Sequence[Mapping[str, Posteriors]], reference: Reference, half: int) -> Posteriors | None:
+def _held_average(average: LetterAverage, gamma: float) -> Posteriors:
+    return held_prior(average.forces, average.curvatures, gamma)
+
+
+def _of_other_half(
+    solved: Sequence[Mapping[str, Posteriors | None]], reference: Reference, half: int
+) -> Posteriors | None:
     found = solved[1 - half].get(reference.task)
     if found is None:
         return None
@@ -89,10 +103,10 @@ def softmax_letter_rung(
     references: Sequence[Reference], half: NDArray[np.int64], gammas: Sequence[float], search: Search
 ) -> Rung:
     """softmax letter: one posterior a letter and task, the loss averaged over the other half's questions with p(a|x)."""
-    solved: list[dict[float, dict[str, Posteriors]]] = []
+    solved: list[dict[float, dict[str, Posteriors | None]]] = []
     for part in (0, 1):
         members = [references[i] for i in np.flatnonzero(half == part)]
-        by_gamma: dict[float, dict[str, Posteriors]] = {gamma: {} for gamma in gammas}
+        by_gamma: dict[float, dict[str, Posteriors | None]] = {gamma: {} for gamma in gammas}
         for task in dict.fromkeys(r.task for r in members):
             group = [r for r in members if r.task == task]
             options, size = group[0].options, group[0].forces.shape[1]

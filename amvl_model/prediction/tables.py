@@ -70,15 +70,17 @@ def table_of(climb: Climb, trained: Mapping[tuple[float, float], Values], refere
 
 
 def write_table(path: Path, table: Table) -> None:
-    """Four significant digits; empty where there is no value."""
+    """Four significant digits; empty where there is no value. Written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [f"{task}|{name}" for task, name in zip(table.tasks, table.ids, strict=True)]
         writer.writerow(["noise", "rung", "gamma", "quantity", *names])
         for (noise, rung, gamma, quantity), values in table.rows.items():
             cells = ["" if math.isnan(v) else f"{v:.4g}" for v in values.tolist()]
             writer.writerow([f"{noise:g}", rung, f"{gamma:g}", quantity, *cells])
+    unfinished.replace(path)
 
 
 def read_table(path: Path) -> Table:

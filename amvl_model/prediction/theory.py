@@ -10,8 +10,9 @@ posterior N(delta_a, diag(s_a^2)) of a quadratic answer loss obeys, for each ans
     held_prior           T6 before the prior follows: widths solve their equation, sigma = 1, c = 0 (what a posterior does on
                          a frozen checkpoint)
     moving_prior         T6: the prior follows by moment matching, c = sum_a p_a delta_a,
-                         sigma^2 = s^2 + sum_a p_a (delta_a - c)^2, s shared by the answers: s_i^2 = sqrt(2 gamma V_i / H_ii), V_i = sum_a p_a (delta_ai - c_i)^2. The
-                         forces are then those about their mean, and the shifts minimise T6's group lasso.
+                         sigma^2 = s^2 + sum_a p_a (delta_a - c)^2, s shared by the answers:
+                         s_i^2 = sqrt(2 gamma V_i / H_ii), V_i = sum_a p_a (delta_ai - c_i)^2. The forces are then those
+                         about their mean, and the shifts minimise T6's group lasso.
 
 A posterior head answers for all questions at once. If it can only add a displacement that depends on the answer's letter
 (and the task), w_a = u_a + s_a eps for every question, then averaging the loss over the questions that show letter a gives
@@ -40,10 +41,16 @@ Array = NDArray[np.float64]
 SWEEPS = 2000
 TOLERANCE = 1e-8
 """Relative change of the widths in one sweep at which the iteration ends."""
+RUNAWAY = 1e12
+"""Variance, in units of the prior's, beyond which a posterior is taken to have no rest point."""
 SILENT = 1e-12
 """h V of a mode, relative to the question's largest, below which a mode of `moving_prior` counts as silent."""
 CHECK, LASSO_TOLERANCE = 20, 1e-4
 """Sweeps between two looks at the lasso's value, and its relative fall between them at which the iteration ends."""
+
+
+class NoRestPointError(ValueError):
+    """The quadratic theory has no equilibrium, or none that could be found: forces where there is next to no curvature."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +100,8 @@ def held_prior(forces: Array, curvature: Array, gamma: float) -> Posteriors:
         forces: (O, D). curvature: (D, D), or (O, D, D) if answers differ in it. gamma: above 0.
 
     Raises:
-        ValueError: for a gamma that is not above 0. RuntimeError: if the iteration does not settle.
+        ValueError: for a gamma that is not above 0. NoRestPointError: if the iteration runs away or does not settle: where a
+            force has no curvature against it, wider and further is always better.
     """
     _positive(gamma)
     h = np.broadcast_to(curvature, (len(forces), *np.shape(curvature)[-2:]))
@@ -107,7 +115,12 @@ def held_prior(forces: Array, curvature: Array, gamma: float) -> Posteriors:
         variance = new
         if change < TOLERANCE:
             return Posteriors(shifts=shifts, widths=np.sqrt(variance))
-    raise RuntimeError(f"held prior: the widths still change by {change:.2g} after {SWEEPS} sweeps at gamma = {gamma}")
+        if variance.max() > RUNAWAY:
+            break
+    raise NoRestPointError(
+        f"no rest point with the prior held at gamma = {gamma}: the largest posterior variance is {variance.max():.2g} of "
+        f"the prior's and widths still change by {change:.2g} a sweep"
+    )
 
 
 def moving_prior(forces: Array, curvature: Array, weights: Array, gamma: float) -> Posteriors:
@@ -121,7 +134,7 @@ def moving_prior(forces: Array, curvature: Array, weights: Array, gamma: float) 
         gamma: above 0.
 
     Raises:
-        ValueError: for a gamma that is not above 0. RuntimeError: if the iteration does not settle.
+        ValueError: for a gamma that is not above 0. NoRestPointError: if the iteration does not settle.
     """
     _positive(gamma)
     centred = forces - weights @ forces
@@ -148,7 +161,9 @@ def moving_prior(forces: Array, curvature: Array, weights: Array, gamma: float) 
                 break
             best = value
     else:
-        raise RuntimeError(f"moving prior: the lasso still falls after {SWEEPS} sweeps at gamma = {gamma}")
+        raise NoRestPointError(
+            f"no rest point of the moving prior at gamma = {gamma}: the lasso falls on after {SWEEPS} sweeps"
+        )
     prior = np.where(alive, variance + spread, 1.0)
     moved = np.where(alive, shifts / np.sqrt(prior), 0.0)
     widths = np.where(alive, np.sqrt(variance / prior), 1.0)
