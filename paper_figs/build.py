@@ -1,0 +1,173 @@
+"""Draws figures by name, writes their files and provenance, and says what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from amvl_model.results import PROJECT_ROOT, ResultError, to_jsonable
+from paper_figs.sources import Missing, Sources, file_commits, relative, sha256
+from paper_figs.style import STYLE_FILE, problems, save, styled
+
+NAMES = (
+    "fig1_architecture",
+    "fig2_kl_geometry",
+    "fig3_relevance",
+    "fig4_slots",
+    "table_perception",
+    "table_blink",
+    "table_objectives",
+    "table_latents",
+    "table_temperature",
+    "contamination",
+    "theory_vs_checkpoints",
+    "leakage_frontier",
+    "phase_diagram",
+    "counter_examples",
+    "cost_per_step",
+)
+"""Modules of this package with a TITLE and a function draw(sources)."""
+
+
+class NothingToDrawError(Exception):
+    """All that a figure shows is missing; what it is stands in `Sources.missing`."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a module makes: a figure, and texts by file suffix (".md", ".tex")."""
+
+    figure: Figure
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one figure.
+
+    Attributes:
+        name: of the figure.
+        status: "complete", "partial" (drawn, but something is missing), "not drawn" (all is missing) or "failed".
+        files: written.
+        missing: results that are not there.
+        remarks: overlapping or too small texts, or the error.
+    """
+
+    name: str
+    status: str
+    files: tuple[Path, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def module(name: str) -> ModuleType:
+    """The module of a figure.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if name not in NAMES:
+        raise ValueError(f"no figure or table named {name!r}; there are {', '.join(NAMES)}")
+    return importlib.import_module(f"paper_figs.{name}")
+
+
+def draw(name: str, sources: Sources) -> Drawn:
+    """One figure in the style of all, not yet written.
+
+    Raises:
+        ValueError: for a name that is none.
+        NothingToDrawError: where all its results are missing.
+    """
+    drawn = module(name).draw(sources)
+    assert isinstance(drawn, Drawn)
+    return drawn
+
+
+def build(
+    name: str, out: Path, *, results: Path | None = None, commits: dict[str, str | None] | None = None
+) -> Outcome:
+    """Draw one figure and write <name>.pdf, .png, its texts and <name>.provenance.json; never raises for missing results."""
+    sources = Sources() if results is None else Sources(results=results)
+    commits = file_commits() if commits is None else commits
+    try:
+        with styled():
+            drawn = draw(name, sources)
+            remarks = problems(drawn.figure)
+            files = save(drawn.figure, out / name)
+    except NothingToDrawError:
+        return Outcome(name, "not drawn", missing=tuple(sources.missing))
+    except (ArithmeticError, AttributeError, LookupError, OSError, ResultError, TypeError, ValueError) as error:
+        print(traceback.format_exc(), file=sys.stderr)
+        return Outcome(name, "failed", missing=tuple(sources.missing), remarks=(f"{type(error).__name__}: {error}",))
+    for suffix, text in drawn.texts.items():
+        files.append(out / f"{name}{suffix}")
+        files[-1].write_text(text, encoding="utf-8")
+    record = provenance(name, sources, files, commits)
+    page = out / f"{name}.provenance.json"
+    page.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    status = "partial" if sources.missing else "complete"
+    return Outcome(name, status, (*files, page), tuple(sources.missing), tuple(remarks))
+
+
+def provenance(name: str, sources: Sources, outputs: Sequence[Path], commits: dict[str, str | None]) -> dict[str, Any]:
+    """What the numbers of a figure are traced to: files with hash and commit, commands, seeds, computations, what is missing."""
+
+    def known(path: Path) -> dict[str, Any]:
+        shown = relative(path, sources.root)
+        return {"path": shown, "sha256": sha256(path), "commit": commits.get(shown)}
+
+    own = [Path(__file__).with_name(f"{name}.py"), Path(__file__).with_name("style.py"), STYLE_FILE]
+    inputs = [known(path) | facts for path, facts in sorted(sources.files.items(), key=lambda item: str(item[0]))]
+    return {
+        "name": name,
+        "title": module(name).TITLE,
+        "command": f"python -m paper_figs {name}",
+        "outputs": {path.name: sha256(path) for path in outputs},
+        "drawn_by": [known(path) for path in own],
+        "inputs": inputs,
+        "seeds": sources.seeds(),
+        "computed": to_jsonable(sources.computed),
+        "missing": [{"what": note.what, "command": note.command} for note in sources.missing],
+        "commit_means": "the commit that changed the file last; null where it is not committed or differs from it",
+    }
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The summary that is printed: a line a figure, then what is missing with its command, then remarks."""
+    width = max(len(outcome.name) for outcome in outcomes)
+    lines = [f"{'figure or table':<{width}}  status     files"]
+    for each in outcomes:
+        kinds = " ".join(path.name.removeprefix(each.name) for path in each.files) or "-"
+        lines.append(f"{each.name:<{width}}  {each.status:<9}  {kinds}")
+    commands: dict[str, dict[str, list[str]]] = {}
+    for each in outcomes:
+        for note in each.missing:
+            commands.setdefault(note.command, {}).setdefault(note.what, []).append(each.name)
+    if commands:
+        lines.append("\nmissing, and the command that makes it:")
+    for command, whats in commands.items():
+        lines.append(f"  {command}")
+        lines += [f"      {what}  (for {', '.join(names)})" for what, names in whats.items()]
+    remarks = [f"  {each.name}: {remark}" for each in outcomes for remark in each.remarks]
+    return "\n".join([*lines, *(["\nremarks:", *remarks] if remarks else [])])
+
+
+def status(outcomes: Sequence[Outcome]) -> int:
+    """Exit status: 0 all complete, 1 something is missing, 2 something failed."""
+    if any(each.status == "failed" for each in outcomes):
+        return 2
+    return int(any(each.status != "complete" for each in outcomes))
+
+
+def default_out() -> Path:
+    """runs/paper_figs."""
+    return PROJECT_ROOT / "runs" / "paper_figs"

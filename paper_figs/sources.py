@@ -1,0 +1,194 @@
+"""Where every number comes from: reads results and reported numbers, and remembers what was read, computed and not found."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import inspect
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amvl_model.results import PROJECT_ROOT, Result, read_study
+from amvl_model.studies import STUDIES
+
+REPORTED = Path(__file__).with_name("reported")
+PAPER = "as reported by arXiv 2607.00461, read off a public summary (paper_figs/reported/README.md)"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A result that is not there.
+
+    Attributes:
+        what: which one.
+        command: what makes it.
+    """
+
+    what: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; run: {self.command}"
+
+
+@dataclass
+class Sources:
+    """The inputs of one figure.
+
+    Attributes:
+        results: folder of the results.
+        root: files below it are named relative to it, in provenance.
+        files: read so far, with what is known of each.
+        computed: what was computed while drawing: function and arguments.
+        missing: what was asked for and is not there.
+    """
+
+    results: Path = PROJECT_ROOT / "results"
+    root: Path = PROJECT_ROOT
+    files: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    computed: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+
+    def reported(self, name: str) -> list[dict[str, str]]:
+        """The rows of reported/<name>.csv; every cell as the text that stands there.
+
+        Raises:
+            FileNotFoundError: if there is no such table.
+            ValueError: if a row has not as many cells as the heading.
+        """
+        path = REPORTED / f"{name}.csv"
+        if not path.is_file():
+            known = ", ".join(sorted(each.stem for each in REPORTED.glob("*.csv")))
+            raise FileNotFoundError(f"no reported numbers named {name!r}; there are {known}")
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError(f"{path.name}: a row has not as many cells as the heading; mend the file")
+        self.files[path] = {"kind": "reported", "source": PAPER}
+        return rows
+
+    def study(self, name: str, command: str, *, cells: Sequence[str] | None = None) -> list[Result]:
+        """All results of a study, or none; cells and seeds that are declared and not there are noted as missing.
+
+        Args:
+            name: of the study.
+            command: what makes it.
+            cells: only these cells (default: all that are there).
+
+        Raises:
+            ResultError: if a file is unreadable.
+        """
+        try:
+            found = read_study(self.results / name)
+        except FileNotFoundError:
+            for each in [f"{name}/{cell}" for cell in cells] if cells and name not in STUDIES else [name]:
+                self.lacks(f"results/{each}", command)
+            return []
+        found = [result for result in found if cells is None or result.cell in cells]
+        for result in found:
+            self._read(self.results / name / result.cell / f"seed{result.seed}.json", result, command)
+        self._undone(name, found, cells, command)
+        return found
+
+    def _undone(self, name: str, found: Sequence[Result], cells: Sequence[str] | None, command: str) -> None:
+        study = STUDIES.get(name)
+        declared = cells if cells is not None else tuple(study.cells) if study is not None else ()
+        seeds = study.seeds if study is not None else ()
+        there = {(result.cell, result.seed) for result in found}
+        wanted = [(cell, seed) for cell in declared for seed in (seeds or (0,))]
+        undone = [pair for pair in wanted if pair not in there]
+        if undone:
+            names = list(dict.fromkeys(cell for cell, _ in undone))
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            self.lacks(f"{len(undone)} of {len(wanted)} runs of results/{name} ({some})", command)
+
+    def json(self, relative: str, command: str) -> Any | None:
+        """A JSON file below the results, or None where it is not there."""
+        path = self.results / relative
+        if not path.is_file():
+            self.lacks(f"results/{relative}", command)
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        self.files[path] = {"kind": "result", "made_by": command}
+        return record
+
+    def file(self, path: Path, **known: Any) -> Path:
+        """Note that a file was read."""
+        self.files[path] = known
+        return path
+
+    def compute(self, function: Callable[..., Any], **arguments: Any) -> None:
+        """Note that numbers were computed while drawing, by which function, from which arguments."""
+        source = inspect.getsourcefile(function)
+        self.computed.append({"function": f"{function.__module__}.{function.__qualname__}", "arguments": arguments})
+        if source is not None:
+            self.files[Path(source)] = {"kind": "code"}
+
+    def lacks(self, what: str, command: str) -> None:
+        """Note a missing result, once."""
+        note = Missing(what, command)
+        if note not in self.missing:
+            self.missing.append(note)
+
+    def seeds(self) -> list[int]:
+        """Seeds of all results read."""
+        return sorted({known["seed"] for known in self.files.values() if "seed" in known})
+
+    def _read(self, path: Path, result: Result, command: str) -> None:
+        self.files[path] = {
+            "kind": "result",
+            "made_by": command,
+            "study": result.study,
+            "cell": result.cell,
+            "seed": result.seed,
+            "run_commit": result.commit,
+            "run_dirty": result.dirty,
+            "device": result.device,
+        }
+
+
+def sha256(path: Path) -> str:
+    """Of a file, 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def file_commits(root: Path = PROJECT_ROOT) -> dict[str, str | None]:
+    """Per tracked file the commit that changed it last, None where it differs from that; {} outside git."""
+    log = _git(root, "log", "--format=@%H", "--name-only", "--no-renames")
+    status = _git(root, "status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
+    if log is None or status is None:
+        return {}
+    found: dict[str, str | None] = {}
+    commit = ""
+    for line in log.splitlines():
+        if line.startswith("@"):
+            commit = line[1:]
+        elif line:
+            found.setdefault(line.strip('"'), commit)
+    for entry in status.split("\0"):
+        if entry:
+            found[entry[3:]] = None
+    return found
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path below ``root`` without it; any other by its last three parts."""
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return "/".join(path.parts[-3:])
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-c", "core.quotepath=off", "-C", str(root), *arguments],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
