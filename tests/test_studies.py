@@ -79,9 +79,8 @@ def test_a_run_writes_one_result_file_with_the_figures_of_the_verdict(
 ) -> None:
     from dataclasses import replace
 
-    from test_main_job import SMALL
-
     from amvl_model.run import load_checkpoint
+    from tests.test_main_job import SMALL
 
     study = STUDIES["pareto"]
     small = replace(study, common={**study.common, **SMALL, "data.tasks": ("Counting",)})
