@@ -18,15 +18,15 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def show(*things: Figure | str) -> None:
-    """Display figures as PNG and texts as they are, one under the other."""
+def show(*things: Figure | bytes | str) -> None:
+    """Display figures and PNG files as pictures and texts as they are, one under the other."""
     from IPython.display import Image, display
 
     for thing in things:
-        if isinstance(thing, Figure):
-            display(Image(png(thing)))
-        else:
+        if isinstance(thing, str):
             print(thing)
+        else:
+            display(Image(png(thing) if isinstance(thing, Figure) else thing))
 
 
 def slider(description: str, value: float, low: float, high: float, *, log: bool = False) -> Any:

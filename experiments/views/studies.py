@@ -20,8 +20,8 @@ from experiments.leakage.style import COLOURS, MARKERS, axes, styled
 COMMANDS = {
     "main_job": "python experiments/full_blink.py --out results/main_job",
     "pareto": "python experiments/ablations.py pareto --workers 2",
-    "leakage": "python experiments/ablations.py leakage --workers 2",
-    "prediction": "python experiments/predict_leakage.py",
+    "leakage": "python experiments/ablations.py leakage --workers 2 --keep runs",
+    "prediction": "python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage",
 }
 """What makes each of the shipped results again."""
 
@@ -301,12 +301,15 @@ def _values(group: Sequence[Result], metric: str) -> np.ndarray:
     return np.array([value for value in known if value is not None], dtype=float)
 
 
-def prediction_summary() -> list[Figure | str]:
-    """The prediction study: every cell's figures as a table, or the line that it is missing."""
+def prediction_summary() -> list[bytes | str]:
+    """The prediction study: its picture (PNG) and the scores over seeds, or the line that it is missing."""
     try:
-        return [table(runs("prediction"))]
+        results = runs("prediction")
     except MissingResults as error:
         return [str(error)]
+    picture = root() / "prediction" / "prediction.png"
+    scores = [run for run in results if run.cell.endswith(",scores")] or results
+    return [*([picture.read_bytes()] if picture.is_file() else []), table(scores)]
 
 
 def table(results: Sequence[Result]) -> str:
