@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from amvl_model import distributed
     from amvl_model.data.sources import load_benchmark
-    from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink, write_benchmark_result
+    from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink
     from amvl_model.run import load_checkpoint
 
     distributed.start()
@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         written = submit_blink(model, processor, questions, options.submission, **common)
         if distributed.is_main():
             print(written)
+        distributed.stop()
         return
     result = run_benchmark(
         model,
@@ -90,8 +91,18 @@ def main(arguments: list[str] | None = None) -> None:
         scoring=tuple(options.scoring),
         **common,
     )
-    if not distributed.is_main():
-        return
+    if distributed.is_main():
+        _report(result, options, device)
+    distributed.stop()
+
+
+def _report(result: Any, options: argparse.Namespace, device: str) -> None:
+    """Print the scores and write the result file, if one was asked for."""
+    import torch
+
+    from amvl_model import distributed
+    from amvl_model.evaluation.benchmark_job import write_benchmark_result
+
     print(result.table())
     if options.out is not None:
         name = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"

@@ -71,7 +71,7 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out = arguments.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
-    from amvl_model import main_job
+    from amvl_model import distributed, main_job
 
     try:
         if arguments.ask:
@@ -84,7 +84,9 @@ def main() -> int:
         if arguments.dry_run:
             return _dry_run(config, out, arguments.processes or max(1, torch.cuda.device_count()))
         resume = arguments.resume is not None
-        return main_job.full(config, arguments.resume or out, progress=not arguments.no_progress, resume=resume)
+        status = main_job.full(config, arguments.resume or out, progress=not arguments.no_progress, resume=resume)
+        distributed.stop()
+        return status
     except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,14 @@ import pytest
 import torch
 
 from amvl_model.modeling import AMVLForConditionalGeneration
-from amvl_model.sharding import newest_checkpoint, sharding_arguments, sharding_of
+from amvl_model.sharding import (
+    LAUNCH_FOLDER,
+    fsdp2_settings,
+    newest_checkpoint,
+    sharding_arguments,
+    sharding_of,
+    zero3_settings,
+)
 from amvl_model.trainer import sample_noise
 from tests import miniatures
 from tests.test_trainer import config
@@ -164,6 +171,23 @@ def test_accelerate_s_configuration_counts_and_must_not_contradict(monkeypatch: 
     assert sharding_of(config().train) == "fsdp2"
     with pytest.raises(ValueError, match="leave one of them out"):
         sharding_of(config(**{"train.sharding": "deepspeed-zero3"}).train)
+
+
+def test_the_shipped_configurations_are_what_accelerate_and_deepspeed_read() -> None:
+    """DeepSpeed's own parser needs DeepSpeed; accelerate's reads the file without it."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+
+    sharding = load_config_from_file(str(LAUNCH_FOLDER / "fsdp2.yaml"))
+    assert (sharding.distributed_type, sharding.fsdp_config["fsdp_version"]) == ("FSDP", 2)
+    assert sharding.fsdp_config["fsdp_state_dict_type"] == fsdp2_settings()["state_dict_type"]
+    zero = load_config_from_file(str(LAUNCH_FOLDER / "deepspeed-zero3.yaml"))
+    assert zero.distributed_type == "DEEPSPEED"
+    assert (ROOT / zero.deepspeed_config["deepspeed_config_file"]).samefile(LAUNCH_FOLDER / "deepspeed-zero3.json")
+    settings = HfDeepSpeedConfig(zero3_settings(config(**{"train.precision": "bf16"}).train))
+    assert settings.is_zero3()
+    assert settings.get_value("torch_autocast.enabled") is True
+    assert settings.get_value("bf16.enabled") is False  # float32 weights, as in one process
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:

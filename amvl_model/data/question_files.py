@@ -25,7 +25,7 @@ from typing import Any, Final, overload
 
 from amvl_model.data.files import read_picture
 from amvl_model.data.parquet import check_unique
-from amvl_model.data.schema import VisualQuestion, answer_index, format_prompt, option_letter
+from amvl_model.data.schema import LETTERS, VisualQuestion, answer_index, format_prompt, option_letter
 
 FIELDS: Final = ("id", "images", "question", "choices", "answer", "prompt", "task", "source", "answer_text")
 
@@ -97,6 +97,11 @@ class QuestionFile(Sequence[VisualQuestion]):
         place = f"{self.path}, line {number}"
         identifier = str(record.get("id", number))
         choices = tuple(str(choice) for choice in record.get("choices") or ())
+        if len(choices) == 1 or len(choices) > len(LETTERS):
+            raise ValueError(
+                f"{place}: expected 2 to {len(LETTERS)} choices, or none for an open question, got {len(choices)}; "
+                "correct the line"
+            )
         given = record.get("answer")
         index = None if given is None or not choices else _chosen(str(given), choices, identifier)
         text = "" if given is None else str(given) if index is None else option_letter(index)

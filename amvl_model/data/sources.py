@@ -80,7 +80,8 @@ def training_questions(config: DataConfig) -> Sequence[VisualQuestion]:
     if len(parts) != len(named):
         raise ValueError(f"data.source {config.source!r}: expected every source once; give it a weight instead")
     if len(parts) == 1 and not set(parts) & set(_TRAINING) and not weights:
-        return next(iter(parts.values()))
+        # drawn questions are always readable; those in files are mixed with themselves, so that damaged ones are skipped
+        return parts["synthetic-blink"] if "synthetic-blink" in parts else MixedQuestions(parts, seed=config.seed)
     return MixedQuestions(parts, weights or None, config.train_size, seed=config.seed)
 
 
