@@ -49,6 +49,7 @@ def run(folder: Path, out: Path, *arguments: str, launcher: tuple[str, ...] = ("
         "HF_HOME": str(folder / "home"),
         "LMMS_EVAL_DATASETS_CACHE": str(folder / "hub"),
         "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
         "TQDM_DISABLE": "1",
     }
     logged = ("--log_samples", "--output_path", str(out), "--device", "cpu", "--batch_size", "8")
@@ -156,7 +157,7 @@ def test_with_blinks_prompt_letters_and_scores_are_those_of_our_own_evaluation(p
 
 
 def test_two_processes_give_the_same_samples_as_one(plain_run: Path, folder: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     arguments = ("--include_path", str(folder / "plain"), "--tasks", "blink_local")
     run(folder, tmp_path, "--model_args", f"pretrained={TINY}", *arguments, *SHORT, launcher=launcher)
     assert replies(tmp_path, folder) == replies(plain_run, folder)
