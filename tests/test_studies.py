@@ -51,6 +51,15 @@ def test_the_verdict_needs_less_leakage_equal_nll_and_latents_that_matter(
     assert ("AMVL has no" not in pareto.verdict(results(leak, nll, zeroed))) == holds
 
 
+def test_a_claim_that_holds_in_the_mean_alone_is_said_to_hold_in_the_mean_alone() -> None:
+    spread = [
+        result("dual", s, 0.003, 0.003, 0.5, 0.5 + nll, -0.2) for s, nll in enumerate((-0.05, -0.05, 0.0, 0.06, 0.06))
+    ]
+    said = pareto.verdict([result("fwd", s, 0.003, None, 1.0, 0.5, -0.2) for s in range(5)] + spread)
+    assert " mean  dual: leakage -0.500" in said and "AMVL has no point" in said
+    assert said.endswith("In the mean over seeds these have it: dual.")
+
+
 def test_interval_is_students_t_over_seeds() -> None:
     low, high = pareto.interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert low == pytest.approx(3 - 2.776445 * np.sqrt(2.5 / 5), rel=1e-5)
