@@ -44,8 +44,8 @@ notebooks: $(VENV)/.notebooks
 
 # Executes every notebook and clicks through two of them in a headless Chromium, where one is installed.
 notebook-tests: $(VENV)/.notebooks
-	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt '.[browser]'
-	$(BIN)/python -m pytest -m "slow or browser or not slow" $(ARGS) \
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[browser]'
+	$(BIN)/python -m pytest -m "" $(ARGS) \
 		tests/test_notebooks.py tests/test_notebook_views.py tests/test_notebooks_browser.py
 
 $(VENV)/.notebooks: $(STAMP)
