@@ -25,6 +25,7 @@ NAMES = (
     "fig4_slots",
     "table_perception",
     "table_blink",
+    "table_blink_synthetic",
     "table_objectives",
     "table_latents",
     "table_temperature",

@@ -16,6 +16,7 @@ from amvl_theory import (
     frozen_prior_response,
     per_answer_equilibrium,
     self_consistent_contamination,
+    spread,
     stability,
     three_answers,
     trajectory,
@@ -23,7 +24,7 @@ from amvl_theory import (
 from amvl_theory.stability import UNSTABLE_EXAMPLE
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, LINES, MARKERS, look, page
+from paper_figs.style import COLOURS, GREY, LINES, MARKERS, look, marks, page
 
 TITLE = "where dual KL does not help: counter-examples of T2 to T7"
 BISTABLE = {"force_mean": 3.0, "force_var": 0.01, "curvature": 1.0, "anchor": 1.0, "beta": 1.0}
@@ -66,6 +67,10 @@ def _frozen(ax: Axes, sources: Sources) -> None:
     sources.compute(frozen_prior_response, claim=example.claim, gamma=[0.0, 4.0])
     ax.plot(gamma, (shift**2).sum(1), label="|δ̄|²", **look(0))
     ax.plot(gamma, shift @ model.g, label="response energy", **look(1))
+    traced = _example("spread_trace")
+    trace = [float(np.trace(spread(model_of(traced), value))) for value in gamma[15::15]]
+    ax.plot(gamma[15::15], trace, label="tr C (T4)", **marks(2))
+    sources.compute(spread, claim=traced.claim, gamma=[0.0, 4.0])
     _ends(ax, example, 0)
     ax.set_ylim(0, 25)
     ax.set_xlabel("γ [1]")

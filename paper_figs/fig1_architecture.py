@@ -31,6 +31,12 @@ COLOURS = {
     "answer y": GREEN,
     "padding": "white",
 }
+ROW_NAMES = {
+    "prior latents": "prior",
+    "posterior latents": "posterior",
+    "injected samples": "injected",
+    "answer y": "y",
+}
 X_WIDTH = 11.0
 """Width of x, in widths of a short token."""
 
@@ -87,6 +93,10 @@ def record() -> tuple[list[dict[str, Any]], dict[str, Any], int]:
         model(**batch, latents="posterior_mean")
     plain = {name: value.numpy() for name, value in batch.items() if name != "pixel_values"}
     plain["is_picture"] = plain["input_ids"] == processor.image_token_id
+    plain["answer_tokens"] = [
+        processor.tokenizer.convert_ids_to_tokens(ids[mask.astype(bool)].tolist())
+        for ids, mask in zip(plain["answer_ids"], plain["answer_mask"], strict=True)
+    ]
     return calls, plain, int(model.config.num_latents)
 
 
@@ -118,102 +128,100 @@ def passes(calls: list[dict[str, Any]], batch: dict[str, Any], k: int, example: 
 
 
 def draw(sources: Sources) -> Drawn:
-    """Both passes side by side."""
+    """Both passes side by side, at one scale, and in words what joins them."""
     calls, batch, k = record()
     assets = PROJECT_ROOT / "amvl_model" / "assets" / CHECKPOINT
     for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
         sources.file(assets / name, kind="shipped checkpoint")
     sources.compute(record, checkpoint=CHECKPOINT, questions=QUESTIONS, split="test", index=0)
-    lengths = batch["attention_mask"].sum(1)
-    example = int(np.argmin(lengths))
-    both = passes(calls, batch, k, example)
-    figure = page(4.25)
-    axes = figure.subplots(1, 2, width_ratios=[_edges(each)[-1] for each in both])
-    names = ("(a) pass 1: x is encoded once", "(b) pass 2: y is decoded from samples")
-    for ax, each, title in zip(axes, both, names, strict=True):
-        draw_pass(ax, each)
-        ax.set_title(title, pad=23)
-    figure.legend(
-        handles=[
-            *(
-                Patch(facecolor=colour, edgecolor=GREY, lw=0.4, hatch="////" if name == "padding" else None, label=name)
-                for name, colour in COLOURS.items()
-            ),
-            Patch(facecolor="white", edgecolor=PINK, lw=1.2, label="last layer computes this row's output"),
-        ],
-        loc="outside lower center",
-        ncols=4,
-    )
+    example = int(np.argmin(batch["attention_mask"].sum(1)))
+    one, two = passes(calls, batch, k, example)
+    figure = page(4.2)
+    ax = figure.subplots()
+    ax.axis("off")
+    draw_pass(ax, one, 0.0, "(a) pass 1: x is encoded once")
+    right = float(_edges(one)[-1]) + 5.2
+    bottom = draw_pass(ax, two, right, "(b) pass 2: y is decoded behind samples")
+    ax.text(right, bottom + 1.2, _words(one, batch, k, example), va="top", linespacing=1.35)
+    ax.set_xlim(-4.6, right + float(_edges(two)[-1]) + 0.2)
+    ax.set_ylim(float(_edges(one)[-1]) + 0.2, -4.6)
+    ax.set_aspect("equal")
+    handles = [
+        Patch(facecolor=colour, edgecolor=GREY, lw=0.4, hatch="////" if name == "padding" else None, label=name)
+        for name, colour in COLOURS.items()
+    ]
+    handles.append(Patch(facecolor="white", edgecolor=PINK, lw=1.2, label="rows whose output the last layer computes"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return Drawn(figure)
 
 
-def draw_pass(ax: Axes, each: Pass) -> Axes:
-    """Who attends whom: a row a query, coloured by its own kind, a column a key; above, the tokens and their positions."""
+def _words(one: Pass, batch: dict[str, Any], k: int, example: int) -> str:
+    """The batch, and what joins the two passes."""
+    pictures = sum(kind == "pictures of x" for kind in one.kinds)
+    words = sum(kind == "words of x" for kind in one.kinds)
+    padding = sum(kind == "padding" for kind in one.kinds[: one.prefix])
+    answer = " ".join(batch["answer_tokens"][example])
+    return (
+        f"One of {len(batch['input_ids'])} questions of the batch:\n"
+        f"x: {pictures} picture and {words} word tokens\n"
+        f"    ({padding} more of padding)\n"
+        f"y: {answer}\n"
+        f"k = {k} latents\n"
+        "prior rows → head → p(z|x)\n"
+        "posterior rows → head → q(z|x,y)\n"
+        "injected: z ~ q in training, z ~ p at inference\n"
+        "x in pass 2: keys and values of pass 1"
+    )
+
+
+def draw_pass(ax: Axes, each: Pass, left: float, title: str) -> float:
+    """Who attends whom: a row a query, coloured by its own kind, a column a key; above, the tokens and their positions.
+
+    Rows that the pass does not run are left out. Returns the lower end.
+    """
     edges = _edges(each)
-    total, n = edges[-1], len(each.kinds)
-    for row in range(n):
-        if not each.here[row]:
-            continue
+    first = 0 if each.here[0] else each.prefix
+    across, down = left + edges, edges - edges[first]
+    total, n = float(across[-1]), len(each.kinds)
+    for row in range(first, n):
         for start, end in _runs(each.visible[row]):
-            shape = (edges[start], edges[row]), edges[end] - edges[start], edges[row + 1] - edges[row]
-            ax.add_patch(Rectangle(*shape, facecolor=COLOURS[each.kinds[row]], lw=0))
-    _padding(ax, each, edges)
-    for line in edges[each.prefix :]:
-        ax.plot([0, total], [line, line], color="white", lw=0.5)
-        ax.plot([line, line], [0, total], color="white", lw=0.5)
-    strip = -1.25
-    for i in range(n):
-        ax.add_patch(
-            Rectangle((edges[i], strip), edges[i + 1] - edges[i], 1.0, facecolor=COLOURS[each.kinds[i]], lw=0,
-                      hatch="////" if each.kinds[i] == "padding" else None, edgecolor=GREY)
-        )  # fmt: skip
+            _box(ax, across[start], down[row], across[end], down[row + 1], facecolor=COLOURS[each.kinds[row]], lw=0)
+    for start, end in _runs(np.array([kind == "padding" for kind in each.kinds])):
+        _box(ax, across[start], 0.0, across[end], down[-1], facecolor="white", edgecolor=GREY, hatch="////", lw=0)
+    for i in range(each.prefix, n + 1):
+        ax.plot([left, total], [down[i]] * 2, color="white", lw=0.5)
+        ax.plot([across[i]] * 2, [0.0, down[-1]], color="white", lw=0.5)
+    _strip(ax, each, across)
+    for start, end in _runs(each.computed):
+        _box(ax, left, down[start], total, down[end], facecolor="none", edgecolor=PINK, lw=1.2, zorder=5)
+    for name, short in ROW_NAMES.items():
+        rows = [i for i in range(first, n) if each.kinds[i] == name]
+        if rows:
+            ax.text(left - 0.3, (down[rows[0]] + down[rows[-1] + 1]) / 2, short, ha="right", va="center")
+    if first == 0:
+        ax.text(left - 0.3, down[each.prefix] / 2, "x", ha="right", va="center")
+    ax.text(left, -4.5, title, weight="bold", va="top")
+    return float(down[-1])
+
+
+def _strip(ax: Axes, each: Pass, across: np.ndarray) -> None:
+    """The tokens in one row above, with their positions."""
+    low, high = -1.25, -0.25
+    for i, kind in enumerate(each.kinds):
+        hatch = {"hatch": "////", "edgecolor": GREY} if kind == "padding" else {}
+        _box(ax, across[i], low, across[i + 1], high, facecolor=COLOURS[kind], lw=0, **hatch)
         if i >= each.prefix:
-            ax.add_patch(Rectangle((edges[i], strip), 1, 1, facecolor="none", edgecolor="white", lw=0.6))
-            if each.kinds[i] != "padding":
-                middle = edges[i] + 0.5
-                ax.text(middle, strip - 0.25, str(each.positions[i]), ha="center", va="bottom", rotation=90)
+            _box(ax, across[i], low, across[i + 1], high, facecolor="none", edgecolor="white", lw=0.6)
+            if kind != "padding":
+                middle = (across[i] + across[i + 1]) / 2
+                ax.text(middle, low - 0.2, str(each.positions[i]), ha="center", va="bottom", rotation=90)
     real = [i for i in range(each.prefix) if each.kinds[i] != "padding"]
     last = int(each.positions[real].max())
-    ax.text(edges[each.prefix] / 2, strip - 0.25, f"positions 0 … {last}", ha="center", va="bottom")
-    _labels(ax, each, edges)
-    for start, end in _runs(each.computed):
-        ax.add_patch(
-            Rectangle(
-                (0, edges[start]), total, edges[end] - edges[start], facecolor="none", edgecolor=PINK, lw=1.2, zorder=5
-            )
-        )
-    ax.set_xlim(-0.1, total + 0.1)
-    ax.set_ylim(total + 0.1, strip - 2.6)
-    ax.set_aspect("equal")
-    ax.axis("off")
-    return ax
+    ax.text((across[0] + across[each.prefix]) / 2, low - 0.2, f"positions 0 … {last}", ha="center", va="bottom")
 
 
-def _labels(ax: Axes, each: Pass, edges: np.ndarray) -> None:
-    """The block's name beside its rows."""
-    names = {
-        "prior latents": "prior",
-        "posterior latents": "posterior",
-        "injected samples": "injected",
-        "answer y": "y",
-    }
-    for name, short in names.items():
-        rows = [i for i in range(each.prefix, len(each.kinds)) if each.kinds[i] == name]
-        if rows:
-            ax.text(-0.3, (edges[rows[0]] + edges[rows[-1] + 1]) / 2, short, ha="right", va="center")
-    x = "x" if each.here[0] else "x: keys and\nvalues of pass 1"
-    where = edges[each.prefix] / 2
-    if each.here[0]:
-        ax.text(-0.3, where, x, ha="right", va="center")
-    else:
-        ax.text(where, where, x, ha="center", va="center", color=GREY)
-
-
-def _padding(ax: Axes, each: Pass, edges: np.ndarray) -> None:
-    for start, end in _runs(np.array([kind == "padding" for kind in each.kinds])):
-        first = 0.0 if each.here[0] else edges[each.prefix]
-        shape = (edges[start], first), edges[end] - edges[start], edges[-1] - first
-        ax.add_patch(Rectangle(*shape, facecolor="white", edgecolor=GREY, hatch="////", lw=0))
+def _box(ax: Axes, x0: float, y0: float, x1: float, y1: float, **options: Any) -> None:
+    ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **options))
 
 
 def _edges(each: Pass) -> np.ndarray:

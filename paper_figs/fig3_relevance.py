@@ -15,7 +15,7 @@ from amvl_model.data.synthetic import synthetic_question
 from amvl_model.results import Result
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.measure import SETTINGS, SHOWN
-from paper_figs.shipped import shipped
+from paper_figs.shipped import label, shipped
 from paper_figs.sources import Sources
 from paper_figs.style import COLOURS, GREY, MARKERS, page
 
@@ -53,7 +53,7 @@ def _checkpoint(part: SubFigure, result: Result, question: Any, task: str) -> No
     picture = question.images[0]
     ax = part.add_subplot(grid[0, 0])
     ax.imshow(np.asarray(picture))
-    ax.set_title(result.cell.removeprefix("tiny-"))
+    ax.set_title(label(result))
     _bare(ax)
     for j, slot in enumerate(slots):
         ax = part.add_subplot(grid[0, j + 1])
@@ -76,7 +76,7 @@ def _words(ax: Axes, tokens: list[str], values: np.ndarray) -> None:
     limit = float(np.abs(values).max()) or 1.0
     line, column = 0, 0
     for token, value in zip(tokens, values, strict=True):
-        shown = token.replace("\n", "")
+        shown = token.replace("\n", " ")
         if column + len(shown) > LINE:
             line, column = line + 1, 0
         if shown:
@@ -98,7 +98,7 @@ def _words(ax: Axes, tokens: list[str], values: np.ndarray) -> None:
 
 
 def _shares(part: SubFigure, found: list[Result]) -> None:
-    """Relevance through pictures and through words of every slot: mean over the tasks' questions, and each of them."""
+    """Relevance through pictures and through words of every slot: median over the tasks' questions, and each of them."""
     axes = part.subplots(1, len(found), sharey=True)
     for ax, result in zip(np.atleast_1d(axes), found, strict=True):
         slots = result.extra["slots"]
@@ -110,12 +110,13 @@ def _shares(part: SubFigure, found: list[Result]) -> None:
                 pairs[..., kind].ravel(),
                 ls="none", marker=MARKERS[kind], ms=2.2, color=COLOURS[kind], alpha=0.45, mew=0,
             )  # fmt: skip
-            ax.bar(places, pairs[..., kind].mean(0), 0.3, color=COLOURS[kind], alpha=0.55, lw=0, hatch=("", "////")[kind],
-                   edgecolor="white", label=f"through {name}")  # fmt: skip
+            middle, hatch = np.median(pairs[..., kind], axis=0), ("", "////")[kind]
+            ax.bar(places, middle, 0.3, color=COLOURS[kind], alpha=0.55, lw=0, hatch=hatch, edgecolor="white",
+                   label=f"through {name}")  # fmt: skip
         ax.axhline(0, color="black", lw=0.6)
         ax.set_yscale("symlog", linthresh=0.1)
         ax.set_xticks(range(len(slots)), slots)
-        ax.set_title(f"{result.cell.removeprefix('tiny-')}: one question of each of {len(pairs)} tasks")
+        ax.set_title(f"{label(result)}: median and each of {len(pairs)} questions")
     np.atleast_1d(axes)[0].set_ylabel("relevance [nats]")
     np.atleast_1d(axes)[-1].legend(loc="upper right", ncols=2)
     for ax in np.atleast_1d(axes):

@@ -8,7 +8,7 @@ from matplotlib.figure import SubFigure
 
 from amvl_model.results import Result
 from paper_figs.build import Drawn, NothingToDrawError
-from paper_figs.shipped import shipped
+from paper_figs.shipped import label, shipped
 from paper_figs.sources import Sources
 from paper_figs.style import COLOURS, GREY, MARKERS, page
 
@@ -34,7 +34,7 @@ def draw(sources: Sources) -> Drawn:
     found = shipped(sources)
     if not found:
         raise NothingToDrawError
-    figure = page(4.4)
+    figure = page(4.6)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3))
     _matrices(above, found)
     left, right = below.subplots(1, 2, sharey=True)
@@ -43,7 +43,7 @@ def draw(sources: Sources) -> Drawn:
     left.set_title("(b) how far the latents move")
     right.set_title("(c) and the answer")
     left.set_xscale("log")
-    left.legend(loc="lower right")
+    below.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     left.set_yticks(range(len(PERTURBATIONS)), [name for _, name in PERTURBATIONS])
     left.set_ylim(len(PERTURBATIONS) - 0.4, -0.6)
     return Drawn(figure)
@@ -59,20 +59,20 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
             drawn = ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
             for (row, column), value in np.ndenumerate(values):
                 ax.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center",
-                        color="white" if abs(value) > 0.7 else "black")  # fmt: skip
+                        color="white" if abs(value) > 0.55 else "black")  # fmt: skip
             slots = [str(k + 1) for k in range(len(values))]
             ax.set_xticks(range(len(slots)), slots)
             ax.set_yticks(range(len(slots)), slots)
             ax.grid(False)
             ax.set_xlabel("slot")
-            title = f"{result.cell.removeprefix('tiny-')}\n{name}"
+            title = f"{label(result)}\n{name}"
             ax.set_title(f"(a) {title}" if i == j == 0 else title, loc="center" if i or j else "left")
     axes[0].set_ylabel("slot")
     bar = part.colorbar(drawn, ax=axes, pad=0.01, aspect=14)
     bar.set_label("mean cosine [1]")
 
 
-def _shifts(ax: Axes, found: list[Result], figure: str, label: str, scale: float = 1.0) -> Axes:
+def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
     for i, result in enumerate(found):
         for row, (name, _) in enumerate(PERTURBATIONS):
             metric = result.metrics.get(f"perturbed.{name}.{figure}")
@@ -87,11 +87,11 @@ def _shifts(ax: Axes, found: list[Result], figure: str, label: str, scale: float
                 marker=MARKERS[i],
                 ls="none",
                 lw=0.9,
-                label=result.cell.removeprefix("tiny-") if row == 0 else None,
+                label=label(result) if row == 0 else None,
             )
     for row in range(1, len(PERTURBATIONS)):
         ax.axhline(row - 0.5, color="#E5E5E5", lw=0.5)
     ax.axhline(1.5, color=GREY, lw=0.7, ls=(0, (2, 2)))
     ax.grid(False, axis="y")
-    ax.set_xlabel(label)
+    ax.set_xlabel(axis_label)
     return ax

@@ -19,14 +19,17 @@ FLOOR = 1e-4
 
 
 def draw(sources: Sources) -> Drawn:
-    """Colour and line tell gamma, the marker tells beta; bars are 95 % intervals over seeds."""
+    """Colour and line tell gamma, the marker tells beta; bars are 95 % intervals over seeds.
+
+    Leaked information spans decades: its mean is geometric and its interval that of the logarithm.
+    """
     results = sources.study("pareto", PARETO)
     if not results:
         raise NothingToDrawError
     found = cells(results)
     gammas: list[float | None] = [None, *sorted({cell.gamma for cell in found if cell.gamma is not None})]
     betas = sorted({cell.beta for cell in found})
-    figure = page(2.9)
+    figure = page(3.1)
     left, right = figure.subplots(1, 2)
     for i, gamma in enumerate(gammas):
         group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
@@ -50,17 +53,22 @@ def draw(sources: Sources) -> Drawn:
 def _curve(
     ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Sequence[float], shown: dict[str, object]
 ) -> None:
-    points = [(max(cell.mean(LEAK), FLOOR), scale * cell.mean(metric)) for cell in group]
+    points = [(float(np.exp(_logs(cell).mean())), scale * cell.mean(metric)) for cell in group]
     if points:
         ax.plot(*zip(*points, strict=True), lw=0.9, **shown)
     for cell, (x, y) in zip(group, points, strict=True):
-        across, along = np.maximum(interval(cell.values[LEAK]), FLOOR), scale * np.array(interval(cell.values[metric]))
+        across, along = np.exp(interval(_logs(cell))), scale * np.array(interval(cell.values[metric]))
         ax.errorbar(
             x, y,
             xerr=np.abs(across[:, None] - x), yerr=np.abs(along[:, None] - y),
             color=shown["color"], marker=MARKERS[betas.index(cell.beta)], ls="none", elinewidth=0.6, capsize=0, mec="white",
             mew=0.4, ms=5.5,
         )  # fmt: skip
+
+
+def _logs(cell: Cell) -> np.ndarray:
+    """Logarithms of the leaked information of every seed, nats below `FLOOR` taken as that."""
+    return np.log(np.maximum(cell.values[LEAK], FLOOR))
 
 
 def _legend(gammas: Sequence[float | None], betas: Sequence[float]) -> list[Line2D]:

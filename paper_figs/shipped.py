@@ -19,3 +19,8 @@ def shipped(sources: Sources) -> list[Result]:
         if result.extra["weights_sha256"] != weights_hash(name):
             sources.lacks(f"results/{STUDY}/{name} of the weights that are shipped now", f"{COMMAND} --overwrite")
     return [found[name] for name in CHECKPOINTS if name in found]
+
+
+def label(result: Result) -> str:
+    """A checkpoint's name in figures."""
+    return {"tiny-amvl": "AMVL", "tiny-forward-only": "forward-only"}.get(result.cell, result.cell)

@@ -18,7 +18,7 @@ from paper_figs.style import PAGE, SMALLEST
 
 NOT_RUN = "not run"
 NO_VALUE = "–"
-_ROW, _PAD, _MARGIN = 0.155, 0.16, 0.05  # inches
+_ROW, _PAD, _MARGIN = 0.155, 0.14, 0.05  # inches
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ class Table:
         spare = width - 2 * _MARGIN - sum(widths)
         gap = max(spare, 0.0) / max(len(widths) - 1, 1)
         gap = min(gap, 0.35)
-        lefts = _MARGIN + np.concatenate([[0.0], np.cumsum(np.array(widths[:-1]) + gap)])
-        rights = lefts + np.array(widths)
+        starts = _MARGIN + np.concatenate([[0.0], np.cumsum(np.array(widths[:-1]) + gap)])
+        rights = starts + np.array(widths)
+        lefts = starts + [0.0 if i == 0 else _PAD for i in range(len(widths))]
         total = float(rights[-1] + _MARGIN)
         notes = [line for note in self.notes for line in wrapped(note, total - 2 * _MARGIN)]
         title = wrapped(self.title, total - 2 * _MARGIN, bold=True)
@@ -166,15 +167,13 @@ class Table:
         widths = []
         for i, column in enumerate(self.columns):
             texts = [*column.name.split("\n"), *(row[i] for row in self.rows)]
-            widths.append(max(text_width(text) for text in texts))
+            widths.append(max(text_width(text) for text in texts) + (_PAD if column.left and i else 0.0))
         for name, first, number in self.groups:
             short = text_width(name, bold=True) - sum(widths[first : first + number]) - 0.1 * (number - 1)
             if name and short > 0:
                 for i in range(first, first + number):
                     widths[i] += short / number
-        padded = [w + _PAD for w in widths]
-        padded[-1] -= _PAD
-        return padded
+        return [w + _PAD for w in widths]
 
 
 def text_width(text: str, *, bold: bool = False) -> float:
