@@ -5,7 +5,7 @@ from __future__ import annotations
 from paper_figs.build import Drawn
 from paper_figs.ours import BENCHMARKS
 from paper_figs.sources import Sources
-from paper_figs.tables import NO_VALUE, NOT_RUN, Column, Table, over_seeds
+from paper_figs.tables import NO_VALUE, NOT_RUN, Column, Table, over_questions
 
 TITLE = "perception: V* and HRBench"
 SETS = {
@@ -23,7 +23,7 @@ def draw(sources: Sources) -> Drawn:
     own = {}
     for name, (_, _, metric) in SETS.items():
         found = sources.study("benchmarks", BENCHMARKS.format(name=name), cells=(name,))
-        own[name] = over_seeds(found, metric, scale=100.0) if found else NOT_RUN
+        own[name] = over_questions(found, metric) if found else NOT_RUN
     rows = [
         [
             row["model"],

@@ -8,7 +8,7 @@ from amvl_model.results import Result
 from paper_figs.build import Drawn
 from paper_figs.ours import BENCHMARKS, RUNNER, SYNTHETIC, setting
 from paper_figs.sources import Sources
-from paper_figs.tables import NO_VALUE, NOT_RUN, Column, Table, over_seeds, seeds_of
+from paper_figs.tables import NO_VALUE, NOT_RUN, Column, Table, over_questions, over_seeds, seeds_of
 
 TITLE = "sampling temperature and the out-of-distribution set"
 STUDY = "temperature"
@@ -29,9 +29,7 @@ def draw(sources: Sources) -> Drawn:
     rows = []
     for name in names:
         said = reported.get(name, NO_VALUE)
-        puzzles = (
-            over_seeds(real, "likelihood: mean over questions", scale=100.0) if real and name == "default" else NOT_RUN
-        )
+        puzzles = over_questions(real, "likelihood: mean over questions") if real and name == "default" else NOT_RUN
         for label, group in (ours.get(name) or {NO_VALUE: []}).items():
             rows.append([name, label, said, puzzles, _of(group, IN), _of(group, OUT), seeds_of(group)])
             said = puzzles = NO_VALUE

@@ -19,6 +19,7 @@ from paper_figs.style import PAGE, SMALLEST
 NOT_RUN = "not run"
 NO_VALUE = "–"
 _ROW, _PAD, _MARGIN = 0.155, 0.14, 0.05  # inches
+_FINE = 720  # dots per inch at which texts are measured: at few, widths are rounded to whole dots a letter
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ def text_width(text: str, *, bold: bool = False) -> float:
     """Of one line in the smallest size, inches."""
     from matplotlib.font_manager import FontProperties
 
-    renderer = FigureCanvasAgg(Figure(dpi=72)).get_renderer()
+    renderer = FigureCanvasAgg(Figure(dpi=_FINE)).get_renderer()
     size = FontProperties(family="DejaVu Sans", size=SMALLEST, weight="bold" if bold else "normal")
-    return float(renderer.get_text_width_height_descent(text or " ", size, ismath=False)[0]) * 1.01 / 72
+    return float(renderer.get_text_width_height_descent(text or " ", size, ismath=False)[0]) * 1.01 / _FINE
 
 
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
@@ -207,6 +208,17 @@ def over_seeds(results: Sequence[Result], metric: str, *, scale: float = 1.0, di
         return mean
     low, high = interval(values)
     return f"{mean} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def over_questions(results: Sequence[Result], metric: str, *, scale: float = 100.0, digits: int = 1) -> str:
+    """The one result's figure with its own interval, "mean [low, high]"; that over seeds where there are several results."""
+    if len(results) != 1 or metric not in results[0].metrics:
+        return over_seeds([r for r in results if metric in r.metrics], metric, scale=scale, digits=digits)
+    found = results[0].metrics[metric]
+    if found.value is None or found.low is None or found.high is None:
+        return over_seeds(results, metric, scale=scale, digits=digits)
+    mean, low, high = (_number(scale * value, digits) for value in (found.value, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def seeds_of(results: Sequence[Result]) -> str:

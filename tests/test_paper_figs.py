@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from amvl_model.results import Result
+from amvl_model.results import Metric, Result
 from paper_figs import build, style
 from paper_figs.__main__ import main
 from paper_figs.measure import CHECKPOINTS
 from paper_figs.ours import LEAKAGE, PARETO
 from paper_figs.sources import REPORTED, Missing, Sources
-from paper_figs.tables import NOT_RUN, Column, Table, over_seeds, seeds_of
+from paper_figs.tables import NOT_RUN, Column, Table, over_questions, over_seeds, seeds_of
 from tests.paper_results import COMMIT, synthetic_results, trained, write
 
 COMMITS: dict[str, str | None] = {}
@@ -212,8 +213,6 @@ def test_unknown_reported_tables_are_refused() -> None:
 
 
 def run_of(seed: int, value: float | None) -> Result:
-    from amvl_model.results import Metric
-
     return Result(
         study="s", cell="c", seed=seed, config={}, metrics={"a": Metric(value, "1")}, wall_seconds=None, device="cpu",
         commit=COMMIT, dirty=False, versions={}, created="",
@@ -225,6 +224,13 @@ def test_an_interval_over_seeds_is_students() -> None:
     low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
     text = over_seeds([run_of(i, v) for i, v in enumerate(values)], "a", scale=100.0)
     assert text == f"{100 * np.mean(values):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def test_one_benchmark_result_shows_its_own_interval_over_questions() -> None:
+    found = replace(run_of(0, 0.5), metrics={"a": Metric(0.5, "fraction", 0.45, 0.55, 100)})
+    assert over_questions([found], "a") == "50.0 [45.0, 55.0]"
+    assert over_questions([run_of(0, 0.5)], "a") == "50.0"
+    assert over_questions([run_of(0, 0.5)], "b") == "–"
 
 
 def test_one_seed_has_no_interval_and_a_missing_value_is_no_zero() -> None:
