@@ -123,7 +123,7 @@ def _bistable(ax: Axes, sources: Sources) -> None:
     ax.plot(*found[still, :2].T, color=COLOURS[0], marker="o", ms=1.8, ls="none", label="dual KL")
     ax.plot(*found[~still, :2].T, color=COLOURS[5], marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
     ax.set_xscale("log")
-    ax.set_ylim(0, 4.9)
+    ax.set_ylim(0, 3.6)
     ax.set_xlabel("γ [1]")
     ax.set_ylabel("contamination c [latent]")
     ax.set_title("(d) T5: two equilibria")
@@ -136,14 +136,14 @@ def _hysteresis(ax: Axes, sources: Sources) -> None:
     ratio = np.linspace(0.5, 1.3, 33)
     for i, branch in enumerate(("leaking", "collapsed")):
         solved = per_answer_equilibrium(forces, 1.0, ratio * top, chance, branch=branch)  # type: ignore[arg-type]
-        ax.plot(ratio, solved.second_moment, label=f"from a {branch} start", **look(i))
+        ax.plot(ratio, solved.second_moment, label=f"{branch} start", **look(i))
     sources.compute(per_answer_equilibrium, forces=forces, probabilities=chance, curvature=1.0, gamma=ratio * top)
-    ax.axvline(1.0, color=GREY, lw=0.7, ls=LINES[4])
+    ax.axvline(1.0, ymax=0.7, color=GREY, lw=0.7, ls=LINES[4])
     ax.set_ylim(-0.01, None)
     ax.set_xlabel("γ / γ$_c$ [1]")
     ax.set_ylabel("leaked variance V [latent²]")
     ax.set_title("(e) T6: force kurtosis 5")
-    ax.legend(loc="lower left")
+    ax.legend(loc="upper right")
 
 
 def _unstable(ax: Axes, sources: Sources) -> None:

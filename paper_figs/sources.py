@@ -107,13 +107,13 @@ class Sources:
             self.lacks(f"{len(undone)} of {len(wanted)} runs of results/{name} ({some})", command)
 
     def json(self, relative: str, command: str) -> Any | None:
-        """A JSON file below the results, or None where it is not there."""
+        """A JSON file below the results, or None where it is not there; commit and seed from the run's files beside it."""
         path = self.results / relative
         if not path.is_file():
             self.lacks(f"results/{relative}", command)
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
-        self.files[path] = {"kind": "result", "made_by": command}
+        self.files[path] = {"kind": "result", "made_by": command, **_run(path.parent)}
         return record
 
     def file(self, path: Path, **known: Any) -> Path:
@@ -149,6 +149,18 @@ class Sources:
             "run_dirty": result.dirty,
             "device": result.device,
         }
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """Commit and seed of a run of the main job, as far as its files say."""
+    known: dict[str, Any] = {}
+    environment, config = folder / "environment.json", folder / "config.json"
+    if environment.is_file():
+        said = json.loads(environment.read_text(encoding="utf-8"))
+        known |= {"run_commit": said.get("commit"), "run_dirty": said.get("dirty")}
+    if config.is_file():
+        known["seed"] = json.loads(config.read_text(encoding="utf-8"))["train"]["seed"]
+    return known
 
 
 def sha256(path: Path) -> str:
