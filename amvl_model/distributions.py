@@ -98,11 +98,15 @@ class GaussianHead(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(hidden_size))
         self.linear = nn.Linear(hidden_size, 2 * latent_dim)
 
-    def forward(self, hidden: Tensor) -> DiagonalGaussian:
+    def __call__(self, hidden: Tensor) -> DiagonalGaussian:  # type: ignore[override]
+        return DiagonalGaussian(*super().__call__(hidden))
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std, as tensors: the hooks of ZeRO-3 do not look into a `DiagonalGaussian`."""
         with torch.autocast(hidden.device.type, enabled=False):
             dtype = torch.promote_types(hidden.dtype, self.linear.weight.dtype)
             dtype = torch.promote_types(dtype, torch.float32)
             x = F.rms_norm(hidden.to(dtype), hidden.shape[-1:], self.norm_weight.to(dtype), self.eps)
             out = F.linear(x, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
             mean, raw = out.split(self.latent_dim, dim=-1)
-            return DiagonalGaussian(mean, LOG_STD_BOUND * torch.tanh(raw / LOG_STD_BOUND))
+            return mean, LOG_STD_BOUND * torch.tanh(raw / LOG_STD_BOUND)

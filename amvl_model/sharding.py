@@ -100,7 +100,10 @@ def whole_state(trainer: Any) -> dict[str, Any]:
     from torch.distributed.tensor import DTensor
 
     if trainer.is_deepspeed_enabled:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
         gathered: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.deepspeed)
+        unset_hf_deepspeed_config()  # models that are built from here on are whole
         return gathered
     whole = {}
     for name, value in trainer.model.state_dict().items():  # one weight after the other is whole on a GPU
