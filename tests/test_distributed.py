@@ -29,7 +29,7 @@ from tests.test_trainer import config
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = str(ROOT / "tests" / "distributed_worker.py")
-LIMIT = 600.0
+LIMIT = 110.0
 """Seconds; a run takes ten to twenty on an idle core."""
 
 
