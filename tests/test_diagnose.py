@@ -208,3 +208,13 @@ def test_a_run_is_known_from_its_configuration_beside_the_checkpoint(tmp_path: P
     assert found is not None
     assert found.objective.name == "amvl"
     assert run_config(tmp_path) is None
+
+
+def test_a_weight_that_the_objective_does_not_use_is_a_dash() -> None:
+    from amvl_model.diagnostics.report import _objective_cells
+
+    weights = {"beta": 0.003, "gamma": 0.001}
+    assert _objective_cells({"name": "amvl", **weights}) == ("amvl", "0.003", "0.001")
+    assert _objective_cells({"name": "ntp+fwd", **weights}) == ("ntp+fwd", "0.003", "-")
+    assert _objective_cells({"name": "ntp+rev", **weights}) == ("ntp+rev", "-", "0.001")
+    assert _objective_cells(None) == ("-", "-", "-")

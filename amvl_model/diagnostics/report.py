@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from amvl_model.config import ObjectiveConfig
 from amvl_model.diagnosis import Diagnosed
 from amvl_model.diagnostics.report_figures import panels_figure, similarity_figure
 from amvl_model.diagnostics.report_rows import rows
@@ -26,7 +27,8 @@ table { border-collapse: collapse; font-size: 13px } th, td { padding: 2px 10px;
 td { border-bottom: 1px solid #eee }
 th:first-child, td:first-child { text-align: left }
 .said { background: #f3f6fa; padding: .5em 1em; border-left: 4px solid #0072B2 }
-.refused { background: #fdf3e7; border-left-color: #E69F00 } summary { cursor: pointer } code { font-size: 13px }
+.refused { background: #fdf3e7; border-left-color: #E69F00 } summary { cursor: pointer }
+details { overflow-x: auto } code { font-size: 13px }
 """
 
 
@@ -117,10 +119,7 @@ def _head(record: Mapping[str, Any]) -> str:
     columns = "".join(
         "<tr><td>{}</td>{}</tr>".format(
             html.escape(name),
-            "".join(
-                f"<td>{'-' if each['objective'] is None else html.escape(str(each['objective'].get(key, '-')))}</td>"
-                for key in ("name", "beta", "gamma")
-            ),
+            "".join(f"<td>{html.escape(text)}</td>" for text in _objective_cells(each["objective"])),
         )
         for name, each in record["checkpoints"].items()
     )
@@ -129,6 +128,18 @@ def _head(record: Mapping[str, Any]) -> str:
         "otherwise; the intervals say nothing of training seeds.</p>"
         f"<table><tr><th>checkpoint</th><th>objective</th><th>beta</th><th>gamma</th></tr>{columns}</table>"
     )
+
+
+def _objective_cells(objective: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Name, beta and gamma of an objective; "-" for a weight that it does not use."""
+    if objective is None:
+        return "-", "-", "-"
+    name = objective["name"]
+    used = ObjectiveConfig(name=name, beta=1.0, gamma=1.0).weights(1.0)
+    beta, gamma = (
+        str(objective[key]) if weight > 0 else "-" for key, weight in zip(("beta", "gamma"), used, strict=True)
+    )
+    return name, beta, gamma
 
 
 def _in_short(checkpoints: Mapping[str, Any]) -> str:
@@ -149,7 +160,7 @@ def _section(name: str, checkpoints: Mapping[str, Any], pictures: Sequence[tuple
     ]
     figure = panels_figure(data, PANELS.get(name, ()))
     if figure is not None:
-        parts.append(_image(figure, f"{TITLES[name]}: mean and interval"))
+        parts.append(_image(figure, "Means with their intervals"))
     if name == "stability" and (similarity := similarity_figure(data)) is not None:
         parts.append(_image(similarity, "Cosine similarity between slots"))
     parts += [_image(each, caption) for caption, each in pictures]

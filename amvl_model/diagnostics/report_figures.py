@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from amvl_model.diagnostics.report_rows import at, is_interval
 
@@ -87,6 +87,8 @@ def draw_intervals(
     ax.set_ylim(len(labels) - 0.4, -0.6)
     if panel.log:
         _logarithmic(ax)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 2.5, 5, 10)))
     if panel.zero:
         ax.axvline(0, color="#888888", lw=0.8, zorder=0)
     ax.set_xlabel(panel.unit)
