@@ -12,6 +12,7 @@ that the rung before it leaves out, so that it shows where theory and model part
     free          the real decoder, a free posterior a question and option                     diagnostics/free_posterior.py
     head 300      a fresh posterior head trained alone as long as the run, all else held        head.py
     head KL only  the same without the answer loss: random weights' answer information, undone by gamma alone
+    head untrained  a fresh head before its first step: what random weights reveal of the answer
     head +S       the checkpoint's own head trained on alone for S more steps
     trained       the checkpoint that was trained at that gamma                                ladder.py
 

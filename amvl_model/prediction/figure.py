@@ -22,8 +22,13 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "softmax letter": ("#009E73", ":", "+"),
     "free": ("#D55E00", "-", "D"),
 }
-HEADS = (("#E69F00", "-", "o"), ("#E69F00", "--", "h"), ("#E69F00", ":", "8"))
-_HEAD_LABELS = {"head KL only": "KL only, 300 steps", "head 300": "300 steps", "head +1800": "1800 steps more"}
+HEADS = (("#E69F00", ":", ""), ("#E69F00", "--", "h"), ("#E69F00", "-", "o"), ("#E69F00", "-.", "*"))
+_HEAD_LABELS = {
+    "head untrained": "untrained",
+    "head KL only": "KL only, 300 steps",
+    "head 300": "300 steps",
+    "head +1800": "1800 steps more",
+}
 TITLES = {"leak": "leaked information", "spread": "spread of the options' posterior means"}
 
 

@@ -251,6 +251,9 @@ def _heads(
         tasks=plan.tasks, split="train", seed=seed, size=plan.head_questions, label_noise=plan.train_noise
     )
     data: EncodedSet = encode_set(model, processor, training, progress=False)
+    with retrained_head(model, data, 0.0, HeadTraining(steps=0, seed=seed)):
+        untrained = checkpoint_posteriors(model, processor, questions)
+    rungs["head untrained"] = dict.fromkeys(plan.gammas, untrained)
     for name in plan.heads:
         how = head_training(name, seed)
         rung: Rung = {}
