@@ -192,7 +192,7 @@ def simple() -> Callable[..., Any]:
     cls = get_model("amvl", force_simple=True)
 
     def make(**arguments: Any) -> Any:
-        return cls.create_from_arg_string(f"pretrained={TINY}", {"device": "cpu", **arguments})
+        return cls.create_from_arg_string("", {"pretrained": TINY, "device": "cpu", **arguments})
 
     return make
 
