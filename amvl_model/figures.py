@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Ellipse
 
 from amvl_model.data.schema import VisualQuestion, option_letter
@@ -80,13 +81,21 @@ def _projected(plane: np.ndarray, std: np.ndarray) -> np.ndarray:
     return (plane * std**2) @ plane.T
 
 
-def _ellipse(centre: np.ndarray, covariance: np.ndarray, colour: str, *, width: float = 1.3, fill: bool = False) -> Ellipse:
+def _ellipse(
+    centre: np.ndarray, covariance: np.ndarray, colour: str, *, width: float = 1.3, fill: bool = False
+) -> Ellipse:
     values, vectors = np.linalg.eigh(covariance)
     angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
     sizes = 2 * np.sqrt(np.maximum(values, 0))
     face = {"facecolor": "#DDDDDD", "alpha": 0.6} if fill else {"facecolor": "none"}
     return Ellipse(
-        (float(centre[0]), float(centre[1])), float(sizes[1]), float(sizes[0]), angle=angle, edgecolor=colour, lw=width, **face
+        (float(centre[0]), float(centre[1])),
+        float(sizes[1]),
+        float(sizes[0]),
+        angle=angle,
+        edgecolor=colour,
+        lw=width,
+        **face,
     )
 
 
@@ -100,7 +109,8 @@ def draw_question(figure: Any, question: VisualQuestion) -> None:
         if len(question.images) > 1:
             ax.set_xlabel(f"image {number}")
     options = "   ".join(
-        f"{option_letter(i)} {choice}{' [right]' if i == question.answer else ''}" for i, choice in enumerate(question.choices)
+        f"{option_letter(i)} {choice}{' [right]' if i == question.answer else ''}"
+        for i, choice in enumerate(question.choices)
     )
     figure.suptitle(f"{question.question}\n{options}", fontsize=10)
 
@@ -112,7 +122,8 @@ def quick_figure(question: VisualQuestion, panels: Sequence[Mapping[str, Any]]) 
         question: the question.
         panels: per checkpoint ``title``, ``prior`` and ``posteriors`` as `draw_posteriors` takes them.
     """
-    figure = Figure(figsize=(5.2 * len(panels), 8.2), layout="constrained")
+    clear = ConstrainedLayoutEngine(h_pad=0.12)  # inches; keeps the legend off the axis labels
+    figure = Figure(figsize=(5.2 * len(panels), 8.4), layout=clear)
     parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
     top, bottom = parts
     draw_question(top, question)
