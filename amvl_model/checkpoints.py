@@ -75,7 +75,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); the checkpoint is half written, use an earlier one") from error
+        raise ValueError(
+            f"{file} is not valid JSON ({error}); the checkpoint is half written, use an earlier one"
+        ) from error
 
 
 def _check_weights(folder: Path) -> None:

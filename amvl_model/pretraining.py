@@ -112,7 +112,11 @@ def text_corpus(per_task: int = 200) -> list[str]:
 def _groups() -> list[list[str]]:
     """Tasks with about equally many pictures, which are padded together: one, two, three and more."""
     counts = {task: len(synthetic_question(task, split="train", seed=0, index=0).images) for task in TASKS}
-    return [[t for t in TASKS if counts[t] == 1], [t for t in TASKS if counts[t] == 2], [t for t in TASKS if counts[t] > 2]]
+    return [
+        [t for t in TASKS if counts[t] == 1],
+        [t for t in TASKS if counts[t] == 2],
+        [t for t in TASKS if counts[t] > 2],
+    ]
 
 
 def collate_fast(
@@ -161,7 +165,9 @@ def patchify(images: Tensor, processor: AMVLProcessor) -> tuple[Tensor, Tensor]:
     """(I, H, W, 3) bytes -> the ``pixel_values`` and ``image_grid_thw`` that the image processor would give."""
     settings = processor.image_processor
     p, m, t = settings.patch_size, settings.merge_size, settings.temporal_patch_size
-    mean, std = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (settings.image_mean, settings.image_std))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (settings.image_mean, settings.image_std)
+    )
     x = (images.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
     count, _, height, width = x.shape
     x = x.view(count, 3, height // (p * m), m, p, width // (p * m), m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
@@ -234,7 +240,13 @@ def answer_logits(model: Any, processor: AMVLProcessor, batch: dict[str, Tensor]
 
 @torch.no_grad()
 def letter_accuracy(
-    model: Any, processor: AMVLProcessor, *, split: str, size: int, seed: int = 0, difficulty: float = DEFAULT_DIFFICULTY
+    model: Any,
+    processor: AMVLProcessor,
+    *,
+    split: str,
+    size: int,
+    seed: int = 0,
+    difficulty: float = DEFAULT_DIFFICULTY,
 ) -> dict[str, float]:
     """Share of right letters per task among the letters of the question's own options (teacher-forced first token)."""
     model.eval()
@@ -413,4 +425,6 @@ def finish(model: Any, processor: AMVLProcessor, config: PretrainConfig, folder:
     }
     (folder / "accuracy.json").write_text(json.dumps(report, indent=2) + "\n")
     (folder / "recipe.json").write_text(json.dumps(recipe(config), indent=2) + "\n")
-    print(f"mean accuracy over {len(TASKS)} tasks on {test_size} held-out questions each: {report['mean_accuracy']:.3f}")
+    print(
+        f"mean accuracy over {len(TASKS)} tasks on {test_size} held-out questions each: {report['mean_accuracy']:.3f}"
+    )

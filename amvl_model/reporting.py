@@ -47,7 +47,10 @@ def lookup(measured: Measured, path: str) -> Any | None:
 def table(measured: Mapping[str, Measured]) -> str:
     """One column per model, one row per figure with its 95 % interval; "-" where a model has no such figure."""
     names = list(measured)
-    rows = [[label, *(_cell(lookup(measured[name], path), scale, form) for name in names)] for label, path, scale, form in _ROWS]
+    rows = [
+        [label, *(_cell(lookup(measured[name], path), scale, form) for name in names)]
+        for label, path, scale, form in _ROWS
+    ]
     rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
     widths = [max(len(row[i]) for row in (["", *names], *rows)) for i in range(len(names) + 1)]
     lines = [
@@ -127,7 +130,8 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
     leakage.set_title("what the posterior reveals")
     leakage.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
     bars = {
-        name: _columns(measured[name], [f"interventions.conditions.{c}.accuracy" for c in CONDITIONS], 100) for name in latent
+        name: _columns(measured[name], [f"interventions.conditions.{c}.accuracy" for c in CONDITIONS], 100)
+        for name in latent
     }
     draw_bars(effect, [c.replace("_", " ") for c in CONDITIONS], bars, "accuracy [%]")
     effect.set_title("held-out accuracy with other latents")
