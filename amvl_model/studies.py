@@ -85,7 +85,7 @@ STUDIES = {
         Study(
             name="leakage",
             purpose="the checkpoints that the theory is held against: gamma, label noise and the eight objectives",
-            common=_EASY | {"objective.beta": 0.001, "train.precision": "bf16"},
+            common={**_EASY, "objective.beta": 0.001, "train.precision": "bf16"},
             cells=_leakage_cells(),
         ),
     )

@@ -67,7 +67,7 @@ def letter_rung(references: Sequence[Reference], half: NDArray[np.int64], gammas
         half: (n,) 0 or 1, which half a question is in.
         references, gammas: the questions and the weights.
     """
-    averages = [letter_averages([references[i] for i in np.flatnonzero(half == part)]) for part in (0, 1)]
+    averages = [letter_averages([references[i] for i in np.flatnonzero(half == part).tolist()]) for part in (0, 1)]
     found: Rung = {}
     for gamma in gammas:
         solved = [{task: _settled(_held_average, each, gamma) for task, each in part.items()} for part in averages]
@@ -105,7 +105,7 @@ def softmax_letter_rung(
     """softmax letter: one posterior a letter and task, the loss averaged over the other half's questions with p(a|x)."""
     solved: list[dict[float, dict[str, Posteriors | None]]] = []
     for part in (0, 1):
-        members = [references[i] for i in np.flatnonzero(half == part)]
+        members = [references[i] for i in np.flatnonzero(half == part).tolist()]
         by_gamma: dict[float, dict[str, Posteriors | None]] = {gamma: {} for gamma in gammas}
         for task in dict.fromkeys(r.task for r in members):
             group = [r for r in members if r.task == task]
