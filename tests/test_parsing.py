@@ -499,6 +499,6 @@ def test_a_reply_that_is_no_string_is_an_error() -> None:
     "unit", ["a ", "The answer is ", "(A) ", "not ", "<answer>", "\\boxed{", "<think>", "1. ", "\n", "?", "answer to "]
 )
 def test_long_degenerate_replies_are_read_in_bounded_time(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_choice(unit * (4096 // len(unit)), LETTERS) in (None, 0)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
