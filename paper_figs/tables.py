@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from amvl_model.pareto import interval
 from amvl_model.results import Result
@@ -177,13 +179,17 @@ class Table:
         return [w + _PAD for w in widths]
 
 
+@lru_cache(maxsize=4096)
 def text_width(text: str, *, bold: bool = False) -> float:
     """Of one line in the smallest size, inches."""
-    from matplotlib.font_manager import FontProperties
-
-    renderer = FigureCanvasAgg(Figure(dpi=_FINE)).get_renderer()
     size = FontProperties(family="DejaVu Sans", size=SMALLEST, weight="bold" if bold else "normal")
-    return float(renderer.get_text_width_height_descent(text or " ", size, ismath=False)[0]) * 1.01 / _FINE
+    return float(_ruler().get_text_width_height_descent(text or " ", size, ismath=False)[0]) * 1.01 / _FINE
+
+
+@lru_cache(maxsize=1)
+def _ruler() -> RendererAgg:
+    """Measures texts, on a canvas of a few dots."""
+    return RendererAgg(8, 8, _FINE)
 
 
 def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
