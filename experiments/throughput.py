@@ -5,6 +5,7 @@
     python experiments/throughput.py --sizes 300m --only memory       # peak memory on the CPU
     python experiments/throughput.py --device cuda --dtype bfloat16 --sizes 300m 3b 7b --profile
     python experiments/throughput.py --check                          # gradients against the three-pass reference, float64
+    python experiments/throughput.py --report                         # everything measured so far, in one table
     python experiments/throughput.py --memory-table                   # what fits on 24, 48, 80, 141 GB, computed
 
 Every cell runs in a process of its own, on random weights, and writes results/throughput/<cell>/seed0.json. Finished cells are
@@ -16,14 +17,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from amvl_model.throughput.grid import METHODS, SIZES, Cell, training_cells
+
+if TYPE_CHECKING:
+    from amvl_model.results import Result
 
 KINDS = ("train", "memory", "infer", "sharded", "gradients")
 
@@ -49,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--only", nargs="+", choices=KINDS, help="kinds of cells (default: all)")
     result.add_argument("--check", action="store_true", help="the same as --only gradients")
     result.add_argument("--quick", action="store_true", help="tiny model, short sequences, two rounds")
+    result.add_argument("--report", action="store_true", help="measure nothing: table and picture of what is in --out")
     result.add_argument("--memory-table", action="store_true", help="print what fits where, computed, and stop")
     result.add_argument("--profile", action="store_true", help="also say what one step of every method is spent on")
     result.add_argument("--overwrite", action="store_true", help="measure finished cells again")
@@ -129,6 +135,11 @@ def main(given: list[str] | None = None) -> int:
 
         print(memory_table(arguments.out, batch=arguments.batch))
         return 0
+    if arguments.report:
+        from amvl_model.results import read_study
+        from amvl_model.throughput.runner import STUDY
+
+        return report(read_study(arguments.out / STUDY), arguments)
     if arguments.device is None:
         import torch
 
@@ -142,11 +153,18 @@ def main(given: list[str] | None = None) -> int:
 
 def measure(arguments: argparse.Namespace) -> int:
     """Run the cells, print the report, draw the picture."""
-    from amvl_model.throughput.report import figure, profiles, table, verdicts
-    from amvl_model.throughput.runner import STUDY, run_cells
+    from amvl_model.throughput.runner import run_cells
 
     results = run_cells(cells_of(arguments), arguments.out, overwrite=arguments.overwrite)
     print(f"\nbatch {arguments.batch}, {arguments.device}, {arguments.dtype}, {arguments.optimizer}")
+    return report(results, arguments)
+
+
+def report(results: Sequence[Result], arguments: argparse.Namespace) -> int:
+    """Print table and verdicts, draw the picture; 1 if a requirement is not met."""
+    from amvl_model.throughput.report import figure, profiles, table, verdicts
+    from amvl_model.throughput.runner import STUDY
+
     print(table(results) + "\n")
     if arguments.profile:
         print(profiles(results) + "\n")

@@ -347,6 +347,17 @@ def test_the_script_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[st
     assert "--latents: expected numbers of at least 1, received 0" in capsys.readouterr().err
 
 
+def test_a_report_of_what_is_there_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results_of(grid_cells(), tmp_path, monkeypatch)
+    monkeypatch.setattr(runner, "measure", lambda cell: pytest.fail("measured"))
+    assert script().main(["--report", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("two-pass") >= len(grid_cells()) and "step time at most r + 0.03" in said
+    assert (tmp_path / "throughput" / "throughput.png").is_file()
+
+
 def test_every_kind_of_cell_is_asked_for_by_default_and_check_asks_for_gradients_alone() -> None:
     module = script()
     arguments = module.parser().parse_args(["--device", "cpu", "--dtype", "float32"])

@@ -54,6 +54,7 @@ def table(results: Sequence[Result]) -> str:
     """The terminal's table: one line a training cell and method, then the other kinds."""
     heading = (
         "size",
+        "batch",
         "N",
         "|y|",
         "k",
@@ -73,6 +74,7 @@ def table(results: Sequence[Result]) -> str:
         c = result.config
         start = (
             c["size"],
+            str(c["batch"]),
             str(c["length"]),
             str(c["answer"]),
             str(c["latents"]),
