@@ -90,14 +90,14 @@ def test_with_the_prior_held_mean_and_width_solve_their_equations() -> None:
 
     found = held_prior(np.array([[force]]), np.array([[h]]), gamma)
     s2 = brentq(imbalance, 1e-6, 10.0)
-    assert found.widths[0, 0] ** 2 == pytest.approx(s2, rel=1e-6)
-    assert found.shifts[0, 0] == pytest.approx(force / (h + gamma / s2), rel=1e-6)
+    assert found.widths[0, 0] ** 2 == pytest.approx(s2, rel=1e-4)
+    assert found.shifts[0, 0] == pytest.approx(force / (h + gamma / s2), rel=1e-4)
     forces, curvature, _ = instance(2)
     dense = held_prior(forces, curvature, gamma)
     for delta, s in zip(dense.shifts, dense.widths, strict=True):
         g = forces[np.flatnonzero((dense.shifts == delta).all(1))[0]]
-        np.testing.assert_allclose(curvature @ delta + gamma * delta / s**2, g, atol=1e-6)
-        np.testing.assert_allclose(np.diag(curvature) * s**4 + gamma * s**2, gamma * (1 + delta**2), rtol=1e-5)
+        np.testing.assert_allclose(curvature @ delta + gamma * delta / s**2, g, atol=1e-4)
+        np.testing.assert_allclose(np.diag(curvature) * s**4 + gamma * s**2, gamma * (1 + delta**2), rtol=1e-4)
 
 
 @pytest.mark.parametrize("gamma", [0.05, 0.5])

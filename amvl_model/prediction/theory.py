@@ -39,7 +39,7 @@ from amvl_model.prediction.reference import Reference
 Array = NDArray[np.float64]
 
 SWEEPS = 2000
-TOLERANCE = 1e-8
+TOLERANCE = 1e-6
 """Relative change of the widths in one sweep at which the iteration ends."""
 RUNAWAY = 1e12
 """Variance, in units of the prior's, beyond which a posterior is taken to have no rest point."""
