@@ -20,7 +20,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
-MACHINE_PATH = re.compile(r"(?:/home/|/root/|/Users/|/work/|/tmp/|/usr/|/opt/|site-packages)[\w./-]*")
+MACHINE_PATH = re.compile(r"(?:/(?:home|root|Users|work|tmp|usr|opt)/|site-packages)[\w./-]*")
 
 
 def execute(source: Path, *, timeout: float = 600, told: Callable[[str], None] | None = None) -> Any:
