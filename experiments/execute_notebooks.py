@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             book = execute(source, timeout=asked.timeout)
         except Exception as error:  # a cell's own error of whatever kind; the other notebooks still run
-            print(f"{source.name}: {error}", file=sys.stderr)
+            print(f"{source.name}: {type(error).__name__}: {error}", file=sys.stderr)
             failed += 1
             continue
         if found := machine_paths(book):
