@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -316,6 +317,15 @@ class AMVLTrainer(Trainer):
         )
         self.optimizer = created
         return created
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's loader, whose sampler hears of the epoch also when the loader skips the batches of a resumed run:
+        accelerate (1.15) looks for a sampler two wrappers deep, and several processes that skip batches have three."""
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if isinstance(shard, BatchSamplerShard):
+            shard.sampler = shard.batch_sampler.sampler
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset

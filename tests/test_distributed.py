@@ -135,6 +135,17 @@ def test_a_run_whose_process_was_killed_resumes_to_the_uninterrupted_weights(sha
 
 
 @pytest.mark.slow
+def test_a_run_killed_in_its_second_epoch_sees_the_questions_that_were_left(tmp_path: Path) -> None:
+    """Three steps an epoch: the checkpoint of step 4 lies within the second, whose order is not the first's."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run("train", "none", str(whole), "6", "--batch", "2", processes=2)
+    run("train", "none", str(cut), "6", "--batch", "2", "--die-after", "5", processes=2, fails=True)
+    run("train", "none", str(cut), "6", "--batch", "2", "--resume", processes=2)
+    expected, found = state(whole), state(cut)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.slow
 def test_gradient_checkpointing_under_fsdp2_changes_nothing(sharded: Path, tmp_path: Path) -> None:
     run("train", "fsdp2", str(tmp_path), "4", "--batch", "2", "--checkpointing", processes=2)
     assert_same_training(sharded, tmp_path)
