@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 INDEX = "model.safetensors.index.json"
+PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
 
 
@@ -32,6 +34,12 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
         return None
     config = _read_config(folder)
     kind = config.get("model_type")
+    if kind == PAUSE_TYPE and expected_type != PAUSE_TYPE:
+        name = "pause tokens" if config.get("num_pauses") else "supervised fine-tuning"
+        raise ValueError(
+            f"{path} holds the baseline {name} (type {kind!r}), which has no prior and no posterior; evaluate it with "
+            "experiments/evaluate_benchmark.py or amvl_model.run.measure, and give an AMVL checkpoint or a plain backbone here"
+        )
     if expected_type is None and kind == "amvl":
         raise ValueError(
             f"the checkpoint in {path} has latent modules already; load it with "
@@ -115,8 +123,25 @@ def refuse_missing_weights(path: str | Path, report: dict[str, Any]) -> None:
         )
 
 
-def load_lora_checkpoint(cls: Any, path: str | Path, stored: dict[str, Any], **kwargs: Any) -> Any:
-    """Backbone from where config.json says, adapters and latent modules from ``path``."""
+def load_lora_checkpoint(
+    cls: Any,
+    path: str | Path,
+    stored: dict[str, Any],
+    *,
+    sizes: Sequence[str] = ("num_latents", "latent_dim"),
+    owned: Callable[[str], bool] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Backbone from where config.json says, adapters and latent modules from ``path``.
+
+    Args:
+        cls: the model's class.
+        path: of the checkpoint.
+        stored: its config.json.
+        sizes: entries of ``stored`` that ``cls.from_backbone`` takes after the backbone.
+        owned: which state-dict keys the checkpoint must hold (default: those of an AMVL model).
+        **kwargs: for ``cls.from_backbone``.
+    """
     from safetensors.torch import load_file
 
     backbone = kwargs.pop("backbone_path", None) or stored.get("backbone_path")
@@ -125,7 +150,7 @@ def load_lora_checkpoint(cls: Any, path: str | Path, stored: dict[str, Any], **k
             f"the LoRA checkpoint {path} does not say which backbone it belongs to; pass backbone_path=FOLDER_OR_HUB_ID"
         )
     try:
-        model = cls.from_backbone(backbone, stored["num_latents"], stored["latent_dim"], **kwargs)
+        model = cls.from_backbone(backbone, *(stored[name] for name in sizes), **kwargs)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "
@@ -138,7 +163,7 @@ def load_lora_checkpoint(cls: Any, path: str | Path, stored: dict[str, Any], **k
         raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
     from amvl_model.modeling import is_adapter_weight
 
-    missing = [name for name in problems.missing_keys if is_adapter_weight(name)]
+    missing = [name for name in problems.missing_keys if (owned or is_adapter_weight)(name)]
     if missing or problems.unexpected_keys:
         raise ValueError(
             f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "

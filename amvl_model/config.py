@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from amvl_model.config_arguments import add_field_arguments, given_fields, suggest_nearest
 from amvl_model.config_fields import build, check_fields, did_you_mean, option, parse_text, plain, problem, walk
@@ -22,6 +22,9 @@ from amvl_model.config_fields import build, check_fields, did_you_mean, option, 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
 ObjectiveName = Literal["ntp", "fwd", "rev", "ntp+fwd", "ntp+rev", "amvl", "elbo", "jeffreys"]
+BaselineName = Literal["sft", "pause"]
+TrainingName = Literal[ObjectiveName, BaselineName]
+BASELINES: tuple[str, ...] = get_args(BaselineName)
 Order = Literal["forward-first", "reverse-first", "simultaneous"]
 
 # Which of the two weighted KL terms (beta's, gamma's) an objective has.
@@ -34,6 +37,8 @@ _KL_TERMS: dict[str, tuple[bool, bool]] = {
     "amvl": (True, True),
     "elbo": (True, False),
     "jeffreys": (True, True),
+    "sft": (False, False),
+    "pause": (False, False),
 }
 
 
@@ -51,9 +56,14 @@ class ObjectiveConfig:
     is 0 up to ``gamma_delay`` and reaches ``gamma`` after another ``gamma_warmup``. reverse-first exchanges the two
     schedules, simultaneous gives both the first one. An objective with one KL term keeps that term's place in the
     schedule, so that ablations differ in the term alone.
+
+    Two baselines have no distributions, and no weight, order or schedule has an effect on them:
+
+        sft = -log p(y | x)                      supervised fine-tuning without latents
+        pause = -log p(y | x, w_1 .. w_k)        deterministic latent tokens: ``model.num_latents`` learnt input embeddings
     """
 
-    name: ObjectiveName = option("amvl", "which terms the loss has; see the class")
+    name: TrainingName = option("amvl", "which terms the loss has, or a baseline without latents; see the class")
     beta: float = option(0.003, "full weight of the forward KL (prior to posterior)", unit="per nat", low=0)
     gamma: float = option(0.0003, "full weight of the reverse KL (posterior to prior)", unit="per nat", low=0)
     order: Order = option("forward-first", "which of the two weights rises first")
@@ -111,7 +121,7 @@ class ModelConfig:
     """Backbone, latents, and what is trained."""
 
     base: str = option("tiny", "tiny (shipped), scratch (random weights), a checkpoint folder or a hub id")
-    num_latents: int = option(8, "k, the latents of a question", unit="slots", low=1)
+    num_latents: int = option(8, "k, the latents of a question (objective pause: its tokens)", unit="slots", low=1)
     latent_dim: int = option(512, "d, the size of a latent", unit="dimensions", low=1)
     freeze_vision: bool = option(True, "keep the vision encoder as it is")
     lora_rank: int = option(0, "rank of LoRA on the language model; 0 trains all of its weights", low=0)

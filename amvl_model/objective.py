@@ -8,7 +8,8 @@
     jeffreys   L = NTP + beta KL(q || p) + gamma KL(p || q)                  (no stop-gradient)
 
 NTP is the answer's negative log-likelihood with latents drawn from the posterior. The forward KL pulls the prior towards a
-posterior that it cannot move; the reverse KL pulls the posterior towards a prior that it cannot move.
+posterior that it cannot move; the reverse KL pulls the posterior towards a prior that it cannot move. The loss of the two
+baselines without distributions, sft and pause (pause.py), is the answer's negative log-likelihood itself.
 
 `AMVLTrainer` multiplies beta and gamma by their schedules (`ObjectiveConfig.weights`) and reduces over examples.
 """

@@ -16,17 +16,20 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from amvl_model import distributed
 from amvl_model.attention import install_attention
-from amvl_model.checkpoints import checkpoint_type, inspect_checkpoint
-from amvl_model.config import RunConfig
+from amvl_model.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
+from amvl_model.config import BASELINES, RunConfig
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.diagnostics import contamination_report, intervention_report
+from amvl_model.diagnostics.pauses import pause_report
 from amvl_model.evaluation.runner import Evaluation, evaluate
 from amvl_model.modeling import AMVLForConditionalGeneration
+from amvl_model.pause import PauseForConditionalGeneration
 from amvl_model.processing import AMVLProcessor
 from amvl_model.sharding import newest_checkpoint, whole_state
 from amvl_model.trainer import AMVLTrainer, JsonlLog, QuestionDataset, training_arguments
 
+TrainedModel = AMVLForConditionalGeneration | PauseForConditionalGeneration
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = {
     "tiny": ASSETS / "tiny-base",
@@ -102,11 +105,14 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float32) -> tuple[Any, AMVLProcessor]:
-    """An AMVL checkpoint (or a plain backbone) with its processor, ready to be evaluated."""
+    """An AMVL checkpoint, one of a baseline, or a plain backbone, with its processor, ready to be evaluated."""
     folder = resolve(str(path))
     model: Any
-    if checkpoint_type(folder) == "amvl":
+    kind = checkpoint_type(folder)
+    if kind == "amvl":
         model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    elif kind == PAUSE_TYPE:
+        model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     else:
         inspect_checkpoint(folder, expected_type=None)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
@@ -115,13 +121,18 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float3
     return model.eval(), AMVLProcessor.from_pretrained(folder)
 
 
-def build_model(config: RunConfig) -> tuple[AMVLForConditionalGeneration, AMVLProcessor]:
-    """The model that a run trains: base, fresh latent modules, what is frozen frozen."""
+def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:
+    """The model that a run trains: base, fresh latent modules (or the baseline's), what is frozen frozen."""
     backbone, processor = load_base(config)
-    settings = config.model
-    model = AMVLForConditionalGeneration.from_backbone(
-        backbone, settings.num_latents, settings.latent_dim, seed=config.train.seed
-    )
+    settings, seed = config.model, config.train.seed
+    model: TrainedModel
+    if config.objective.name in BASELINES:
+        pauses = settings.num_latents if config.objective.name == "pause" else 0
+        model = PauseForConditionalGeneration.from_backbone(backbone, pauses, seed=seed)
+    else:
+        model = AMVLForConditionalGeneration.from_backbone(
+            backbone, settings.num_latents, settings.latent_dim, seed=seed
+        )
     if settings.lora_rank:
         model.add_lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
     if settings.freeze_vision:
@@ -139,7 +150,7 @@ def train(
     resume: bool = False,
     save: bool = True,
     quiet: bool = False,
-) -> tuple[AMVLForConditionalGeneration, AMVLProcessor]:
+) -> tuple[TrainedModel, AMVLProcessor]:
     """Train one model and write config, metrics.jsonl and the checkpoint to ``folder``.
 
     Under torchrun or accelerate launch every process calls this and gets the whole trained model, on its own device.
@@ -238,7 +249,7 @@ def _monitored(config: RunConfig, processor: AMVLProcessor) -> QuestionDataset |
 
 
 def save_checkpoint(
-    model: AMVLForConditionalGeneration,
+    model: TrainedModel,
     processor: AMVLProcessor,
     folder: Path,
     *,
@@ -261,7 +272,7 @@ def save_checkpoint(
     else:
         # a sharded model would gather its own weights while it saves, and wait for the other processes
         with torch.device("meta"):
-            carrier = AMVLForConditionalGeneration(model.config)
+            carrier = type(model)(model.config)  # type: ignore[arg-type]
         carrier.save_pretrained(folder, state_dict=state)
     processor.save_pretrained(folder)
 
@@ -281,7 +292,7 @@ class Measurement:
         evaluation: accuracies and NLL on held-out questions (with the prior mean, where there are latents).
         contamination: leakage on held-out questions, None without latents.
         train_contamination: the same on training questions, None without latents.
-        interventions: effect of the latents, None without latents.
+        interventions: effect of the latents (or of the pause tokens, a `PauseReport`), None without either.
         seconds: wall time.
     """
 
@@ -326,7 +337,10 @@ def measure(
     }
     evaluation = evaluate(model, processor, held_out, scoring=scoring, max_new_tokens=settings.max_new_tokens, **common)
     if not isinstance(model, AMVLForConditionalGeneration):
-        return Measurement(evaluation, None, None, None, time.perf_counter() - began)
+        pauses = None
+        if isinstance(model, PauseForConditionalGeneration) and model.config.num_pauses:
+            pauses = pause_report(model, processor, held_out, **common)
+        return Measurement(evaluation, None, None, pauses, time.perf_counter() - began)
     drawn: dict[str, Any] = {**common, "samples": settings.samples, "temperature": settings.temperature}
     few = _spread(held_out, settings.leakage_questions)
     contamination = contamination_report(model, processor, few, **drawn)

@@ -25,13 +25,15 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from amvl_model import distributed
-from amvl_model.config import ObjectiveConfig, RunConfig
+from amvl_model.config import BASELINES, ObjectiveConfig, RunConfig
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.modeling import LATENT_MODULES
-from amvl_model.objective import ObjectiveTerms, amvl_objective, answer_nll
+from amvl_model.objective import amvl_objective, answer_nll
+from amvl_model.pause import PAUSE_MODULE
 from amvl_model.processing import AMVLProcessor
 from amvl_model.sharding import keep_float32, sharding_arguments
 
+LOGGED_TERMS = ("ntp", "forward_kl", "reverse_kl", "weighted_forward", "weighted_reverse")
 WEIGHT = "example_weight"
 INDEX = "example_index"
 
@@ -167,11 +169,11 @@ class JsonlLog(TrainerCallback):
 
 
 class AMVLTrainer(Trainer):
-    """Trains an `AMVLForConditionalGeneration` on an `ObjectiveConfig`.
+    """Trains an `AMVLForConditionalGeneration`, or a baseline of pause.py, on an `ObjectiveConfig`.
 
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
-    ``latent_norm_ratio``.
+    ``latent_norm_ratio``. Of a baseline ``ntp`` alone.
 
     Args:
         objective: which loss, with its weights and schedule.
@@ -196,7 +198,8 @@ class AMVLTrainer(Trainer):
         kwargs.setdefault("data_collator", AMVLCollator(processor))
         super().__init__(processing_class=processor, **kwargs)
         config = self.model.config
-        self._latent_shape = (config.num_latents, config.latent_dim)
+        self._plain = objective.name in BASELINES  # one pass, no distributions
+        self._latent_shape = None if self._plain else (config.num_latents, config.latent_dim)
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")
         # the loss below is normalised over the whole accumulated batch, and must not be divided once more
@@ -220,7 +223,7 @@ class AMVLTrainer(Trainer):
         (whose gradients are averaged)."""
         batch = dict(inputs)
         weight, index = batch.pop(WEIGHT), batch.pop(INDEX, None)
-        if index is not None:
+        if index is not None and self._latent_shape is not None:
             batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
         output = model(**batch)
         beta, gamma = self.objective.weights(self.progress)
@@ -229,16 +232,19 @@ class AMVLTrainer(Trainer):
             nll = answer_nll(
                 output.logits, batch["answer_ids"], batch["answer_mask"], reduction=self.objective.nll_reduction
             )
-        terms = amvl_objective(
-            output.prior,
-            output.posterior,
-            nll,
-            beta,
-            gamma,
-            objective=self.objective.name,
-            kl_reduction=self.objective.kl_reduction,
-        )
-        total = (terms.total * weight).sum()
+        losses, terms = nll, {"ntp": nll}
+        if not self._plain:
+            found = amvl_objective(
+                output.prior,
+                output.posterior,
+                nll,
+                beta,
+                gamma,
+                objective=self.objective.name,
+                kl_reduction=self.objective.kl_reduction,
+            )
+            losses, terms = found.total, {name: getattr(found, name) for name in LOGGED_TERMS}
+        total = (losses * weight).sum()
         items = weight.sum() if num_items_in_batch is None else num_items_in_batch
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = total * scale / items
@@ -266,16 +272,17 @@ class AMVLTrainer(Trainer):
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
-    def _remember(self, terms: ObjectiveTerms, output: Any, weight: Tensor, beta: float, gamma: float) -> None:
+    def _remember(self, terms: dict[str, Tensor], output: Any, weight: Tensor, beta: float, gamma: float) -> None:
         count = float(weight.sum())
         with torch.no_grad():
-            for name in ("ntp", "forward_kl", "reverse_kl", "weighted_forward", "weighted_reverse"):
-                self._sums[name] += float((getattr(terms, name) * weight).sum())
-            for name in ("prior", "posterior"):
-                self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
-            self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
-            self._sums["beta"] += beta * count
-            self._sums["gamma"] += gamma * count
+            for name, values in terms.items():
+                self._sums[name] += float((values * weight).sum())
+            if not self._plain:
+                for name in ("prior", "posterior"):
+                    self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
+                self._sums["beta"] += beta * count
+                self._sums["gamma"] += gamma * count
         self._count += count
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -301,7 +308,7 @@ class AMVLTrainer(Trainer):
         groups: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                latent = any(part in LATENT_MODULES for part in name.split("."))
+                latent = any(part in (*LATENT_MODULES, PAUSE_MODULE) for part in name.split("."))
                 groups[latent, name in decayed].append(parameter)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         created: torch.optim.Optimizer = kind(

@@ -268,10 +268,14 @@ def scorer_for(model: Any, processor: AMVLProcessor) -> Scorer:
     """The scorer of a model.
 
     Raises:
-        ValueError: if the model is neither an AMVL model nor a Qwen-VL backbone.
+        ValueError: if the model is none of an AMVL model, a baseline of pause.py and a Qwen-VL backbone.
     """
     if hasattr(model, "encode_query"):
         return LatentScorer(model, processor)
+    if hasattr(model, "pauses"):
+        from amvl_model.evaluation.pause_scorer import PauseScorer
+
+        return PauseScorer(model, processor)
     if hasattr(getattr(model, "model", None), "get_rope_index"):
         return BackboneScorer(model, processor)
     raise ValueError(

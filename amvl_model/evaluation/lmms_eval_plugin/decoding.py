@@ -78,6 +78,11 @@ class Answerer:
     def __init__(self, model: Any, processor: AMVLProcessor, settings: LatentSettings) -> None:
         self.scorer = scorer_for(model, processor)
         self.model, self.processor, self.settings = model, processor, settings
+        if hasattr(model, "pauses"):
+            raise ValueError(
+                "expected an AMVL checkpoint or a plain backbone, got a baseline (sft or pause), which has no generate; "
+                "evaluate it with experiments/evaluate_benchmark.py"
+            )
         if not isinstance(self.scorer, LatentScorer) and settings.latents != "prior_mean":
             raise ValueError(
                 f"latents={settings.latents} was asked of a plain backbone, which has none; leave it out, or load an AMVL "
