@@ -142,6 +142,9 @@ class ModelConfig:
         if self.base == "scratch" and self.freeze_vision:
             fix = "a random vision encoder has to be trained: set model.freeze_vision to false"
             raise problem("model.freeze_vision", "false with model.base scratch", True, fix)
+        if self.base == "scratch" and self.lora_rank:
+            fix = "adapters are stored without the weights they belong to, which random ones are nowhere else: name a base"
+            raise problem("model.lora_rank", "0 with model.base scratch", self.lora_rank, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

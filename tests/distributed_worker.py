@@ -59,6 +59,8 @@ def train(options: argparse.Namespace) -> None:
             "train.log_every": 1,
             "train.gradient_checkpointing": options.checkpointing,
             "train.precision": options.precision,
+            "model.lora_rank": options.lora,
+            **({"model.base": "tiny", "model.freeze_vision": True} if options.lora else {}),
             "data.tasks": ("Counting",),
             "data.eval_size": 4,
         }
@@ -96,6 +98,7 @@ def main() -> None:
     training.add_argument("--resume", action="store_true")
     training.add_argument("--held-out", action="store_true")
     training.add_argument("--checkpointing", action="store_true")
+    training.add_argument("--lora", type=int, default=0, help="rank, on the shipped base")
     training.add_argument("--die-after", type=int, default=0)
     training.set_defaults(do=train)
     evaluation = parts.add_parser("evaluate")

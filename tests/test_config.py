@@ -122,6 +122,7 @@ def test_negative_and_non_finite_weights_are_refused(name: str, weight: float) -
         (lambda: ModelConfig(num_latents=True), "expected a whole number"),
         (lambda: ModelConfig(freeze_vision=1), "expected true or false"),  # type: ignore[arg-type]
         (lambda: ModelConfig(base="scratch"), "set model.freeze_vision to false"),
+        (lambda: ModelConfig(base="scratch", freeze_vision=False, lora_rank=4), "name a base"),
         (lambda: ModelConfig(scratch_hidden_size=200), "expected a multiple of 96, received 200"),
         (lambda: ModelConfig(lora_dropout=1.5), "from 0 to 1"),
         (lambda: DataConfig(source="blink+"), "data.source: expected a name"),
