@@ -1,0 +1,81 @@
+"""Take the 7B configuration with random weights through two training steps, a resume, a checkpoint and an evaluation batch.
+
+    python experiments/check_scale.py --size 7b                     # one GPU of 80 GB; LoRA, since optimiser states must fit too
+    python experiments/check_scale.py --size 7b --lora-rank 0       # all of it in bfloat16: about 65 GB, 50 GB of disk
+    python experiments/check_scale.py --size tiny --questions 2     # the same code on a laptop core, in half a minute
+
+Nothing is downloaded. Writes results/scale/<size>,lora=<rank>/seed0.json: seconds and peak memory of every part. The answers mean
+nothing; a step's speed is measured by throughput.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from amvl_model.throughput.grid import SIZES
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="7b", help="shapes of the backbone (default: 7b)")
+    parser.add_argument("--lora-rank", type=int, default=16, help="0 trains the whole language model (default: 16)")
+    parser.add_argument("--questions", type=int, default=4, help="questions in an optimiser step (default: 4)")
+    parser.add_argument("--pixels", type=int, default=200_704, help="of a picture (default: 200704, 256 tokens)")
+    parser.add_argument("--work", type=Path, help="folder for base and checkpoints (default: a temporary one)")
+    parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
+    asked = parser.parse_args(arguments)
+    import torch
+
+    from amvl_model import scale_check
+    from amvl_model.results import Metric, result_path, write_result
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cell = f"{asked.size},lora={asked.lora_rank}"
+    target = result_path(asked.out, "scale", cell, 0)
+    if target.exists():
+        print(f"{target} is there already; remove it to measure again")
+        return 0
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            work, began = asked.work or Path(temporary), time.perf_counter()
+            shape = SIZES[asked.size]
+            count = scale_check.write_random_base(work / "base", shape, device=device)
+            print(f"base: {count:,} random parameters, {time.perf_counter() - began:.0f} s", flush=True)
+            config = scale_check.check_config(
+                work / "base",
+                lora_rank=asked.lora_rank,
+                questions=asked.questions,
+                min_pixels=asked.pixels,
+                max_pixels=asked.pixels,
+            )
+            found = scale_check.check(config, work / "run")
+            metrics = {"parameters": Metric(count, "parameters"), **found.metrics}
+            write_result(
+                target,
+                study="scale",
+                cell=cell,
+                seed=0,
+                config={**config.to_dict(), "size": asked.size},
+                metrics=metrics,
+                wall_seconds=time.perf_counter() - began,
+                device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            )
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"check_scale: {error}", file=sys.stderr)
+        return 2
+    for name, metric in metrics.items():
+        print(f"{name:28} {metric.value:>16,.4g} {metric.unit}")
+    print(f"resumed step 2: {found.resumed:.6f} against {found.losses[1]:.6f} nats in one go\nresult: {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
