@@ -191,7 +191,7 @@ def _schedule(config: RunConfig, size: int | None, processes: int) -> dict[str, 
     batch = train.batch_size * train.grad_accumulation * processes
     marks = (0.0, objective.beta_warmup, objective.gamma_delay, objective.gamma_delay + objective.gamma_warmup, 1.0)
     return {
-        "arms": ["ntp+fwd", "amvl"],
+        "arms": list(dict.fromkeys(("ntp+fwd", "amvl", objective.name))),
         "steps": train.steps,
         "questions_a_step": batch,
         "processes": processes,
@@ -257,8 +257,8 @@ def _schedule_lines(schedule: dict[str, Any]) -> list[str]:
     epochs = "unknown" if schedule["epochs"] is None else f"{schedule['epochs']:.2f}"
     weights = ", ".join(f"{w['step']}: {w['beta']:g} / {w['gamma']:g}" for w in schedule["weights"])
     return [
-        f"  two arms ({', '.join(schedule['arms'])}), {schedule['steps']:,} steps of {schedule['questions_a_step']} questions on "
-        f"{schedule['processes']} process(es), {epochs} epochs each",
+        f"  {len(schedule['arms'])} arms ({', '.join(schedule['arms'])}), {schedule['steps']:,} steps of "
+        f"{schedule['questions_a_step']} questions on {schedule['processes']} process(es), {epochs} epochs each",
         f"  learning rate {schedule['learning_rate']:g}, latents {schedule['latent_learning_rate']:g}, cosine after "
         f"{schedule['warmup_steps']} steps of warm-up, {schedule['precision']}",
         f"  beta / gamma at step {weights}",

@@ -19,7 +19,9 @@ from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.diagnostics import leaked_information, option_posteriors
 from amvl_model.evaluation.runner import evaluate
+from amvl_model.evaluation.scoring import inference, scorer_for
 from amvl_model.modeling import AMVLForConditionalGeneration
+from amvl_model.pause import PauseForConditionalGeneration
 from amvl_model.processing import AMVLProcessor
 from amvl_model.results import provenance, to_jsonable
 from amvl_model.run import (
@@ -37,8 +39,14 @@ from amvl_model.sharding import newest_checkpoint
 ARMS = {"forward-only": "ntp+fwd", "amvl": "amvl"}
 
 
+def arms_of(config: RunConfig) -> dict[str, str]:
+    """What the main job trains, by folder: forward-only, AMVL, and the run's own objective where it is another."""
+    own = config.objective.name
+    return ARMS if own in ARMS.values() else ARMS | {own: own}
+
+
 def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = False) -> int:
-    """Base, forward-only and AMVL on the same questions: train, evaluate, diagnose, and write it all to ``out``.
+    """Base and all arms (`arms_of`) on the same questions: train, evaluate, diagnose, and write it all to ``out``.
 
     Several processes (torchrun) train together and share the evaluation; the first one writes and prints.
 
@@ -78,7 +86,7 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
         progress=progress,  # type: ignore[arg-type]
     )
     del backbone
-    for name, objective in ARMS.items():
+    for name, objective in arms_of(config).items():
         arm = override(config, {"objective.name": objective})
         say(f"\n{name}: {arm.train.steps} steps on {len(asked)} questions", flush=True)
         if (out / name / "checkpoint").exists():
@@ -179,11 +187,14 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
     )
     batch = processor([question], answers=False)
     options: dict[str, Any] = {**batch, "max_new_tokens": config.eval.max_new_tokens, "do_sample": False}
-    if isinstance(model, AMVLForConditionalGeneration):
-        ids = model.generate(latent_temperature=0.0, **options)
+    if isinstance(model, PauseForConditionalGeneration):
+        with inference(model):
+            scorer = scorer_for(model, processor)
+            reply = scorer.greedy(scorer.encode(batch), None, config.eval.max_new_tokens)[0]
+    elif isinstance(model, AMVLForConditionalGeneration):
+        reply = processor.decode(model.generate(latent_temperature=0.0, **options))[0]
     else:
-        ids = model.generate(**options)[:, batch["input_ids"].shape[1] :]
-    reply = processor.decode(ids)[0]
+        reply = processor.decode(model.generate(**options)[:, batch["input_ids"].shape[1] :])[0]
     print(f"{question.prompt}\n\nreply: {reply}")
     if len(choices) > 1:
         told = question.with_answer(0)

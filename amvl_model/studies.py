@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,10 @@ class Study:
         common: dotted settings shared by all cells.
         cells: per cell the dotted settings that make it.
         seeds: seeds of every cell; a seed sets weights, data and latent samples.
+        stand_ins: per cell the (study, cell) with the same settings whose results are read where this study has none; a cell
+            that stands here and not in ``cells`` is never run again.
+        checkpoints: per cell the (study, cell) whose kept checkpoint is evaluated; such a cell trains nothing.
+        reference: the cell that the others are compared with; None: the first.
     """
 
     name: str
@@ -25,6 +29,14 @@ class Study:
     preset: str = "tiny"
     common: Mapping[str, object]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    stand_ins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    checkpoints: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reference: str | None = None
+
+    @property
+    def all_cells(self) -> tuple[str, ...]:
+        """Cells that are run and cells that only stand in, in the order of a table."""
+        return (*self.cells, *(name for name in self.stand_ins if name not in self.cells))
 
 
 BETAS = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -73,6 +85,50 @@ def _leakage_cells() -> dict[str, dict[str, object]]:
     return cells
 
 
+# the settings of the studies below: those of the study leakage, with its gamma in the middle
+_BASE: Mapping[str, object] = {
+    **_EASY,
+    "objective.beta": 0.001,
+    "objective.gamma": 0.001,
+    "train.precision": "bf16",
+}
+_PAIR = ("ntp+fwd", "amvl")
+
+
+def _objective_cells() -> dict[str, dict[str, object]]:
+    cells: dict[str, dict[str, object]] = {"amvl": {"objective.name": "amvl"}}
+    for order in ("reverse-first", "simultaneous"):
+        cells[f"amvl,{order}"] = {"objective.name": "amvl", "objective.order": order}
+    return cells | {name: {"objective.name": name} for name in ("ntp+fwd", "elbo", "sft", "pause")}
+
+
+_IN_LEAKAGE = {
+    "amvl": ("leakage", "amvl,gamma=0.001"),
+    **{name: ("leakage", name) for name in ("ntp+fwd", "elbo", "ntp", "fwd", "rev", "ntp+rev", "jeffreys")},
+}
+
+
+def _latent_cells() -> dict[str, dict[str, object]]:
+    sizes = ((1, 16), (2, 16), (8, 16), (16, 16), (4, 4), (4, 64))
+    return {f"k={k},d={d}": {"objective.name": "amvl", "model.num_latents": k, "model.latent_dim": d} for k, d in sizes}
+
+
+def _varied(setting: str, label: str, values: tuple[int, ...]) -> dict[str, dict[str, object]]:
+    """Forward-only and AMVL at several values of one setting."""
+    return {f"{name},{label}={value}": {"objective.name": name, setting: value} for value in values for name in _PAIR}
+
+
+TEMPERATURES = (0.0, 0.2, 0.5, 1.0, 1.5)
+"""The paper reports 0.2 and 1.0 (and "default"); 0 is the prior mean."""
+_SAMPLED = ("amvl", "ntp+fwd", "elbo")
+
+
+def _temperature_cells() -> dict[str, dict[str, object]]:
+    return {
+        f"{name},t={t:g}": {"objective.name": name, "eval.temperature": t} for name in _SAMPLED for t in TEMPERATURES
+    }
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -87,6 +143,45 @@ STUDIES = {
             purpose="the checkpoints that the theory is held against: gamma, label noise and the eight objectives",
             common={**_EASY, "objective.beta": 0.001, "train.precision": "bf16"},
             cells=_leakage_cells(),
+        ),
+        Study(
+            name="objectives",
+            purpose="AMVL in three orders, forward-only, the ELBO, and two baselines without distributions: sft and pause",
+            common=_BASE,
+            cells=_objective_cells(),
+            stand_ins=_IN_LEAKAGE,
+        ),
+        Study(
+            name="latents",
+            purpose="number of latents k and their dimension d; k = 4, d = 16 is in the study objectives",
+            common=_BASE,
+            cells=_latent_cells(),
+            stand_ins={"k=4,d=16": ("objectives", "amvl")},
+            reference="k=4,d=16",
+        ),
+        Study(
+            name="length",
+            purpose="length of training: forward-only and AMVL; 300 steps are in the study objectives",
+            common=_BASE,
+            cells=_varied("train.steps", "steps", (100, 600)),
+            stand_ins={f"{name},steps=300": ("objectives", name) for name in _PAIR},
+            reference="ntp+fwd,steps=300",
+        ),
+        Study(
+            name="size",
+            purpose="size of the training set: forward-only and AMVL; 6000 questions are in the study objectives",
+            common=_BASE,
+            cells=_varied("data.train_size", "size", (300, 1500)),
+            stand_ins={f"{name},size=6000": ("objectives", name) for name in _PAIR},
+            reference="ntp+fwd,size=6000",
+        ),
+        Study(
+            name="temperature",
+            purpose="latents sampled at several temperatures, as trained and out of distribution; evaluates kept checkpoints",
+            common={**_BASE, "eval.samples": 8},
+            cells=_temperature_cells(),
+            checkpoints={f"{name},t={t:g}": ("objectives", name) for name in _SAMPLED for t in TEMPERATURES},
+            reference="amvl,t=0",
         ),
     )
 }

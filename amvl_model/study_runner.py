@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from amvl_model import submission
 from amvl_model.config import RunConfig, load_preset
-from amvl_model.results import Metric, result_path, write_result
+from amvl_model.results import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies import STUDIES, Study
 
 
@@ -35,7 +38,8 @@ def run_study(
     ``options``) the runs are jobs of submitit, as `amvl_model.submission.submit_runs` takes them.
 
     Raises:
-        ValueError: for a cell that the study does not have.
+        ValueError: for a cell that the study does not have, or a study that evaluates checkpoints and no folder of them.
+        FileNotFoundError: if a checkpoint that is to be evaluated is not there; the message says which commands make them.
     """
     from tqdm import tqdm
 
@@ -49,6 +53,7 @@ def run_study(
         for cell in (cells or study.cells)
         if not result_path(out, study.name, cell, seed).exists()
     ]
+    _check_checkpoints(study, todo, keep)
     if cluster is not None:
         out, keep = out.resolve(), None if keep is None else keep.resolve()
         runs = {f"{cell}/seed{seed}": (study.name, cell, seed, out, keep) for cell, seed in todo}
@@ -68,6 +73,31 @@ def run_study(
     return failed
 
 
+def checkpoint_folder(keep: Path, study: str, cell: str, seed: int) -> Path:
+    """Where ``--keep`` puts the checkpoint of a run."""
+    return keep / study / cell / f"seed{seed}" / "checkpoint"
+
+
+def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path | None) -> None:
+    wanted = list(dict.fromkeys((*study.checkpoints[cell], seed) for cell, seed in todo if cell in study.checkpoints))
+    if wanted and keep is None:
+        raise ValueError(
+            f"study {study.name} evaluates kept checkpoints: give the folder that they were kept in with --keep, or make them "
+            f"with `python experiments/ablations.py {wanted[0][0]} --keep runs`"
+        )
+    missing = [each for each in wanted if keep is not None and not checkpoint_folder(keep, *each).is_dir()]
+    if missing:
+        source = missing[0][0]
+        cells = " ".join(dict.fromkeys(cell for name, cell, _ in missing if name == source))
+        seeds = " ".join(str(seed) for seed in sorted({seed for name, _, seed in missing if name == source}))
+        raise FileNotFoundError(
+            f"study {study.name} evaluates kept checkpoints, and {len(missing)} of {len(wanted)} are not in {keep}, the first "
+            f"being {checkpoint_folder(Path(), *missing[0])}; make them with `python experiments/ablations.py {source} --cells "
+            f"{cells} --seeds {seeds} --keep {keep}` (a run whose result is there already is skipped and keeps nothing: give "
+            "that command another --out), or choose --cells and --seeds"
+        )
+
+
 def cell_config(study: Study, cell: str, seed: int) -> RunConfig:
     """Complete configuration of one run; the seed sets weights, data and latent samples."""
     settings = {**study.common, **study.cells[cell], "train.seed": seed, "data.seed": seed}
@@ -75,33 +105,67 @@ def cell_config(study: Study, cell: str, seed: int) -> RunConfig:
 
 
 def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None = None) -> Path:
-    """Train and measure one run in this process; writes the result file (the checkpoint first) and returns its path."""
+    """Make one run in this process; writes the result file (of a trained run the checkpoint first) and returns its path."""
     import torch
-
-    from amvl_model.data.sources import evaluation_questions, training_questions
-    from amvl_model.run import measure, save_checkpoint, train
 
     torch.set_num_threads(1)
     study, began = STUDIES[study_name], time.perf_counter()
     config = cell_config(study, cell, seed)
-    asked = training_questions(config.data)
-    with tempfile.TemporaryDirectory() as folder:
-        model, processor = train(config, Path(folder) / "run", questions=asked, save=False, quiet=True)
-    if keep is not None:
-        save_checkpoint(model, processor, keep / study.name / cell / f"seed{seed}" / "checkpoint")
-    measured = measure(
-        model, processor, config, evaluation_questions(config.data), asked, scoring=("likelihood",), progress=False
-    )
+    extra: dict[str, Any] = {}
+    if cell in study.checkpoints:
+        _check_checkpoints(study, [(cell, seed)], keep)
+        assert keep is not None
+        metrics, extra = _evaluated(config, keep, (*study.checkpoints[cell], seed))
+    else:
+        folder = None if keep is None else checkpoint_folder(keep, study.name, cell, seed)
+        metrics = _trained(config, folder)
     return write_result(
         result_path(out, study.name, cell, seed),
         study=study.name,
         cell=cell,
         seed=seed,
         config=config,
-        metrics=flatten(measured),
+        metrics=metrics,
         wall_seconds=time.perf_counter() - began,
         device="cpu, 1 thread",
+        extra=extra,
     )
+
+
+def _trained(config: RunConfig, checkpoint: Path | None) -> dict[str, Metric]:
+    """Train, keep the checkpoint (with its config.json beside it) where a folder is given, and measure."""
+    from amvl_model.data.sources import evaluation_questions, training_questions
+    from amvl_model.run import measure, save_checkpoint, train
+    from amvl_model.study_measures import answer_direction, out_of_distribution
+
+    asked, held_out = training_questions(config.data), evaluation_questions(config.data)
+    with tempfile.TemporaryDirectory() as folder:
+        model, processor = train(config, Path(folder) / "run", questions=asked, save=False, quiet=True)
+    if checkpoint is not None:
+        save_checkpoint(model, processor, checkpoint)
+        (checkpoint.parent / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    measured = measure(model, processor, config, held_out, asked, scoring=("likelihood",), progress=False)
+    return (
+        flatten(measured)
+        | out_of_distribution(model, processor, config)
+        | answer_direction(model, processor, config, held_out, asked)
+    )
+
+
+def _evaluated(config: RunConfig, keep: Path, source: tuple[str, str, int]) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Figures of a kept checkpoint with latents at the configuration's temperature, and which checkpoint it was."""
+    from amvl_model.checkpoints import WEIGHTS
+    from amvl_model.data.sources import evaluation_questions
+    from amvl_model.run import load_checkpoint
+    from amvl_model.study_measures import OUT, sampled, shifted_questions
+
+    folder = checkpoint_folder(keep, *source)
+    model, processor = load_checkpoint(folder)
+    metrics = sampled(model, processor, config, evaluation_questions(config.data))
+    shifted = shifted_questions(config, config.data.eval_size or 50)
+    metrics |= sampled(model, processor, config, shifted, prefix=OUT)
+    weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return metrics, {"checkpoint": "/".join(map(str, source[:2])) + f"/seed{source[2]}", "weights_sha256": weights}
 
 
 def flatten(measured: Any) -> dict[str, Metric]:
@@ -111,21 +175,49 @@ def flatten(measured: Any) -> dict[str, Metric]:
     return figures(measured.to_dict())
 
 
+def study_results(study: Study, out: Path) -> list[Result]:
+    """All results of a study by its own cells' names; where a cell has none, those of its stand-in.
+
+    Raises:
+        FileNotFoundError: if there are none at all.
+        ResultError: if a file is unreadable.
+    """
+    borrowed = [replace(result, cell=cell) for cell, result in _stand_ins(study, out)]
+    if borrowed and not any((out / study.name).glob("*/seed*.json")):
+        return borrowed
+    return [*read_study(out / study.name), *borrowed]
+
+
+def read_stand_ins(study: Study, out: Path) -> list[Result]:
+    """The results that stand in, as the other studies wrote them."""
+    return [result for _, result in _stand_ins(study, out)]
+
+
+def _stand_ins(study: Study, out: Path) -> list[tuple[str, Result]]:
+    found = []
+    for cell, (other, name) in study.stand_ins.items():
+        if not any((out / study.name / cell).glob("seed*.json")):
+            paths = sorted((out / other / name).glob("seed*.json"))
+            found += [(cell, read_result(path)) for path in paths]
+    return found
+
+
 def draw_study(study: Study, out: Path) -> str:
     """Draw the study's picture beside its results, or write its table; returns what was written and what it says.
 
     Raises:
         FileNotFoundError: if there are no results.
     """
-    from amvl_model.results import read_study
-
-    results = read_study(out / study.name)
+    results = study_results(study, out)
     if study.name != "pareto":
-        from amvl_model.study_table import table
+        from amvl_model.study_table import COLUMNS, SAMPLED_COLUMNS, table
 
         there = {result.cell for result in results}
-        first = next((cell for cell in study.cells if cell in there), None)
-        text = table(results, cells=list(study.cells), against=first)
+        first = next((cell for cell in (study.reference, *study.all_cells) if cell in there), None)
+        columns = SAMPLED_COLUMNS if study.checkpoints else COLUMNS
+        text = table(results, cells=list(study.all_cells), against=first, columns=columns)
+        if borrowed := sorted({f"{r.study}/{r.cell}" for r in read_stand_ins(study, out)}):
+            text += f"\nfrom other studies, same settings: {', '.join(borrowed)}"
         (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
         return f"{text}\ntable: {out / study.name / 'table.txt'}"
     from amvl_model.pareto import draw, verdict

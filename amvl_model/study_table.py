@@ -46,7 +46,16 @@ COLUMNS = (
     Column("zeroed - intact [points]", "zeroed.accuracy_difference", 100, ".1f"),
     Column("KL(q||p) [nats]", "held_out.forward_kl", 1, ".2f"),
     Column("KL(p||q) [nats]", "held_out.reverse_kl", 1, ".2f"),
+    Column("shifted set: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
+    Column("shifted set: NLL [nats]", "out_of_distribution.answer_nll"),
 )
+SAMPLED_COLUMNS = (
+    Column("accuracy [%]", "prior_sample.accuracy", 100, ".1f"),
+    Column("answer NLL [nats]", "prior_sample.answer_nll"),
+    Column("shifted set: accuracy [%]", "out_of_distribution.prior_sample.accuracy", 100, ".1f"),
+    Column("shifted set: NLL [nats]", "out_of_distribution.prior_sample.answer_nll"),
+)
+"""Of a study that evaluates kept checkpoints with sampled latents."""
 
 
 @dataclass(frozen=True, kw_only=True)

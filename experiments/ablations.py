@@ -5,6 +5,8 @@
     python experiments/ablations.py pareto --submit slurm --slurm partition=gpu time=240      # jobs of submitit on a cluster
     python experiments/ablations.py pareto --figure                    # only draw what is there
     python experiments/ablations.py leakage --workers 2 --keep runs    # also save every run's checkpoint under runs/leakage
+    python experiments/ablations.py objectives --workers 2 --keep runs # AMVL's orders, forward-only, ELBO, sft, pause tokens
+    python experiments/ablations.py temperature --workers 2 --keep runs # evaluates the checkpoints of the study objectives
 
 Finished runs are skipped, so the same command goes on after an interruption. Each run uses one CPU thread in a process of
 its own and writes results/<study>/<cell>/seed<k>.json.
@@ -45,6 +47,8 @@ def main() -> int:
     if arguments.study == "list":
         for study in STUDIES.values():
             print(f"{study.name}: {study.purpose}\n  {len(study.cells)} cells: {', '.join(study.cells)}")
+            for cell, (other, name) in study.stand_ins.items():
+                print(f"  read from the study {other} where not run: {cell} = {name}")
         return 0
     from amvl_model import study_runner, submission
 

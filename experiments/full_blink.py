@@ -7,9 +7,10 @@
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --dry-run        # check it all, train nothing
     torchrun --nproc-per-node 8 experiments/full_blink.py --preset qwen2.5-vl-7b --train.sharding fsdp2
 
-The run starts from the preset's base, trains it twice on the same questions (forward KL only, then both KLs), evaluates the
-base and both results on held-out questions, measures answer leakage, and removes or exchanges the latents to see what they
-do. Everything lands in one folder, which is named at the end.
+The run starts from the preset's base, trains it twice on the same questions (forward KL only, then both KLs; a third time with
+--objective.name, if that names another objective or one of the baselines sft and pause), evaluates the base and all results on
+held-out questions, measures answer leakage, and removes or exchanges the latents to see what they do. Everything lands in one
+folder, which is named at the end.
 """
 
 from __future__ import annotations

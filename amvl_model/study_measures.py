@@ -1,0 +1,129 @@
+"""What a run of a study records beside `run.measure`: out-of-distribution figures, the answer direction, sampled latents.
+
+out_of_distribution.accuracy, .answer_nll         on the shifted set of the run's tasks (ShiftedBlink, clean labels), with the
+                                                  prior mean where there are latents
+answer_direction.held_out.*, .training.*          answer_direction_shift, no unit (diagnostics/answer_direction.py)
+answer_direction.memorised                        training contrast minus held-out contrast
+prior_sample.accuracy, .answer_nll                latents drawn from the prior, averaged over the draws, question by question
+prior_mixture.accuracy, .answer_nll               the same draws, their probabilities averaged first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from amvl_model.config import RunConfig, override
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.sources import evaluation_questions
+from amvl_model.data.synthetic import SHIFTED_SOURCE
+from amvl_model.diagnostics.answer_direction import measure_answer_direction
+from amvl_model.diagnostics.contamination import answer_scores
+from amvl_model.evaluation.runner import evaluate, given_answer
+from amvl_model.evaluation.scoring import batches, inference, latent_scorer, sample_latents
+from amvl_model.evaluation.statistics import Interval, bootstrap_mean
+from amvl_model.processing import AMVLProcessor
+from amvl_model.results import Metric
+
+SHIFTED_SIZE = 25
+"""Questions a task of the shifted set behind a training run's figures."""
+OUT = "out_of_distribution."
+
+
+def shifted_questions(config: RunConfig, size: int = SHIFTED_SIZE) -> list[VisualQuestion]:
+    """The shifted set of the run's tasks, ``size`` questions a task; the same for every seed."""
+    questions = evaluation_questions(
+        override(config, {"data.eval_source": SHIFTED_SOURCE, "data.eval_size": size}).data
+    )
+    return [questions[i] for i in range(len(questions))]
+
+
+def out_of_distribution(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
+    """Accuracy and answer NLL on the shifted set; any model that `evaluate` takes."""
+    found = evaluate(
+        model,
+        processor,
+        shifted_questions(config),
+        scoring=("likelihood",),
+        batch_size=config.eval.batch_size,
+        n_bootstrap=config.eval.bootstrap,
+        progress=False,
+    )
+    assert found.answer_nll is not None
+    return {
+        f"{OUT}accuracy": _metric(found.accuracy["likelihood"].unweighted, "fraction"),
+        f"{OUT}answer_nll": _metric(found.answer_nll, "nats"),
+    }
+
+
+def answer_direction(
+    model: Any,
+    processor: AMVLProcessor,
+    config: RunConfig,
+    held_out: Sequence[VisualQuestion],
+    training: Sequence[VisualQuestion],
+) -> dict[str, Metric]:
+    """answer_direction_shift on the first `eval.leakage_questions` of both sets; none of a model without latents."""
+    if not hasattr(model, "encode_query"):
+        return {}
+    few = [[each[i] for i in range(min(len(each), config.eval.leakage_questions))] for each in (held_out, training)]
+    report = measure_answer_direction(
+        model,
+        processor,
+        few[0],
+        training=few[1],
+        batch_size=config.eval.batch_size,
+        n_bootstrap=config.eval.bootstrap,
+        progress=False,
+    )
+    assert report.training is not None
+    figures = {f"held_out.{name}": value for name, value in report.held_out.figures.items()}
+    figures |= {f"training.{name}": value for name, value in report.training.figures.items()}
+    figures["memorised"] = report.memorised
+    return {f"answer_direction.{name}": _metric(value, "1") for name, value in figures.items() if value is not None}
+
+
+def sampled(
+    model: Any, processor: AMVLProcessor, config: RunConfig, questions: Sequence[VisualQuestion], *, prefix: str = ""
+) -> dict[str, Metric]:
+    """Accuracy and answer NLL with ``eval.samples`` latents a question from the prior at ``eval.temperature``.
+
+    Temperature 0 is the prior mean, of which one draw is taken. Every question has its own stream of noise, the same at every
+    temperature.
+
+    Raises:
+        ValueError: for a model without latents.
+    """
+    scorer, settings = latent_scorer(model, processor), config.eval
+    draws = settings.samples if settings.temperature > 0 else 1
+    columns = {
+        f"{kind}.{name}": np.zeros(len(questions))
+        for kind in ("prior_sample", "prior_mixture")
+        for name in ("answer_nll", "accuracy")
+    }
+    with inference(model):
+        for batch in batches(questions, processor, settings.batch_size, description="sampled", progress=False):
+            query = scorer.encode_batch(batch)
+            assert query.prior is not None
+            drawn = sample_latents(query.prior, batch.index, draws, temperature=settings.temperature, seed=0)
+            each = torch.stack([scorer.option_log_probs(query, z, batch.options) for z in drawn])
+            answers = [given_answer(question) for question in batch.questions]
+            own = [answer_scores(log_probs, answers) for log_probs in each]
+            mixed = answer_scores(each.logsumexp(dim=0) - float(np.log(draws)), answers)
+            for place, name in enumerate(("answer_nll", "accuracy")):
+                columns[f"prior_sample.{name}"][batch.index] = np.mean([scores[place] for scores in own], axis=0)
+                columns[f"prior_mixture.{name}"][batch.index] = mixed[place]
+    units = {"answer_nll": "nats", "accuracy": "fraction"}
+    return {
+        prefix + name: _metric(
+            bootstrap_mean(values, n_bootstrap=settings.bootstrap, seed=0), units[name.rpartition(".")[2]]
+        )
+        for name, values in columns.items()
+    }
+
+
+def _metric(value: Interval, unit: str) -> Metric:
+    return Metric(value.mean, unit, value.low, value.high, value.n)
