@@ -18,8 +18,9 @@ from amvl_model.diagnostics.linear_response import measure_linear_response
 from amvl_model.evaluation.scoring import latent_scorer
 from amvl_model.modeling import AMVLForConditionalGeneration
 from amvl_model.prediction.figure import draw
-from amvl_model.prediction.head import HeadTraining, encode_set, retrained_head
-from amvl_model.prediction.ladder import Plan, climb, figures, head_training
+from amvl_model.prediction.head import HeadTraining, encode_set, prior_from, retrained_head
+from amvl_model.prediction.head_rungs import head_training
+from amvl_model.prediction.ladder import Plan, climb, direction, figures
 from amvl_model.prediction.reference import Reference, measure_references
 from amvl_model.prediction.rungs import checkpoint_posteriors, letter_rung
 from amvl_model.prediction.scores import (
@@ -30,7 +31,7 @@ from amvl_model.prediction.scores import (
     rank_correlation,
     rung_gap,
 )
-from amvl_model.prediction.study import cell_gamma, read_tables, score, trained_cells, write_climb
+from amvl_model.prediction.study import cell_gamma, measure_trained, read_tables, score, write_climb
 from amvl_model.prediction.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from amvl_model.prediction.theory import (
     NoRestPointError,
@@ -233,7 +234,27 @@ def test_encoded_questions_give_the_posteriors_and_kls_of_the_model_itself() -> 
         expected_prior = model.encode_query(batch)[1]
         expected = scorer.posterior(scorer.encode(batch), [q.answer for q in questions])
     torch.testing.assert_close(prior.mean, expected_prior.mean, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        again = prior_from(model, state)
     torch.testing.assert_close(found.mean, expected.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(again.mean, expected_prior.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(again.log_std, expected_prior.log_std, atol=1e-4, rtol=1e-4)
+
+
+def test_another_label_noise_has_the_same_pictures_and_other_answers() -> None:
+    model, processor = helpers.tiny_model(), helpers.processor()
+    drawn = {
+        noise: SyntheticBlink(tasks=("Counting",), split="train", seed=0, size=12, label_noise=noise)[:]
+        for noise in (0.0, 1.0)
+    }
+    data = encode_set(model, processor, drawn[0.0], progress=False)
+    other = data.with_answers(processor, drawn[1.0])
+    own = encode_set(model, processor, drawn[1.0], progress=False)
+    assert torch.equal(other.answer_ids, own.answer_ids) and torch.equal(other.answer_mask, own.answer_mask)
+    torch.testing.assert_close(other.keys[0], own.keys[0])
+    assert (other.answer_ids != data.answer_ids).any(1).all()
+    with pytest.raises(ValueError, match="expected the 12 questions"):
+        data.with_answers(processor, drawn[1.0][:5])
 
 
 def test_a_fresh_head_starts_from_the_weights_that_the_runs_seed_drew() -> None:
@@ -251,6 +272,28 @@ def test_a_fresh_head_starts_from_the_weights_that_the_runs_seed_drew() -> None:
             torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
 
 
+def test_both_heads_learn_together_and_the_prior_follows_by_its_forward_kl_only() -> None:
+    model = helpers.tiny_model()
+    training = SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="train", seed=0, size=8, label_noise=NOISE)
+    data = encode_set(model, helpers.processor(), training, progress=False)
+    how = replace(head_training("both heads 20", 0), batch_size=8, learning_rate=0.01)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with retrained_head(model, data, 0.01, replace(how, steps=0)):
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+    with retrained_head(model, data, 0.01, how):
+        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
+    assert {name.split(".")[0] for name in changed} == {
+        "prior_queries",
+        "prior_head",
+        "posterior_queries",
+        "posterior_head",
+    }
+    with retrained_head(model, data, 0.01, replace(how, beta=0.0)):
+        still = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
+    assert {name.split(".")[0] for name in still} == {"posterior_queries", "posterior_head"}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_the_kl_alone_draws_the_posterior_to_the_prior() -> None:
     model = helpers.tiny_model()
     training = SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="train", seed=0, size=8, label_noise=NOISE)
@@ -264,7 +307,7 @@ def test_the_kl_alone_draws_the_posterior_to_the_prior() -> None:
     assert near < 0.5 * far
 
 
-@pytest.mark.parametrize("name", ["head", "head 0", "posterior 300", "head +x"])
+@pytest.mark.parametrize("name", ["head", "head 0", "posterior 300", "head +x", "both heads +3"])
 def test_unknown_heads_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match='expected "head KL only"'):
         head_training(name, 0)
@@ -366,6 +409,18 @@ def test_figures_of_posteriors_that_say_nothing_are_zero_and_missing_ones_stay_m
     assert values["leak"] == [pytest.approx(0.0, abs=1e-9), None] and values["spread"][0] == 0.0
 
 
+def test_the_direction_is_the_cosine_of_the_spread_and_the_shift_counts_the_common_part() -> None:
+    a = Posteriors(shifts=np.array([[1.0, 5.0], [-1.0, 5.0]]), widths=np.ones((2, 2)))
+    b = Posteriors(shifts=np.array([[3.0, 0.0], [1.0, 0.0]]), widths=np.ones((2, 2)))
+    assert direction(a, b) == pytest.approx(1.0)
+    assert direction(a, Posteriors(shifts=-b.shifts, widths=b.widths)) == pytest.approx(-1.0)
+    assert direction(a, Posteriors(shifts=b.shifts[:, ::-1], widths=b.widths)) == pytest.approx(0.0)
+    assert direction(a, Posteriors(shifts=np.ones((2, 2)), widths=b.widths)) is None
+    values = figures([a], [np.array([0.5, 0.5])], 16, 0, [b])
+    assert values["shift"][0] == pytest.approx(np.sqrt(26.0)) and values["spread"][0] == pytest.approx(1.0)
+    assert values["direction"] == [pytest.approx(1.0)]
+
+
 def test_gamma_of_a_cell() -> None:
     assert cell_gamma("ntp+fwd") == 0.0 and cell_gamma("amvl,gamma=0.003") == 0.003
     with pytest.raises(ValueError, match="has no cell 'other'"):
@@ -380,7 +435,8 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
         tasks=("Counting", "Relative_Depth"),
         questions=8,
         free_questions=2,
-        heads=("head 2",),
+        heads=("head 2", "both heads 2"),
+        few_gammas=(0.01,),
         head_questions=32,
         samples=16,
         search=Search(steps=8, rounds=1),
@@ -395,10 +451,13 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
     # an untrained decoder puts next to nothing on the letters: forces without curvature, and no rest point to predict
     assert found.rungs["T6 held"][0.001]["leak"] == [None] * 8
     assert [x is None for x in found.rungs["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
-    trained = trained_cells(tmp_path / "kept", 0, plan)
-    assert set(trained) == {(NOISE, 0.0), (NOISE, 0.01)}
+    assert set(found.rungs["head 2"]) == {0.01} and set(found.rungs["both heads 2"]) == {0.001, 0.01}
+    assert found.noise_rungs[0.5]["both heads 2"]["leak"][0] is not None
+    assert found.rungs["head 2"][0.01]["direction"][0] is not None
+    assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == ["amvl,gamma=0.01", "ntp+fwd"]
+    assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == []
     target = tmp_path / "prediction" / "ntp+fwd" / "seed0.json"
-    write_climb(target, "ntp+fwd", 0, found, trained, plan, 1.0)
+    write_climb(target, "ntp+fwd", 0, found, plan, 1.0)
     assert read_result(target).metrics["leak.T4.gamma=1"].unit == "nats"
     np.testing.assert_allclose(
         read_tables(tmp_path / "prediction", "ntp+fwd")[0].rows[NOISE, TRAINED, 0.0, "leak"],
@@ -410,6 +469,10 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
     assert "held-out gammas" in text and (tmp_path / "prediction" / "prediction.png").stat().st_size > 10_000
     scores = read_result(tmp_path / "prediction" / "ntp+fwd,scores" / "seed0.json").metrics
     assert scores["error.leak.persistence"].n == 1 and scores["error.leak.T4"].value is not None
+    assert scores["error.shift.both heads 2"].n == 1 and "gap.leak.head 2 > both heads 2" in scores
+    assert -1 <= scores["direction.both heads 2.gamma=0.001"].value <= 1
+    with pytest.raises(ValueError, match="measured on other questions"):
+        measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, replace(plan, questions=4))
 
 
 def test_the_script_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,12 @@ that the rung before it leaves out, so that it shows where theory and model part
     softmax       the log-linear decoder with the same forces, otherwise as T6 held            rungs.py
     softmax letter  the same with one posterior a letter and task, from the other half         rungs.py
     free          the real decoder, a free posterior a question and option                     diagnostics/free_posterior.py
-    head 300      a fresh posterior head trained alone as long as the run, all else held        head.py
-    head KL only  the same without the answer loss: random weights' answer information, undone by gamma alone
-    head untrained  a fresh head before its first step: what random weights reveal of the answer
-    head +S       the checkpoint's own head trained on alone for S more steps
-    trained       the checkpoint that was trained at that gamma                                ladder.py
+    head untrained, both heads untrained   fresh heads before their first step: what random weights reveal of the answer
+    head 300      a fresh posterior head trained alone as long as the run, all else held       head_rungs.py, head.py
+    both heads 300  the prior's head trained with it: the prior follows, backbone and decoder are held
+    trained       the checkpoint that was trained at that gamma                                study.py
 
-T6 held -> softmax -> free is non-linearity, free -> head is amortisation and training time, head -> trained is co-adaptation of
-prior, decoder and posterior. `ladder.py` climbs it, `scores.py` compares it with baselines, `figure.py` draws it;
-`python experiments/theory_vs_checkpoints.py` does all three.
+T6 held -> softmax -> free is non-linearity, free -> head is amortisation and training time, head -> both heads is the prior that
+follows, both heads -> trained is co-adaptation of backbone, injector and decoder. `ladder.py` climbs it, `scores.py` compares
+it with baselines, `figure.py` draws it; `python experiments/theory_vs_checkpoints.py` does all three.
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,15 +23,17 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "softmax": ("#009E73", "-", "^"),
     "softmax letter": ("#009E73", ":", "+"),
     "free": ("#D55E00", "-", "D"),
+    "head untrained": ("#999999", ":", ""),
+    "both heads untrained": ("#999999", "--", ""),
+    "head 300": ("#E69F00", "--", "o"),
+    "both heads 300": ("#E69F00", "-", "h"),
 }
-HEADS = (("#E69F00", ":", ""), ("#E69F00", "--", "h"), ("#E69F00", "-", "o"), ("#E69F00", "-.", "*"))
-_HEAD_LABELS = {
-    "head untrained": "untrained",
-    "head KL only": "KL only, 300 steps",
-    "head 300": "300 steps",
-    "head +1800": "1800 steps more",
+OTHERS = (("#E69F00", ":", "*"), ("#E69F00", "-.", "<"))
+TITLES = {
+    "leak": "leaked information",
+    "spread": "spread of the options' posterior means",
+    "shift": "shift of the posterior means from the prior's",
 }
-TITLES = {"leak": "leaked information", "spread": "spread of the options' posterior means"}
 
 
 def draw(tables: Mapping[str, Mapping[int, Table]], plan: Plan) -> Figure:
@@ -38,31 +42,30 @@ def draw(tables: Mapping[str, Mapping[int, Table]], plan: Plan) -> Figure:
     Args:
         tables: per reference cell, per seed. plan: of the climbs.
     """
-    page = Figure(figsize=(12.4, 4.3 * len(tables) + 0.3), layout="constrained")
-    axes = np.atleast_2d(np.array(page.subplots(len(tables), 2)))
+    page = Figure(figsize=(16.4, 4.3 * len(tables) + 0.3), layout="constrained")
+    axes = np.atleast_2d(np.array(page.subplots(len(tables), len(TITLES))))
     for row, (reference, seeds) in zip(axes, tables.items(), strict=True):
         for ax, quantity in zip(row, TITLES, strict=True):
             draw_quantity(ax, seeds, quantity, plan)
             ax.set_title(f"predicted from {reference}", fontsize=10)
         lines, labels = row[0].get_legend_handles_labels()
-        row[1].legend(lines, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        row[-1].legend(lines, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return page
 
 
 def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Plan) -> Axes:
     """One panel: geometric means over seeds of every rung; trained checkpoints as every seed and their geometric mean."""
     rungs = list(dict.fromkeys(name for table in tables.values() for name in table.rungs()))
-    heads = iter(HEADS)
+    others = cycle(OTHERS)
     for rung in rungs:
-        colour, dash, marker = STYLES.get(rung) or next(heads, HEADS[-1])
+        colour, dash, marker = STYLES.get(rung) or next(others)
         line = [
             (gamma, _geometric(values, quantity))
             for gamma in plan.all_gammas
             if len(values := measured_over_seeds(tables, rung, quantity, gamma, plan.train_noise))
         ]
         if line:
-            label = f"posterior head alone, {_HEAD_LABELS.get(rung, rung[5:])}" if rung.startswith("head ") else rung
-            ax.plot(*zip(*line, strict=True), color=colour, ls=dash, marker=marker, ms=5, lw=1.3, label=label)
+            ax.plot(*zip(*line, strict=True), color=colour, ls=dash, marker=marker, ms=5, lw=1.3, label=_label(rung))
     trained = [
         (gamma, values)
         for gamma in plan.gammas
@@ -91,6 +94,15 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
     ax.set_ylabel(f"{TITLES[quantity]} [{QUANTITIES[quantity]}]")
     ax.set_ylim(bottom=0.7 * FLOORS[quantity])
     return ax
+
+
+def _label(rung: str) -> str:
+    """Name of a rung in the legend."""
+    match = re.fullmatch(r"(both heads|head) (\+?)(\d+)", rung)
+    if match is None:
+        return {"head untrained": "posterior head untrained"}.get(rung, rung)
+    heads = "both heads" if match[1] == "both heads" else "posterior head alone"
+    return f"{heads}, {match[3]} steps{' more' if match[2] else ''}"
 
 
 def _geometric(values: np.ndarray, quantity: str) -> float:

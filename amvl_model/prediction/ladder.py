@@ -5,11 +5,15 @@ Figures of a question, the same for every rung:
     leak    leaked information I(Z;A|x), uniform options [nats]                         (diagnostics/leakage.py)
     known   leaked information with the known answer probabilities p(a|x) [nats]
     spread  root mean squared distance of the options' posterior means from their mean [prior standard deviations]
+    shift   root mean squared distance of the options' posterior means from the prior mean [prior standard deviations]
+
+and, for predictions alone, in the reference's own latent coordinates:
+
+    direction  cosine between predicted and the reference's own displacements of the options' posterior means from their mean
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +27,7 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.diagnostics.free_posterior import Search
 from amvl_model.diagnostics.leakage import leaked_information_batch
-from amvl_model.prediction.head import EncodedSet, HeadTraining, encode_set, retrained_head
+from amvl_model.prediction.head_rungs import TrainedHeads, train_heads
 from amvl_model.prediction.reference import Reference, measure_references
 from amvl_model.prediction.rungs import (
     Rung,
@@ -38,8 +42,10 @@ from amvl_model.prediction.theory import Posteriors, halves
 from amvl_model.studies import EASY_TASKS, GAMMA_GRID
 
 Array = NDArray[np.float64]
-QUANTITIES = {"leak": "nats", "known": "nats", "spread": "prior std"}
-FLOORS = {"leak": 1e-3, "known": 1e-3, "spread": 1e-2}
+QUANTITIES = {"leak": "nats", "known": "nats", "spread": "prior std", "shift": "prior std"}
+DIRECTION = "direction"
+UNITS = {**QUANTITIES, DIRECTION: "1"}
+FLOORS = {"leak": 1e-3, "known": 1e-3, "spread": 1e-2, "shift": 1e-2}
 """Values below these are taken as these in logarithms: less than the Monte Carlo error of a leak, and a spread without effect."""
 
 MORE_GAMMAS = (0.03, 0.1, 0.3)
@@ -55,8 +61,9 @@ class Plan:
         noises: label-noise levels to predict, at `noise_gamma`. train_noise: of the reference.
         questions: held-out questions, the same for all seeds. free_questions: how many of them, from the front, get free
             posteriors.
-        heads: which trainings of the posterior head alone, by the name of their rung (`head.py`).
-        long_gammas: at which the continued heads, which take long, are trained; the fresh ones are at every gamma.
+        heads: which trainings of latent heads alone, by the name of their rung (`head_training`).
+        few_gammas: at which the posterior's head alone is trained; both heads together are at every gamma of the study, and
+            at the other label noises.
         head_questions: training questions behind them.
         samples: draws behind each leaked information.
         search: settings of the free posteriors.
@@ -70,9 +77,9 @@ class Plan:
     train_noise: float = 0.3
     tasks: tuple[str, ...] = EASY_TASKS
     questions: int = 48
-    free_questions: int = 12
-    heads: tuple[str, ...] = ("head KL only", "head 300")
-    long_gammas: tuple[float, ...] = (0.001, 0.01)
+    free_questions: int = 8
+    heads: tuple[str, ...] = ("head 300", "both heads 300")
+    few_gammas: tuple[float, ...] = (0.001, 0.01)
     head_questions: int = 640
     samples: int = 256
     search: Search = field(default_factory=Search)
@@ -120,10 +127,21 @@ class Climb:
     seconds: dict[str, float]
 
 
-def figures(posteriors: Sequence[Posteriors | None], weights: Sequence[Array], samples: int, seed: int) -> Values:
-    """The figures of every question (definitions at the top of this module)."""
-    values: Values = {name: [] for name in QUANTITIES}
-    for each, p in zip(posteriors, weights, strict=True):
+def figures(
+    posteriors: Sequence[Posteriors | None],
+    weights: Sequence[Array],
+    samples: int,
+    seed: int,
+    own: Sequence[Posteriors] | None = None,
+) -> Values:
+    """The figures of every question (definitions at the top of this module).
+
+    Args:
+        posteriors: of the questions. weights: p(a|x) of each. samples, seed: of the leaked information.
+        own: the reference's own posteriors; with them the direction is among the figures.
+    """
+    values: Values = {name: [] for name in (QUANTITIES if own is None else UNITS)}
+    for i, (each, p) in enumerate(zip(posteriors, weights, strict=True)):
         if each is None:
             for column in values.values():
                 column.append(None)
@@ -132,7 +150,17 @@ def figures(posteriors: Sequence[Posteriors | None], weights: Sequence[Array], s
         values["leak"].append(float(leaked_information_batch(means, stds, None, samples, seed)[0][0]))
         values["known"].append(float(leaked_information_batch(means, stds, p[None], samples, seed)[0][0]))
         values["spread"].append(each.spread)
+        values["shift"].append(float(np.sqrt(np.sum(each.shifts**2, axis=1).mean())))
+        if own is not None:
+            values[DIRECTION].append(direction(each, own[i]))
     return values
+
+
+def direction(predicted: Posteriors, own: Posteriors) -> float | None:
+    """Cosine between the displacements (O, D) of two sets of means from their mean, -1 to 1; None where one has none."""
+    a, b = (each.shifts - each.shifts.mean(0) for each in (predicted, own))
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float((a * b).sum()) / size if size > 0 else None
 
 
 def checkpoint_folder(kept: Path, cell: str, seed: int) -> Path:
@@ -186,15 +214,15 @@ def climb(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
             {"gamma": s.gamma, "fall": s.fall, "converged": s.converged, "steps": s.steps} for s in searches
         ]
         clock.lap("free")
-    heads, losses = _heads(model, processor, questions, seed, plan)
-    rungs |= heads
-    clock.lap("head")
+    heads = train_heads(model, processor, questions, seed, plan)
+    rungs |= heads.rungs
+    clock.lap("heads")
+    own = [Posteriors(shifts=r.shifts, widths=r.widths) for r in references]
     found = {
-        name: {gamma: figures(row, weights, plan.samples, plan.seed) for gamma, row in rung.items()}
+        name: {gamma: figures(row, weights, plan.samples, plan.seed, own) for gamma, row in rung.items()}
         for name, rung in rungs.items()
     }
-    noisy = {noise: _noise_rungs(model, processor, half, noise, plan) for noise in plan.noises}
-    own = [Posteriors(shifts=r.shifts, widths=r.widths) for r in references]
+    noisy = {noise: _noise_rungs(model, processor, half, noise, heads, plan) for noise in plan.noises}
     reference = figures(own, weights, plan.samples, plan.seed)
     clock.lap("figures")
     return Climb(
@@ -202,18 +230,21 @@ def climb(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
         noise_rungs=noisy,
         reference=reference,
         response=response,
-        head_losses=losses,
+        head_losses=heads.losses,
         seconds=clock.laps,
     )
 
 
-def _noise_rungs(model: Any, processor: Any, half: NDArray[np.int64], noise: float, plan: Plan) -> dict[str, Values]:
-    """What the theory says of another label noise: the reference's forces with the noise's answer probabilities."""
+def _noise_rungs(
+    model: Any, processor: Any, half: NDArray[np.int64], noise: float, heads: TrainedHeads, plan: Plan
+) -> dict[str, Values]:
+    """Another label noise: the reference's forces with the noise's answer probabilities, and heads trained on its answers."""
     references = measure_references(model, processor, plan.held_out(noise), progress=False)
     gammas = (plan.noise_gamma,)
     rungs = linear_rungs(references, gammas)
     rungs["T6 letter"] = letter_rung(references, half, gammas)
     rungs["softmax letter"] = softmax_letter_rung(references, half, gammas, plan.search)
+    rungs |= {name: {plan.noise_gamma: row} for name, row in heads.noisy.get(noise, {}).items()}
     weights = [r.known_probs for r in references]
     return {name: figures(rung[plan.noise_gamma], weights, plan.samples, plan.seed) for name, rung in rungs.items()}
 
@@ -237,47 +268,6 @@ def _response(references: Sequence[Reference]) -> dict[str, Any]:
         "ids": [r.question_id for r in references],
         "options": [r.options for r in references],
     }
-
-
-def _heads(
-    model: Any, processor: Any, questions: Sequence[VisualQuestion], seed: int, plan: Plan
-) -> tuple[dict[str, Rung], dict[str, tuple[float, float]]]:
-    """The posterior heads trained alone."""
-    rungs: dict[str, Rung] = {}
-    losses: dict[str, tuple[float, float]] = {}
-    if not plan.heads:
-        return rungs, losses
-    training = SyntheticBlink(
-        tasks=plan.tasks, split="train", seed=seed, size=plan.head_questions, label_noise=plan.train_noise
-    )
-    data: EncodedSet = encode_set(model, processor, training, progress=False)
-    with retrained_head(model, data, 0.0, HeadTraining(steps=0, seed=seed)):
-        untrained = checkpoint_posteriors(model, processor, questions)
-    rungs["head untrained"] = dict.fromkeys(plan.gammas, untrained)
-    for name in plan.heads:
-        how = head_training(name, seed)
-        rung: Rung = {}
-        for gamma in plan.gammas if how.fresh else plan.long_gammas:
-            with retrained_head(model, data, gamma, how) as curve:
-                rung[gamma] = checkpoint_posteriors(model, processor, questions)
-            tenth = max(1, how.steps // 10)
-            losses[f"{name}, gamma={gamma:g}"] = (float(np.mean(curve[:tenth])), float(np.mean(curve[-tenth:])))
-        rungs[name] = rung
-    return rungs, losses
-
-
-def head_training(name: str, seed: int) -> HeadTraining:
-    """The settings behind the name of a rung: "head KL only", "head S" (fresh, S steps), "head +S" (continued, S steps).
-
-    Raises:
-        ValueError: for another name.
-    """
-    if name == "head KL only":
-        return HeadTraining(answer_loss=False, seed=seed)
-    match = re.fullmatch(r"head (\+?)(\d+)", name)
-    if match is None or int(match[2]) < 1:
-        raise ValueError(f'expected "head KL only", "head S" or "head +S" with S steps, got {name!r}')
-    return HeadTraining(fresh=not match[1], steps=int(match[2]), seed=seed)
 
 
 class _Clock:

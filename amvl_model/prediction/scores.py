@@ -10,8 +10,9 @@ measured figure m and of the predicted one p, both no lower than a floor:
     persistence p = the reference's own figure
 
 Intervals are percentile bootstraps over seeds. Within one gamma, the rank correlation over questions (Spearman) is taken seed
-by seed and averaged; its bootstrap draws questions, the same for all seeds. The correlation within tasks is the mean over tasks
-of the correlation among their questions: task and number of options alone then count for nothing.
+by seed and averaged, over the questions for which every seed has both figures; its bootstrap draws questions, the same for all
+seeds. The correlation within tasks is the mean over tasks of the correlation among their questions: task and number of options
+alone then count for nothing.
 """
 
 from __future__ import annotations
@@ -201,15 +202,20 @@ def rank_correlation(
     seed: int = 0,
 ) -> Interval | None:
     """Spearman correlation over questions of predicted and measured, mean over seeds (and tasks); None where there is none."""
-    pairs, groups = [], None
+    pairs, kept = [], None
     for table in tables.values():
         predicted, measured = table.get(noise, rung, gamma, quantity), table.get(noise, TRAINED, gamma, quantity)
         if predicted is None or measured is None:
             continue
-        kept = np.flatnonzero(np.isfinite(predicted) & np.isfinite(measured))
         pairs.append((predicted, measured))
-        groups = _groups([table.tasks[i] for i in kept], kept, within_tasks)
-    if not pairs or not groups:
+        finite = np.isfinite(predicted) & np.isfinite(measured)
+        kept = finite if kept is None else kept & finite
+    if not pairs or kept is None:
+        return None
+    everyone_has = np.flatnonzero(kept)
+    tasks = next(iter(tables.values())).tasks
+    groups = _groups([tasks[i] for i in everyone_has], everyone_has, within_tasks)
+    if not groups:
         return None
     rng = np.random.default_rng(seed)
     everyone = [members[None] for members in groups]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amvl_model.prediction.figure import draw
-from amvl_model.prediction.ladder import Climb, Plan, Values, trained_figures
+from amvl_model.prediction.ladder import Climb, Plan, trained_figures
 from amvl_model.prediction.summary import means, report, summarise
-from amvl_model.prediction.tables import Table, read_table, table_of, write_table
+from amvl_model.prediction.tables import TRAINED, Table, as_row, merged, read_table, table_of, write_table
 from amvl_model.results import Metric, result_path, write_result
 from amvl_model.studies import STUDIES
 
@@ -29,32 +30,60 @@ def cell_gamma(cell: str) -> float:
     return float(str(settings["objective.gamma"])) if settings["objective.name"] == "amvl" else 0.0
 
 
-def trained_cells(kept: Path, seed: int, plan: Plan) -> dict[tuple[float, float], Values]:
-    """Figures of every trained checkpoint that is there, per (label noise, gamma)."""
+def trained_cells(plan: Plan) -> dict[tuple[float, float], str]:
+    """The study's cell per (label noise, gamma) that is compared; gamma 0 is forward-only."""
     wanted = {(plan.train_noise, gamma): f"amvl,gamma={gamma:g}" for gamma in plan.gammas}
     wanted[plan.train_noise, 0.0] = "ntp+fwd"
     for noise in plan.noises:
         wanted[noise, plan.noise_gamma] = f"amvl,gamma={plan.noise_gamma:g},noise={noise:g}"
         wanted[noise, 0.0] = f"ntp+fwd,noise={noise:g}"
-    found = {}
-    for (noise, gamma), cell in wanted.items():
-        values = trained_figures(kept, cell, seed, plan, noise)
-        if values is not None:
-            found[noise, gamma] = values
-    return found
+    return wanted
 
 
-def write_climb(
-    target: Path,
-    reference: str,
-    seed: int,
-    climb: Climb,
-    trained: Mapping[tuple[float, float], Values],
-    plan: Plan,
-    seconds: float,
-) -> Path:
+def measure_trained(folder: Path, kept: Path, seed: int, plan: Plan) -> list[str]:
+    """Measure the trained checkpoints of a seed that are there and not measured yet; returns their cells.
+
+    Args:
+        folder: of this study's results; <folder>/trained/seed<k>.csv and .json are written or extended.
+        kept: the checkpoints, as `checkpoint_folder` finds them. seed, plan: of the comparison.
+
+    Raises:
+        ValueError: if the file there was measured on other questions.
+    """
+    target = result_path(folder.parent, folder.name, TRAINED, seed)
+    path = target.with_suffix(".csv")
+    questions = plan.held_out()
+    ids, tasks = tuple(q.id for q in questions), tuple(q.task for q in questions)
+    old = read_table(path) if path.is_file() else Table(ids=ids, tasks=tasks, rows={})
+    if old.ids != ids:
+        raise ValueError(f"{path} was measured on other questions than the plan's {len(ids)}; move {path.parent} away")
+    began, new = time.perf_counter(), {}
+    for (noise, gamma), cell in trained_cells(plan).items():
+        if (noise, TRAINED, gamma, "leak") not in old.rows:
+            values = trained_figures(kept, cell, seed, plan, noise)
+            if values is not None:
+                new[noise, gamma] = values
+    if new:
+        added = {(*key[:1], TRAINED, key[1], name): as_row(v) for key, each in new.items() for name, v in each.items()}
+        table = Table(ids=ids, tasks=tasks, rows={**old.rows, **added})
+        write_table(path, table)
+        write_result(
+            target,
+            study=folder.name,
+            cell=TRAINED,
+            seed=seed,
+            config=plan,
+            metrics=means(table, plan),
+            wall_seconds=time.perf_counter() - began,
+            device="cpu",
+            overwrite=True,
+        )
+    return [trained_cells(plan)[key] for key in new]
+
+
+def write_climb(target: Path, reference: str, seed: int, climb: Climb, plan: Plan, seconds: float) -> Path:
     """The result file of one reference and seed, and the table of its questions beside it."""
-    table = table_of(climb, trained, cell_gamma(reference), plan)
+    table = table_of(climb, cell_gamma(reference), plan)
     write_table(target.with_suffix(".csv"), table)
     extra = {name: value for name, value in climb.response.items() if name != "free_searches"}
     return write_result(
@@ -98,16 +127,19 @@ def _text(value: object) -> str:
 
 
 def read_tables(folder: Path, reference: str) -> dict[int, Table]:
-    """Per seed, the table of a reference.
+    """Per seed, the table of a reference, with what its seed's trained checkpoints show (``<folder>/trained``).
 
     Raises:
         FileNotFoundError: if it has none.
+        ValueError: if the two are about different questions.
     """
     found = {}
     for path in sorted((folder / reference).glob("seed*.csv")):
         match = re.fullmatch(r"seed(\d+)", path.stem)
         if match:
-            found[int(match[1])] = read_table(path)
+            measured = folder / TRAINED / path.name
+            table = read_table(path)
+            found[int(match[1])] = merged(table, read_table(measured)) if measured.is_file() else table
     if not found:
         raise FileNotFoundError(
             f"no predictions in {folder / reference}; run experiments/theory_vs_checkpoints.py --checkpoints DIR first"

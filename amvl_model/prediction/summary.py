@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from amvl_model.evaluation.statistics import Interval
-from amvl_model.prediction.ladder import QUANTITIES, Plan
+from amvl_model.pareto import interval
+from amvl_model.prediction.ladder import DIRECTION, QUANTITIES, UNITS, Plan
 from amvl_model.prediction.scores import (
+    BASELINES,
     Error,
     baseline_points,
     error_of,
@@ -56,6 +59,17 @@ def summarise(tables: Mapping[int, Table], reference_gamma: float, plan: Plan) -
         found |= _gaps(tables, rungs, quantity, plan)
     for quantity in ("leak", "spread"):
         found |= _correlations(tables, rungs, quantity, gammas, plan)
+    return found | _directions(tables, rungs, reference_gamma or min(plan.gammas), plan)
+
+
+def _directions(tables: Mapping[int, Table], rungs: Sequence[str], gamma: float, plan: Plan) -> dict[str, Metric]:
+    """Mean over seeds of the mean cosine to the reference's own spread, at the reference's gamma (forward-only: the least)."""
+    found: dict[str, Metric] = {}
+    for rung in rungs:
+        values = measured_over_seeds(tables, rung, DIRECTION, gamma, plan.train_noise)
+        if len(values):
+            low, high = interval(values) if len(values) > 1 else (None, None)
+            found[f"{DIRECTION}.{rung}.gamma={gamma:g}"] = Metric(float(values.mean()), "1", low, high, len(values))
     return found
 
 
@@ -105,11 +119,11 @@ def _noise_errors(tables: Mapping[int, Table], rungs: Sequence[str], quantity: s
 
 
 def _gaps(tables: Mapping[int, Table], rungs: Sequence[str], quantity: str, plan: Plan) -> dict[str, Metric]:
-    heads = [rung for rung in rungs if rung.startswith("head ")]
+    heads = [rung for rung in rungs if rung.startswith(("head ", "both heads "))]
     pairs = [
         *GAPS,
         *(("free", head) for head in heads),
-        *(("softmax letter", head) for head in heads),
+        *((first, second) for first, second in pairwise(heads) if "untrained" not in first + second),
         *((head, TRAINED) for head in heads),
         ("free", TRAINED),
     ]
@@ -155,7 +169,7 @@ def means(table: Table, plan: Plan) -> dict[str, Metric]:
         if len(known):
             at = "" if noise == plan.train_noise else f".noise={noise:g}"
             found[f"{quantity}.{rung}.gamma={gamma:g}{at}"] = _metric(
-                bootstrap_mean(known, n_bootstrap=1000), QUANTITIES[quantity]
+                bootstrap_mean(known, n_bootstrap=1000), UNITS[quantity]
             )
     return found
 
@@ -165,7 +179,8 @@ def report(metrics: Mapping[str, Metric], tables: Mapping[int, Table], plan: Pla
     lines = [
         f"reference {reference}, {len(tables)} seeds; root mean squared log ratio [95 % interval over seeds], bias"
     ]
-    for quantity in ("leak", "spread"):
+    lines += [verdict(metrics, quantity) for quantity in QUANTITIES]
+    for quantity in ("leak", "spread", "shift"):
         for kind, title in (
             ("error", "held-out gammas"),
             ("error_other_seeds", "other seeds' checkpoints at the held-out gammas"),
@@ -183,7 +198,26 @@ def report(metrics: Mapping[str, Metric], tables: Mapping[int, Table], plan: Pla
             if named:
                 lines.append(f"\n{quantity}, Spearman over questions{', within tasks' if 'within' in kind else ''}")
             lines += [f"  {name.split('.', 2)[2]:38} {_cell(metric)}" for name, metric in named.items()]
+    directions = {k: v for k, v in metrics.items() if k.startswith(f"{DIRECTION}.")}
+    lines.append("\ndirection: cosine to the reference's own spread, mean over questions and seeds")
+    lines += [f"  {name.split('.', 1)[1]:38} {_cell(metric)}" for name, metric in directions.items()]
     return "\n".join(lines)
+
+
+def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
+    """One sentence: the errors of the theory's best rung and of the ladder's best, beside both baselines."""
+    prefix = f"error.{quantity}."
+    errors = {k[len(prefix) :]: v for k, v in metrics.items() if k.startswith(prefix) and v.value is not None}
+    rungs = {name: metric for name, metric in errors.items() if name not in BASELINES}
+    closed = {name: metric for name, metric in rungs.items() if name.startswith(("T4", "T6", "softmax"))}
+
+    def least(of: Mapping[str, Metric]) -> str:
+        name = min(of, key=lambda each: of[each].value or 0.0)
+        return f"{name} {_cell(of[name])}"
+
+    parts = [f"{label} {least(of)}" for label, of in (("best theory", closed), ("best rung", rungs)) if of]
+    parts += [f"{name} {_cell(errors[name])}" for name in ("power law", "gamma alone") if name in errors]
+    return f"{quantity}, held-out gammas: {'; '.join(parts)}"
 
 
 def _cell(metric: Metric) -> str:

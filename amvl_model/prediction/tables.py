@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,30 @@ class Table:
         return [name for name in dict.fromkeys(key[1] for key in self.rows) if name not in (REFERENCE, TRAINED)]
 
 
-def table_of(climb: Climb, trained: Mapping[tuple[float, float], Values], reference_gamma: float, plan: Plan) -> Table:
-    """Everything that one climb predicts and what the trained checkpoints show.
+def as_row(column: Sequence[float | None]) -> Array:
+    """(n,), NaN where there is no value."""
+    return np.array([math.nan if v is None else v for v in column])
+
+
+def merged(predicted: Table, measured: Table) -> Table:
+    """One table of both.
+
+    Raises:
+        ValueError: if they are about different questions.
+    """
+    if predicted.ids != measured.ids:
+        raise ValueError(
+            f"predictions are about {len(predicted.ids)} questions and the trained checkpoints about "
+            f"{len(measured.ids)} that are not the same; make both again with one --questions"
+        )
+    return Table(ids=predicted.ids, tasks=predicted.tasks, rows={**predicted.rows, **measured.rows})
+
+
+def table_of(climb: Climb, reference_gamma: float, plan: Plan) -> Table:
+    """Everything that one climb predicts.
 
     Args:
         climb: of the reference.
-        trained: per (noise, gamma), the figures of the checkpoint that was trained there.
         reference_gamma: of the reference, 0 for forward-only.
         plan: of the climb.
     """
@@ -55,7 +73,7 @@ def table_of(climb: Climb, trained: Mapping[tuple[float, float], Values], refere
 
     def put(noise: float, rung: str, gamma: float, values: Values) -> None:
         for quantity, column in values.items():
-            rows[noise, rung, gamma, quantity] = np.array([math.nan if v is None else v for v in column])
+            rows[noise, rung, gamma, quantity] = as_row(column)
 
     put(plan.train_noise, REFERENCE, reference_gamma, climb.reference)
     for rung, by_gamma in climb.rungs.items():
@@ -64,8 +82,6 @@ def table_of(climb: Climb, trained: Mapping[tuple[float, float], Values], refere
     for noise, found in climb.noise_rungs.items():
         for rung, values in found.items():
             put(noise, rung, plan.noise_gamma, values)
-    for (noise, gamma), values in trained.items():
-        put(noise, TRAINED, gamma, values)
     return Table(ids=tuple(climb.response["ids"]), tasks=tuple(climb.response["tasks"]), rows=rows)
 
 
