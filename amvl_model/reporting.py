@@ -98,6 +98,9 @@ def figures(measured: Measured) -> dict[str, Metric]:
     put("accuracy", "evaluation.accuracy.likelihood.unweighted", "fraction")
     put("accuracy_generated", "evaluation.accuracy.generation.unweighted", "fraction")
     put("answer_nll", "evaluation.answer_nll", "nats")
+    for task in lookup(measured, "evaluation.accuracy.likelihood.tasks") or []:
+        value = task["accuracy"]
+        found[f"accuracy.{task['task']}"] = Metric(value["mean"], "fraction", value["low"], value["high"], value["n"])
     for part, prefix in (("contamination", "held_out"), ("train_contamination", "training")):
         for name, value in (lookup(measured, f"{part}.measures") or {}).items():
             if value is not None:

@@ -182,24 +182,27 @@ def study_results(study: Study, out: Path) -> list[Result]:
         FileNotFoundError: if there are none at all.
         ResultError: if a file is unreadable.
     """
-    borrowed = [replace(result, cell=cell) for cell, result in _stand_ins(study, out)]
+    borrowed = [replace(result, cell=cell) for cell, result in stand_ins(study, out)]
     if borrowed and not any((out / study.name).glob("*/seed*.json")):
         return borrowed
     return [*read_study(out / study.name), *borrowed]
 
 
-def read_stand_ins(study: Study, out: Path) -> list[Result]:
-    """The results that stand in, as the other studies wrote them."""
-    return [result for _, result in _stand_ins(study, out)]
-
-
-def _stand_ins(study: Study, out: Path) -> list[tuple[str, Result]]:
+def stand_ins(study: Study, out: Path) -> list[tuple[str, Result]]:
+    """The results that stand in for cells without any of their own: (cell of this study, result as it was written)."""
     found = []
     for cell, (other, name) in study.stand_ins.items():
         if not any((out / study.name / cell).glob("seed*.json")):
-            paths = sorted((out / other / name).glob("seed*.json"))
-            found += [(cell, read_result(path)) for path in paths]
+            found += [(cell, result) for result in _results_of(other, name, out)]
     return found
+
+
+def _results_of(study: str, cell: str, out: Path) -> list[Result]:
+    """Results of one cell, or of what stands in for it."""
+    paths = sorted((out / study / cell).glob("seed*.json"))
+    if not paths and cell in STUDIES[study].stand_ins:
+        return _results_of(*STUDIES[study].stand_ins[cell], out)
+    return [read_result(path) for path in paths]
 
 
 def draw_study(study: Study, out: Path) -> str:
@@ -216,7 +219,7 @@ def draw_study(study: Study, out: Path) -> str:
         first = next((cell for cell in (study.reference, *study.all_cells) if cell in there), None)
         columns = SAMPLED_COLUMNS if study.checkpoints else COLUMNS
         text = table(results, cells=list(study.all_cells), against=first, columns=columns)
-        if borrowed := sorted({f"{r.study}/{r.cell}" for r in read_stand_ins(study, out)}):
+        if borrowed := sorted({f"{result.study}/{result.cell}" for _, result in stand_ins(study, out)}):
             text += f"\nfrom other studies, same settings: {', '.join(borrowed)}"
         (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
         return f"{text}\ntable: {out / study.name / 'table.txt'}"

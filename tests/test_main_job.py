@@ -53,6 +53,23 @@ def test_the_run_folder_holds_all_that_is_promised(run_folder: Path) -> None:
     assert config["objective"]["name"] == "ntp+fwd"
 
 
+def test_another_objective_is_a_third_arm() -> None:
+    assert main_job.arms_of(load_preset("tiny")) == main_job.ARMS
+    arms = main_job.arms_of(load_preset("tiny", {"objective.name": "sft"}))
+    assert list(arms.items()) == [("forward-only", "ntp+fwd"), ("amvl", "amvl"), ("sft", "sft")]
+
+
+def test_a_baseline_answers_a_question_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from amvl_model.run import build_model, save_checkpoint
+
+    config = load_preset("tiny", {**SMALL, "objective.name": "pause"})
+    save_checkpoint(*build_model(config), tmp_path / "pause")
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "a.png")
+    assert main_job.ask([str(tmp_path / "a.png")], "Is it red?", ["yes", "no"], str(tmp_path / "pause"), config) == 0
+    said = capsys.readouterr().out
+    assert "reply:" in said and "(A) yes:" in said and "posterior" not in said
+
+
 def test_base_and_both_arms_are_evaluated_on_the_same_questions(run_folder: Path) -> None:
     evaluations = json.loads((run_folder / "eval.json").read_text())
     ids = [[q["id"] for q in evaluations[name]["questions"]] for name in ("base", "forward-only", "amvl")]

@@ -154,6 +154,7 @@ def test_runs_of_the_new_studies_record_what_their_tables_read(tmp_path: Path, m
         cell: read_result(run_cell("objectives", cell, 0, tmp_path, tmp_path)) for cell in ("amvl", "pause", "sft")
     }
     for each in found.values():
+        assert each.value("accuracy.Counting") == each.value("accuracy")
         assert {
             "accuracy",
             "answer_nll",
