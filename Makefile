@@ -11,7 +11,7 @@ LMMS_VENV ?= .venv-lmms
 LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
-.PHONY: setup main test lint types tests format doctor notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
+.PHONY: setup main test lint types tests format doctor figures notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,9 @@ tests: setup
 format: setup
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+figures: setup
+	$(BIN)/python -m paper_figs $(ARGS)
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m jupyter lab $(ARGS) notebooks/
