@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +12,21 @@ from amvl_model.pareto import interval
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.ours import PREDICTION
 from paper_figs.sources import Sources
-from paper_figs.style import BLACK, COLOURS, LINES, MARKERS, page
+from paper_figs.style import BLACK, COLOURS, GREY, LINES, MARKERS, page
 
 if TYPE_CHECKING:
     from amvl_model.prediction.tables import Table
 
 TITLE = "predicted and trained leaked information against gamma"
 STUDY = "prediction"
+SERIES = (*COLOURS[:6], GREY)
 QUANTITIES = {"leak": "leaked information\n[nats]", "spread": "spread of posterior means\n[prior std]"}
 FLOORS = {"leak": 1e-3, "spread": 1e-2}
 """Means below it are drawn there: less than the Monte Carlo error of a leak, and a spread without effect."""
+RUNGS = ("T4", "T6 held", "T6 moving", "softmax", "free", "head 300", "both heads 300")
+"""Drawn where a table has them, in this order; further rungs of the ladder are in its own picture and tables."""
+FEW = 2
+"""Points from which on a rung is joined by a line."""
 
 
 def draw(sources: Sources) -> Drawn:
@@ -47,19 +51,19 @@ def draw(sources: Sources) -> Drawn:
 def read(sources: Sources) -> dict[str, dict[int, Table]]:
     """Per reference and seed the table of its predictions, {} where there are none."""
     folder = sources.results / STUDY
-    paths = sorted(folder.glob("*/seed*.csv"))
+    paths = sorted(path for path in folder.glob("*/seed*.csv") if path.parent.name != "trained")
     if not paths:
         sources.lacks(f"results/{STUDY}", PREDICTION)
         return {}
-    from amvl_model.prediction.tables import read_table
+    from amvl_model.prediction.study import read_tables
 
-    sources.study(STUDY, PREDICTION, cells=sorted({path.parent.name for path in paths}))
-    found: dict[str, dict[int, Table]] = {}
-    for path in paths:
+    references = sorted({path.parent.name for path in paths})
+    measured = sorted(folder.glob("trained/seed*.csv"))
+    sources.study(STUDY, PREDICTION, cells=[*references, *(["trained"] if measured else [])])
+    for path in [*paths, *measured]:
         seed = int(path.stem.removeprefix("seed"))
-        found.setdefault(path.parent.name, {})[seed] = read_table(path)
-        sources.file(Path(path), kind="result", made_by=PREDICTION, cell=path.parent.name, seed=seed)
-    return found
+        sources.file(path, kind="result", made_by=PREDICTION, cell=path.parent.name, seed=seed)
+    return {reference: read_tables(folder, reference) for reference in references}
 
 
 def points(tables: Mapping[int, Table], rung: str, quantity: str) -> dict[float, np.ndarray]:
@@ -77,19 +81,32 @@ def points(tables: Mapping[int, Table], rung: str, quantity: str) -> dict[float,
     return found
 
 
+def _label(rung: str) -> str:
+    kind, _, steps = rung.rpartition(" ")
+    return (
+        {"head": "posterior head alone, ", "both heads": "both heads, "}[kind] + f"{steps} steps"
+        if "head" in kind
+        else rung
+    )
+
+
+def _fill(index: int) -> str:
+    """Open markers from the seventh series on, whose shapes come round again."""
+    return SERIES[index] if index < 6 else "white"
+
+
 def _panel(ax: Axes, tables: Mapping[int, Table], quantity: str) -> dict[str, Any]:
     """One quantity; returns the legend's handles by label."""
     from amvl_model.prediction.tables import TRAINED
 
     handles: dict[str, Any] = {}
-    rungs = list(dict.fromkeys(name for table in tables.values() for name in table.rungs()))
-    for i, rung in enumerate(rungs):
+    for i, rung in enumerate(RUNGS):
         found = points(tables, rung, quantity)
         means = [float(np.exp(np.log(values).mean())) for values in found.values()]
-        again = i + i // 6
         if means:
-            (handles[rung],) = ax.plot(
-                list(found), means, color=COLOURS[i % 6], ls=LINES[again % 6], marker=MARKERS[again % 6], ms=3, lw=1.0
+            joined = LINES[i % 6] if len(means) >= FEW else "none"
+            (handles[_label(rung)],) = ax.plot(
+                list(found), means, color=SERIES[i], ls=joined, marker=MARKERS[i % 6], ms=3, lw=1.0, mfc=_fill(i)
             )
     for gamma, values in points(tables, TRAINED, quantity).items():
         logs = np.log(values)

@@ -165,9 +165,17 @@ def _predictions(root: Path, rng: np.random.Generator) -> None:
         for seed in (0, 1, 2):
             rows = {
                 (0.3, rung, gamma, quantity): rng.random(6) / (1 + 1000 * gamma) + 0.01
-                for rung in (REFERENCE, "T4", "T6 held", "softmax", "free", "head 150", TRAINED)
+                for rung in (REFERENCE, "T4", "T6 held", "softmax", "free", "head 300", "both heads 300")
                 for gamma in (0.0001, 0.001, 0.01)
                 for quantity in ("leak", "spread")
             }
             path = write(root, "prediction", reference, seed, {}, {})
             write_table(path.with_suffix(".csv"), Table(ids=tuple("abcdef"), tasks=("Counting",) * 6, rows=rows))
+    for seed in (0, 1, 2):
+        rows = {
+            (0.3, TRAINED, gamma, quantity): rng.random(6) / (1 + 1000 * gamma) + 0.01
+            for gamma in (0.0001, 0.001, 0.01)
+            for quantity in ("leak", "spread")
+        }
+        path = write(root, "prediction", TRAINED, seed, {}, {})
+        write_table(path.with_suffix(".csv"), Table(ids=tuple("abcdef"), tasks=("Counting",) * 6, rows=rows))
