@@ -20,6 +20,7 @@ class Study:
         stand_ins: per cell the (study, cell) with the same settings whose results are read where this study has none; a cell
             that stands here and not in ``cells`` is never run again.
         checkpoints: per cell the (study, cell) whose kept checkpoint is evaluated; such a cell trains nothing.
+        measures: what is recorded of such a cell, by the functions' names in study_measures.py.
         reference: the cell that the others are compared with; None: the first.
     """
 
@@ -31,6 +32,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     stand_ins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     checkpoints: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    measures: tuple[str, ...] = ("sampled",)
     reference: str | None = None
 
     @property
@@ -129,6 +131,11 @@ def _temperature_cells() -> dict[str, dict[str, object]]:
     }
 
 
+def _direction_cells() -> dict[str, dict[str, object]]:
+    """Forward-only and AMVL of the study leakage: every gamma, every label noise."""
+    return {cell: settings for cell, settings in _leakage_cells().items() if settings["objective.name"] in _PAIR}
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -182,6 +189,14 @@ STUDIES = {
             cells=_temperature_cells(),
             checkpoints={f"{name},t={t:g}": ("objectives", name) for name in _SAMPLED for t in TEMPERATURES},
             reference="amvl,t=0",
+        ),
+        Study(
+            name="direction",
+            purpose="what the prior mean has taken over of its own question's label, against gamma; evaluates kept checkpoints",
+            common={**_EASY, "objective.beta": 0.001, "train.precision": "bf16", "eval.leakage_questions": 1000},
+            cells=_direction_cells(),
+            checkpoints={cell: ("leakage", cell) for cell in _direction_cells()},
+            measures=("answer_direction", "out_of_distribution"),
         ),
     )
 }

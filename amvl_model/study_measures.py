@@ -10,7 +10,7 @@ prior_mixture.accuracy, .answer_nll               the same draws, their probabil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 
 from amvl_model.config import RunConfig, override
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.data.sources import evaluation_questions
+from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.data.synthetic import SHIFTED_SOURCE
 from amvl_model.diagnostics.answer_direction import measure_answer_direction
 from amvl_model.diagnostics.contamination import answer_scores
@@ -59,17 +59,14 @@ def out_of_distribution(model: Any, processor: AMVLProcessor, config: RunConfig)
     }
 
 
-def answer_direction(
-    model: Any,
-    processor: AMVLProcessor,
-    config: RunConfig,
-    held_out: Sequence[VisualQuestion],
-    training: Sequence[VisualQuestion],
-) -> dict[str, Metric]:
-    """answer_direction_shift on the first `eval.leakage_questions` of both sets; none of a model without latents."""
+def answer_direction(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
+    """answer_direction_shift on the first `eval.leakage_questions` of held-out and of training questions; {} without latents."""
     if not hasattr(model, "encode_query"):
         return {}
-    few = [[each[i] for i in range(min(len(each), config.eval.leakage_questions))] for each in (held_out, training)]
+    few = [
+        [each[i] for i in range(min(len(each), config.eval.leakage_questions))]
+        for each in (evaluation_questions(config.data), training_questions(config.data))
+    ]
     report = measure_answer_direction(
         model,
         processor,
@@ -86,7 +83,14 @@ def answer_direction(
     return {f"answer_direction.{name}": _metric(value, "1") for name, value in figures.items() if value is not None}
 
 
-def sampled(
+def sampled(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
+    """`sampled_figures` on held-out questions and on as many of the shifted set."""
+    shifted = shifted_questions(config, config.data.eval_size or 2 * SHIFTED_SIZE)
+    found = sampled_figures(model, processor, config, evaluation_questions(config.data))
+    return found | sampled_figures(model, processor, config, shifted, prefix=OUT)
+
+
+def sampled_figures(
     model: Any, processor: AMVLProcessor, config: RunConfig, questions: Sequence[VisualQuestion], *, prefix: str = ""
 ) -> dict[str, Metric]:
     """Accuracy and answer NLL with ``eval.samples`` latents a question from the prior at ``eval.temperature``.
@@ -123,6 +127,14 @@ def sampled(
         )
         for name, values in columns.items()
     }
+
+
+MEASURES: dict[str, Callable[[Any, AMVLProcessor, RunConfig], dict[str, Metric]]] = {
+    "sampled": sampled,
+    "answer_direction": answer_direction,
+    "out_of_distribution": out_of_distribution,
+}
+"""What a study can record of a kept checkpoint."""
 
 
 def _metric(value: Interval, unit: str) -> Metric:

@@ -115,7 +115,7 @@ def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None
     if cell in study.checkpoints:
         _check_checkpoints(study, [(cell, seed)], keep)
         assert keep is not None
-        metrics, extra = _evaluated(config, keep, (*study.checkpoints[cell], seed))
+        metrics, extra = _evaluated(config, keep, (*study.checkpoints[cell], seed), study.measures)
     else:
         folder = None if keep is None else checkpoint_folder(keep, study.name, cell, seed)
         metrics = _trained(config, folder)
@@ -146,24 +146,23 @@ def _trained(config: RunConfig, checkpoint: Path | None) -> dict[str, Metric]:
         (checkpoint.parent / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     measured = measure(model, processor, config, held_out, asked, scoring=("likelihood",), progress=False)
     return (
-        flatten(measured)
-        | out_of_distribution(model, processor, config)
-        | answer_direction(model, processor, config, held_out, asked)
+        flatten(measured) | out_of_distribution(model, processor, config) | answer_direction(model, processor, config)
     )
 
 
-def _evaluated(config: RunConfig, keep: Path, source: tuple[str, str, int]) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """Figures of a kept checkpoint with latents at the configuration's temperature, and which checkpoint it was."""
+def _evaluated(
+    config: RunConfig, keep: Path, source: tuple[str, str, int], measures: Sequence[str]
+) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """The measures of a kept checkpoint, and which checkpoint it was."""
     from amvl_model.checkpoints import WEIGHTS
-    from amvl_model.data.sources import evaluation_questions
     from amvl_model.run import load_checkpoint
-    from amvl_model.study_measures import OUT, sampled, shifted_questions
+    from amvl_model.study_measures import MEASURES
 
     folder = checkpoint_folder(keep, *source)
     model, processor = load_checkpoint(folder)
-    metrics = sampled(model, processor, config, evaluation_questions(config.data))
-    shifted = shifted_questions(config, config.data.eval_size or 50)
-    metrics |= sampled(model, processor, config, shifted, prefix=OUT)
+    metrics: dict[str, Metric] = {}
+    for name in measures:
+        metrics |= MEASURES[name](model, processor, config)
     weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return metrics, {"checkpoint": "/".join(map(str, source[:2])) + f"/seed{source[2]}", "weights_sha256": weights}
 
@@ -213,11 +212,11 @@ def draw_study(study: Study, out: Path) -> str:
     """
     results = study_results(study, out)
     if study.name != "pareto":
-        from amvl_model.study_table import COLUMNS, SAMPLED_COLUMNS, table
+        from amvl_model.study_table import CHECKPOINT_COLUMNS, COLUMNS, table
 
         there = {result.cell for result in results}
         first = next((cell for cell in (study.reference, *study.all_cells) if cell in there), None)
-        columns = SAMPLED_COLUMNS if study.checkpoints else COLUMNS
+        columns = CHECKPOINT_COLUMNS.get(study.measures[0], COLUMNS) if study.checkpoints else COLUMNS
         text = table(results, cells=list(study.all_cells), against=first, columns=columns)
         if borrowed := sorted({f"{result.study}/{result.cell}" for _, result in stand_ins(study, out)}):
             text += f"\nfrom other studies, same settings: {', '.join(borrowed)}"

@@ -49,13 +49,22 @@ COLUMNS = (
     Column("shifted set: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
     Column("shifted set: NLL [nats]", "out_of_distribution.answer_nll"),
 )
-SAMPLED_COLUMNS = (
-    Column("accuracy [%]", "prior_sample.accuracy", 100, ".1f"),
-    Column("answer NLL [nats]", "prior_sample.answer_nll"),
-    Column("shifted set: accuracy [%]", "out_of_distribution.prior_sample.accuracy", 100, ".1f"),
-    Column("shifted set: NLL [nats]", "out_of_distribution.prior_sample.answer_nll"),
-)
-"""Of a study that evaluates kept checkpoints with sampled latents."""
+CHECKPOINT_COLUMNS = {
+    "sampled": (
+        Column("accuracy [%]", "prior_sample.accuracy", 100, ".1f"),
+        Column("answer NLL [nats]", "prior_sample.answer_nll"),
+        Column("shifted set: accuracy [%]", "out_of_distribution.prior_sample.accuracy", 100, ".1f"),
+        Column("shifted set: NLL [nats]", "out_of_distribution.prior_sample.answer_nll"),
+    ),
+    "answer_direction": (
+        Column("own label's weight, training [1]", "answer_direction.training.leverage", 1, ".2f"),
+        Column("own-label contrast, training [1]", "answer_direction.training.own_label", 1, ".2f"),
+        Column("contrast, training [1]", "answer_direction.training.contrast", 1, ".2f"),
+        Column("contrast, held out [1]", "answer_direction.held_out.contrast", 1, ".2f"),
+        Column("shifted set: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
+    ),
+}
+"""Of studies that evaluate kept checkpoints, by the first of their measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +128,26 @@ def differences(results: Sequence[Result], metric: str, against: str) -> dict[st
     cells = by_cell(results, metric)
     if against not in cells:
         raise ValueError(f"there are no results of the cell {against!r}; there are {', '.join(sorted(cells))}")
-    found: dict[str, tuple[Interval, float | None]] = {}
-    for name, seeds in cells.items():
-        common = sorted(seeds.keys() & cells[against].keys())
-        if name != against and common:
-            values = [seeds[seed] - cells[against][seed] for seed in common]
-            found[name] = (student(values), _p_value(values))
-    tested = [name for name, (_, p) in found.items() if p is not None]
-    adjusted = dict(zip(tested, holm([p for _, p in found.values() if p is not None]), strict=True))
-    return {
-        name: Difference(interval=interval, p=p, adjusted=adjusted.get(name)) for name, (interval, p) in found.items()
-    }
+    pairs = [(name, against) for name in cells if name != against]
+    found = paired_differences(results, metric, pairs)
+    return {name: each for (name, _), each in zip(pairs, found, strict=True) if each is not None}
+
+
+def paired_differences(
+    results: Sequence[Result], metric: str, pairs: Sequence[tuple[str, str]]
+) -> list[Difference | None]:
+    """First cell minus second cell of every pair in one figure, Holm-corrected over the pairs; None without a common seed."""
+    cells = by_cell(results, metric)
+    values = []
+    for name, other in pairs:
+        first, second = cells.get(name, {}), cells.get(other, {})
+        values.append([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+    p_values = [_p_value(each) for each in values]
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [
+        Difference(interval=student(each), p=p, adjusted=None if p is None else next(adjusted)) if each else None
+        for each, p in zip(values, p_values, strict=True)
+    ]
 
 
 def _p_value(values: Sequence[float]) -> float | None:
