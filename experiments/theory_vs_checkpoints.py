@@ -7,7 +7,7 @@
 
 Writes results/prediction/<reference>/seed<k>.json (with a CSV of the questions beside it), trained/seed<k>.json with what the
 trained checkpoints show, <reference>,scores/seed0.json with the scores over seeds, and prediction.png. References and trained
-checkpoints that are done are skipped, so that it can be run again when more checkpoints are there. Four to five minutes a
+checkpoints that are done are skipped, so that it can be run again when more checkpoints are there. About four minutes a
 reference and seed on one core.
 """
 
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", help="default: all that have a checkpoint of the reference")
     add("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
     add("--questions", type=int, default=48, metavar="N", help="held-out questions (default: 48)")
-    add("--free-questions", type=int, default=8, metavar="N", help="of these with free posteriors (default: 8)")
+    add("--free-questions", type=int, default=4, metavar="N", help="of these with free posteriors (default: 4)")
     add(
         "--heads",
         nargs="*",

@@ -18,18 +18,24 @@ What is trained, from where and for how long tells causes apart:
 Adam's step does not depend on the size of the loss. Where the answer loss pulls little, gamma therefore hardly sets how fast a
 head moves, only how the KL's pull compares with the noise of the answer loss; with "KL only" gamma cancels out.
 
-Every question is encoded once, and its recorded keys and values serve all steps and all gammas.
+Every question is encoded once, and its recorded keys and values serve all steps and all gammas. Heads for several gammas and
+label noises are trained side by side in one batch, on the same questions and with the same latent noise; they do not touch each
+other, so each comes out as if trained by itself.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from amvl_model.config import ObjectiveConfig
@@ -40,10 +46,12 @@ from amvl_model.evaluation.scoring import batches, latent_scorer
 from amvl_model.modeling import LATENT_MODULES
 from amvl_model.objective import amvl_objective, answer_nll
 from amvl_model.processing import AMVLProcessor, pad_right
-from amvl_model.shared_prefix import PrefixCache, QueryState, second_pass_mask, short_positions
+from amvl_model.shared_prefix import PrefixCache, QueryState, posterior_mask, second_pass_mask, short_positions
 
 POSTERIOR = ("posterior_queries", "posterior_head")
 PRIOR = ("prior_queries", "prior_head")
+Modules = Mapping[str, nn.Module]
+"""Queries and heads by their names in the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,30 +191,70 @@ def _padded(parts: Sequence[Tensor], longest: int) -> Tensor:
     return whole
 
 
-@contextmanager
-def retrained_head(model: Any, data: EncodedSet, gamma: float, training: HeadTraining) -> Iterator[list[float]]:
-    """The model with its posterior head (and prior head) retrained at ``gamma``; on leaving, the old ones are put back.
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One of the heads that are trained side by side.
+
+    Attributes:
+        gamma: weight of the reverse KL, at least 0.
+        data: the encoded questions with the answers that it is trained on; the questions are those of all other cases.
+    """
+
+    gamma: float
+    data: EncodedSet
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained head.
+
+    Attributes:
+        states: per module of the model its weights. losses: of every step [nats].
+    """
+
+    states: Mapping[str, dict[str, Tensor]]
+    losses: Sequence[float]
+
+
+def train_side_by_side(model: Any, cases: Sequence[Case], training: HeadTraining) -> list[Trained]:
+    """Train a head for every case; the model is left as it is.
 
     Args:
-        model: an AMVLForConditionalGeneration. data: of `encode_set` with this model.
-        gamma: weight of the reverse KL, at least 0.
-        training: settings.
-
-    Yields:
-        the loss of every step [nats].
+        model: an AMVLForConditionalGeneration. cases: of sets of `encode_set` with this model. training: settings.
 
     Raises:
-        ValueError: for fewer questions than a batch.
+        ValueError: for no cases, fewer questions than a batch, or cases about different questions.
     """
-    if len(data) < training.batch_size:
-        raise ValueError(f"expected at least a batch of {training.batch_size} questions, got {len(data)}; encode more")
-    old = _weights(model, training.trained)
+    if not cases:
+        raise ValueError("expected at least one case to train, got none")
+    if len(cases[0].data) < training.batch_size:
+        raise ValueError(
+            f"expected at least a batch of {training.batch_size} questions, got {len(cases[0].data)}; encode more"
+        )
+    if any(case.data.keys is not cases[0].data.keys for case in cases):
+        raise ValueError(
+            "expected cases with the same encoded questions; make further ones with EncodedSet.with_answers"
+        )
+    start = _initial(model, training) if training.fresh else _weights(model, training.trained)
+    modules = [{name: copy.deepcopy(getattr(model, name)) for name in training.trained} for _ in cases]
+    for each in modules:
+        for name, state in start.items():
+            each[name].load_state_dict(state)
+    with differentiable(model):
+        losses = _train(model, cases, modules, training)
+    return [
+        Trained({name: module.state_dict() for name, module in each.items()}, losses[:, i].tolist())
+        for i, each in enumerate(modules)
+    ]
+
+
+@contextmanager
+def installed(model: Any, trained: Trained) -> Iterator[None]:
+    """The model with trained heads in it; on leaving, its own are put back."""
+    old = _weights(model, tuple(trained.states))
     try:
-        if training.fresh:
-            _load(model, _initial(model, training))
-        with differentiable(model):
-            losses = _train(model, data, gamma, training)
-        yield losses
+        _load(model, trained.states)
+        yield
     finally:
         _load(model, old)
 
@@ -232,43 +280,89 @@ def _initial(model: Any, training: HeadTraining) -> dict[str, dict[str, Tensor]]
     return drawn
 
 
-def _train(model: Any, data: EncodedSet, gamma: float, training: HeadTraining) -> list[float]:
-    learnt = [p.requires_grad_(True) for name in training.trained for p in getattr(model, name).parameters()]
-    optimiser = torch.optim.AdamW(learnt, lr=training.learning_rate, weight_decay=0.0)
+def _train(
+    model: Any, cases: Sequence[Case], modules: Sequence[Modules], training: HeadTraining
+) -> NDArray[np.float64]:
+    """Losses (steps, cases)."""
+    learnt = [[p.requires_grad_(True) for m in each.values() for p in m.parameters()] for each in modules]
+    optimiser = torch.optim.AdamW(list(chain.from_iterable(learnt)), lr=training.learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimiser, round(training.warmup * training.steps), training.steps)
-    objective = ObjectiveConfig(name="amvl", beta=training.beta, gamma=gamma)
     generator = torch.Generator().manual_seed(training.seed)
-    losses = []
-    order = _epochs(len(data), training.batch_size, generator)
+    losses = np.empty((training.steps, len(cases)))
+    order = _epochs(len(cases[0].data), training.batch_size, generator)
     for step in range(training.steps):
-        state, prior, ids, mask = data.rows(next(order))
-        weights = objective.weights(step / training.steps) if training.fresh else (training.beta, gamma)
+        progress = step / training.steps if training.fresh else 1.0
         with torch.enable_grad():
-            if training.prior:
-                prior = prior_from(model, state)
-            posterior = model.posterior_from(state, ids, mask)
-            nll = torch.zeros(len(ids), device=ids.device)
-            if training.answer_loss:
-                z = posterior.rsample(generator=generator)
-                nll = answer_nll(model.answer_logits(state, z, ids), ids, mask)
-            beta = weights[0] if training.prior else 0.0
-            loss = amvl_objective(prior, posterior, nll, beta, weights[1], objective="amvl").total.mean()
+            each = _losses(model, cases, modules, training, next(order), progress, generator)
             optimiser.zero_grad()
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, training.max_grad_norm)
+            each.sum().backward()
+        for parameters in learnt:
+            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
         optimiser.step()
         schedule.step()
-        losses.append(float(loss.detach()))
+        losses[step] = each.detach().double().numpy()
     return losses
 
 
-def prior_from(model: Any, state: QueryState) -> DiagonalGaussian:
-    """p(Z|x) (B, k, d) of encoded queries, with the prior's queries and head as they are now."""
+def _losses(
+    model: Any,
+    cases: Sequence[Case],
+    modules: Sequence[Modules],
+    training: HeadTraining,
+    index: Tensor,
+    progress: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """(cases,) mean loss of every case on some questions [nats]; differentiable in its own modules."""
+    queries, held, _, _ = cases[0].data.rows(index)
+    state = _tiled(queries, len(cases))
+    ids = torch.cat([case.data.answer_ids[index] for case in cases])
+    mask = torch.cat([case.data.answer_mask[index] for case in cases])
+    posteriors = posteriors_from(model, state, modules, ids, mask)
+    priors = priors_from(model, state, modules) if training.prior else [held] * len(cases)
+    nll = torch.zeros(len(ids), device=ids.device)
+    if training.answer_loss:
+        noise = torch.randn(held.mean.shape, generator=generator)
+        z = torch.cat([q.mean + q.std * noise for q in posteriors])
+        nll = answer_nll(model.answer_logits(state, z, ids), ids, mask)
+    found = []
+    for case, prior, posterior, own in zip(cases, priors, posteriors, nll.chunk(len(cases)), strict=True):
+        beta, gamma = ObjectiveConfig(name="amvl", beta=training.beta, gamma=case.gamma).weights(progress)
+        terms = amvl_objective(prior, posterior, own, beta * training.prior, gamma, objective="amvl")
+        found.append(terms.total.mean())
+    return torch.stack(found)
+
+
+def _tiled(state: QueryState, times: int) -> QueryState:
+    """All queries, then all of them again, ..."""
+    cache = PrefixCache(len(state.cache.keys))
+    for i in range(len(state.cache.keys)):
+        keys, values = state.cache.layer(i)
+        cache.keys[i], cache.values[i] = keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
+    return QueryState(cache, state.mask.repeat(times, 1), state.next_position.repeat(times))
+
+
+def priors_from(model: Any, state: QueryState, modules: Sequence[Modules]) -> list[DiagonalGaussian]:
+    """p(Z|x) of each set of modules on its share of the queries, (B / sets, k, d) each."""
     offsets = torch.arange(model.config.num_latents)
-    queries = model._queries(model.prior_queries, len(state.mask))
+    share = len(state.mask) // len(modules)
+    queries = torch.cat([model._queries(each["prior_queries"], share) for each in modules])
     positions = short_positions(state.next_position, offsets)
-    mask = second_pass_mask(state.mask, len(offsets))
-    return model.prior_head(model._text_model(queries, positions, mask, state.cache))
+    hidden = model._text_model(queries, positions, second_pass_mask(state.mask, len(offsets)), state.cache)
+    return [each["prior_head"](part) for each, part in zip(modules, hidden.chunk(len(modules)), strict=True)]
+
+
+def posteriors_from(
+    model: Any, state: QueryState, modules: Sequence[Modules], answer_ids: Tensor, answer_mask: Tensor
+) -> list[DiagonalGaussian]:
+    """q(Z|x,y) of each set of modules on its share of the queries and answers, (B / sets, k, d) each."""
+    k, share = model.config.num_latents, len(state.mask) // len(modules)
+    queries = torch.cat([model._queries(each["posterior_queries"], share) for each in modules])
+    embeddings = torch.cat([queries, model.get_input_embeddings()(answer_ids)], dim=1)
+    positions = short_positions(state.next_position, torch.arange(k), k + torch.arange(answer_ids.shape[1]))
+    mask = posterior_mask(state.mask, k, answer_mask)
+    hidden = model._text_model(embeddings, positions, mask, state.cache)[:, :k]
+    return [each["posterior_head"](part) for each, part in zip(modules, hidden.chunk(len(modules)), strict=True)]
 
 
 def _epochs(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

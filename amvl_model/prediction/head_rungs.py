@@ -21,7 +21,7 @@ import numpy as np
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
-from amvl_model.prediction.head import EncodedSet, HeadTraining, encode_set, retrained_head
+from amvl_model.prediction.head import Case, HeadTraining, Trained, encode_set, installed, train_side_by_side
 from amvl_model.prediction.rungs import Rung, checkpoint_posteriors
 from amvl_model.prediction.theory import Posteriors
 
@@ -65,24 +65,29 @@ def train_heads(model: Any, processor: Any, questions: Sequence[VisualQuestion],
         return found
     data = encode_set(model, processor, training_questions(plan, seed, plan.train_noise), progress=False)
 
-    def trained(where: EncodedSet, gamma: float, how: HeadTraining, label: str) -> list[Posteriors | None]:
-        with retrained_head(model, where, gamma, how) as curve:
-            row = checkpoint_posteriors(model, processor, questions)
-        if curve:
-            tenth = max(1, how.steps // 10)
-            found.losses[label] = (float(np.mean(curve[:tenth])), float(np.mean(curve[-tenth:])))
-        return row
+    def posteriors(trained: Trained) -> list[Posteriors | None]:
+        with installed(model, trained):
+            return checkpoint_posteriors(model, processor, questions)
 
     for prior in sorted({how.prior for how in ways.values() if how.fresh}):
-        still = trained(data, 0.0, HeadTraining(steps=0, seed=seed, prior=prior), "")
-        found.rungs[UNTRAINED[prior]] = dict.fromkeys(plan.gammas, still)
+        (still,) = train_side_by_side(model, [Case(0.0, data)], HeadTraining(steps=0, seed=seed, prior=prior))
+        found.rungs[UNTRAINED[prior]] = dict.fromkeys(plan.gammas, posteriors(still))
     for name, how in ways.items():
-        gammas = plan.gammas if how.prior else plan.few_gammas
-        found.rungs[name] = {gamma: trained(data, gamma, how, f"{name}, gamma={gamma:g}") for gamma in gammas}
-        for noise in plan.noises if how.prior else ():
-            noisy = data.with_answers(processor, training_questions(plan, seed, noise))
-            label = f"{name}, gamma={plan.noise_gamma:g}, noise={noise:g}"
-            found.noisy[noise][name] = trained(noisy, plan.noise_gamma, how, label)
+        gammas = plan.both_gammas if how.prior else plan.few_gammas
+        noises = plan.noises if how.prior else ()
+        cases = [Case(gamma, data) for gamma in gammas]
+        for noise in noises:
+            cases.append(Case(plan.noise_gamma, data.with_answers(processor, training_questions(plan, seed, noise))))
+        trained = train_side_by_side(model, cases, how)
+        rows = [posteriors(each) for each in trained]
+        found.rungs[name] = dict(zip(gammas, rows[: len(gammas)], strict=True))
+        for noise, row in zip(noises, rows[len(gammas) :], strict=True):
+            found.noisy[noise][name] = row
+        labels = [f"{name}, gamma={gamma:g}" for gamma in gammas]
+        labels += [f"{name}, gamma={plan.noise_gamma:g}, noise={noise:g}" for noise in noises]
+        tenth = max(1, how.steps // 10)
+        for label, each in zip(labels, trained, strict=True):
+            found.losses[label] = (float(np.mean(each.losses[:tenth])), float(np.mean(each.losses[-tenth:])))
     return found
 
 

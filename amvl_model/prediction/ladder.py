@@ -62,8 +62,8 @@ class Plan:
         questions: held-out questions, the same for all seeds. free_questions: how many of them, from the front, get free
             posteriors.
         heads: which trainings of latent heads alone, by the name of their rung (`head_training`).
-        few_gammas: at which the posterior's head alone is trained; both heads together are at every gamma of the study, and
-            at the other label noises.
+        both_gammas: at which both heads are trained together; at the other label noises they are too.
+        few_gammas: at which the posterior's head is trained alone.
         head_questions: training questions behind them.
         samples: draws behind each leaked information.
         search: settings of the free posteriors.
@@ -77,9 +77,10 @@ class Plan:
     train_noise: float = 0.3
     tasks: tuple[str, ...] = EASY_TASKS
     questions: int = 48
-    free_questions: int = 8
+    free_questions: int = 4
     heads: tuple[str, ...] = ("head 300", "both heads 300")
-    few_gammas: tuple[float, ...] = (0.001, 0.01)
+    both_gammas: tuple[float, ...] = (0.0001, 0.001, 0.003, 0.01)
+    few_gammas: tuple[float, ...] = (0.01,)
     head_questions: int = 640
     samples: int = 256
     search: Search = field(default_factory=Search)
