@@ -19,14 +19,14 @@ from amvl_theory import (
     self_consistent_spread,
 )
 from paper_figs.build import Drawn
-from paper_figs.ours import LEAK, LEAKAGE, PARETO, setting
+from paper_figs.ours import LEAK, LEAKAGE, PARETO, command, setting
 from paper_figs.sources import Sources
 from paper_figs.style import COLOURS, GREY, LINES, MARKERS, OBJECTIVES, look, marks, page
 
 TITLE = "contamination and leaked information against gamma: theory and checkpoints"
 MODE = {"force_mean": 0.8, "curvature": 1.3, "posterior_precision": 1.0, "prior_precision": 1.0, "beta": 0.7}
 ABSORPTIONS = (0.1, 0.5, 0.9, 1.0)
-GAP = "held_out.nll_gap_mean"
+OWN_LABEL = "answer_direction.training.leverage"
 FLOOR = 1e-4
 """Leaked information below it is drawn there, nats."""
 
@@ -39,10 +39,15 @@ def draw(sources: Sources) -> Drawn:
     _leaked(b, sources)
     results = [*sources.study("pareto", PARETO), *sources.study("leakage", LEAKAGE)]
     series = by_gamma(results)
-    _checkpoints(c, series, LEAK, "leaked information [nats]")
-    _checkpoints(d, series, GAP, "NLL, posterior − prior mean [nats]")
+    taken = by_gamma(sources.study("direction", command("direction")))
+    looks = {name: i for i, name in enumerate(series)}
+    taken = {name.replace("study direction", "study leakage"): each for name, each in taken.items()}
+    looks |= {name: len(looks) for name in taken if name not in looks}
+    _checkpoints(c, series, looks, LEAK, "leaked information [nats]")
+    _checkpoints(d, taken, looks, OWN_LABEL, "weight of the own label [1]")
     c.set_title("(c) checkpoints: leaked information")
-    d.set_title("(d) checkpoints: train–inference gap")
+    d.set_title("(d) checkpoints: own label in the prior mean")
+    d.axhline(0, color="black", lw=0.6)
     if series:
         c.set_yscale("log")
         c.set_ylim(bottom=0.6 * FLOOR)
@@ -59,6 +64,7 @@ def _contamination(ax: Axes, sources: Sources) -> None:
         start = initial_state(game, posterior_var=1 / lam, prior_var=1 / MODE["prior_precision"])
         run = equilibrium_by_simulation(game, beta=MODE["beta"], gamma=dots, initial=start)
         ax.plot(gamma, mode_contamination(g, h, lam, s, gamma), label=f"s = {s:g}", **look(i))
+        assert run.converged is not None
         ax.plot(dots, np.where(run.converged, run.state.contamination[:, 0], np.nan), **marks(i))
     sources.compute(mode_contamination, **MODE, absorption=ABSORPTIONS)
     sources.compute(equilibrium_by_simulation, **MODE, gamma=dots)
@@ -111,7 +117,9 @@ def by_gamma(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
     return dict(sorted(kept.items()))
 
 
-def _checkpoints(ax: Axes, series: dict[str, dict[float, list[Result]]], metric: str, label: str) -> None:
+def _checkpoints(
+    ax: Axes, series: dict[str, dict[float, list[Result]]], looks: dict[str, int], metric: str, label: str
+) -> None:
     """Mean over seeds with its 95 % interval, and every seed; forward-only stands at the left end.
 
     Leaked information spans decades: its mean is geometric and its interval that of the logarithm.
@@ -123,10 +131,10 @@ def _checkpoints(ax: Axes, series: dict[str, dict[float, list[Result]]], metric:
         return
     positive = sorted({gamma for each in series.values() for gamma in each if gamma > 0})
     zero = positive[0] / 4
-    for i, (name, each) in enumerate(series.items()):
-        gammas = sorted(each)
+    for place, (name, each) in enumerate(series.items()):
+        gammas, i = sorted(each), looks[name]
         values = [_values(each[gamma], metric) for gamma in gammas]
-        x = np.array([gamma or zero for gamma in gammas]) * 1.06 ** (i - (len(series) - 1) / 2)
+        x = np.array([gamma or zero for gamma in gammas]) * 1.06 ** (place - (len(series) - 1) / 2)
         if metric == LEAK:
             values = [np.maximum(value, FLOOR) for value in values]
             logs = [np.log(value) for value in values]
@@ -137,12 +145,13 @@ def _checkpoints(ax: Axes, series: dict[str, dict[float, list[Result]]], metric:
         ax.errorbar(
             x, means, yerr=bars, color=COLOURS[i], ls=LINES[i], marker=MARKERS[i], label=name, lw=1.1, elinewidth=0.8
         )
-        for place, value in zip(x, values, strict=True):
-            ax.plot([place] * len(value), value, color=COLOURS[i], marker=MARKERS[i], ms=2, ls="none", alpha=0.5, mew=0)
+        for at, value in zip(x, values, strict=True):
+            ax.plot([at] * len(value), value, color=COLOURS[i], marker=MARKERS[i], ms=2, ls="none", alpha=0.5, mew=0)
     ax.set_xscale("log")
     ax.set_xticks([zero, *positive], ["forward-\nonly", *(f"{gamma:g}" for gamma in positive)])
     ax.minorticks_off()
 
 
 def _values(results: Sequence[Result], metric: str) -> np.ndarray:
-    return np.array([value for r in results if (value := r.value(metric)) is not None], dtype=float)
+    known = [result.metrics[metric].value for result in results if metric in result.metrics]
+    return np.array([value for value in known if value is not None], dtype=float)

@@ -109,15 +109,14 @@ def _transient(ax: Axes, sources: Sources) -> None:
 
 def _bistable(ax: Axes, sources: Sources) -> None:
     gamma = np.geomspace(1e-4, 1.0, 90)
-    numbers = tuple(BISTABLE.values())
     points = []
     for value in gamma:
-        roots = self_consistent_contamination(*numbers, value, "dual")
+        roots = self_consistent_contamination(**BISTABLE, gamma=float(value), objective="dual")
         points += [(value, c, bool(still)) for c, still in zip(roots.values, roots.stable, strict=True)]
     sources.compute(self_consistent_contamination, **BISTABLE, gamma=[1e-4, 1.0], objective="dual")
     found = np.array(points)
     still = found[:, 2] == 1
-    forward = self_consistent_contamination(*numbers, 0.1, "fwd")
+    forward = self_consistent_contamination(**BISTABLE, gamma=0.1, objective="fwd")
     for number, c in enumerate(forward.values[forward.stable]):
         ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look(1))
     ax.plot(*found[still, :2].T, color=COLOURS[0], marker="o", ms=1.8, ls="none", label="dual KL")

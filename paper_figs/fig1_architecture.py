@@ -91,7 +91,7 @@ def record() -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     model._text_model = spy
     with torch.no_grad():
         model(**batch, latents="posterior_mean")
-    plain = {name: value.numpy() for name, value in batch.items() if name != "pixel_values"}
+    plain: dict[str, Any] = {name: value.numpy() for name, value in batch.items() if name != "pixel_values"}
     plain["is_picture"] = plain["input_ids"] == processor.image_token_id
     plain["answer_tokens"] = [
         processor.tokenizer.convert_ids_to_tokens(ids[mask.astype(bool)].tolist())

@@ -32,11 +32,12 @@ def draw(sources: Sources) -> Drawn:
         raise NothingToDrawError
     task = SHOWN[0]
     question = synthetic_question(
-        task, split=str(SETTINGS["split"]), seed=int(SETTINGS["data_seed"]), index=0, difficulty=SETTINGS["difficulty"]
+        task, split=SETTINGS["split"], seed=SETTINGS["data_seed"], index=0, difficulty=SETTINGS["difficulty"]
     )
     sources.compute(synthetic_question, task=task, split="test", seed=0, index=0, difficulty=0.25)
     figure = page(1.75 * len(found) + 2.0)
-    parts = figure.subfigures(len(found) + 1, 1, height_ratios=[1.95] * len(found) + [1.9])
+    heights = [1.95] * len(found) + [1.9]
+    parts = figure.subfigures(len(found) + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, result in zip(parts, found, strict=False):
         _checkpoint(part, result, question, task)
     _shares(parts[-1], found)

@@ -35,7 +35,7 @@ def draw(sources: Sources) -> Drawn:
     if not found:
         raise NothingToDrawError
     figure = page(4.6)
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3), squeeze=False)[:, 0]
     _matrices(above, found)
     left, right = below.subplots(1, 2, sharey=True)
     _shifts(left, found, "prior_shift", "shift of the prior mean [prior std]")
@@ -51,12 +51,11 @@ def draw(sources: Sources) -> Drawn:
 
 def _matrices(part: SubFigure, found: list[Result]) -> None:
     axes = part.subplots(1, len(KINDS) * len(found))
-    drawn = None
     for i, result in enumerate(found):
         for j, (kind, name) in enumerate(KINDS):
             ax = axes[i * len(KINDS) + j]
             values = np.array(result.extra["slot_similarity"][kind])
-            drawn = ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
+            ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
             for (row, column), value in np.ndenumerate(values):
                 ax.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center",
                         color="white" if abs(value) > 0.55 else "black")  # fmt: skip
@@ -68,7 +67,7 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
             title = f"{label(result)}\n{name}"
             ax.set_title(f"(a) {title}" if i == j == 0 else title, loc="center" if i or j else "left")
     axes[0].set_ylabel("slot")
-    bar = part.colorbar(drawn, ax=axes, pad=0.01, aspect=14)
+    bar = part.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=14)
     bar.set_label("mean cosine [1]")
 
 

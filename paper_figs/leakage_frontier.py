@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,7 +34,10 @@ def draw(sources: Sources) -> Drawn:
     left, right = figure.subplots(1, 2)
     for i, gamma in enumerate(gammas):
         group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
-        shown = {"color": BLACK if gamma is None else COLOURS[i - 1], "ls": "-" if gamma is None else LINES[i]}
+        shown: dict[str, Any] = {
+            "color": BLACK if gamma is None else COLOURS[i - 1],
+            "ls": "-" if gamma is None else LINES[i],
+        }
         _curve(left, group, NLL, 1.0, betas, shown)
         _curve(right, group, ZEROED, 100.0, betas, shown)
     for ax in (left, right):
@@ -51,7 +55,7 @@ def draw(sources: Sources) -> Drawn:
 
 
 def _curve(
-    ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Sequence[float], shown: dict[str, object]
+    ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Sequence[float], shown: dict[str, Any]
 ) -> None:
     points = [(float(np.exp(_logs(cell).mean())), scale * cell.mean(metric)) for cell in group]
     if points:

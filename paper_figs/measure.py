@@ -25,7 +25,14 @@ ASSETS = PROJECT_ROOT / "amvl_model" / "assets"
 COMMAND = "python -m paper_figs.measure"
 SHOWN = ("Object_Localization", "Counting")
 """Tasks whose maps are kept whole; of all others only the parts through pictures and words."""
-SETTINGS = {"split": "test", "data_seed": 0, "difficulty": 0.25, "steps": 16, "stability_questions": 112, "seed": 0}
+SETTINGS: dict[str, Any] = {
+    "split": "test",
+    "data_seed": 0,
+    "difficulty": 0.25,
+    "steps": 16,
+    "stability_questions": 112,
+    "seed": 0,
+}
 
 
 def weights_hash(checkpoint: str) -> str:
@@ -52,10 +59,10 @@ def measure(checkpoint: str, out: Path, *, overwrite: bool = False) -> Path:
     torch.set_num_threads(1)
     began = time.perf_counter()
     model, processor = load_checkpoint(ASSETS / checkpoint)
-    data = {"split": str(SETTINGS["split"]), "seed": int(SETTINGS["data_seed"])}
-    asked = [synthetic_question(task, index=0, difficulty=0.25, **data) for task in TASKS]  # type: ignore[arg-type]
+    data = {"split": SETTINGS["split"], "seed": SETTINGS["data_seed"], "difficulty": SETTINGS["difficulty"]}
+    asked = [synthetic_question(task, index=0, **data) for task in TASKS]
     relevance = measure_relevance(model, processor, asked, steps=16)
-    many = SyntheticBlink(size=112, difficulty=0.25, **data)[:]  # type: ignore[arg-type]
+    many = SyntheticBlink(size=112, **data)[:]
     stability = measure_stability(model, processor, many, samples=4)
     slots = [name for name in relevance.maps[0].targets if name.startswith("slot ")]
     return write_result(

@@ -8,12 +8,14 @@ import inspect
 import json
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from amvl_model.results import PROJECT_ROOT, Result, read_study
 from amvl_model.studies import STUDIES
+from amvl_model.study_runner import stand_ins
+from paper_figs.ours import command
 
 REPORTED = Path(__file__).with_name("reported")
 PAPER = "as reported by arXiv 2607.00461, read off a public summary (paper_figs/reported/README.md)"
@@ -93,6 +95,26 @@ class Sources:
             self._read(self.results / name / result.cell / f"seed{result.seed}.json", result, command)
         self._undone(name, found, cells, command)
         return found
+
+    def merged(self, name: str) -> list[Result]:
+        """All results of a declared study by its own cells' names; where a cell has none, those of its stand-in
+        (``Result.study`` says whose they are). What is missing is noted with the command of the study that makes it.
+
+        Raises:
+            ResultError: if a file is unreadable.
+        """
+        study = STUDIES[name]
+        own = self.study(name, command(name)) if study.cells else []
+        borrowed = stand_ins(study, self.results)
+        for _, result in borrowed:
+            path = self.results / result.study / result.cell / f"seed{result.seed}.json"
+            self._read(path, result, command(result.study))
+        for cell, (other, source) in study.stand_ins.items():
+            there = {result.seed for at, result in borrowed if at == cell}
+            if cell not in study.cells and not any(r.cell == cell for r in own) and not there.issuperset(study.seeds):
+                lacking = len(set(study.seeds) - there)
+                self.lacks(f"{lacking} of {len(study.seeds)} runs of results/{other}/{source}", command(other))
+        return [*own, *(replace(result, cell=cell) for cell, result in borrowed)]
 
     def _undone(self, name: str, found: Sequence[Result], cells: Sequence[str] | None, command: str) -> None:
         study = STUDIES.get(name)

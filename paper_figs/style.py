@@ -87,9 +87,9 @@ def problems(figure: Figure) -> list[str]:
     texts = list(dict.fromkeys(_texts(figure)))
     shown = [t for t in texts if t.get_visible() and t.get_text().strip() and t.get_alpha() != 0]
     found = [
-        f"{_short(t)} has {t.get_fontsize():g} pt, less than {SMALLEST:g}"
-        for t in shown
-        if t.get_fontsize() < SMALLEST - 1e-6
+        f"{_short(text)} has {size:g} pt, less than {SMALLEST:g}"
+        for text, size in ((t, float(t.get_fontsize())) for t in shown)
+        if size < SMALLEST - 1e-6
     ]
     if not shown:
         return found

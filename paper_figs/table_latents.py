@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from amvl_model.results import Result
 from paper_figs.build import Drawn
-from paper_figs.ours import RUNNER, SYNTHETIC, setting
+from paper_figs.ours import SYNTHETIC, borrowed, setting
 from paper_figs.sources import Sources
 from paper_figs.table_objectives import figures
 from paper_figs.tables import NO_VALUE, NOT_RUN, Column, Table
@@ -15,30 +16,31 @@ STUDY = "latents"
 def draw(sources: Sources) -> Drawn:
     """The table."""
     reported = {(int(r["num_latents"]), int(r["latent_dim"])): r["vstar"] for r in sources.reported("latent_tokens")}
-    results = sources.study(STUDY, RUNNER.format(study=STUDY))
-    ours: dict[tuple[int, int], dict[str, list]] = {}
+    results = sources.merged(STUDY)
+    ours: dict[tuple[int, int], list[Result]] = {}
     for result in results:
         size = (setting(result.config, "model.num_latents"), setting(result.config, "model.latent_dim"))
-        ours.setdefault(size, {}).setdefault(result.cell, []).append(result)
-    rows: list[list[str]] = []
-    for size in sorted(reported.keys() | ours.keys()):
-        said = reported.get(size, NO_VALUE)
-        cells = ours.get(size)
-        if cells is None:
-            rows.append([str(size[0]), str(size[1]), "", said, *[NO_VALUE if ours else NOT_RUN] * 3, NO_VALUE])
-        for cell, group in (cells or {}).items():
-            name = str(setting(group[0].config, "objective.name")) if len(cells or {}) == 1 else cell
-            rows.append([str(size[0]), str(size[1]), name, said, *figures(group)])
-            said = NO_VALUE
+        ours.setdefault(size, []).append(result)
+    rows = [
+        [
+            str(size[0]),
+            str(size[1]),
+            reported.get(size, NO_VALUE),
+            *(figures(ours[size]) if size in ours else [NO_VALUE if ours else NOT_RUN] * 3 + [NO_VALUE]),
+        ]
+        for size in sorted(reported.keys() | ours.keys())
+    ]
     columns = [
         Column("", "latents k"),
         Column("", "dimension d"),
-        Column("", "objective", left=True),
         Column("reported", "V*\n[%]"),
         Column("ours, synthetic BLINK", "accuracy\n[%]"),
         Column("ours, synthetic BLINK", "answer NLL\n[nats]"),
         Column("ours, synthetic BLINK", "leaked\n[nats]"),
         Column("ours, synthetic BLINK", "seeds"),
     ]
-    notes = ["reported: accuracy, AMVL on Qwen2.5-VL-7B, arXiv 2607.00461.", SYNTHETIC]
+    notes = [
+        "reported: accuracy, AMVL on Qwen2.5-VL-7B, arXiv 2607.00461.",
+        f"{SYNTHETIC} AMVL throughout. Study {STUDY}{borrowed(results, STUDY, {})}.",
+    ]
     return Table("Number of latents and latent dimension", columns, rows, notes).drawn()

@@ -1,4 +1,4 @@
-"""Objective ablation with both orders: reported on V* and HRBench, ours on synthetic BLINK."""
+"""Objective ablation with both orders: reported on V* and HRBench, ours on synthetic BLINK with the baselines below."""
 
 from __future__ import annotations
 
@@ -6,70 +6,44 @@ from collections.abc import Sequence
 
 from amvl_model.results import Result
 from paper_figs.build import Drawn
-from paper_figs.ours import ACCURACY, LEAK, LEAKAGE, NLL, RUNNER, SYNTHETIC, cells_where, setting
+from paper_figs.ours import ACCURACY, LEAK, NLL, SYNTHETIC, borrowed
 from paper_figs.sources import Sources
 from paper_figs.tables import NO_VALUE, NOT_RUN, Column, Table, over_seeds, seeds_of
 
 TITLE = "objective ablation with both orders"
 STUDY = "objectives"
 ROWS = (
-    ("ntp", "", "NTP"),
-    ("fwd", "", "forward KL"),
-    ("rev", "", "reverse KL"),
-    ("ntp+fwd", "", "NTP + forward KL"),
-    ("ntp+rev", "", "NTP + reverse KL"),
-    ("ntp+fwd+rev", "reverse-first", "AMVL, reverse-first"),
-    ("ntp+fwd+rev", "forward-first", "AMVL, forward-first"),
-    ("ntp+fwd+rev", "simultaneous", "AMVL, both at once"),
-    ("elbo", "", "ELBO, no stop-gradient"),
-    ("jeffreys", "", "Jeffreys, no stop-gradient"),
+    ("ntp", "", "NTP", "ntp"),
+    ("fwd", "", "forward KL", "fwd"),
+    ("rev", "", "reverse KL", "rev"),
+    ("ntp+fwd", "", "NTP + forward KL", "ntp+fwd"),
+    ("ntp+rev", "", "NTP + reverse KL", "ntp+rev"),
+    ("ntp+fwd+rev", "reverse-first", "AMVL, reverse-first", "amvl,reverse-first"),
+    ("ntp+fwd+rev", "forward-first", "AMVL, forward-first", "amvl"),
+    ("ntp+fwd+rev", "simultaneous", "AMVL, both at once", "amvl,simultaneous"),
+    ("elbo", "", "ELBO, no stop-gradient", "elbo"),
+    ("jeffreys", "", "Jeffreys, no stop-gradient", "jeffreys"),
+    ("pause", "", "pause tokens", "pause"),
+    ("sft", "", "SFT, no latents", "sft"),
 )
-"""(objective in the paper's names, order, label)."""
-IN_LEAKAGE = {"ntp+fwd+rev": "amvl,gamma=0.001"}
-"""Cells of the study leakage that stand in where the study objectives was not run; others have the objective's name."""
-
-
-def runs(sources: Sources) -> tuple[dict[tuple[str, str], dict[str, list[Result]]], str]:
-    """Per row our results by cell, and which study they are from."""
-    found: dict[tuple[str, str], dict[str, list[Result]]] = {}
-    own = sources.study(STUDY, RUNNER.format(study=STUDY))
-    if own:
-        for name, order, _ in ROWS:
-            wanted = "amvl" if name == "ntp+fwd+rev" else name
-            found[name, order] = cells_where(
-                own,
-                lambda c, wanted=wanted, order=order: (
-                    setting(c, "objective.name") == wanted and (not order or setting(c, "objective.order") == order)
-                ),
-            )
-        return found, STUDY
-    cells = [IN_LEAKAGE.get(name, name) for name, order, _ in ROWS if order in ("", "forward-first")]
-    other = sources.study("leakage", LEAKAGE, cells=cells)
-    for name, order, _ in ROWS:
-        cell = IN_LEAKAGE.get(name, name)
-        if order in ("", "forward-first"):
-            found[name, order] = cells_where([r for r in other if r.cell == cell], lambda _: True)
-    return found, "leakage"
+"""(objective in the paper's names, order, label, cell of our study)."""
+LABELS = {cell: label for *_, label, cell in ROWS}
 
 
 def draw(sources: Sources) -> Drawn:
     """The table."""
     reported = {(row["objective"], row["order"]): row for row in sources.reported("objective_ablation")}
-    found, study = runs(sources)
+    results = sources.merged(STUDY)
     rows: list[list[str]] = []
-    for name, order, label in ROWS:
+    for name, order, label, cell in ROWS:
         paper = reported.get((name, order))
         said = [paper[each] for each in ("vstar", "hrbench4k", "hrbench8k")] if paper else [NO_VALUE] * 3
-        cells = found.get((name, order)) or {}
-        if not cells:
-            rows.append([label, *said, NOT_RUN, NOT_RUN, NOT_RUN, NO_VALUE])
-        for number, (cell, results) in enumerate(cells.items()):
-            shown = label if len(cells) == 1 else f"{label} ({cell})"
-            rows.append([shown, *(said if number == 0 else [NO_VALUE] * 3), *figures(results)])
+        rows.append([label, *said, *figures([result for result in results if result.cell == cell])])
     notes = [
         "reported: accuracy, Qwen2.5-VL-7B, arXiv 2607.00461 (a dash: not in our source).",
-        f"{SYNTHETIC} Study {study}.",
-        "leaked: information of the posterior about the answer on held-out questions; accuracy and NLL with the prior's mean.",
+        f"{SYNTHETIC} Study {STUDY}{borrowed(results, STUDY, LABELS)}.",
+        "leaked: information of the posterior about the answer on held-out questions (none where there is no posterior); "
+        "accuracy and NLL with the prior's mean. Paired differences: table_differences.",
     ]
     return Table("Objective ablation with both orders", columns(), rows, notes).drawn()
 
@@ -89,7 +63,9 @@ def columns() -> list[Column]:
 
 
 def figures(results: Sequence[Result]) -> list[str]:
-    """Accuracy, NLL, leaked information, seeds."""
+    """Accuracy, NLL, leaked information, seeds; "not run" without results."""
+    if not results:
+        return [NOT_RUN, NOT_RUN, NOT_RUN, NO_VALUE]
     return [
         over_seeds(results, ACCURACY, scale=100.0, digits=1),
         over_seeds(results, NLL, digits=2),

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 
 from amvl_model.pareto import interval
 from amvl_model.results import Result
@@ -121,10 +123,10 @@ class Table:
         head = max(c.name.count("\n") + 1 for c in self.columns)
         count = len(title) + 1 + head + len(self.rows) + len(notes)
         height = count * _ROW + 0.26
-        figure = Figure(figsize=(total, height), layout="none")
+        figure = Figure(figsize=(total, height), layout="none")  # type: ignore[arg-type]  # matplotlib's stubs lack it
         y = height - 0.04
 
-        def put(x: float, text: str, **options: object) -> None:
+        def put(x: float, text: str, **options: Any) -> None:
             figure.text(x / total, (y - _ROW / 2) / height, text, fontsize=SMALLEST, va="center", **options)
 
         def rule(left: float, right: float, thick: float) -> None:
@@ -204,16 +206,22 @@ def wrapped(text: str, width: float, *, bold: bool = False) -> list[str]:
     return lines
 
 
-def over_seeds(results: Sequence[Result], metric: str, *, scale: float = 1.0, digits: int = 1) -> str:
-    """Mean over seeds with its 95 % interval (Student's t), "mean [low, high]"; without one where there is one seed."""
-    values = np.array([scale * v for r in results if (v := r.value(metric)) is not None], dtype=float)
+def over_seeds(
+    results: Sequence[Result], metric: str, *, scale: float = 1.0, digits: int = 1, ends: bool = True
+) -> str:
+    """Mean over seeds with its 95 % interval (Student's t), "mean [low, high]"; without one where there is one seed.
+
+    A dash where no result has the metric; with ``ends`` False the mean alone.
+    """
+    known = [result.metrics[metric].value for result in results if metric in result.metrics]
+    values = np.array([scale * value for value in known if value is not None], dtype=float)
     if not len(values):
         return NO_VALUE
-    mean = _number(float(values.mean()), digits)
-    if len(values) < 2:
+    mean = number(float(values.mean()), digits)
+    if len(values) < 2 or not ends:
         return mean
     low, high = interval(values)
-    return f"{mean} [{_number(low, digits)}, {_number(high, digits)}]"
+    return f"{mean} [{number(low, digits)}, {number(high, digits)}]"
 
 
 def over_questions(results: Sequence[Result], metric: str, *, scale: float = 100.0, digits: int = 1) -> str:
@@ -223,7 +231,7 @@ def over_questions(results: Sequence[Result], metric: str, *, scale: float = 100
     found = results[0].metrics[metric]
     if found.value is None or found.low is None or found.high is None:
         return over_seeds(results, metric, scale=scale, digits=digits)
-    mean, low, high = (_number(scale * value, digits) for value in (found.value, found.low, found.high))
+    mean, low, high = (number(scale * value, digits) for value in (found.value, found.low, found.high))
     return f"{mean} [{low}, {high}]"
 
 
@@ -236,16 +244,15 @@ def seeds_of(results: Sequence[Result]) -> str:
     return f"{seeds[0]}–{seeds[-1]}" if whole and len(seeds) > 1 else ", ".join(map(str, seeds))
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int, *, sign: bool = False) -> str:
+    """With a real minus sign, no negative zero, and with ``sign`` a plus sign."""
     if not math.isfinite(value):
         return NO_VALUE
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
-def _line(x: Sequence[float], y: Sequence[float], thick: float) -> object:
-    from matplotlib.lines import Line2D
-
+def _line(x: Sequence[float], y: Sequence[float], thick: float) -> Line2D:
     return Line2D(x, y, color="black", linewidth=thick)
 
 

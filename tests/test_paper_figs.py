@@ -14,10 +14,11 @@ from PIL import Image
 from scipy import stats
 
 from amvl_model.results import Metric, Result
+from amvl_model.studies import STUDIES
 from paper_figs import build, style
 from paper_figs.__main__ import main
 from paper_figs.measure import CHECKPOINTS
-from paper_figs.ours import LEAKAGE, PARETO
+from paper_figs.ours import LEAKAGE, PARETO, command
 from paper_figs.sources import REPORTED, Missing, Sources
 from paper_figs.tables import NOT_RUN, Column, Table, over_questions, over_seeds, seeds_of
 from tests.paper_results import COMMIT, synthetic_results, trained, write
@@ -73,7 +74,8 @@ def test_without_results_no_figure_fails_and_each_names_commands(name: str, empt
         try:
             drawn = build.draw(name, sources)
         except build.NothingToDrawError:
-            assert name in ("fig3_relevance", "fig4_slots", "theory_vs_checkpoints", "leakage_frontier")
+            without = ("fig3_relevance", "fig4_slots", "theory_vs_checkpoints", "leakage_frontier", "length_and_size")
+            assert name in without
         else:
             assert style.problems(drawn.figure) == []
     assert sources.missing
@@ -247,6 +249,57 @@ def test_seeds_commits_and_commands_of_all_runs_stand_in_the_provenance(results:
     assert len(record["inputs"]) == 14 * 5
     assert {item["run_commit"] for item in record["inputs"]} == {COMMIT}
     assert {item["made_by"] for item in record["inputs"]} == {PARETO}
+
+
+# ---------------------------------------------------------------- studies that share cells
+
+
+def row_of(text: str, label: str) -> list[str]:
+    """Cells of a Markdown table's row."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return next(row for row in rows if row[0] == label)
+
+
+def test_a_row_without_runs_of_its_own_shows_those_of_the_study_leakage_and_says_so(empty: Path) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        write(empty, "leakage", "amvl,gamma=0.001", seed, {}, trained(rng) | {"accuracy": 0.5})
+        write(empty, "leakage", "elbo", seed, {}, trained(rng) | {"accuracy": 0.25})
+        write(empty, "objectives", "amvl", seed, {}, trained(rng) | {"accuracy": 0.75})
+    sources = Sources(results=empty)
+    with style.styled():
+        text = build.draw("table_objectives", sources).texts[".md"]
+    assert row_of(text, "AMVL, forward-first")[4] == "75.0 [75.0, 75.0]"
+    assert row_of(text, "ELBO, no stop-gradient")[4] == "25.0 [25.0, 25.0]"
+    assert row_of(text, "SFT, no latents")[4:7] == [NOT_RUN] * 3
+    assert "Study objectives; from study leakage, same settings: ELBO, no stop-gradient." in text
+    commands = {note.command: note.what for note in sources.missing}
+    assert "30 of 35 runs of results/objectives" in commands[command("objectives")]
+    assert command("leakage") in commands and command("objectives").endswith("--keep runs")
+
+
+def test_differences_are_paired_by_seed_and_starred_after_holm(empty: Path) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        spread, noise = 0.1 * seed, 0.001 * float(rng.normal())
+        for cell, offset in (("amvl", 0.0), ("sft", -0.05), ("pause", 0.0)):
+            metrics = {"accuracy": 0.5 + spread + offset + noise * (cell != "amvl"), "answer_nll": 0.5}
+            write(empty, "objectives", cell, seed, {}, metrics)
+    with style.styled():
+        text = build.draw("table_differences", Sources(results=empty)).texts[".md"]
+    sft, pause = row_of(text, "SFT, no latents"), row_of(text, "pause tokens")
+    assert sft[1].startswith("−5.0 [") and sft[1].endswith("]*") and sft[5] == "5"
+    assert pause[1].startswith(("0.0 [", "+0.")) and not pause[1].endswith("*")
+    assert sft[3] == "–", "no posterior, nothing leaked"
+    assert row_of(text, "ELBO, no stop-gradient")[1] == NOT_RUN
+
+
+def test_every_cell_that_is_compared_is_declared() -> None:
+    from paper_figs.table_differences import families
+
+    for family in families():
+        declared = set(STUDIES[family.study].all_cells)
+        assert declared.issuperset(cell for pair in family.pairs.values() for cell in pair), family.heading
 
 
 # ---------------------------------------------------------------- tables
