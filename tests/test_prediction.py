@@ -135,6 +135,19 @@ def test_several_modes_are_the_group_lasso_of_the_theory_package() -> None:
     assert (mine[~exact.active] < 0.02).all()
 
 
+def test_a_weight_without_limit_leaves_nothing_to_leak() -> None:
+    forces, curvature, weights = instance(5)
+    heavy = 1e4
+    found = (
+        measured_precision(forces, curvature, np.ones_like(forces), heavy),
+        held_prior(forces, curvature, heavy),
+        moving_prior(forces, curvature, weights, heavy),
+    )
+    for each in found:
+        values = figures([each], [weights], 256, 0)
+        assert values["leak"][0] == pytest.approx(0.0, abs=1e-5) and values["shift"][0] == pytest.approx(0.0, abs=1e-2)
+
+
 def test_a_slope_without_curvature_has_no_rest_point() -> None:
     with pytest.raises(NoRestPointError, match="no rest point"):
         held_prior(np.array([[1.0]]), np.array([[0.0]]), 0.1)
