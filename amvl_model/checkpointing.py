@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from amvl_model.shared_prefix import LayerCache
+from amvl_model.shared_weights import sharing
 
 
 def enable_checkpointing(model: Any, options: dict[str, Any] | None = None, *, every_n_layers: int = 1) -> None:
@@ -63,11 +64,16 @@ def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_value
     if not active or not hasattr(past_key_values, "record"):
         return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
     index, record, append = layer.self_attn.layer_idx, past_key_values.record, past_key_values.append
-    read = past_key_values.read
+    read, weights = past_key_values.read, past_key_values.weights
+    if weights is not None:
+        weights.keep_casts = False
+    again = None if weights is None else weights.replay()
+    now = [weights]
 
     def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
         cache = LayerCache(record=record, append=append, read=read, keys=keys, values=values)
-        return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
+        with sharing(now.pop() if now else again):
+            return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
 
     kept = (None, None) if record is not None else past_key_values.layer(index)
     output, keys, values = checkpoint(run, hidden, *kept, use_reentrant=False)

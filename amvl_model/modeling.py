@@ -42,6 +42,7 @@ from amvl_model.shared_prefix import (
     second_pass_mask,
     short_positions,
 )
+from amvl_model.shared_weights import SharedWeights, install_shared_weights, sharing
 
 Batch = Mapping[str, Tensor]
 INITIAL_LOG_STD = -1.0
@@ -117,6 +118,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
         install_attention(self.backbone)
         install_last_layer(self.backbone.model.language_model)
+        install_shared_weights(self.backbone.model.language_model)
         self.post_init()
 
     # ------------------------------------------------------------------ building, loading, saving
@@ -304,7 +306,8 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         if answer_ids is None or answer_mask is None:
             raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
         batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
-        state, prior, posterior, (x, y) = self._first_pass(batch, answer_ids, answer_mask)
+        weights = SharedWeights(len(answer_ids) * (self.config.num_latents + answer_ids.shape[1] - 1))
+        state, prior, posterior, (x, y) = self._first_pass(batch, answer_ids, answer_mask, weights)
         assert posterior is not None
         z = self._choose(latents, prior, posterior, latent_temperature, generator, noise)
         injected = self.inject(z)
@@ -352,11 +355,16 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         return tokens.to(self._embedding_dtype)
 
     def _first_pass(
-        self, batch: Batch, answer_ids: Tensor | None, answer_mask: Tensor | None
+        self,
+        batch: Batch,
+        answer_ids: Tensor | None,
+        answer_mask: Tensor | None,
+        weights: SharedWeights | None = None,
     ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, tuple[Tensor, Tensor]]:
         """[x | prior | posterior | y], or [x | prior] without an answer.
 
-        Also returns the embeddings of x (B, N, hidden) and of y (B, M, hidden; M = 0 without an answer).
+        Also returns the embeddings of x (B, N, hidden) and of y (B, M, hidden; M = 0 without an answer). ``weights``: set
+        where one second pass will follow; it then makes no weight gradients of its own (see shared_weights.py).
         """
         ids, k = batch["input_ids"], self.config.num_latents
         query_mask = full_mask(ids, batch.get("attention_mask"))
@@ -370,6 +378,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         cache = PrefixCache(self.config.get_text_config().num_hidden_layers)
         cache.record = prefix = ids.shape[1]
         cache.read = (prefix, prefix + (k if answer_ids is None else 2 * k))
+        cache.weights = weights
         hidden = self._text_model(
             torch.cat(blocks, dim=1),
             torch.cat([positions, short_positions(next_position, *offsets)], dim=-1),
@@ -377,6 +386,8 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             cache,
         )
         cache.record = cache.read = None
+        if weights is not None:
+            weights.first = False
         prior = self.prior_head(hidden[:, :k])
         posterior = None if answer_ids is None else self.posterior_head(hidden[:, k:])
         return QueryState(cache, query_mask, next_position), prior, posterior, (x, y)
@@ -398,13 +409,14 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
 
         Returns the last hidden states (B, tokens, hidden), of the tokens ``cache.read`` alone where that is set.
         """
-        output = self.backbone.model.language_model(
-            inputs_embeds=embeddings,
-            position_ids=positions,
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with sharing(cache.weights):
+            output = self.backbone.model.language_model(
+                inputs_embeds=embeddings,
+                position_ids=positions,
+                attention_mask={"full_attention": mask, "sliding_attention": mask},
+                past_key_values=cache,
+                use_cache=True,
+            )
         cache.check_updates()
         return output.last_hidden_state
 

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from amvl_model.shared_weights import SharedWeights
+
 
 class PrefixCache:
     """Keys and values of x, one pair per layer; what the text model's layers see as their cache.
@@ -37,7 +39,8 @@ class PrefixCache:
     ``append`` is set (latents that are computed one after another). Nothing is detached, so gradients flow through.
 
     ``read=(start, end)`` says that of this pass only the last hidden states of these tokens are read; the last layer then
-    computes no others (see last_layer.py).
+    computes no others (see last_layer.py). ``weights`` is what the linear maps of the two passes share (see
+    shared_weights.py).
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -46,6 +49,7 @@ class PrefixCache:
         self.record: int | None = None
         self.append = False
         self.read: tuple[int, int] | None = None
+        self.weights: SharedWeights | None = None
         self.updates = [0] * num_layers
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
