@@ -14,6 +14,7 @@ Modules, in the order in which data flows:
     distributions            DiagonalGaussian: sampling and KL
     attention, shared_prefix, checkpointing, modeling
                              AMVLForConditionalGeneration: one query, two passes
+    pause                    PauseForConditionalGeneration: the baselines sft and pause, one plain pass
     checkpoints, lora        reading and writing checkpoints; adapters on the language model
     objective                amvl_objective: the eight losses
     trainer                  AMVLTrainer on transformers.Trainer
@@ -39,6 +40,7 @@ _HOMES = {
     "DiagonalGaussian": "distributions",
     "ObjectiveConfig": "config",
     "ObjectiveTerms": "objective",
+    "PauseForConditionalGeneration": "pause",
     "RunConfig": "config",
     "VisualQuestion": "data.schema",
     "amvl_objective": "objective",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from amvl_model.evaluation import parse_choice
     from amvl_model.modeling import AMVLForConditionalGeneration
     from amvl_model.objective import ObjectiveTerms, amvl_objective
+    from amvl_model.pause import PauseForConditionalGeneration
     from amvl_model.processing import AMVLProcessor
     from amvl_model.trainer import AMVLTrainer
 
@@ -69,6 +72,7 @@ __all__ = [
     "DiagonalGaussian",
     "ObjectiveConfig",
     "ObjectiveTerms",
+    "PauseForConditionalGeneration",
     "RunConfig",
     "VisualQuestion",
     "__version__",

@@ -36,9 +36,10 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
     kind = config.get("model_type")
     if kind == PAUSE_TYPE and expected_type != PAUSE_TYPE:
         name = "pause tokens" if config.get("num_pauses") else "supervised fine-tuning"
+        wanted = "a plain backbone" if expected_type is None else f"a checkpoint of type {expected_type!r}"
         raise ValueError(
             f"{path} holds the baseline {name} (type {kind!r}), which has no prior and no posterior; evaluate it with "
-            "experiments/evaluate_benchmark.py or amvl_model.run.measure, and give an AMVL checkpoint or a plain backbone here"
+            f"experiments/evaluate_benchmark.py or amvl_model.run.measure, and give {wanted} here"
         )
     if expected_type is None and kind == "amvl":
         raise ValueError(

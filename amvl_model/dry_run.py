@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def _schedule(config: RunConfig, size: int | None, processes: int) -> dict[str, 
         "weights": [
             {"step": round(t * train.steps), "beta": w[0], "gamma": w[1]}
             for t in sorted(set(marks))
-            for w in [objective.weights(t)]
+            for w in [replace(objective, name="amvl").weights(t)]
         ],
         "seeds": {"train": train.seed, "data": config.data.seed},
     }
@@ -261,7 +261,7 @@ def _schedule_lines(schedule: dict[str, Any]) -> list[str]:
         f"{schedule['questions_a_step']} questions on {schedule['processes']} process(es), {epochs} epochs each",
         f"  learning rate {schedule['learning_rate']:g}, latents {schedule['latent_learning_rate']:g}, cosine after "
         f"{schedule['warmup_steps']} steps of warm-up, {schedule['precision']}",
-        f"  beta / gamma at step {weights}",
+        f"  AMVL's beta / gamma at step {weights}",
         f"  seeds: {schedule['seeds']}",
     ]
 
