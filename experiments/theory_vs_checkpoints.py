@@ -5,10 +5,10 @@
     python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage --reference ntp+fwd --seeds 0 1
     python experiments/theory_vs_checkpoints.py --summary                                  # scores and figure from what is there
 
-Writes results/prediction/<reference>/seed<k>.json (with a CSV of the questions beside it), trained/seed<k>.json with what the
-trained checkpoints show, <reference>,scores/seed0.json with the scores over seeds, and prediction.png. References and trained
-checkpoints that are done are skipped, so that it can be run again when more checkpoints are there. About four minutes a
-reference and seed on one core.
+Writes results/prediction/<reference>/seed<k>.json (with a CSV of the questions beside it), likewise <reference>,heads for the
+heads that are trained on it and trained for what the trained checkpoints show; <reference>,scores/seed0.json with the scores over
+seeds, and prediction.png. What is done is skipped, so that it can be run again when more checkpoints are there. About four
+minutes a reference and seed on one core, three of them for the heads (--heads without a name leaves them out).
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def climb_one(reference: str, seed: int, asked: argparse.Namespace, plan: Any) -> Path | None:
+def climb_one(reference: str, seed: int, asked: argparse.Namespace, plan: Any, *, heads: bool) -> Path | None:
     """One reference and seed; None if it is done already."""
-    from amvl_model.prediction.ladder import checkpoint_folder, climb
-    from amvl_model.prediction.study import write_climb
+    from amvl_model.prediction.ladder import checkpoint_folder, climb, climb_heads
+    from amvl_model.prediction.study import heads_cell, write_climb
     from amvl_model.results import result_path
     from amvl_model.run import load_checkpoint
 
-    target = result_path(asked.out, STUDY, reference, seed)
+    target = result_path(asked.out, STUDY, heads_cell(reference) if heads else reference, seed)
     if target.exists():
         return None
     began = time.perf_counter()
     model, processor = load_checkpoint(checkpoint_folder(asked.checkpoints, reference, seed))
-    found = climb(model, processor, seed, plan)
+    found = climb_heads(model, processor, seed, plan) if heads else climb(model, processor, plan)
     return write_climb(target, reference, seed, found, plan, time.perf_counter() - began)
 
 
@@ -93,8 +93,10 @@ def run(asked: argparse.Namespace) -> int:
             new = measure_trained(asked.out / STUDY, asked.checkpoints, seed, plan)
             if new:
                 print(f"seed {seed}, trained checkpoints measured: {', '.join(new)}", flush=True)
-            path = climb_one(reference, seed, asked, plan)
-            print(f"{reference}, seed {seed}: {'done before' if path is None else path}", flush=True)
+            for heads in (False, True) if plan.heads else (False,):
+                path = climb_one(reference, seed, asked, plan, heads=heads)
+                what = f"{reference}, seed {seed}{', heads' if heads else ''}"
+                print(f"{what}: {'done before' if path is None else path}", flush=True)
     print(score(asked.out / STUDY, asked.reference, plan))
     return 0
 

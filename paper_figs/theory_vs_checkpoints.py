@@ -51,16 +51,16 @@ def draw(sources: Sources) -> Drawn:
 def read(sources: Sources) -> dict[str, dict[int, Table]]:
     """Per reference and seed the table of its predictions, {} where there are none."""
     folder = sources.results / STUDY
-    paths = sorted(path for path in folder.glob("*/seed*.csv") if path.parent.name != "trained")
+    everything = sorted(folder.glob("*/seed*.csv"))
+    paths = [path for path in everything if path.parent.name != "trained" and not path.parent.name.endswith(",heads")]
     if not paths:
         sources.lacks(f"results/{STUDY}", PREDICTION)
         return {}
     from amvl_model.prediction.study import read_tables
 
     references = sorted({path.parent.name for path in paths})
-    measured = sorted(folder.glob("trained/seed*.csv"))
-    sources.study(STUDY, PREDICTION, cells=[*references, *(["trained"] if measured else [])])
-    for path in [*paths, *measured]:
+    sources.study(STUDY, PREDICTION, cells=sorted({path.parent.name for path in everything}))
+    for path in everything:
         seed = int(path.stem.removeprefix("seed"))
         sources.file(path, kind="result", made_by=PREDICTION, cell=path.parent.name, seed=seed)
     return {reference: read_tables(folder, reference) for reference in references}

@@ -28,7 +28,7 @@ from amvl_model.prediction.head import (
     train_side_by_side,
 )
 from amvl_model.prediction.head_rungs import head_training
-from amvl_model.prediction.ladder import Plan, climb, direction, figures
+from amvl_model.prediction.ladder import Plan, climb, climb_heads, direction, figures
 from amvl_model.prediction.reference import Reference, measure_references
 from amvl_model.prediction.rungs import checkpoint_posteriors, letter_rung
 from amvl_model.prediction.scores import (
@@ -504,18 +504,20 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
         folder = tmp_path / "kept" / cell / "seed0" / "checkpoint"
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    found = climb(model, processor, 0, plan)
+    found = climb(model, processor, plan)
     assert all(len(v["leak"]) == 8 for by_gamma in found.rungs.values() for v in by_gamma.values())
     # an untrained decoder puts next to nothing on the letters: forces without curvature, and no rest point to predict
     assert found.rungs["T6 held"][0.001]["leak"] == [None] * 8
     assert [x is None for x in found.rungs["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
-    assert set(found.rungs["head 2"]) == {0.01} and set(found.rungs["both heads 2"]) == {0.001, 0.01}
-    assert found.noise_rungs[0.5]["both heads 2"]["leak"][0] is not None
-    assert found.rungs["head 2"][0.01]["direction"][0] is not None
+    heads = climb_heads(model, processor, 0, plan)
+    assert set(heads.rungs["head 2"]) == {0.01} and set(heads.rungs["both heads 2"]) == {0.001, 0.01}
+    assert heads.noise_rungs[0.5]["both heads 2"]["leak"][0] is not None
+    assert heads.rungs["head 2"][0.01]["direction"][0] is not None
     assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == ["amvl,gamma=0.01", "ntp+fwd"]
     assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == []
     target = tmp_path / "prediction" / "ntp+fwd" / "seed0.json"
     write_climb(target, "ntp+fwd", 0, found, plan, 1.0)
+    write_climb(tmp_path / "prediction" / "ntp+fwd,heads" / "seed0.json", "ntp+fwd", 0, heads, plan, 1.0)
     assert read_result(target).metrics["leak.T4.gamma=1"].unit == "nats"
     np.testing.assert_allclose(
         read_tables(tmp_path / "prediction", "ntp+fwd")[0].rows[NOISE, TRAINED, 0.0, "leak"],

@@ -27,7 +27,7 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.diagnostics.free_posterior import Search
 from amvl_model.diagnostics.leakage import leaked_information_batch
-from amvl_model.prediction.head_rungs import TrainedHeads, train_heads
+from amvl_model.prediction.head_rungs import train_heads
 from amvl_model.prediction.reference import Reference, measure_references
 from amvl_model.prediction.rungs import (
     Rung,
@@ -109,14 +109,14 @@ Values = dict[str, list[float | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Climb:
-    """What a reference predicts and what trained checkpoints show, per question.
+    """What a reference predicts, per question: by theory and search (`climb`), or by training heads (`climb_heads`).
 
     Attributes:
         rungs: per rung, per gamma, the figures of the questions.
         noise_rungs: per noise level, per rung, the figures at the plan's noise_gamma with that noise's answer probabilities.
-        reference: the reference's own posteriors.
-        response: figures of the reference itself: force_spread, curvature (per question), fraction of unconverged searches, ...
-        head_losses: per "steps, gamma", mean loss of the first and of the last tenth of the steps [nats].
+        reference: the figures of the reference's own posteriors; none beside trained heads.
+        response: ids and tasks of the questions; from `climb` also force_spread, curvature, ... and how the searches ended.
+        head_losses: per "rung, gamma", mean loss of the first and of the last tenth of the steps [nats].
         seconds: wall time of each part.
     """
 
@@ -182,12 +182,11 @@ def trained_figures(kept: Path, cell: str, seed: int, plan: Plan, noise: float |
     return figures(checkpoint_posteriors(model, processor, questions), weights, plan.samples, plan.seed)
 
 
-def climb(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
-    """Every rung from one reference checkpoint.
+def climb(model: Any, processor: Any, plan: Plan) -> Climb:
+    """Every rung of theory and search from one reference checkpoint.
 
     Args:
         model, processor: the reference.
-        seed: of its run: its training questions are drawn with it.
         plan: what to measure.
 
     Raises:
@@ -215,15 +214,12 @@ def climb(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
             {"gamma": s.gamma, "fall": s.fall, "converged": s.converged, "steps": s.steps} for s in searches
         ]
         clock.lap("free")
-    heads = train_heads(model, processor, questions, seed, plan)
-    rungs |= heads.rungs
-    clock.lap("heads")
     own = [Posteriors(shifts=r.shifts, widths=r.widths) for r in references]
     found = {
         name: {gamma: figures(row, weights, plan.samples, plan.seed, own) for gamma, row in rung.items()}
         for name, rung in rungs.items()
     }
-    noisy = {noise: _noise_rungs(model, processor, half, noise, heads, plan) for noise in plan.noises}
+    noisy = {noise: _noise_rungs(model, processor, half, noise, plan) for noise in plan.noises}
     reference = figures(own, weights, plan.samples, plan.seed)
     clock.lap("figures")
     return Climb(
@@ -231,21 +227,54 @@ def climb(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
         noise_rungs=noisy,
         reference=reference,
         response=response,
+        head_losses={},
+        seconds=clock.laps,
+    )
+
+
+def climb_heads(model: Any, processor: Any, seed: int, plan: Plan) -> Climb:
+    """The rungs that train heads on one reference checkpoint.
+
+    Args:
+        model, processor: the reference.
+        seed: of its run: its training questions are drawn with it.
+        plan: what to train.
+
+    Raises:
+        ValueError: for a model without latents, or a head of the plan that `head_training` does not know.
+    """
+    clock = _Clock()
+    questions = plan.held_out()
+    heads = train_heads(model, processor, questions, seed, plan)
+    clock.lap("heads")
+    weights = {noise: [np.asarray(q.answer_probs) for q in plan.held_out(noise)] for noise in (None, *plan.noises)}
+    own = [each for each in checkpoint_posteriors(model, processor, questions) if each is not None]
+    found = {
+        name: {gamma: figures(row, weights[None], plan.samples, plan.seed, own) for gamma, row in rung.items()}
+        for name, rung in heads.rungs.items()
+    }
+    noisy = {
+        noise: {name: figures(row, weights[noise], plan.samples, plan.seed) for name, row in rows.items()}
+        for noise, rows in heads.noisy.items()
+    }
+    clock.lap("figures")
+    return Climb(
+        rungs=found,
+        noise_rungs=noisy,
+        reference={},
+        response={"ids": [q.id for q in questions], "tasks": [q.task for q in questions]},
         head_losses=heads.losses,
         seconds=clock.laps,
     )
 
 
-def _noise_rungs(
-    model: Any, processor: Any, half: NDArray[np.int64], noise: float, heads: TrainedHeads, plan: Plan
-) -> dict[str, Values]:
-    """Another label noise: the reference's forces with the noise's answer probabilities, and heads trained on its answers."""
+def _noise_rungs(model: Any, processor: Any, half: NDArray[np.int64], noise: float, plan: Plan) -> dict[str, Values]:
+    """What the theory says of another label noise: the reference's forces with the noise's answer probabilities."""
     references = measure_references(model, processor, plan.held_out(noise), progress=False)
     gammas = (plan.noise_gamma,)
     rungs = linear_rungs(references, gammas)
     rungs["T6 letter"] = letter_rung(references, half, gammas)
     rungs["softmax letter"] = softmax_letter_rung(references, half, gammas, plan.search)
-    rungs |= {name: {plan.noise_gamma: row} for name, row in heads.noisy.get(noise, {}).items()}
     weights = [r.known_probs for r in references]
     return {name: figures(rung[plan.noise_gamma], weights, plan.samples, plan.seed) for name, rung in rungs.items()}
 

@@ -81,15 +81,20 @@ def measure_trained(folder: Path, kept: Path, seed: int, plan: Plan) -> list[str
     return [trained_cells(plan)[key] for key in new]
 
 
+def heads_cell(reference: str) -> str:
+    """Where the rungs that train heads on a reference are kept, apart from the others, which take a tenth of the time."""
+    return f"{reference},heads"
+
+
 def write_climb(target: Path, reference: str, seed: int, climb: Climb, plan: Plan, seconds: float) -> Path:
-    """The result file of one reference and seed, and the table of its questions beside it."""
+    """The result file of one reference and seed, and the table of its questions beside it; the folder is the cell."""
     table = table_of(climb, cell_gamma(reference), plan)
     write_table(target.with_suffix(".csv"), table)
     extra = {name: value for name, value in climb.response.items() if name != "free_searches"}
     return write_result(
         target,
         study=STUDY,
-        cell=reference,
+        cell=target.parent.name,
         seed=seed,
         config=plan,
         metrics=means(table, plan) | _responses(climb),
@@ -107,6 +112,8 @@ def _responses(climb: Climb) -> dict[str, Metric]:
     units = {"force_spread": "nats/prior std", "curvature": "nats/prior std^2", "critical_gamma": "per nat"}
     found = {}
     for name, unit in units.items():
+        if name not in climb.response:
+            continue
         values = [v for v in climb.response[name] if v is not None]
         found[f"reference.{name}"] = Metric(float(np.median(values)) if values else None, unit, n=len(values))
     searches = climb.response.get("free_searches", [])
@@ -127,19 +134,21 @@ def _text(value: object) -> str:
 
 
 def read_tables(folder: Path, reference: str) -> dict[int, Table]:
-    """Per seed, the table of a reference, with what its seed's trained checkpoints show (``<folder>/trained``).
+    """Per seed, the table of a reference, with its trained heads and what its seed's trained checkpoints show.
 
     Raises:
         FileNotFoundError: if it has none.
-        ValueError: if the two are about different questions.
+        ValueError: if they are about different questions.
     """
     found = {}
     for path in sorted((folder / reference).glob("seed*.csv")):
         match = re.fullmatch(r"seed(\d+)", path.stem)
         if match:
-            measured = folder / TRAINED / path.name
             table = read_table(path)
-            found[int(match[1])] = merged(table, read_table(measured)) if measured.is_file() else table
+            for further in (folder / heads_cell(reference) / path.name, folder / TRAINED / path.name):
+                if further.is_file():
+                    table = merged(table, read_table(further))
+            found[int(match[1])] = table
     if not found:
         raise FileNotFoundError(
             f"no predictions in {folder / reference}; run experiments/theory_vs_checkpoints.py --checkpoints DIR first"
