@@ -21,6 +21,9 @@ from scipy import stats
 from amvl_model.evaluation.statistics import Interval
 from amvl_model.results import Result
 
+_ROUNDING = 1e-12
+"""Spread of differences below which it is rounding: accuracies are counts over a number of questions."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -153,8 +156,8 @@ def paired_differences(
 def _p_value(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
-    if np.ptp(values) == 0:
-        return 1.0 if values[0] == 0 else 0.0
+    if np.ptp(values) <= _ROUNDING:
+        return 1.0 if abs(values[0]) <= _ROUNDING else 0.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 

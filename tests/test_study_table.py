@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from amvl_model.results import Metric, Result
-from amvl_model.study_table import COLUMNS, by_cell, differences, holm, student, table
+from amvl_model.study_table import COLUMNS, by_cell, differences, holm, paired_differences, student, table
 
 LEAK = "held_out.leaked_information"
 
@@ -68,6 +68,20 @@ def test_equal_differences_need_no_variance() -> None:
     same = [result(cell, seed, value) for seed in range(3) for cell, value in (("a", 1.0), ("b", 0.5), ("c", 1.0))]
     found = differences(same, LEAK, "a")
     assert found["b"].p == 0.0 and found["c"].p == 1.0
+
+
+def test_differences_that_are_equal_but_for_rounding_count_as_equal() -> None:
+    shares = [(0.94, 0.935), (0.955, 0.95), (0.96, 0.955)]
+    runs = [result(cell, seed, pair[i]) for seed, pair in enumerate(shares) for i, cell in enumerate("ab")]
+    assert np.ptp([b - a for a, b in shares]) > 0
+    assert differences(runs, LEAK, "a")["b"].p == 0.0
+
+
+def test_pairs_are_corrected_together_and_a_pair_without_common_seeds_is_none() -> None:
+    found = paired_differences(results(), LEAK, [("b", "a"), ("c", "a"), ("b", "never run")])
+    assert found[2] is None and found[0] is not None and found[1] is not None
+    assert found[0].p is not None and found[0].adjusted == pytest.approx(2 * found[0].p)
+    assert found[0] == differences(results(), LEAK, "a")["b"]
 
 
 def test_the_table_has_units_every_cell_and_dashes_where_nothing_was_measured() -> None:
