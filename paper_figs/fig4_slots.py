@@ -10,7 +10,7 @@ from amvl_model.results import Result
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.shipped import label, shipped
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, MARKERS, page
+from paper_figs.style import COLOURS, GREY, MARKERS, OBJECTIVES, page
 
 TITLE = "similarity of the latent slots, and their sensitivity to permuted pictures and text, shipped checkpoints"
 KINDS = (("prior", "prior, as they are"), ("prior_centred", "prior, centred"))
@@ -73,6 +73,7 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
 
 def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
     for i, result in enumerate(found):
+        _, own = OBJECTIVES["fwd" if result.cell == "tiny-forward-only" else "dual"]
         for row, (name, _) in enumerate(PERTURBATIONS):
             metric = result.metrics.get(f"perturbed.{name}.{figure}")
             if metric is None or metric.value is None:
@@ -82,8 +83,8 @@ def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: 
                 scale * metric.value,
                 row + (i - 0.5) * 0.3,
                 xerr=scale * np.array([[metric.value - low], [high - metric.value]]),
-                color=COLOURS[i],
-                marker=MARKERS[i],
+                color=COLOURS[own],
+                marker=MARKERS[own],
                 ls="none",
                 lw=0.9,
                 label=label(result) if row == 0 else None,

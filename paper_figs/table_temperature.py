@@ -51,7 +51,7 @@ def draw(sources: Sources) -> Drawn:
     notes = [
         'reported: accuracy, AMVL on Qwen2.5-VL-7B, arXiv 2607.00461; the paper does not say in our source what "default" is.',
         f"{SYNTHETIC} Latents sampled from the prior at the temperature, averaged over eight draws; 0.0: the prior's mean; "
-        "shifted set: synthetic BLINK out of distribution. Paired differences: table_differences.",
+        "shifted set: synthetic BLINK out of distribution, 50 questions a task. Paired differences: table_differences.",
     ]
     return Table("Sampling temperature and the out-of-distribution set", columns, rows, notes).drawn()
 

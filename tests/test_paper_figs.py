@@ -292,6 +292,10 @@ def test_differences_are_paired_by_seed_and_starred_after_holm(empty: Path) -> N
     assert pause[1].startswith(("0.0 [", "+0.")) and not pause[1].endswith("*")
     assert sft[3] == "–", "no posterior, nothing leaked"
     assert row_of(text, "ELBO, no stop-gradient")[1] == NOT_RUN
+    (empty / "objectives" / "sft" / "seed4.json").unlink()
+    with style.styled():
+        text = build.draw("table_differences", Sources(results=empty)).texts[".md"]
+    assert row_of(text, "SFT, no latents")[5] == "4" and not row_of(text, "SFT, no latents")[1].endswith("*")
 
 
 def test_every_cell_that_is_compared_is_declared() -> None:
