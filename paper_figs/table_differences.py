@@ -82,8 +82,8 @@ def draw(sources: Sources) -> Drawn:
     ]
     notes = [
         "Paired by seed (a seed sets weights, data and latent samples); 95 % interval, Student's t, not corrected. "
-        f"A star: p < {LEVEL:g} in the paired t test after Holm's correction over the rows under one heading, column by column, and "
-        "at least five seeds.",
+        f"A star: p < {LEVEL:g} in the paired t test after Holm's correction over the rows under one heading, column by column, "
+        "and at least five seeds.",
         "Tiny model (3 M parameters), held-out questions with clean labels, with the prior's mean; samples: latents drawn "
         "from the prior instead. AMVL without more: forward-first. Shifted set: 25 questions a task, 50 for the samples.",
     ]
