@@ -492,6 +492,7 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
         tasks=("Counting", "Relative_Depth"),
         questions=8,
         free_questions=2,
+        free_gammas=(0.01, 1.0),
         heads=("head 2", "both heads 2"),
         both_gammas=(0.001, 0.01),
         few_gammas=(0.01,),

@@ -60,7 +60,7 @@ class Plan:
         gammas: the study's weights. more_gammas: further weights for everything that needs no trained checkpoint.
         noises: label-noise levels to predict, at `noise_gamma`. train_noise: of the reference.
         questions: held-out questions, the same for all seeds. free_questions: how many of them, from the front, get free
-            posteriors.
+            posteriors, at `free_gammas`.
         heads: which trainings of latent heads alone, by the name of their rung (`head_training`).
         both_gammas: at which both heads are trained together; at the other label noises they are too.
         few_gammas: at which the posterior's head is trained alone.
@@ -79,6 +79,7 @@ class Plan:
     questions: int = 48
     free_questions: int = 4
     heads: tuple[str, ...] = ("head 300", "both heads 300")
+    free_gammas: tuple[float, ...] = (0.001, 0.01, 0.1)
     both_gammas: tuple[float, ...] = (0.0001, 0.001, 0.003, 0.01)
     few_gammas: tuple[float, ...] = (0.01,)
     head_questions: int = 640
@@ -207,7 +208,7 @@ def climb(model: Any, processor: Any, plan: Plan) -> Climb:
     response = _response(references)
     if plan.free_questions:
         few = questions[: plan.free_questions]
-        rungs["free"], searches = free_rung(model, processor, few, gammas, plan.search)
+        rungs["free"], searches = free_rung(model, processor, few, plan.free_gammas, plan.search)
         rest = [None] * (len(questions) - len(few))
         rungs["free"] = {gamma: [*row, *rest] for gamma, row in rungs["free"].items()}
         response["free_searches"] = [
