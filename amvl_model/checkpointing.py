@@ -3,6 +3,9 @@
 transformers drops the cache of a checkpointed layer, because a layer that is run again in the backward pass would update it
 twice. Here each decoder layer is wrapped so that the prefix's keys and values are inputs of the checkpointed function, and
 the recorded ones its outputs: the recomputation works on a cache of its own and the real one is written once.
+
+A short pass behind a long prefix is not computed again: while it is differentiated, no layer of the long pass is at work, and
+what all its layers keep (tokens times layers) is no more than what one layer of the long pass will need (its tokens).
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_value
     active = layer._amvl_checkpointing and layer.training and torch.is_grad_enabled()
     if active and past_key_values is None:  # the backbone by itself
         return checkpoint(lambda h: plain(h, *args, past_key_values=None, **kwargs), hidden, use_reentrant=False)
-    if not active or not hasattr(past_key_values, "record"):
+    if not active or not hasattr(past_key_values, "record") or _is_short(hidden, past_key_values):
         return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
     index, record, append = layer.self_attn.layer_idx, past_key_values.record, past_key_values.append
     read, weights = past_key_values.read, past_key_values.weights
@@ -81,3 +84,9 @@ def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_value
     if record is not None or append:
         past_key_values.keys[index], past_key_values.values[index] = keys, values
     return output
+
+
+def _is_short(hidden: Tensor, cache: Any) -> bool:
+    """Whether a pass behind a recorded prefix keeps no more in all layers than the prefix's pass needs for one."""
+    behind = cache.record is None and not cache.append
+    return behind and len(cache.keys) * hidden.shape[1] <= cache.get_seq_length()

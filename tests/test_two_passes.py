@@ -144,8 +144,9 @@ def test_with_a_frozen_vision_tower_the_other_gradients_stay_those_of_three_pass
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["vision trained", "vision frozen"])
-def test_gradient_checkpointing_changes_no_gradient(frozen: bool) -> None:
-    model, batch = tiny_model().train(), collate(examples((1, 3, 2), (1, 21, 5)))
+@pytest.mark.parametrize("answers", [(1, 5, 2), (1, 90, 5)], ids=["short answers", "a long answer"])
+def test_gradient_checkpointing_changes_no_gradient(frozen: bool, answers: tuple[int, ...]) -> None:
+    model, batch = tiny_model().train(), collate(examples((1, 3, 2), answers))
     if frozen:
         model.freeze_vision()
     loss, expected = two_pass_step(model, batch)
@@ -155,8 +156,9 @@ def test_gradient_checkpointing_changes_no_gradient(frozen: bool) -> None:
     assert_same_gradients(got, expected, 1e-6)
 
 
-def test_gradient_checkpointing_equals_three_passes_in_float64(exact_float64: None) -> None:
-    model, encoded = tiny_model().double().train(), examples((1, 3, 2), (1, 21, 5))
+@pytest.mark.parametrize("answers", [(1, 5, 2), (1, 90, 5)], ids=["short answers", "a long answer"])
+def test_gradient_checkpointing_equals_three_passes_in_float64(exact_float64: None, answers: tuple[int, ...]) -> None:
+    model, encoded = tiny_model().double().train(), examples((1, 3, 2), answers)
     reference, expected = three_pass_step(model, encoded)
     model.gradient_checkpointing_enable()
     loss, got = two_pass_step(model, collate(encoded, dtype=torch.float64))
@@ -210,15 +212,22 @@ def test_the_last_layer_is_as_it_was_for_the_backbone_alone_and_for_later_passes
     assert wrapped.shape[1] == embedded.shape[1]
 
 
-def test_gradient_checkpointing_computes_each_layer_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = tiny_model().train(), collate(examples((1, 2), (2, 3)))
+@pytest.mark.parametrize(
+    ("answer", "again"), [(3, 6), (90, 8)], ids=["not those of a short second pass", "those of a long second pass"]
+)
+def test_gradient_checkpointing_computes_layers_again_in_the_backward_pass(
+    answer: int, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = tiny_model().train(), collate(examples((1, 2), (2, answer)))
+    layers, second_pass = 2, model.config.num_latents + answer - 1
+    assert (layers * second_pass <= batch["input_ids"].shape[1]) == (again == 6)
     rows = count_attention(model, monkeypatch)
     two_pass_step(model, batch)
     assert len(rows) == 4
     rows.clear()
     model.gradient_checkpointing_enable()
     two_pass_step(model, batch)
-    assert len(rows) == 8
+    assert len(rows) == again
     rows.clear()
     model.gradient_checkpointing_disable()
     two_pass_step(model, batch)
@@ -226,14 +235,14 @@ def test_gradient_checkpointing_computes_each_layer_again_in_the_backward_pass(m
 
 
 def test_the_trainer_can_switch_checkpointing_on_for_every_second_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = tiny_model().train(), collate(examples((1, 2), (2, 3)))
+    model, batch = tiny_model().train(), collate(examples((1, 2), (2, 90)))
     rows = count_attention(model, monkeypatch)
     # transformers.Trainer calls one of these two, depending on its version, with these three arguments
     newer = hasattr(model, "activation_checkpointing_enable")
     name = "activation_checkpointing" if newer else "gradient_checkpointing"
     getattr(model, f"{name}_enable")(**{f"{name}_kwargs": None, "every_n_layers": 2, "offload": False})
     two_pass_step(model, batch)
-    assert len(rows) == 6
+    assert len(rows) == 6  # 4, and the first layer of both passes again
 
 
 @pytest.mark.parametrize(
