@@ -4,6 +4,7 @@
     python experiments/throughput.py --sizes 60m --only train infer   # step time and latency on the CPU: a quarter of an hour
     python experiments/throughput.py --sizes 300m --only memory       # peak memory on the CPU
     python experiments/throughput.py --device cuda --dtype bfloat16 --sizes 300m 3b 7b --profile
+    python experiments/throughput.py --list --device cuda --sizes 7b  # the cells; measures nothing
     python experiments/throughput.py --check                          # gradients against the three-pass reference, float64
     python experiments/throughput.py --report                         # everything measured so far, in one table
     python experiments/throughput.py --memory-table                   # what fits on 24, 48, 80, 141 GB, computed
@@ -11,6 +12,13 @@
 Every cell runs in a process of its own, on random weights, and writes results/throughput/<cell>/seed0.json. Finished cells are
 skipped, so the same command goes on after an interruption. The methods of a cell take turns on one model and one batch, and
 medians are compared. At the end: a table, what is met and what is not, and throughput.png.
+
+In a window of ten minutes on one GPU (train cells report time, memory, utilisation and a profile; the JSON is in OUT/throughput):
+
+    python experiments/throughput.py --device cuda --sizes 7b 3b 300m --lengths 768 --answers 16 --latents 8 --only train infer \\
+        --profile --minutes 8 --out OUT
+    python experiments/throughput.py --device cuda --sizes 7b --lengths 768 --answers 16 --latents 8 --batch 8 --only train \\
+        --methods sft two-pass --checkpointing yes --profile --minutes 8 --out OUT
 """
 
 from __future__ import annotations
@@ -57,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--report", action="store_true", help="measure nothing: table and picture of what is in --out")
     result.add_argument("--memory-table", action="store_true", help="print what fits where, computed, and stop")
     result.add_argument("--profile", action="store_true", help="also say what one step of every method is spent on")
+    result.add_argument(
+        "--list", action="store_true", help="measure nothing: print the cells, and whether they are there"
+    )
+    result.add_argument(
+        "--minutes", type=float, help="begin no cell, and end the one at work, after this time; default: none"
+    )
     result.add_argument("--overwrite", action="store_true", help="measure finished cells again")
     result.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
     return result
@@ -130,6 +144,8 @@ def main(given: list[str] | None = None) -> int:
     for name in ("repeats", "batch"):
         if getattr(arguments, name) < 1:
             command.error(f"--{name}: expected at least 1, received {getattr(arguments, name)}")
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        command.error(f"--minutes: expected a number above 0, received {arguments.minutes}; leave it out for no limit")
     if arguments.memory_table:
         from amvl_model.memory_table import memory_table
 
@@ -148,14 +164,29 @@ def main(given: list[str] | None = None) -> int:
         arguments.dtype = "bfloat16" if arguments.device == "cuda" else "float32"
     if arguments.quick:
         quick(arguments)
+    if arguments.list:
+        return listing(arguments)
     return measure(arguments)
+
+
+def listing(arguments: argparse.Namespace) -> int:
+    """Print every cell with the memory that it needs at least, and whether it was measured before."""
+    from amvl_model.doctor import GIB
+    from amvl_model.throughput.grid import needed_bytes
+    from amvl_model.throughput.runner import finished
+
+    for cell in cells_of(arguments):
+        state = "there already" if finished(arguments.out, cell) else "to be measured"
+        print(f"{cell.name:<60}  {needed_bytes(cell) / GIB:7.1f} GiB at least  {state}")
+    return 0
 
 
 def measure(arguments: argparse.Namespace) -> int:
     """Run the cells, print the report, draw the picture."""
     from amvl_model.throughput.runner import run_cells
 
-    results = run_cells(cells_of(arguments), arguments.out, overwrite=arguments.overwrite)
+    seconds = None if arguments.minutes is None else 60 * arguments.minutes
+    results = run_cells(cells_of(arguments), arguments.out, overwrite=arguments.overwrite, seconds=seconds)
     print(f"\nbatch {arguments.batch}, {arguments.device}, {arguments.dtype}, {arguments.optimizer}")
     return report(results, arguments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ def test_the_computed_activations_are_within_a_third_of_the_saved_tensors(checkp
 # ---------------------------------------------------------------------- cells and their files
 
 
-def fake_report(cell: Cell) -> dict[str, Any]:
+def fake_report(cell: Cell, **_: Any) -> dict[str, Any]:
     """What a worker would send: times that follow the token counts exactly."""
     counts = {m: sum(new for new, _ in grid.segments(m, cell.length, cell.answer, cell.latents)) for m in cell.methods}
     seconds = {m: [count * 1e-3, count * 1e-3, count * 1e-3] for m, count in counts.items()}
@@ -233,7 +234,7 @@ def test_finished_cells_are_skipped_and_those_that_did_not_fit_are_tried_again(
 ) -> None:
     asked: list[str] = []
 
-    def measure(cell: Cell) -> dict[str, Any]:
+    def measure(cell: Cell, **_: Any) -> dict[str, Any]:
         asked.append(cell.name)
         return {"status": "does not fit", "reason": "too large"} if cell.length == 512 else fake_report(cell)
 
@@ -260,7 +261,7 @@ def test_a_cell_that_cannot_fit_is_refused_before_it_starts(monkeypatch: pytest.
 def test_memory_is_measured_a_process_a_method_and_one_that_does_not_fit_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def worker(cell: Cell, task: str) -> dict[str, Any]:
+    def worker(cell: Cell, task: str, *_: Any) -> dict[str, Any]:
         assert task == "memory"
         if cell.methods == ("three-pass",):
             return {"status": "does not fit", "reason": "too large"}
@@ -345,17 +346,52 @@ def test_the_script_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         script().main(["--latents", "0"])
     assert "--latents: expected numbers of at least 1, received 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script().main(["--minutes", "0"])
+    assert "--minutes: expected a number above 0, received 0.0" in capsys.readouterr().err
 
 
 def test_a_report_of_what_is_there_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results_of(grid_cells(), tmp_path, monkeypatch)
-    monkeypatch.setattr(runner, "measure", lambda cell: pytest.fail("measured"))
+    monkeypatch.setattr(runner, "measure", lambda *_, **__: pytest.fail("measured"))
     assert script().main(["--report", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.count("two-pass") >= len(grid_cells()) and "step time at most r + 0.03" in said
     assert (tmp_path / "throughput" / "throughput.png").is_file()
+
+
+def test_a_list_of_the_cells_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "measure", lambda *_, **__: pytest.fail("measured"))
+    options = ["--device", "cuda", "--sizes", "7b", "--lengths", "768", "--answers", "16", "--latents", "8"]
+    assert script().main(["--list", "--only", "train", "--out", str(tmp_path), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "train-7b-cuda-bfloat16-b1-n768-y16-k8",
+        "train-7b-cuda-bfloat16-b1-n768-y16-k8-checkpointing",
+    ]
+    assert all(line.endswith("to be measured") and float(line.split()[1]) > 50 for line in lines)
+
+
+def test_after_the_limit_of_time_no_cell_begins_and_what_was_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    cells = [replace(CELL, kind="infer", batch=batch) for batch in (1, 2)]
+    assert runner.run_cells(cells, tmp_path, seconds=1e-9, say=said.append) == []
+    assert all("out of time; the same command goes on from here" in line for line in said) and len(said) == 2
+    monkeypatch.setattr(runner.subprocess, "run", lambda *_, **options: slept(options["timeout"]))
+    assert runner.run_cells(cells[:1], tmp_path, seconds=60, say=said.append) == []
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def slept(timeout: float) -> Any:
+    """What `subprocess.run` does at its limit."""
+    assert 0 < timeout <= 60
+    raise subprocess.TimeoutExpired("worker", timeout)
 
 
 def test_every_kind_of_cell_is_asked_for_by_default_and_check_asks_for_gradients_alone() -> None:

@@ -1,7 +1,7 @@
 """Runs cells one after another, each in a process of its own, and writes one result file a cell. Free of torch.
 
 A finished cell is skipped. A cell that does not fit in memory gets a result file that says so, and the others go on; it is
-tried again by the next run.
+tried again by the next run. With a limit of time the cell at work is ended there, and what is left is for the next run.
 """
 
 from __future__ import annotations
@@ -39,45 +39,70 @@ def finished(root: Path, cell: Cell) -> Result | None:
     return result if same and result.extra.get("status") == "done" else None
 
 
+class OutOfTime(Exception):
+    """The limit of time was reached before a cell was measured."""
+
+
 def run_cells(
-    cells: Sequence[Cell], root: Path, *, overwrite: bool = False, say: Callable[[str], None] = print
+    cells: Sequence[Cell],
+    root: Path,
+    *,
+    overwrite: bool = False,
+    seconds: float | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[Result]:
     """Measure what is not there yet; returns the results of all cells, in their order.
+
+    Args:
+        cells: what to measure.
+        root: folder of the results.
+        overwrite: measure finished cells again.
+        seconds: no cell begins after this time, and the one at work is ended; its result and those behind it are missing.
+        say: takes a line a cell.
 
     Raises:
         RuntimeError: if a cell fails for another reason than memory (with the end of what it printed).
     """
     results = []
+    end = None if seconds is None else time.perf_counter() + seconds
     for number, cell in enumerate(cells, start=1):
         existing = None if overwrite else finished(root, cell)
         if existing is None:
             began = time.perf_counter()
-            report = measure(cell)
-            seconds = time.perf_counter() - began
-            existing = _write(root, cell, report, seconds)
+            try:
+                report = measure(cell, end=end)
+            except OutOfTime:
+                say(f"[{number}/{len(cells)}] {cell.name}  out of time; the same command goes on from here")
+                continue
+            took = time.perf_counter() - began
+            existing = _write(root, cell, report, took)
             outcome = report["status"] + (f": {report['reason']}" if "reason" in report else "")
-            say(f"[{number}/{len(cells)}] {cell.name}  {outcome}  ({seconds:.0f} s)")
+            say(f"[{number}/{len(cells)}] {cell.name}  {outcome}  ({took:.0f} s)")
         else:
             say(f"[{number}/{len(cells)}] {cell.name}  there already")
         results.append(existing)
     return results
 
 
-def measure(cell: Cell) -> dict[str, Any]:
-    """What the cell's processes report; ``status`` is "done" or "does not fit"."""
+def measure(cell: Cell, *, end: float | None = None) -> dict[str, Any]:
+    """What the cell's processes report; ``status`` is "done" or "does not fit".
+
+    Raises:
+        OutOfTime: if the clock (`time.perf_counter`) passes ``end``.
+    """
     free = main_memory()[1] if cell.device == "cpu" else None
     need = needed_bytes(cell)
     if free is not None and need > free:
         reason = f"computed to need {need / GIB:.1f} GiB at least, {free / GIB:.1f} GiB of main memory are free"
         return {"status": DOES_NOT_FIT, "reason": reason}
-    return _memory(cell) if cell.kind == "memory" else _worker(cell, cell.kind)
+    return _memory(cell, end) if cell.kind == "memory" else _worker(cell, cell.kind, end)
 
 
-def _memory(cell: Cell) -> dict[str, Any]:
+def _memory(cell: Cell, end: float | None) -> dict[str, Any]:
     """Memory of every method, in a process for each; the cell is done if one of them fits."""
     report: dict[str, Any] = {"status": DOES_NOT_FIT, "reason": "no method fits"}
     for method in cell.methods:
-        found = _worker(replace(cell, methods=(method,)), "memory")
+        found = _worker(replace(cell, methods=(method,)), "memory", end)
         if found["status"] == "done":
             report.pop("reason", None)
             report |= {name: found[name] for name in ("status", "device", "parameters", "trained")}
@@ -88,12 +113,18 @@ def _memory(cell: Cell) -> dict[str, Any]:
     return report
 
 
-def _worker(cell: Cell, task: str) -> dict[str, Any]:
+def _worker(cell: Cell, task: str, end: float | None = None) -> dict[str, Any]:
+    left = None if end is None else end - time.perf_counter()
+    if left is not None and left <= 0:
+        raise OutOfTime
     with tempfile.TemporaryDirectory() as folder:
         spec, out = Path(folder) / "spec.json", Path(folder) / "out.json"
         spec.write_text(json.dumps({"cell": cell.to_dict(), "task": task}), encoding="utf-8")
         command = [sys.executable, "-m", "amvl_model.throughput.worker", str(spec), str(out)]
-        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=left)
+        except subprocess.TimeoutExpired as error:
+            raise OutOfTime from error
         if done.returncode in (-9, 137):
             return {"status": DOES_NOT_FIT, "reason": "the system ended the process, most likely for its memory"}
         if done.returncode != 0 or not out.is_file():
