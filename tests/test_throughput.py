@@ -239,7 +239,8 @@ def test_finished_cells_are_skipped_and_those_that_did_not_fit_are_tried_again(
         return {"status": "does not fit", "reason": "too large"} if cell.length == 512 else fake_report(cell)
 
     monkeypatch.setattr(runner, "measure", measure)
-    cells, said = grid_cells(), []
+    cells = grid_cells()
+    said: list[str] = []
     first = runner.run_cells(cells, tmp_path, say=said.append)
     assert asked == [cell.name for cell in cells] and any("does not fit: too large" in line for line in said)
     assert [r.extra["status"] for r in first].count("does not fit") == 1
