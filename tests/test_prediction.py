@@ -40,6 +40,7 @@ from amvl_model.prediction.scores import (
     rung_gap,
 )
 from amvl_model.prediction.study import cell_gamma, measure_trained, read_tables, score, write_climb
+from amvl_model.prediction.summary import digest
 from amvl_model.prediction.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from amvl_model.prediction.theory import (
     NoRestPointError,
@@ -530,6 +531,8 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
     assert "held-out gammas" in text and (tmp_path / "prediction" / "prediction.png").stat().st_size > 10_000
     scores = read_result(tmp_path / "prediction" / "ntp+fwd,scores" / "seed0.json").metrics
     assert scores["error.leak.persistence"].n == 1 and scores["error.leak.T4"].value is not None
+    told = digest(scores, "ntp+fwd")
+    assert "leak, held-out gammas: best theory" in told and "both heads 2" in told and "persistence" in told
     assert scores["error.shift.both heads 2"].n == 1 and "gap.leak.head 2 > both heads 2" in scores
     assert -1 <= scores["direction.both heads 2.gamma=0.001"].value <= 1
     with pytest.raises(ValueError, match="measured on other questions"):

@@ -220,6 +220,29 @@ def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
     return f"{quantity}, held-out gammas: {'; '.join(parts)}"
 
 
+def digest(metrics: Mapping[str, Metric], reference: str) -> str:
+    """The report in a page: verdicts, errors at other gammas and label noises, ranks within tasks, direction."""
+    lines = [f"predicted from {reference}; errors are root mean squared log ratios [95 % over seeds]"]
+    lines += [verdict(metrics, quantity) for quantity in ("leak", "spread", "shift")]
+    for kind, title in (("error", "other gammas"), ("error_noise", "other label noise")):
+        named = {k: v for k, v in metrics.items() if k.startswith(f"{kind}.leak.")}
+        lines.append(f"leaked information, {title}:")
+        for name, metric in sorted(named.items(), key=lambda item: item[1].value or 0.0):
+            lines.append(f"    {name.split('.', 2)[2]:38} {_cell(metric)}  n={metric.n}")
+    ranks: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        if name.startswith("rank_within_tasks.leak."):
+            rung, gamma = name.split(".", 2)[2].rsplit(".gamma=", 1)
+            ranks.setdefault(rung, []).append(f"{gamma}: {_cell(metric)}")
+    lines.append("leaked information, Spearman over questions within tasks, by gamma:")
+    lines += [f"    {rung:22} {';  '.join(found)}" for rung, found in ranks.items()]
+    lines.append("cosine between the predicted and the reference's own spread of the options:")
+    for name, metric in metrics.items():
+        if name.startswith(f"{DIRECTION}."):
+            lines.append(f"    {name.split('.', 1)[1]:38} {_cell(metric)}")
+    return "\n".join(lines)
+
+
 def _cell(metric: Metric) -> str:
     if metric.low is None or metric.high is None:
         return f"{metric.value:.2f}"
@@ -234,4 +257,4 @@ def measured_over_seeds(
     return np.array([float(np.nanmean(v)) for v in values if v is not None and np.isfinite(v).any()])
 
 
-__all__ = ["log_ratio", "means", "measured_over_seeds", "pair_means", "report", "summarise"]
+__all__ = ["digest", "log_ratio", "means", "measured_over_seeds", "pair_means", "report", "summarise"]

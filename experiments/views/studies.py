@@ -308,22 +308,10 @@ def prediction_summary() -> list[bytes | str]:
     except MissingResults as error:
         return [str(error)]
     picture = root() / "prediction" / "prediction.png"
-    scores = [run for run in results if run.cell.endswith(",scores")] or results
-    return [*([picture.read_bytes()] if picture.is_file() else []), table(scores)]
+    scores = [run for run in results if run.cell.endswith(",scores")]
+    if not scores:
+        return [missing("prediction", "no scores")]
+    from amvl_model.prediction.summary import digest
 
-
-def table(results: Sequence[Result]) -> str:
-    """A line per cell and metric: mean over seeds, 95 % interval, unit."""
-    cells: dict[str, list[Result]] = {}
-    for run in results:
-        cells.setdefault(run.cell, []).append(run)
-    lines = []
-    for cell, group in cells.items():
-        lines.append(f"{cell} ({len(group)} seed{'s' * (len(group) > 1)})")
-        for name in sorted({name for run in group for name in run.metrics}):
-            values = _values(group, name)
-            if values.size:
-                low, high = interval(values)
-                unit = next(run.metrics[name].unit for run in group if name in run.metrics)
-                lines.append(f"    {name}: {values.mean():.4g} [{low:.4g}, {high:.4g}] {unit}")
-    return "\n".join(lines)
+    told = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
+    return [*([picture.read_bytes()] if picture.is_file() else []), told]
