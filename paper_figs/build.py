@@ -31,6 +31,7 @@ NAMES = (
     "table_temperature",
     "table_baselines",
     "table_differences",
+    "table_exploited",
     "contamination",
     "theory_vs_checkpoints",
     "leakage_frontier",

@@ -278,6 +278,22 @@ def test_a_row_without_runs_of_its_own_shows_those_of_the_study_leakage_and_says
     assert command("leakage") in commands and command("objectives").endswith("--keep runs")
 
 
+def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: Path) -> None:
+    gaps = {"ntp+fwd": [-0.3, -0.07, 0.01], "amvl": [-0.04, 0.0, 0.02]}
+    for objective, found in gaps.items():
+        for seed, gap in enumerate(found):
+            metrics = {"accuracy": 0.9 - 0.1 * seed, "held_out.nll_gap_mean": gap, "held_out.leaked_information": 0.5}
+            write(empty, "leakage", objective, seed, {"objective": {"name": objective}}, metrics)
+    with style.styled():
+        text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
+    assert row_of(text, "forward-only")[1:] == ["leakage", "3", "2", "1", "1", "0, 1", "-0.30", "70.0", "0.50"]
+    assert row_of(text, "AMVL")[3:7] == ["0", "0", "0", "–"]
+    assert (
+        f"2 of 3 runs forward-only, 0 of 3 AMVL (Fisher's exact test p = {stats.fisher_exact([[2, 1], [0, 3]]).pvalue:.2g})"
+        in text
+    )
+
+
 def test_differences_are_paired_by_seed_and_starred_after_holm(empty: Path) -> None:
     rng = np.random.default_rng(0)
     for seed in range(5):
