@@ -25,14 +25,14 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "free": ("#D55E00", "-", "D"),
     "head untrained": ("#999999", ":", ""),
     "both heads untrained": ("#999999", "--", ""),
-    "head 300": ("#E69F00", "--", "o"),
+    "head 300": ("#882255", "--", "*"),
     "both heads 300": ("#E69F00", "-", "h"),
 }
 OTHERS = (("#E69F00", ":", "*"), ("#E69F00", "-.", "<"))
 TITLES = {
     "leak": "leaked information",
-    "spread": "spread of the options' posterior means",
-    "shift": "shift of the posterior means from the prior's",
+    "spread": "spread of options' posterior means",
+    "shift": "shift from the prior mean",
 }
 
 
