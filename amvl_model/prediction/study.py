@@ -179,5 +179,5 @@ def score(folder: Path, references: Sequence[str], plan: Plan) -> str:
         )
         texts.append(report(metrics, seeds, plan, reference))
     picture = folder / "prediction.png"
-    draw(tables, plan).savefig(picture, dpi=130)
+    draw(tables, plan).savefig(picture, dpi=84)
     return "\n\n".join([*texts, f"picture: {picture}"])
