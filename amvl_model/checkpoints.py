@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +130,15 @@ def load_lora_checkpoint(
     stored: dict[str, Any],
     *,
     sizes: Sequence[str] = ("num_latents", "latent_dim"),
-    owned: Callable[[str], bool] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Backbone from where config.json says, adapters and latent modules from ``path``.
 
     Args:
-        cls: the model's class.
+        cls: the model's class; the checkpoint must hold what ``cls.owns`` names.
         path: of the checkpoint.
         stored: its config.json.
         sizes: entries of ``stored`` that ``cls.from_backbone`` takes after the backbone.
-        owned: which state-dict keys the checkpoint must hold (default: those of an AMVL model).
         **kwargs: for ``cls.from_backbone``.
     """
     from safetensors.torch import load_file
@@ -162,9 +160,7 @@ def load_lora_checkpoint(
         problems = model.load_state_dict(load_file(Path(path) / WEIGHTS), strict=False)
     except RuntimeError as error:  # torch's error for other shapes
         raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
-    from amvl_model.modeling import is_adapter_weight
-
-    missing = [name for name in problems.missing_keys if (owned or is_adapter_weight)(name)]
+    missing = [name for name in problems.missing_keys if cls.owns(name)]
     if missing or problems.unexpected_keys:
         raise ValueError(
             f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from amvl_model.attention import install_attention
-from amvl_model.checkpointing import disable_checkpointing, enable_checkpointing
-from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint, refuse_missing_weights
+from amvl_model.backbone import AroundBackbone, load_backbone
+from amvl_model.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.configuration import AMVLConfig
 from amvl_model.distributions import DiagonalGaussian, GaussianHead
 from amvl_model.generation import LatentGenerationMixin
@@ -91,7 +91,7 @@ def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
     return DiagonalGaussian(mean, log_std)
 
 
-class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
+class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenerationMixin):
     """A Qwen-VL backbone with k latent slots between question and answer (see the module's docstring)."""
 
     config: AMVLConfig
@@ -145,15 +145,7 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
         Raises:
             FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
         """
-        if isinstance(path_or_model, PreTrainedModel):
-            backbone, path = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
-        else:
-            path = str(path_or_model)
-            inspect_checkpoint(path, expected_type=None)
-            backbone, report = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
-            refuse_missing_weights(path, report)
-        for module in backbone.modules():
-            module._is_hf_initialized = True  # its weights are kept: only the latent modules are initialised below
+        backbone, path = load_backbone(path_or_model, **kwargs)
         config = AMVLConfig(
             vlm_config=backbone.config, num_latents=num_latents, latent_dim=latent_dim, backbone_path=path or None
         )
@@ -185,21 +177,12 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
                 )
         if stored is not None and stored.get("lora"):
             return load_lora_checkpoint(cls, path, stored, **kwargs)
-        wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        refuse_missing_weights(path, report)
-        return (model, report) if wants_report else model
+        return cls.from_whole_checkpoint(path, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write config and safetensors under the modules' own names; with LoRA only adapters and latent modules.
-
-        transformers would write the language model under an older name, which its Trainer cannot resume from.
-        """
-        kwargs.setdefault("save_original_format", False)
-        if self.config.lora:
-            state = kwargs.pop("state_dict", None) or self.state_dict()
-            kwargs["state_dict"] = {k: v for k, v in state.items() if is_adapter_weight(k)}
-        super().save_pretrained(save_directory, *args, **kwargs)
+    @staticmethod
+    def owns(name: str) -> bool:
+        """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or one of the latent modules."""
+        return "lora_" in name or name.split(".", 1)[0] in LATENT_MODULES
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -231,43 +214,6 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             head.linear.bias.zero_()
             head.linear.bias[head.latent_dim :] = INITIAL_LOG_STD
         _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
-
-    def freeze_vision(self) -> None:
-        """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""
-        self.backbone.model.visual.requires_grad_(False)
-
-    def add_lora(self, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
-        """Freeze the backbone and put LoRA adapters on every linear layer of its language model (needs peft)."""
-        from amvl_model.lora import add_lora
-
-        add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
-
-    def gradient_checkpointing_enable(
-        self,
-        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Recompute each layer in the backward pass; non-reentrant only, and the recorded prefix stays in the graph.
-
-        Newer versions of transformers call this through `activation_checkpointing_enable`.
-        """
-        if offload:
-            raise ValueError("offloading of checkpointed activations is not supported; leave offload out")
-        enable_checkpointing(self, gradient_checkpointing_kwargs, every_n_layers=every_n_layers)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        disable_checkpointing(self)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.backbone.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.backbone.get_output_embeddings()
 
     # ------------------------------------------------------------------ the two passes
 
@@ -491,11 +437,6 @@ class AMVLForConditionalGeneration(PreTrainedModel, LatentGenerationMixin):
             raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
         scale = 0.0 if latents.endswith("_mean") else temperature
         return names[latents].rsample(temperature=scale, generator=generator, noise=noise)
-
-
-def is_adapter_weight(name: str) -> bool:
-    """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or one of the latent modules."""
-    return "lora_" in name or name.split(".", 1)[0] in LATENT_MODULES
 
 
 def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:

@@ -26,8 +26,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from transformers.utils import ModelOutput
 
 from amvl_model.attention import install_attention
-from amvl_model.checkpointing import disable_checkpointing, enable_checkpointing
-from amvl_model.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint, refuse_missing_weights
+from amvl_model.backbone import AroundBackbone, load_backbone
+from amvl_model.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
 from amvl_model.configuration import BACKBONES
 from amvl_model.objective import answer_nll
 from amvl_model.shared_prefix import full_mask, second_pass_mask, short_positions
@@ -93,7 +93,7 @@ class PauseOutput(ModelOutput):
     answer_nll: Tensor | None = None
 
 
-class PauseForConditionalGeneration(PreTrainedModel):
+class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
     """A Qwen-VL backbone with k learnt input embeddings between question and answer (see the module's docstring)."""
 
     config: PauseConfig
@@ -133,15 +133,7 @@ class PauseForConditionalGeneration(PreTrainedModel):
         Raises:
             FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
         """
-        if isinstance(path_or_model, PreTrainedModel):
-            backbone, path = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
-        else:
-            path = str(path_or_model)
-            inspect_checkpoint(path, expected_type=None)
-            backbone, report = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
-            refuse_missing_weights(path, report)
-        for module in backbone.modules():
-            module._is_hf_initialized = True  # its weights are kept
+        backbone, path = load_backbone(path_or_model, **kwargs)
         config = PauseConfig(vlm_config=backbone.config, num_pauses=num_pauses, backbone_path=path or None)
         model = cls(config, backbone=backbone)
         embeddings = backbone.get_input_embeddings().weight
@@ -162,48 +154,13 @@ class PauseForConditionalGeneration(PreTrainedModel):
         """
         stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, sizes=("num_pauses",), owned=_is_own_weight, **kwargs)
-        wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        refuse_missing_weights(path, report)
-        return (model, report) if wants_report else model
+            return load_lora_checkpoint(cls, path, stored, sizes=("num_pauses",), **kwargs)
+        return cls.from_whole_checkpoint(path, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write config and safetensors under the modules' own names; with LoRA only adapters and pause tokens."""
-        kwargs.setdefault("save_original_format", False)
-        if self.config.lora:
-            state = kwargs.pop("state_dict", None) or self.state_dict()
-            kwargs["state_dict"] = {name: value for name, value in state.items() if _is_own_weight(name)}
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def freeze_vision(self) -> None:
-        """Freeze the vision tower."""
-        self.backbone.model.visual.requires_grad_(False)
-
-    def add_lora(self, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
-        """Freeze the backbone and put LoRA adapters on every linear layer of its language model (needs peft)."""
-        from amvl_model.lora import add_lora
-
-        add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, **_: Any
-    ) -> None:
-        """Recompute each layer in the backward pass; non-reentrant only."""
-        enable_checkpointing(self, gradient_checkpointing_kwargs, every_n_layers=every_n_layers)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        disable_checkpointing(self)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.backbone.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.backbone.get_output_embeddings()
+    @staticmethod
+    def owns(name: str) -> bool:
+        """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or the pause tokens."""
+        return "lora_" in name or name.startswith(f"{PAUSE_MODULE}.")
 
     # ------------------------------------------------------------------ the pass
 
@@ -269,11 +226,6 @@ class PauseForConditionalGeneration(PreTrainedModel):
     def _token_types(self, input_ids: Tensor, vision: Mapping[str, Any]) -> Tensor:
         types: Tensor | None = vision.get("mm_token_type_ids")
         return (input_ids == self.config.vlm_config.image_token_id).int() if types is None else types  # type: ignore[union-attr]
-
-
-def _is_own_weight(name: str) -> bool:
-    """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or the pause tokens."""
-    return "lora_" in name or name.startswith(f"{PAUSE_MODULE}.")
 
 
 AutoConfig.register(PAUSE_TYPE, PauseConfig)

@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from amvl_model import distributed
 from amvl_model.config import BASELINES, ObjectiveConfig, RunConfig
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.modeling import LATENT_MODULES, is_adapter_weight
+from amvl_model.modeling import LATENT_MODULES
 from amvl_model.objective import amvl_objective, answer_nll
 from amvl_model.pause import PAUSE_MODULE
 from amvl_model.processing import AMVLProcessor
@@ -329,7 +329,7 @@ class AMVLTrainer(Trainer):
         """The Trainer's warning about weights that a checkpoint lacks, without those a LoRA checkpoint is not to hold."""
         if getattr(self.model.config, "lora", None):
             load_result = load_result._replace(
-                missing_keys=[name for name in load_result.missing_keys if is_adapter_weight(name)]
+                missing_keys=[name for name in load_result.missing_keys if self.model.owns(name)]
             )
         super()._issue_warnings_after_load(load_result)
 
