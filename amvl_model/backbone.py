@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -38,13 +38,24 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
 class AroundBackbone:
     """Mixin of a `PreTrainedModel` whose ``self.backbone`` is transformers' own model; stands before it in the bases."""
 
+    own_modules: ClassVar[tuple[str, ...]]
+    """Names of the modules that the model adds to the backbone."""
+
     backbone: Any
     config: Any
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+    accepts_loss_kwargs = False
 
-    @staticmethod
-    def owns(name: str) -> bool:
+    @classmethod
+    def owns(cls, name: str) -> bool:
         """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or what the model adds to the backbone."""
-        raise NotImplementedError
+        return "lora_" in name or name.split(".", 1)[0] in cls.own_modules
 
     @classmethod
     def from_whole_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:

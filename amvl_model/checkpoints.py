@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +127,6 @@ def load_lora_checkpoint(
     cls: Any,
     path: str | Path,
     stored: dict[str, Any],
-    *,
-    sizes: Sequence[str] = ("num_latents", "latent_dim"),
     **kwargs: Any,
 ) -> Any:
     """Backbone from where config.json says, adapters and latent modules from ``path``.
@@ -138,7 +135,6 @@ def load_lora_checkpoint(
         cls: the model's class; the checkpoint must hold what ``cls.owns`` names.
         path: of the checkpoint.
         stored: its config.json.
-        sizes: entries of ``stored`` that ``cls.from_backbone`` takes after the backbone.
         **kwargs: for ``cls.from_backbone``.
     """
     from safetensors.torch import load_file
@@ -149,7 +145,7 @@ def load_lora_checkpoint(
             f"the LoRA checkpoint {path} does not say which backbone it belongs to; pass backbone_path=FOLDER_OR_HUB_ID"
         )
     try:
-        model = cls.from_backbone(backbone, *(stored[name] for name in sizes), **kwargs)
+        model = cls.from_backbone(backbone, **{name: stored[name] for name in cls.config_class.sizes}, **kwargs)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "

@@ -1,10 +1,13 @@
-"""AMVLConfig: what a checkpoint's config.json holds."""
+"""What a checkpoint's config.json holds, of models around a Qwen-VL backbone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
+
+from amvl_model.checkpoints import PAUSE_TYPE
 
 BACKBONES = ("qwen2_5_vl", "qwen2_vl")
 """Types of backbones that AMVL is tested on."""
@@ -14,39 +17,37 @@ _REFUSED = {
 }
 
 
-class AMVLConfig(PreTrainedConfig):
-    """Configuration of `AMVLForConditionalGeneration`.
+class AroundBackboneConfig(PreTrainedConfig):
+    """What the configurations of all models around a Qwen-VL backbone share.
 
     Args:
         vlm_config: configuration of the backbone (a Qwen-VL model), as object or dict.
-        num_latents: k, number of latent slots.
-        latent_dim: d, dimensions of each slot.
         backbone_path: folder or hub id the backbone came from; LoRA checkpoints load it from there.
         lora: settings of the LoRA adapters in the language model (``rank``, ``alpha``, ``dropout``), or None.
+
+    Raises:
+        ValueError: for a backbone of another type, or a size below its least.
     """
 
-    model_type = "amvl"
     sub_configs: ClassVar[dict[str, Any]] = {"vlm_config": AutoConfig}
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """The smallest value of every size that a model adds; `from_backbone` takes them by these names."""
 
     vlm_config: dict[str, Any] | PreTrainedConfig | None = None
-    num_latents: int = 8
-    latent_dim: int = 512
     backbone_path: str | None = None
     lora: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.vlm_config, dict):
-            settings = dict(self.vlm_config)
-            self.vlm_config = AutoConfig.for_model(settings.pop("model_type", "qwen2_5_vl"), **settings)
-        elif self.vlm_config is None:
-            self.vlm_config = AutoConfig.for_model("qwen2_5_vl")
+        if not isinstance(self.vlm_config, PreTrainedConfig):
+            settings = dict(self.vlm_config or {})
+            self.vlm_config = AutoConfig.for_model(settings.pop("model_type", BACKBONES[0]), **settings)
         kind = self.vlm_config.model_type  # type: ignore[union-attr]
         if kind not in BACKBONES:
             reason = _REFUSED.get(kind, "the shared prefix relies on the structure of these models")
             raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, got {kind}: {reason}")
-        for name in ("num_latents", "latent_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in self.sizes.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,4 +65,35 @@ class AMVLConfig(PreTrainedConfig):
         return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
 
 
+class AMVLConfig(AroundBackboneConfig):
+    """Configuration of `AMVLForConditionalGeneration`.
+
+    Args:
+        vlm_config, backbone_path, lora: see `AroundBackboneConfig`.
+        num_latents: k, number of latent slots.
+        latent_dim: d, dimensions of each slot.
+    """
+
+    model_type = "amvl"
+    sizes: ClassVar[Mapping[str, int]] = {"num_latents": 1, "latent_dim": 1}
+
+    num_latents: int = 8
+    latent_dim: int = 512
+
+
+class PauseConfig(AroundBackboneConfig):
+    """Configuration of `PauseForConditionalGeneration`.
+
+    Args:
+        vlm_config, backbone_path, lora: see `AroundBackboneConfig`.
+        num_pauses: k, number of pause tokens; 0 for supervised fine-tuning.
+    """
+
+    model_type = PAUSE_TYPE
+    sizes: ClassVar[Mapping[str, int]] = {"num_pauses": 0}
+
+    num_pauses: int = 0
+
+
 AutoConfig.register("amvl", AMVLConfig)
+AutoConfig.register(PAUSE_TYPE, PauseConfig)

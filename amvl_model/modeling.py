@@ -96,15 +96,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
     config: AMVLConfig
     config_class = AMVLConfig
-    base_model_prefix = "backbone"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = False
-    _supports_attention_backend = True
+    own_modules = LATENT_MODULES
     _keep_in_fp32_modules_strict = ["prior_head", "posterior_head", "injector"]
-    accepts_loss_kwargs = False
 
     def __init__(self, config: AMVLConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -178,11 +171,6 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         if stored is not None and stored.get("lora"):
             return load_lora_checkpoint(cls, path, stored, **kwargs)
         return cls.from_whole_checkpoint(path, *args, **kwargs)
-
-    @staticmethod
-    def owns(name: str) -> bool:
-        """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or one of the latent modules."""
-        return "lora_" in name or name.split(".", 1)[0] in LATENT_MODULES
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -18,66 +18,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from amvl_model.attention import install_attention
 from amvl_model.backbone import AroundBackbone, load_backbone
 from amvl_model.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
-from amvl_model.configuration import BACKBONES
+from amvl_model.configuration import PauseConfig
 from amvl_model.objective import answer_nll
 from amvl_model.shared_prefix import full_mask, second_pass_mask, short_positions
 
 PAUSE_MODULE = "pause_tokens"
-
-
-class PauseConfig(PreTrainedConfig):
-    """Configuration of `PauseForConditionalGeneration`.
-
-    Args:
-        vlm_config: configuration of the backbone (a Qwen-VL model), as object or dict.
-        num_pauses: k, number of pause tokens; 0 for supervised fine-tuning.
-        backbone_path: folder or hub id the backbone came from; LoRA checkpoints load it from there.
-        lora: settings of the LoRA adapters in the language model, or None.
-    """
-
-    model_type = PAUSE_TYPE
-    sub_configs: ClassVar[dict[str, Any]] = {"vlm_config": AutoConfig}
-
-    vlm_config: dict[str, Any] | PreTrainedConfig | None = None
-    num_pauses: int = 0
-    backbone_path: str | None = None
-    lora: dict[str, Any] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.vlm_config, dict):
-            settings = dict(self.vlm_config)
-            self.vlm_config = AutoConfig.for_model(settings.pop("model_type", BACKBONES[0]), **settings)
-        elif self.vlm_config is None:
-            self.vlm_config = AutoConfig.for_model(BACKBONES[0])
-        kind = self.vlm_config.model_type  # type: ignore[union-attr]
-        if kind not in BACKBONES:
-            raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, got {kind}")
-        if self.num_pauses < 0:
-            raise ValueError(f"num_pauses must be at least 0 (0: supervised fine-tuning), got {self.num_pauses}")
-        super().__post_init__(**kwargs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; where the backbone came from is kept only if the checkpoint needs it (LoRA)."""
-        values: dict[str, Any] = super().to_dict()
-        if not self.lora:
-            values["backbone_path"] = None
-        if isinstance(values.get("vlm_config"), dict):
-            values["vlm_config"].pop("_name_or_path", None)
-        return values
-
-    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
-        """The backbone's text configuration."""
-        return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
 
 
 @dataclass
@@ -98,14 +53,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
 
     config: PauseConfig
     config_class = PauseConfig
-    base_model_prefix = "backbone"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = False
-    _supports_attention_backend = True
-    accepts_loss_kwargs = False
+    own_modules = (PAUSE_MODULE,)
 
     def __init__(self, config: PauseConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -154,13 +102,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         """
         stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, sizes=("num_pauses",), **kwargs)
+            return load_lora_checkpoint(cls, path, stored, **kwargs)
         return cls.from_whole_checkpoint(path, *args, **kwargs)
-
-    @staticmethod
-    def owns(name: str) -> bool:
-        """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or the pause tokens."""
-        return "lora_" in name or name.startswith(f"{PAUSE_MODULE}.")
 
     # ------------------------------------------------------------------ the pass
 
@@ -228,5 +171,4 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         return (input_ids == self.config.vlm_config.image_token_id).int() if types is None else types  # type: ignore[union-attr]
 
 
-AutoConfig.register(PAUSE_TYPE, PauseConfig)
 AutoModelForImageTextToText.register(PauseConfig, PauseForConditionalGeneration)

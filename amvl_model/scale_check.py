@@ -48,10 +48,8 @@ def write_random_base(folder: Path, shape: Architecture, *, device: str, dtype: 
     Raises:
         FileExistsError: if the folder is there.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     from amvl_model.run import SHIPPED
-    from amvl_model.throughput.steps import build_config
+    from amvl_model.throughput.steps import build_config, random_backbone
 
     if folder.exists():
         raise FileExistsError(f"{folder} exists, and nothing is overwritten; remove it or choose another --work")
@@ -60,14 +58,7 @@ def write_random_base(folder: Path, shape: Architecture, *, device: str, dtype: 
     config.image_token_id, config.video_token_id = tokens("<|image_pad|>"), tokens("<|video_pad|>")
     config.vision_start_token_id, config.vision_end_token_id = tokens("<|vision_start|>"), tokens("<|vision_end|>")
     config.text_config.eos_token_id, config.text_config.pad_token_id = tokens("<|im_end|>"), tokens("<|endoftext|>")
-    torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        with torch.device(device):
-            model = Qwen2_5_VLForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(default)
+    model = random_backbone(config, device=device, dtype=dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -27,9 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from amvl_model import distributed
 from amvl_model.config import BASELINES, ObjectiveConfig, RunConfig
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.modeling import LATENT_MODULES
 from amvl_model.objective import amvl_objective, answer_nll
-from amvl_model.pause import PAUSE_MODULE
 from amvl_model.processing import AMVLProcessor
 from amvl_model.sharding import keep_float32, sharding_arguments
 
@@ -308,7 +306,7 @@ class AMVLTrainer(Trainer):
         groups: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                latent = any(part in (*LATENT_MODULES, PAUSE_MODULE) for part in name.split("."))
+                latent = any(part in self.model.own_modules for part in name.split("."))
                 groups[latent, name in decayed].append(parameter)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         created: torch.optim.Optimizer = kind(

@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--eval-every", type=int, help="steps between looks at the validation split")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the work (default 1)")
     parser.add_argument("--threads", type=int, help="CPU threads of each process (default: its share of all)")
-    parser.add_argument("--test-size", type=int, default=200, help="held-out questions per task at the end (default 200)")
+    parser.add_argument(
+        "--test-size", type=int, default=200, help="held-out questions per task at the end (default 200)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the layers: 1.5 times faster after two minutes")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     args = parser.parse_args()

@@ -83,7 +83,7 @@ def draw(sources: Sources) -> Drawn:
     notes = [
         "Paired by seed (a seed sets weights, data and latent samples); 95 % interval, Student's t, not corrected. "
         f"A star: p < {LEVEL:g} in the paired t test after Holm's correction over the rows under one heading, column by column, "
-        "and at least five seeds.",
+        "all of which must have run, and at least five seeds.",
         "Tiny model (3 M parameters), held-out questions with clean labels, with the prior's mean; samples: latents drawn "
         "from the prior instead. AMVL without more: forward-first. Shifted set: 25 questions a task, 50 for the samples.",
     ]
@@ -91,8 +91,10 @@ def draw(sources: Sources) -> Drawn:
 
 
 def compared(family: Family, results: Sequence[Result]) -> list[list[str]]:
-    """A row a pair."""
+    """A row a pair; no stars before every pair has run, as the correction counts all of them."""
     pairs = list(family.pairs.values())
+    there = {result.cell for result in results}
+    complete = there.issuperset(cell for pair in pairs for cell in pair)
     found: list[list[Difference | None]] = []
     texts: list[list[str]] = []
     for entry in family.metrics:
@@ -101,8 +103,7 @@ def compared(family: Family, results: Sequence[Result]) -> list[list[str]]:
             continue
         metric, scale, digits = entry
         found.append(paired_differences(results, metric, pairs))
-        texts.append([text(each, scale, digits) for each in found[-1]])
-    there = {result.cell for result in results}
+        texts.append([text(each, scale, digits, starred=complete) for each in found[-1]])
     rows = []
     for i, (label, pair) in enumerate(family.pairs.items()):
         seeds = max((each[i].interval.n for each in found if each[i] is not None), default=0)  # type: ignore[union-attr]
@@ -111,15 +112,15 @@ def compared(family: Family, results: Sequence[Result]) -> list[list[str]]:
     return rows
 
 
-def text(difference: Difference | None, scale: float, digits: int) -> str:
-    """ "+1.2 [-0.3, 2.7]", with a star where it stands after the correction."""
+def text(difference: Difference | None, scale: float, digits: int, *, starred: bool) -> str:
+    """ "+1.2 [-0.3, 2.7]", with a star (if ``starred``) where it stands after the correction."""
     if difference is None:
         return NO_VALUE
     interval = difference.interval
     mean = number(scale * interval.mean, digits, sign=True)
     if interval.low is None or interval.high is None:
         return mean
-    sure = difference.adjusted is not None and difference.adjusted < LEVEL and interval.n >= FEWEST
+    sure = starred and difference.adjusted is not None and difference.adjusted < LEVEL and interval.n >= FEWEST
     star = "*" if sure else ""
     low, high = (number(scale * end, digits) for end in (interval.low, interval.high))
     return f"{mean} [{low}, {high}]{star}"

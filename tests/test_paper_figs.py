@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -297,21 +298,29 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
 def test_differences_are_paired_by_seed_and_starred_after_holm(empty: Path) -> None:
     rng = np.random.default_rng(0)
     for seed in range(5):
-        spread, noise = 0.1 * seed, 0.001 * float(rng.normal())
-        for cell, offset in (("amvl", 0.0), ("sft", -0.05), ("pause", 0.0)):
-            metrics = {"accuracy": 0.5 + spread + offset + noise * (cell != "amvl"), "answer_nll": 0.5}
-            write(empty, "objectives", cell, seed, {}, metrics)
-    with style.styled():
-        text = build.draw("table_differences", Sources(results=empty)).texts[".md"]
+        spread = 0.1 * seed
+        for cell in STUDIES["objectives"].all_cells:
+            offset, noise = -0.05 * (cell == "sft"), 0.001 * float(rng.normal()) * (cell != "amvl")
+            write(empty, "objectives", cell, seed, {}, {"accuracy": 0.5 + spread + offset + noise, "answer_nll": 0.5})
+
+    def drawn() -> str:
+        with style.styled():
+            return build.draw("table_differences", Sources(results=empty)).texts[".md"]
+
+    text = drawn()
     sft, pause = row_of(text, "SFT, no latents"), row_of(text, "pause tokens")
     assert sft[1].startswith("−5.0 [") and sft[1].endswith("]*") and sft[5] == "5"
-    assert pause[1].startswith(("0.0 [", "+0.")) and not pause[1].endswith("*")
+    assert pause[1].startswith(("0.0 [", "+0.", "−0.")) and not pause[1].endswith("*")
     assert sft[3] == "–", "no posterior, nothing leaked"
-    assert row_of(text, "ELBO, no stop-gradient")[1] == NOT_RUN
     (empty / "objectives" / "sft" / "seed4.json").unlink()
-    with style.styled():
-        text = build.draw("table_differences", Sources(results=empty)).texts[".md"]
+    text = drawn()
     assert row_of(text, "SFT, no latents")[5] == "4" and not row_of(text, "SFT, no latents")[1].endswith("*")
+    write(empty, "objectives", "sft", 4, {}, {"accuracy": 0.85, "answer_nll": 0.5})
+    assert row_of(drawn(), "SFT, no latents")[1].endswith("*")
+    shutil.rmtree(empty / "objectives" / "elbo")
+    text = drawn()
+    assert row_of(text, "ELBO, no stop-gradient")[1] == NOT_RUN
+    assert "*" not in row_of(text, "SFT, no latents")[1], "a family with a row missing is not corrected for that row"
 
 
 def test_every_cell_that_is_compared_is_declared() -> None:

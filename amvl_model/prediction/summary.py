@@ -205,10 +205,15 @@ def report(metrics: Mapping[str, Metric], tables: Mapping[int, Table], plan: Pla
 
 
 def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
-    """One sentence: the errors of the theory's best rung and of the ladder's best, beside both baselines."""
+    """One sentence: the errors of the theory's best rung and of the ladder's best, beside both baselines.
+
+    Rungs that were not climbed at every point of the baselines are named last and apart: fewer gammas are another question.
+    """
     prefix = f"error.{quantity}."
     errors = {k[len(prefix) :]: v for k, v in metrics.items() if k.startswith(prefix) and v.value is not None}
-    rungs = {name: metric for name, metric in errors.items() if name not in BASELINES}
+    points = max((errors[name].n or 0 for name in BASELINES if name in errors), default=0)
+    climbed = {name: metric for name, metric in errors.items() if name not in BASELINES}
+    rungs = {name: metric for name, metric in climbed.items() if (metric.n or 0) >= points}
     closed = {name: metric for name, metric in rungs.items() if name.startswith(("T4", "T6", "softmax"))}
 
     def least(of: Mapping[str, Metric]) -> str:
@@ -217,6 +222,7 @@ def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
 
     parts = [f"{label} {least(of)}" for label, of in (("best theory", closed), ("best rung", rungs)) if of]
     parts += [f"{name} {_cell(errors[name])}" for name in ("power law", "gamma alone") if name in errors]
+    parts += [f"{name} {_cell(each)} at {each.n} of {points} points" for name, each in climbed.items() if name not in rungs]
     return f"{quantity}, held-out gammas: {'; '.join(parts)}"
 
 

@@ -66,13 +66,8 @@ def build_config(shape: Architecture) -> Any:
     )
 
 
-def build_model(
-    shape: Architecture, num_latents: int, *, latent_dim: int | None = None, device: str = "cpu", dtype: str = "float32"
-) -> AMVLForConditionalGeneration:
-    """An AMVL model with random weights made on the device itself, vision encoder frozen, in training mode.
-
-    ``latent_dim`` is 512 by default, and no more than half the hidden size.
-    """
+def random_backbone(config: Any, *, device: str, dtype: str) -> Any:
+    """A Qwen2.5-VL of this configuration with random weights (seed 0), made on the device itself in this precision."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     torch.manual_seed(0)
@@ -80,9 +75,19 @@ def build_model(
     torch.set_default_dtype(getattr(torch, dtype))
     try:
         with torch.device(device):
-            backbone = Qwen2_5_VLForConditionalGeneration(build_config(shape))
+            return Qwen2_5_VLForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(default)
+
+
+def build_model(
+    shape: Architecture, num_latents: int, *, latent_dim: int | None = None, device: str = "cpu", dtype: str = "float32"
+) -> AMVLForConditionalGeneration:
+    """An AMVL model with random weights made on the device itself, vision encoder frozen, in training mode.
+
+    ``latent_dim`` is 512 by default, and no more than half the hidden size.
+    """
+    backbone = random_backbone(build_config(shape), device=device, dtype=dtype)
     size = min(LATENT_DIM, shape.hidden // 2) if latent_dim is None else latent_dim
     model = AMVLForConditionalGeneration.from_backbone(backbone, num_latents, size)
     model.freeze_vision()
