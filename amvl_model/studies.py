@@ -136,6 +136,15 @@ def _direction_cells() -> dict[str, dict[str, object]]:
     return {cell: settings for cell, settings in _leakage_cells().items() if settings["objective.name"] in _PAIR}
 
 
+def _stability_cells() -> dict[str, dict[str, object]]:
+    """The two settings in which forward-only's decoder was seen to read the leak, seeds 0 and 1 (RESULTS.md)."""
+    return {
+        f"{name},{label}": {"objective.name": name, setting: value}
+        for label, setting, value in (("beta=0.003", "objective.beta", 0.003), ("noise=0.5", "data.label_noise", 0.5))
+        for name in _PAIR
+    }
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -181,6 +190,14 @@ STUDIES = {
             cells=_varied("data.train_size", "size", (300, 1500)),
             stand_ins={f"{name},size=6000": ("objectives", name) for name in _PAIR},
             reference="ntp+fwd,size=6000",
+        ),
+        Study(
+            name="stability",
+            purpose="planned test on fresh seeds: does the decoder read the leak less often with AMVL than forward-only?",
+            common=_BASE,
+            cells=_stability_cells(),
+            seeds=tuple(range(5, 15)),
+            reference="ntp+fwd,beta=0.003",
         ),
         Study(
             name="temperature",
