@@ -59,6 +59,11 @@ def families() -> list[Family]:
     ):
         pairs = {f"{value:,} {unit}": (f"amvl,{key}={value}", f"ntp+fwd,{key}={value}") for value in values}
         found.append(Family(f"AMVL − forward-only, {heading}", study, pairs))
+    planned = {
+        label: (f"amvl,{key}", f"ntp+fwd,{key}")
+        for label, key in (("beta 0.003", "beta=0.003"), ("50 % wrong labels", "noise=0.5"))
+    }
+    found.append(Family("AMVL − forward-only, planned", "stability", planned))
     for name, label in (("amvl", "AMVL"), ("ntp+fwd", "forward-only"), ("elbo", "ELBO")):
         pairs = {f"temperature {t:g}": (f"{name},t={t:g}", f"{name},t=0") for t in (0.2, 0.5, 1.0, 1.5)}
         found.append(Family(f"{label}, samples − mean", "temperature", pairs, SAMPLED))
@@ -67,7 +72,7 @@ def families() -> list[Family]:
 
 def draw(sources: Sources) -> Drawn:
     """The table: a heading and its rows for every family."""
-    results = {name: sources.merged(name) for name in ("objectives", "latents", "length", "size", "temperature")}
+    results = {name: sources.merged(name) for name in dict.fromkeys(family.study for family in families())}
     rows: list[list[str]] = []
     for family in families():
         rows.append([family.heading, *[""] * (len(METRICS) + 1)])

@@ -236,12 +236,14 @@ def over_questions(results: Sequence[Result], metric: str, *, scale: float = 100
 
 
 def seeds_of(results: Sequence[Result]) -> str:
-    """The seeds, "0-4" or "0, 2"."""
-    seeds = sorted({r.seed for r in results})
-    if not seeds:
-        return NO_VALUE
-    whole = seeds == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]}–{seeds[-1]}" if whole and len(seeds) > 1 else ", ".join(map(str, seeds))
+    """The seeds, "0–4" or "0–1, 3"."""
+    runs: list[list[int]] = []
+    for seed in sorted({r.seed for r in results}):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs) or NO_VALUE
 
 
 def number(value: float, digits: int, *, sign: bool = False) -> str:

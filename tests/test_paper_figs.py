@@ -241,6 +241,7 @@ def test_one_seed_has_no_interval_and_a_missing_value_is_no_zero() -> None:
     assert over_seeds([run_of(0, None)], "a") == "–"
     assert seeds_of([run_of(i, 0.0) for i in (0, 1, 2)]) == "0–2"
     assert seeds_of([run_of(i, 0.0) for i in (0, 3)]) == "0, 3"
+    assert seeds_of([run_of(i, 0.0) for i in (7, 0, 1, 2, 9, 1)]) == "0–2, 7, 9"
 
 
 def test_seeds_commits_and_commands_of_all_runs_stand_in_the_provenance(results: Path, tmp_path: Path) -> None:
@@ -287,12 +288,23 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
             write(empty, "leakage", objective, seed, {"objective": {"name": objective}}, metrics)
     with style.styled():
         text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
-    assert row_of(text, "forward-only")[1:] == ["leakage", "3", "2", "1", "1", "0, 1", "-0.30", "70.0", "0.50"]
+    assert row_of(text, "forward-only")[1:] == ["leakage", "3", "2", "1", "1", "0–1", "-0.30", "70.0", "0.50"]
     assert row_of(text, "AMVL")[3:7] == ["0", "0", "0", "–"]
     assert (
         f"2 of 3 runs forward-only, 0 of 3 AMVL (Fisher's exact test p = {stats.fisher_exact([[2, 1], [0, 3]]).pvalue:.2g})"
         in text
     )
+    for objective, low in (("ntp+fwd", -0.2), ("amvl", 0.0)):
+        for seed in range(5, 15):
+            metrics = {"accuracy": 0.9, "held_out.nll_gap_mean": low, "held_out.leaked_information": 0.5}
+            write(empty, "stability", f"{objective},beta=0.003", seed, {"objective": {"name": objective}}, metrics)
+    with style.styled():
+        text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
+    assert "2 of 3 runs forward-only, 0 of 3 AMVL" in text, (
+        "fresh seeds are not counted among those that were seen before"
+    )
+    assert "(beta 0.003; 50 % wrong labels). Below -0.05 nats: 10 of 10 runs forward-only, 0 of 10 AMVL" in text
+    assert "| forward-only | stability | 10 | 10 |" in " ".join(text.split())
 
 
 def test_differences_are_paired_by_seed_and_starred_after_holm(empty: Path) -> None:
