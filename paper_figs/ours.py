@@ -29,7 +29,8 @@ ACCURACY, NLL, LEAK = "accuracy", "answer_nll", "held_out.leaked_information"
 OUT_ACCURACY = "out_of_distribution.accuracy"
 SYNTHETIC = (
     "ours: tiny model (3 M parameters) on synthetic BLINK, held-out questions, clean labels; not comparable with the reported "
-    "numbers, which are of a 7B model on other benchmarks. Intervals: 95 %, Student's t over seeds."
+    "numbers, which are of a 7B model on other benchmarks. Intervals: 95 %, Student's t over seeds (symmetric: where seeds "
+    "differ widely they pass 0 or 100 %)."
 )
 
 
