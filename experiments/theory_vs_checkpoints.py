@@ -70,7 +70,7 @@ def run(asked: argparse.Namespace) -> int:
     """Climb what is missing, then score and draw."""
     import torch
 
-    from amvl_model.prediction.ladder import Plan
+    from amvl_model.prediction.plan import Plan
     from amvl_model.prediction.study import measure_trained, score
 
     torch.set_num_threads(asked.threads)

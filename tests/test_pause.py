@@ -13,9 +13,8 @@ from torch import Tensor
 from amvl_model.checkpoints import inspect_checkpoint
 from amvl_model.config import BASELINES, ObjectiveConfig
 from amvl_model.data.synthetic import synthetic_question
-from amvl_model.evaluation.pause_scorer import PauseScorer
 from amvl_model.evaluation.runner import evaluate
-from amvl_model.evaluation.scoring import scorer_for
+from amvl_model.evaluation.scoring import PauseScorer, scorer_for
 from amvl_model.pause import PauseForConditionalGeneration
 from amvl_model.run import load_base, load_checkpoint, measure, save_checkpoint, train
 from tests.helpers import collate, examples, gradients, processor, tiny_model, without_answers

@@ -15,7 +15,8 @@ from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.diagnostics.free_posterior import Search
 from amvl_model.diagnostics.linear_response import measure_linear_response
 from amvl_model.prediction.figure import draw
-from amvl_model.prediction.ladder import Plan, climb, climb_heads, direction, figures
+from amvl_model.prediction.ladder import climb, climb_heads, direction, figures
+from amvl_model.prediction.plan import Plan
 from amvl_model.prediction.reference import Reference, measure_references
 from amvl_model.prediction.rungs import letter_rung
 from amvl_model.prediction.scores import (

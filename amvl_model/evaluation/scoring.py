@@ -2,9 +2,9 @@
 
     log p(a | x, Z) = sum_j log p(y_j | x, Z, y_<j)        y = the tokens of "(A)", "(B)", ... and the end of the turn, nats
 
-Two kinds of models answer through one interface, `Scorer`: an AMVL model, whose answers read k latents Z, and a plain
-Qwen-VL backbone, which has none. Either way x is encoded once; every option, every latent sample and every generated token
-is a short pass behind its recorded keys and values.
+Three kinds of models answer through one interface, `Scorer`: an AMVL model, whose answers read k latents Z, the baseline whose
+answers read k pause tokens, and a plain Qwen-VL backbone. Each time x is encoded once; every option, every latent sample and
+every generated token is a short pass behind its recorded keys and values.
 
 Shapes: B batch, N query tokens, M answer tokens, O options (the most that a question of the batch has), k latents, d latent
 dimension, V vocabulary.
@@ -264,6 +264,38 @@ class BackboneScorer(Scorer):
         return torch.cat([first, head(self._behind(query, read, [torch.arange(rows)], visible))], dim=1)
 
 
+class PauseScorer(BackboneScorer):
+    """A baseline of pause.py, [x | k pause tokens | y], k = 0 for supervised fine-tuning.
+
+    z, if given, are input tokens (B, k, hidden) in the pause tokens' place.
+    """
+
+    def __init__(self, model: Any, processor: AMVLProcessor) -> None:
+        super().__init__(model.backbone, processor)
+        self.pauses = model.pauses
+
+    def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
+        query = super().encode(batch)
+        if not self.pauses(1).shape[1]:
+            return query
+        return EncodedQuery(query.state, None, None)  # a pause token, not x, predicts the first answer token
+
+    def injected(self, query: EncodedQuery, z: Tensor | None) -> Tensor:
+        tokens: Tensor = self.pauses(len(query.state.mask)) if z is None else z
+        return tokens
+
+    def answer_logits(self, query: EncodedQuery, z: Tensor | None, answer_ids: Tensor) -> Tensor:
+        first = self.injected(query, z)
+        k = first.shape[1]
+        if not k:
+            return super().answer_logits(query, z, answer_ids)
+        rows = torch.cat([first, self.model.get_input_embeddings()(answer_ids[:, :-1]).to(first.dtype)], dim=1)
+        visible = torch.ones(rows.shape[1], rows.shape[1], dtype=torch.bool, device=self.device).tril()
+        hidden = self._behind(query, rows, [torch.arange(rows.shape[1])], visible)
+        logits: Tensor = self.model.get_output_embeddings()(hidden[:, k - 1 :])
+        return logits
+
+
 def scorer_for(model: Any, processor: AMVLProcessor) -> Scorer:
     """The scorer of a model.
 
@@ -273,8 +305,6 @@ def scorer_for(model: Any, processor: AMVLProcessor) -> Scorer:
     if hasattr(model, "encode_query"):
         return LatentScorer(model, processor)
     if hasattr(model, "pauses"):
-        from amvl_model.evaluation.pause_scorer import PauseScorer
-
         return PauseScorer(model, processor)
     if hasattr(getattr(model, "model", None), "get_rope_index"):
         return BackboneScorer(model, processor)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_model.prediction.ladder import FLOORS, QUANTITIES, Plan
+from amvl_model.prediction.plan import FLOORS, QUANTITIES, Plan
 from amvl_model.prediction.summary import measured_over_seeds
 from amvl_model.prediction.tables import TRAINED, Table
 

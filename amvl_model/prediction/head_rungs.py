@@ -15,18 +15,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.prediction.head import Case, HeadTraining, Trained, encode_set, installed, train_side_by_side
+from amvl_model.prediction.plan import Plan
 from amvl_model.prediction.rungs import Rung, checkpoint_posteriors
 from amvl_model.prediction.theory import Posteriors
-
-if TYPE_CHECKING:
-    from amvl_model.prediction.ladder import Plan
 
 UNTRAINED = {False: "head untrained", True: "both heads untrained"}
 """Name of the rung before the first step, by whether the prior is fresh too."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from amvl_model.evaluation.statistics import Interval
-from amvl_model.prediction.ladder import FLOORS
+from amvl_model.prediction.plan import FLOORS
 from amvl_model.prediction.tables import REFERENCE, TRAINED, Table
 
 Array = NDArray[np.float64]

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amvl_model.prediction.figure import draw
-from amvl_model.prediction.ladder import Climb, Plan, trained_figures
+from amvl_model.prediction.ladder import Climb, trained_figures
+from amvl_model.prediction.plan import Plan
 from amvl_model.prediction.summary import means, report, summarise
 from amvl_model.prediction.tables import TRAINED, Table, as_row, merged, read_table, table_of, write_table
 from amvl_model.results import Metric, result_path, write_result

@@ -9,7 +9,7 @@ import numpy as np
 
 from amvl_model.evaluation.statistics import Interval
 from amvl_model.pareto import interval
-from amvl_model.prediction.ladder import DIRECTION, QUANTITIES, UNITS, Plan
+from amvl_model.prediction.plan import DIRECTION, QUANTITIES, UNITS, Plan
 from amvl_model.prediction.scores import (
     BASELINES,
     Error,
@@ -222,7 +222,9 @@ def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
 
     parts = [f"{label} {least(of)}" for label, of in (("best theory", closed), ("best rung", rungs)) if of]
     parts += [f"{name} {_cell(errors[name])}" for name in ("power law", "gamma alone") if name in errors]
-    parts += [f"{name} {_cell(each)} at {each.n} of {points} points" for name, each in climbed.items() if name not in rungs]
+    parts += [
+        f"{name} {_cell(each)} at {each.n} of {points} points" for name, each in climbed.items() if name not in rungs
+    ]
     return f"{quantity}, held-out gammas: {'; '.join(parts)}"
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amvl_model.prediction.ladder import Climb, Plan, Values
+from amvl_model.prediction.ladder import Climb, Values
+from amvl_model.prediction.plan import Plan
 
 Array = NDArray[np.float64]
 Key = tuple[float, str, float, str]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from amvl_model.throughput.grid import Cell
+from amvl_model.throughput.meters import device_name, in_turns
 from amvl_model.throughput.steps import build_batch, build_model
-from amvl_model.throughput.worker import device_name, in_turns
 
 SAMPLES = 8
 DECODED = 16  # decoding steps behind the duration of one

@@ -14,9 +14,8 @@ import torch.multiprocessing as mp
 
 from amvl_model.objective import amvl_objective
 from amvl_model.throughput.grid import Cell
-from amvl_model.throughput.meters import CountCollectives
+from amvl_model.throughput.meters import CountCollectives, device_name
 from amvl_model.throughput.steps import BETA, GAMMA, build_batch, build_model, sft_loss
-from amvl_model.throughput.worker import device_name
 
 PROCESSES = 2
 METHODS = ("sft", "two-pass")

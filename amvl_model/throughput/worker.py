@@ -18,45 +18,20 @@ from typing import Any
 import torch
 
 from amvl_model.throughput.grid import Cell, model_flops, peak_flops, segments
-from amvl_model.throughput.meters import LiveBytes, forget_peak, resident, saved_bytes
+from amvl_model.throughput.meters import (
+    LiveBytes,
+    device_name,
+    forget_peak,
+    in_turns,
+    resident,
+    saved_bytes,
+    synchronise,
+    timed,
+)
 from amvl_model.throughput.steps import build_batch, build_model, losses
 
 OUT_OF_MEMORY = "does not fit"
 PROFILED = 20  # operations in a profile
-
-
-def synchronise(device: str) -> None:
-    """Wait for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def timed(run: Callable[[], Any], device: str) -> float:
-    """Wall-clock seconds of one call, the device's work included."""
-    synchronise(device)
-    began = time.perf_counter()
-    run()
-    synchronise(device)
-    return time.perf_counter() - began
-
-
-def in_turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every run, one repetition of all before the next, after one unmeasured round."""
-    for run in runs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            gc.collect()
-            seconds[name].append(timed(run, device))
-    return seconds
-
-
-def device_name(device: str) -> str:
-    """The device in words."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def prepare(cell: Cell) -> tuple[Any, dict[str, Any], dict[str, Any], torch.optim.Optimizer]:
