@@ -84,7 +84,7 @@ def test_every_cell_of_every_study_is_a_valid_configuration(study) -> None:  # t
 VARIED = {
     "objectives": {"objective.name", "objective.order"},
     "latents": {"model.num_latents", "model.latent_dim", "objective.name"},
-    "length": {"train.steps", "objective.name"},
+    "length": {"train.steps", "objective.name", "objective.gamma"},
     "size": {"data.train_size", "objective.name"},
 }
 
