@@ -12,21 +12,28 @@ from amvl_model.pareto import interval
 from amvl_model.results import Result
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.contamination import FLOOR
-from paper_figs.ours import ACCURACY, LEAK, setting
+from paper_figs.ours import ACCURACY, LEAK
 from paper_figs.sources import Sources
 from paper_figs.style import COLOURS, GREY, LINES, MARKERS, page
 
 TITLE = "leaked information and accuracy against length of training and size of the training set"
-OBJECTIVES = {"ntp+fwd": ("forward-only", 1), "amvl": ("AMVL", 0)}
-"""Objective -> its name in the legend, and its index into colours, line styles and markers."""
+SERIES = {
+    "ntp+fwd": ("forward-only", 1),
+    "amvl": ("AMVL", 0),
+    "amvl,gamma=0.003": ("AMVL, gamma 0.003", 5),
+    "elbo": ("ELBO", 2),
+    "pause": ("pause tokens", 3),
+    "sft": ("SFT, no latents", 6),
+}
+"""Beginning of the cells' names -> name in the legend, and index into colours, line styles and markers."""
 AXES = {
-    "length": ("train.steps", "length of training [steps]"),
-    "size": ("data.train_size", "size of the training set [questions]"),
+    "length": ("steps", "length of training [steps]"),
+    "size": ("size", "size of the training set [questions]"),
 }
 
 
 def draw(sources: Sources) -> Drawn:
-    """Leaked information above, accuracy below; bars are 95 % intervals over seeds, small dots the seeds."""
+    """Leaked information above, accuracy below; bars are 95 % intervals over seeds, small marks the seeds."""
     results = {study: sources.merged(study) for study in AXES}
     if not any(results.values()):
         raise NothingToDrawError
@@ -35,7 +42,7 @@ def draw(sources: Sources) -> Drawn:
     for column, (study, (key, label)) in enumerate(AXES.items()):
         above, below = panels[0][column], panels[1][column]
         for ax, metric in ((above, LEAK), (below, ACCURACY)):
-            _curves(ax, results[study], key, metric)
+            _curves(ax, [_placed(result, key) for result in results[study]], metric)
         below.set_xlabel(label)
         above.set_title(
             f"({'ab'[column]}) leak against {study} of {'training' if study == 'length' else 'the training set'}"
@@ -48,22 +55,38 @@ def draw(sources: Sources) -> Drawn:
         high = max(ax.get_ylim()[1] for ax in row)
         for ax in row:
             ax.set_ylim(low, high)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    handles = {label: handle for ax in panels[1] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=3)
     return Drawn(figure)
 
 
-def _curves(ax: Axes, results: Sequence[Result], key: str, metric: str) -> None:
-    """Mean over seeds of both objectives; of leaked information the geometric mean and the interval of the logarithm."""
+Placed = tuple[str, int, Result]
+"""Series, place on the axis, and the run."""
+
+
+def _placed(result: Result, key: str) -> Placed:
+    series, _, place = result.cell.rpartition(f",{key}=")
+    return series, int(place), result
+
+
+def _curves(ax: Axes, placed: Sequence[Placed], metric: str) -> None:
+    """Mean over seeds of every series; of leaked information the geometric mean and the interval of the logarithm.
+
+    Intervals of accuracies end at 100 %.
+    """
     log = metric == LEAK
-    places = sorted({int(setting(result.config, key)) for result in results})
-    for name, (label, i) in OBJECTIVES.items():
-        groups = {place: _values(results, name, key, place, metric) for place in places}
+    places = sorted({place for _, place, _ in placed})
+    for order, (name, (label, i)) in enumerate(SERIES.items()):
+        groups = {place: _values(placed, name, place, metric) for place in places}
         known = [place for place in places if len(groups[place])]
-        shift = 1.035 ** (1 if i else -1)
+        if not known:
+            continue
+        shift = 1.035 ** (order - 2.0)
         values = [np.log(np.maximum(groups[place], FLOOR)) if log else 100 * groups[place] for place in known]
         back = np.exp if log else np.asarray
         means = back(np.array([each.mean() for each in values]))
         ends = back(np.array([interval(each) for each in values]).reshape(-1, 2))
+        ends = ends if log else np.minimum(ends, 100)
         x = shift * np.array(known, dtype=float)
         shown = {"color": COLOURS[i], "ls": LINES[i], "marker": MARKERS[i], "label": label}
         ax.errorbar(x, means, yerr=np.abs(ends.T - means), lw=1.1, elinewidth=0.8, **shown)
@@ -79,16 +102,14 @@ def _curves(ax: Axes, results: Sequence[Result], key: str, metric: str) -> None:
         ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xticks(places, [f"{place:,}" for place in places])
     ax.xaxis.set_minor_locator(NullLocator())
-    if not results:
+    if not placed:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color=GREY)
 
 
-def _values(results: Sequence[Result], name: str, key: str, place: int, metric: str) -> np.ndarray:
+def _values(placed: Sequence[Placed], name: str, place: int, metric: str) -> np.ndarray:
     found = [
         result.metrics[metric].value
-        for result in results
-        if setting(result.config, "objective.name") == name
-        and setting(result.config, key) == place
-        and metric in result.metrics
+        for series, at, result in placed
+        if series == name and at == place and metric in result.metrics
     ]
     return np.array([value for value in found if value is not None], dtype=float)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amvl_model.results import Result
-from amvl_model.studies import STUDIES
+from amvl_model.studies import LONG, STUDIES
 from amvl_model.study_table import Difference, paired_differences
 from paper_figs.build import Drawn
 from paper_figs.ours import ACCURACY, LEAK, NLL, OUT_ACCURACY
@@ -59,11 +59,15 @@ def families() -> list[Family]:
     ):
         pairs = {f"{value:,} {unit}": (f"amvl,{key}={value}", f"ntp+fwd,{key}={value}") for value in values}
         found.append(Family(f"AMVL − forward-only, {heading}", study, pairs))
-    planned = {
-        label: (f"amvl,{key}", f"ntp+fwd,{key}")
-        for label, key in (("beta 0.003", "beta=0.003"), ("50 % wrong labels", "noise=0.5"))
+    others = {
+        "AMVL, gamma 0.003": "amvl,gamma=0.003",
+        **{label: cell for cell, label in LABELS.items() if cell in ("ntp+fwd", "elbo", "pause", "sft")},
     }
-    found.append(Family("AMVL − forward-only, planned", "stability", planned))
+    at_600 = {label: (f"{cell},steps={LONG}", f"amvl,steps={LONG}") for label, cell in others.items()}
+    found.append(Family(f"objective − AMVL, {LONG} steps", "length", at_600))
+    found.append(
+        Family("AMVL − forward-only, planned", "stability", {f"{LONG} steps, seeds 5–19": ("amvl", "ntp+fwd")})
+    )
     for name, label in (("amvl", "AMVL"), ("ntp+fwd", "forward-only"), ("elbo", "ELBO")):
         pairs = {f"temperature {t:g}": (f"{name},t={t:g}", f"{name},t=0") for t in (0.2, 0.5, 1.0, 1.5)}
         found.append(Family(f"{label}, samples − mean", "temperature", pairs, SAMPLED))

@@ -136,7 +136,7 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
             write(empty, "leakage", objective, seed, {"objective": {"name": objective}}, metrics)
     with style.styled():
         text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
-    assert row_of(text, "forward-only")[1:] == ["leakage", "3", "2", "1", "1", "0–1", "-0.30", "70.0", "0.50"]
+    assert row_of(text, "forward-only")[1:] == ["leakage", "3", "2", "1", "1", "0–1", "−0.30", "70.0", "0.50"]
     assert row_of(text, "AMVL")[3:7] == ["0", "0", "0", "–"]
     assert (
         f"2 of 3 runs forward-only, 0 of 3 AMVL (Fisher's exact test p = {stats.fisher_exact([[2, 1], [0, 3]]).pvalue:.2g})"
@@ -145,13 +145,13 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
     for objective, low in (("ntp+fwd", -0.2), ("amvl", 0.0)):
         for seed in range(5, 15):
             metrics = {"accuracy": 0.9, "held_out.nll_gap_mean": low, "held_out.leaked_information": 0.5}
-            write(empty, "stability", f"{objective},beta=0.003", seed, {"objective": {"name": objective}}, metrics)
+            write(empty, "stability", objective, seed, {"objective": {"name": objective}}, metrics)
     with style.styled():
         text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
     assert "2 of 3 runs forward-only, 0 of 3 AMVL" in text, (
         "fresh seeds are not counted among those that were seen before"
     )
-    assert "(beta 0.003; 50 % wrong labels). Below -0.05 nats: 10 of 10 runs forward-only, 0 of 10 AMVL" in text
+    assert "(600 steps). Below −0.05 nats: 10 of 10 runs forward-only, 0 of 10 AMVL" in text
     assert "| forward-only | stability | 10 | 10 |" in " ".join(text.split())
 
 
