@@ -47,7 +47,8 @@ class AroundBackboneConfig(PreTrainedConfig):
             raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, got {kind}: {reason}")
         for name, least in self.sizes.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                none = f" (0: no {name.removeprefix('num_')})" if least == 0 else ""
+                raise ValueError(f"{name} must be at least {least}{none}, got {getattr(self, name)}")
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:

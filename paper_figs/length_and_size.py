@@ -19,7 +19,7 @@ from paper_figs.style import COLOURS, GREY, LINES, MARKERS, page
 TITLE = "leaked information and accuracy against length of training and size of the training set"
 SERIES = {
     "ntp+fwd": ("forward-only", 1),
-    "amvl": ("AMVL", 0),
+    "amvl": ("AMVL, gamma 0.001", 0),
     "amvl,gamma=0.003": ("AMVL, gamma 0.003", 5),
     "elbo": ("ELBO", 2),
     "pause": ("pause tokens", 3),
@@ -76,12 +76,12 @@ def _curves(ax: Axes, placed: Sequence[Placed], metric: str) -> None:
     """
     log = metric == LEAK
     places = sorted({place for _, place, _ in placed})
-    for order, (name, (label, i)) in enumerate(SERIES.items()):
+    shown_here = [name for name in SERIES if any(len(_values(placed, name, place, metric)) for place in places)]
+    for order, name in enumerate(shown_here):
+        label, i = SERIES[name]
         groups = {place: _values(placed, name, place, metric) for place in places}
         known = [place for place in places if len(groups[place])]
-        if not known:
-            continue
-        shift = 1.035 ** (order - 2.0)
+        shift = 1.035 ** (order - (len(shown_here) - 1) / 2)
         values = [np.log(np.maximum(groups[place], FLOOR)) if log else 100 * groups[place] for place in known]
         back = np.exp if log else np.asarray
         means = back(np.array([each.mean() for each in values]))

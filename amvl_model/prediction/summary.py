@@ -207,12 +207,12 @@ def report(metrics: Mapping[str, Metric], tables: Mapping[int, Table], plan: Pla
 def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
     """One sentence: the errors of the theory's best rung and of the ladder's best, beside both baselines.
 
-    Rungs that were not climbed at every point of the baselines are named last and apart: fewer gammas are another question.
+    Rungs that were climbed at fewer points than others are named last and apart: fewer gammas are another question.
     """
     prefix = f"error.{quantity}."
     errors = {k[len(prefix) :]: v for k, v in metrics.items() if k.startswith(prefix) and v.value is not None}
-    points = max((errors[name].n or 0 for name in BASELINES if name in errors), default=0)
     climbed = {name: metric for name, metric in errors.items() if name not in BASELINES}
+    points = max((metric.n or 0 for metric in climbed.values()), default=0)
     rungs = {name: metric for name, metric in climbed.items() if (metric.n or 0) >= points}
     closed = {name: metric for name, metric in rungs.items() if name.startswith(("T4", "T6", "softmax"))}
 
