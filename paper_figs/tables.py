@@ -112,8 +112,7 @@ class Table:
         """The table as a figure with booktabs' rules; headings of several lines where a name holds line feeds."""
         widths = self._widths()
         spare = width - 2 * _MARGIN - sum(widths)
-        gap = max(spare, 0.0) / max(len(widths) - 1, 1)
-        gap = min(gap, 0.35)
+        gap = float(np.clip(spare / max(len(widths) - 1, 1), -_PAD / 2, 0.35))  # a wide table moves closer together
         starts = _MARGIN + np.concatenate([[0.0], np.cumsum(np.array(widths[:-1]) + gap)])
         rights = starts + np.array(widths)
         lefts = starts + [0.0 if i == 0 else _PAD for i in range(len(widths))]
@@ -168,10 +167,11 @@ class Table:
         return figure
 
     def _widths(self) -> list[float]:
-        """Of every column, inches, so that cells, headings and group headings fit."""
+        """Of every column, inches, so that cells, headings and group headings fit; a row of one cell may run on to the right."""
         widths = []
+        whole = [row for row in self.rows if any(row[1:])]
         for i, column in enumerate(self.columns):
-            texts = [*column.name.split("\n"), *(row[i] for row in self.rows)]
+            texts = [*column.name.split("\n"), *(row[i] for row in whole)]
             widths.append(max(text_width(text) for text in texts) + (_PAD if column.left and i else 0.0))
         for name, first, number in self.groups:
             short = text_width(name, bold=True) - sum(widths[first : first + number]) - 0.1 * (number - 1)
