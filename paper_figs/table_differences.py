@@ -68,7 +68,7 @@ def families() -> list[Family]:
     at_600 = {label: (f"{cell},steps={LONG}", f"amvl,steps={LONG}") for label, cell in others.items()}
     found.append(Family(f"objective − AMVL, {LONG} steps", "length", at_600))
     found.append(
-        Family("AMVL − forward-only, planned", "stability", {f"{LONG} steps, seeds 5–19": ("amvl", "ntp+fwd")})
+        Family("AMVL − forward-only, planned", "stability", {f"{LONG} steps, fresh seeds": ("amvl", "ntp+fwd")})
     )
     for name, label in (("amvl", "AMVL"), ("ntp+fwd", "forward-only"), ("elbo", "ELBO")):
         pairs = {f"temperature {t:g}": (f"{name},t={t:g}", f"{name},t=0") for t in (0.2, 0.5, 1.0, 1.5)}

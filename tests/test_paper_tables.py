@@ -153,6 +153,7 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
     )
     assert "(600 steps). Below −0.05 nats: 15 of 15 runs forward-only, 0 of 15 AMVL" in text
     assert "| forward-only | stability | 15 | 15 |" in " ".join(text.split())
+    assert "15 seeds forward-only alone, 0 AMVL alone (McNemar's p = 6.1e-05)" in text
     (empty / "stability" / "amvl" / "seed7.json").unlink()
     with style.styled():
         text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]

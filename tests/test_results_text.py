@@ -152,7 +152,7 @@ def test_every_p_beside_an_interval_is_the_corrected_one() -> None:
 
 def test_runs_whose_decoder_reads_the_leak_are_counted_as_the_table_counts_them() -> None:
     sources = Sources(results=ROOT / "results")
-    seen = [result for study in table_exploited.STUDIES for result in table_exploited.with_gap(sources, study)]
+    seen = [result for study in table_exploited.SEEN for result in table_exploited.with_gap(sources, study)]
     counted = re.search(r"(\d+ of \d+) runs forward-only, (\d+ of \d+) AMVL", table_exploited.comparison(seen))
     assert counted is not None
     text = " ".join((ROOT / "RESULTS.md").read_text(encoding="utf-8").split())
