@@ -49,3 +49,11 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A folder of results without any."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder

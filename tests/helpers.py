@@ -13,9 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.modeling import AMVLForConditionalGeneration
 from amvl_model.processing import AMVLProcessor
 from amvl_model.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
+
+NOISE = 0.3
 
 CORPUS = (
     "user\nHow many circles are there in the picture?\nSelect from the following choices.\n(A) 1\n(B) 2\n(C) 3\n(D) 4",
@@ -93,6 +96,12 @@ def question(pictures: int, seed: int = 0, *, answer: str = "(A)", prompt: str |
         prompt=PROMPTS[seed % len(PROMPTS)] if prompt is None else prompt,
         answer_text=answer,
     )
+
+
+@lru_cache(maxsize=1)
+def noisy_questions() -> list[VisualQuestion]:
+    """Eight held-out questions of two tasks with known answer probabilities."""
+    return SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="test", seed=0, size=4, label_noise=NOISE)[:]
 
 
 def answer_tokens(length: int, seed: int = 0) -> Tensor:

@@ -30,13 +30,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic_results(tmp_path_factory.mktemp("results"))
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    return folder
-
-
 # ---------------------------------------------------------------- every figure
 
 

@@ -20,13 +20,6 @@ from paper_figs.tables import NOT_RUN, Column, Table, over_questions, over_seeds
 from tests.paper_results import COMMIT, trained, write
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    return folder
-
-
 def reported(name: str, **where: str) -> dict[str, str]:
     with (REPORTED / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         return next(row for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.diagnostics.free_posterior import Search
 from amvl_model.diagnostics.linear_response import measure_linear_response
 from amvl_model.prediction.figure import draw
@@ -51,7 +49,7 @@ from amvl_theory import (
 from experiments import theory_vs_checkpoints
 from tests import helpers
 
-NOISE = 0.3
+NOISE = helpers.NOISE
 
 
 def instance(seed: int, options: int = 3, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,15 +195,12 @@ def test_a_question_is_predicted_from_the_other_half_only() -> None:
 # ------------------------------------------------------------------ a real model
 
 
-@lru_cache(maxsize=1)
-def blink() -> list[Any]:
-    return SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="test", seed=0, size=4, label_noise=NOISE)[:]
-
-
 def test_references_have_the_linear_responses_forces_in_prior_units() -> None:
     model = helpers.tiny_model()
-    found = measure_references(model, helpers.processor(), blink(), progress=False)
-    report = measure_linear_response(model, helpers.processor(), blink(), hessian=False, progress=False)
+    found = measure_references(model, helpers.processor(), helpers.noisy_questions(), progress=False)
+    report = measure_linear_response(
+        model, helpers.processor(), helpers.noisy_questions(), hessian=False, progress=False
+    )
     for mine, theirs in zip(found, report.responses, strict=True):
         assert mine.question_id == theirs.question_id
         np.testing.assert_allclose(mine.forces @ mine.forces.T, theirs.forces @ theirs.forces.T, rtol=1e-3, atol=1e-9)
@@ -214,7 +209,7 @@ def test_references_have_the_linear_responses_forces_in_prior_units() -> None:
 
 
 def test_references_need_known_answer_probabilities() -> None:
-    plain = [replace(each, answer_probs=None) for each in blink()]
+    plain = [replace(each, answer_probs=None) for each in helpers.noisy_questions()]
     with pytest.raises(ValueError, match="known answer probabilities"):
         measure_references(helpers.tiny_model(), helpers.processor(), plain, progress=False)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +24,7 @@ from amvl_model.prediction.head_rungs import head_training
 from amvl_model.prediction.rungs import checkpoint_posteriors
 from tests import helpers
 
-NOISE = 0.3
-
-
-@lru_cache(maxsize=1)
-def blink() -> list[Any]:
-    return SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="test", seed=0, size=4, label_noise=NOISE)[:]
+NOISE = helpers.NOISE
 
 
 def test_only_the_posterior_is_trained_and_it_is_put_back() -> None:
@@ -78,7 +71,7 @@ def test_heads_side_by_side_come_out_as_each_by_itself() -> None:
 
 def test_encoded_questions_give_the_posteriors_and_kls_of_the_model_itself() -> None:
     model, processor = helpers.tiny_model(), helpers.processor()
-    questions = blink()
+    questions = helpers.noisy_questions()
     data = encode_set(model, processor, questions, batch_size=2, progress=False)
     state, prior, ids, mask = data.rows(torch.arange(len(questions)))
     scorer = latent_scorer(model, processor)
@@ -158,11 +151,11 @@ def test_the_kl_alone_draws_the_posterior_to_the_prior() -> None:
     training = SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="train", seed=0, size=8, label_noise=NOISE)
     data = encode_set(model, helpers.processor(), training, progress=False)
     how = replace(head_training("head KL only", 0), steps=30, batch_size=8, learning_rate=0.03, fresh=False)
-    before = checkpoint_posteriors(model, helpers.processor(), blink())
+    before = checkpoint_posteriors(model, helpers.processor(), helpers.noisy_questions())
     (trained,) = train_side_by_side(model, [Case(1.0, data)], how)
     losses = trained.losses
     with installed(model, trained):
-        after = checkpoint_posteriors(model, helpers.processor(), blink())
+        after = checkpoint_posteriors(model, helpers.processor(), helpers.noisy_questions())
     assert losses[-1] < 0.5 * losses[0]
     far, near = (np.mean([np.square(each.shifts).sum() for each in found if each]) for found in (before, after))
     assert near < 0.5 * far
