@@ -25,6 +25,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from amvl_model.last_layer import KEYS_ONLY
+from amvl_model.transformers_compat import incompatible
 
 # Shapes: B batch, H heads, Q queries, K keys, D head dimension, N prefix tokens, S short tokens.
 TEXT_ATTENTION = "amvl_shared_prefix"
@@ -87,6 +88,9 @@ def shared_prefix_attention(
     """Attention of the text model: causal on the prefix rows, ``attention_mask`` (B, 1, S, K) on the last S rows.
 
     With the option `last_layer.KEYS_ONLY` nothing is attended: the queries come back, of the right shape, to be dropped.
+
+    Raises:
+        RuntimeError: if there are not as many keys as the mask has columns, because the layer ignored its cache.
     """
     if options.get(KEYS_ONLY):
         return query.transpose(1, 2), None
@@ -96,6 +100,11 @@ def shared_prefix_attention(
         causal = rows > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
         out = attend(query, key, value, mask=None, is_causal=causal, scale=scale, dropout=dropout)
         return out.transpose(1, 2), None
+    if key.shape[-2] != attention_mask.shape[-1]:
+        raise incompatible(
+            f"expected keys of {attention_mask.shape[-1]} tokens (prefix and short blocks), got {key.shape[-2]}: the "
+            "decoder layer ignored its cache"
+        )
     if attention_mask.dtype != torch.bool:
         attention_mask = attention_mask == 0  # additive masks of transformers: 0 where visible
     prefix = rows - attention_mask.shape[-2]
@@ -118,11 +127,14 @@ def packed_vision_attention(
     cu_seq_lens_q: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of the vision tower: (1, H, total, D) with segments given by ``cu_seq_lens_q``, each attending itself."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    """Attention of the vision tower: (1, H, total, D) with segments given by ``cu_seq_lens_q``, each attending itself.
+
+    Raises:
+        RuntimeError: without ``cu_seq_lens_q``, where all pictures would attend to each other.
+    """
     if cu_seq_lens_q is None:
-        out = attend(query, key, value, mask=attention_mask, is_causal=False, scale=scale, dropout=dropout)
-        return out.transpose(1, 2), None
+        raise incompatible("expected the lengths of the packed pictures in cu_seq_lens_q, got none")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     lengths = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
     if len(set(lengths)) == 1:
         return _segments(query, key, value, lengths[0], scale, dropout), None

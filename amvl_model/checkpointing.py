@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from amvl_model.shared_prefix import LayerCache
 from amvl_model.shared_weights import sharing
+from amvl_model.transformers_compat import CACHE
 
 
 def enable_checkpointing(model: Any, options: dict[str, Any] | None = None, *, every_n_layers: int = 1) -> None:
@@ -59,30 +60,34 @@ def _set_vision(visual: Any, enabled: bool) -> None:
             module.gradient_checkpointing = enabled
 
 
-def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+def _checkpointed_forward(layer: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    shared = kwargs.pop(CACHE, None)
     plain = layer._amvl_plain_forward
     active = layer._amvl_checkpointing and layer.training and torch.is_grad_enabled()
-    if active and past_key_values is None:  # the backbone by itself
-        return checkpoint(lambda h: plain(h, *args, past_key_values=None, **kwargs), hidden, use_reentrant=False)
-    if not active or not hasattr(past_key_values, "record") or _is_short(hidden, past_key_values):
-        return plain(hidden, *args, past_key_values=past_key_values, **kwargs)
-    index, record, append = layer.self_attn.layer_idx, past_key_values.record, past_key_values.append
-    read, weights = past_key_values.read, past_key_values.weights
+    if active and shared is None:  # the backbone by itself
+        return checkpoint(lambda h: plain(h, *args, **kwargs), hidden, use_reentrant=False)
+    if not active or not hasattr(shared, "record") or _is_short(hidden, shared):
+        return plain(hidden, *args, **{CACHE: shared}, **kwargs)
+    index, record, append = layer.self_attn.layer_idx, shared.record, shared.append
+    read, weights = shared.read, shared.weights
     if weights is not None:
         weights.keep_casts = False
     again = None if weights is None else weights.replay()
     now = [weights]
 
-    def run(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, Tensor | None, Tensor | None]:
+    def run(
+        hidden: Tensor, keys: Tensor | None, values: Tensor | None
+    ) -> tuple[Any, Tensor | None, Tensor | None, int]:
         cache = LayerCache(record=record, append=append, read=read, keys=keys, values=values)
         with sharing(now.pop() if now else again):
-            return plain(hidden, *args, past_key_values=cache, **kwargs), cache.keys, cache.values
+            output = plain(hidden, *args, **{CACHE: cache}, **kwargs)
+        return output, cache.keys, cache.values, cache.updates
 
-    kept = (None, None) if record is not None else past_key_values.layer(index)
-    output, keys, values = checkpoint(run, hidden, *kept, use_reentrant=False)
-    past_key_values.updates[index] += 1
+    kept = (None, None) if record is not None else shared.layer(index)
+    output, keys, values, updates = checkpoint(run, hidden, *kept, use_reentrant=False)
+    shared.updates[index] += updates
     if record is not None or append:
-        past_key_values.keys[index], past_key_values.values[index] = keys, values
+        shared.keys[index], shared.values[index] = keys, values
     return output
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from amvl_model.config import load_preset, preset_names
 from amvl_model.footprint import ANSWER_TOKENS, CPU_RUNTIME, GPU_RUNTIME, IMAGES, TEXT_TOKENS, Footprint, footprint
+from amvl_model.transformers_compat import OLDEST, UNSUPPORTED, release
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
@@ -22,7 +23,7 @@ OLDEST_PYTHON = (3, 11)
 # Distribution, oldest version that works, and what it is for; an empty oldest version: any.
 REQUIRED = (
     ("torch", "2.6", "tensors and training"),
-    ("transformers", "5.17", "the backbone and the trainer"),
+    ("transformers", OLDEST, "the backbone and the trainer"),
     ("accelerate", "", "devices, under the trainer"),
     ("safetensors", "", "checkpoints"),
     ("tokenizers", "", "text"),
@@ -140,21 +141,12 @@ def examine() -> Machine:
     )
 
 
-def _release(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
-
-
 def package_lines() -> tuple[list[str], list[str]]:
-    """One line for every package, and what to do about those that are missing or too old."""
+    """One line for every package, and what to do about those that are missing, too old or too new."""
     lines, advice = [], []
     python = platform.python_version()
     lines.append(f"  {'python':<13}{python}")
-    if _release(python) < OLDEST_PYTHON:
+    if release(python) < OLDEST_PYTHON:
         advice.append(f"Python {python} is too old: install 3.11 or newer.")
     for table, needed in ((REQUIRED, True), (OPTIONAL, False)):
         for name, oldest, purpose in table:
@@ -165,10 +157,12 @@ def package_lines() -> tuple[list[str], list[str]]:
                 if needed:
                     advice.append(f"{name} is missing: run `make setup`, or pip install {name}.")
                 continue
-            old = bool(oldest) and _release(version) < _release(oldest)
+            old = bool(oldest) and release(version) < release(oldest)
             lines.append(f"  {name:<13}{version}" + (f"  too old, {oldest} is the oldest that works" if old else ""))
             if old:
                 advice.append(f"{name} {version} is too old: pip install '{name}>={oldest}'.")
+            if name == "transformers" and release(version) >= release(UNSUPPORTED):
+                advice.append(f"{name} {version} is too new: pip install '{name}<{UNSUPPORTED}'.")
     return lines, advice
 
 

@@ -22,7 +22,15 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from amvl_model.shared_prefix import PrefixCache, QueryState, full_mask, second_pass_mask, short_positions
+from amvl_model.shared_prefix import (
+    PrefixCache,
+    QueryState,
+    full_mask,
+    run_text_model,
+    second_pass_mask,
+    short_positions,
+)
+from amvl_model.transformers_compat import CACHE
 
 if TYPE_CHECKING:
     from amvl_model.distributions import DiagonalGaussian
@@ -177,11 +185,11 @@ class LatentGenerationMixin(GenerationMixin):
         output = super().generate(
             input_ids=prompt,
             attention_mask=F.pad(mask, (0, k), value=1),
-            past_key_values=cache,
             latent_tokens=self.inject(latents),
             next_position=state.next_position.repeat_interleave(num_return_sequences),
             prefix_length=prefix,
             num_beams=num_beams,
+            **{CACHE: cache},
             **kwargs,
         )
         sequences = output if isinstance(output, Tensor) else output.sequences
@@ -197,17 +205,17 @@ class LatentGenerationMixin(GenerationMixin):
         return cache
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one decoding step: first the k injected tokens, then one new token at a time."""
-        prefix, injected = kwargs["prefix_length"], kwargs["latent_tokens"]
-        past = past_key_values.get_seq_length()
+        cache, prefix, injected = kwargs[CACHE], kwargs["prefix_length"], kwargs["latent_tokens"]
+        past = cache.get_seq_length()
         new = input_ids[:, past:]
         positions = short_positions(kwargs["next_position"], past - prefix + torch.arange(new.shape[1]))
-        step = {"input_ids": new, "past_key_values": past_key_values, "position_ids": positions}
+        step = {"input_ids": new, "cache": cache, "position_ids": positions}
         step["inputs_embeds"] = injected if past == prefix else None
-        if isinstance(past_key_values, SampleCache):
-            step["decode_mask"] = past_key_values.mask(new.shape[1])
+        if isinstance(cache, SampleCache):
+            step["decode_mask"] = cache.mask(new.shape[1])
             return step
         if attention_mask is None:  # newer versions of transformers drop a mask of ones
             attention_mask = torch.ones_like(input_ids)
@@ -228,21 +236,16 @@ class LatentGenerationMixin(GenerationMixin):
         inputs_embeds: Tensor | None,
         mask: Tensor | None,
     ) -> CausalLMOutputWithPast:
+        assert position_ids is not None
         x = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         shared = isinstance(cache, SampleCache)
         if shared:
-            assert position_ids is not None
             x = cache.side_by_side(x)
             position_ids = torch.stack([cache.side_by_side(axis) for axis in position_ids])
-        output = self.backbone.model.language_model(
-            inputs_embeds=x,
-            position_ids=position_ids,
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden = cache.apart(output.last_hidden_state) if shared else output.last_hidden_state
-        return CausalLMOutputWithPast(logits=self.get_output_embeddings()(hidden[:, -1:]), past_key_values=cache)
+        hidden = run_text_model(self.backbone.model.language_model, x, position_ids, mask, cache)
+        if shared:
+            hidden = cache.apart(hidden)
+        return CausalLMOutputWithPast(logits=self.get_output_embeddings()(hidden[:, -1:]), **{CACHE: cache})
 
 
 def _pad_id(config: Any, eos: int | list[int]) -> int:

@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amvl_model.shared_prefix import LayerCache
+from amvl_model.shared_prefix import LayerCache, check_updates
+from amvl_model.transformers_compat import CACHE
 
 KEYS_ONLY = "amvl_keys_only"
 """Keyword that tells the attention function (attention.py) that nobody reads the result."""
 
 
 def install_last_layer(text_model: Any) -> None:
-    """Let the last layer of a text model follow ``past_key_values.read``; without it the layer is as it was."""
+    """Let the last layer of a text model follow the cache's ``read``; without it the layer is as it was."""
     layer = text_model.layers[-1]
     if not hasattr(layer, "_amvl_full_forward"):
         # bound methods: a deep copy of the layer then runs its own weights, which a closure would not
@@ -36,20 +37,20 @@ def _forward(
     layer: Any,
     hidden: Tensor,
     attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     position_ids: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
     """Hidden states (B, T, H) -> those of the tokens that are read (B, end - start, H); (B, T, H) without ``read``."""
-    read = getattr(past_key_values, "read", None)
+    cache = kwargs.pop(CACHE, None)
+    read = getattr(cache, "read", None)
     if read is None or position_embeddings is None or attention_mask is None:
         return layer._amvl_full_forward(
             hidden,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_embeddings=position_embeddings,
             position_ids=position_ids,
+            **{CACHE: cache},
             **kwargs,
         )
     start, end = read
@@ -60,18 +61,18 @@ def _forward(
         hidden_states=layer.input_layernorm(silent),
         attention_mask=None,
         position_ids=None if position_ids is None else _without(position_ids, start, end, dim=-1),
-        past_key_values=seen,
         position_embeddings=rotations,
-        **{KEYS_ONLY: True},
+        **{CACHE: seen, KEYS_ONLY: True},
     )
-    past_key_values.update(seen.keys, seen.values, layer.self_attn.layer_idx)
+    check_updates([seen.updates])
+    cache.update(seen.keys, seen.values, layer.self_attn.layer_idx)
     columns = [attention_mask[..., : end - start, :start], attention_mask[..., : end - start, end:]]
     return layer._amvl_full_forward(
         hidden[:, start:end],
         attention_mask=torch.cat([*columns, attention_mask[..., : end - start, start:end]], dim=-1),
-        past_key_values=LayerCache(keys=seen.keys, values=seen.values),
         position_embeddings=tuple(each[..., start:end, :] for each in position_embeddings),
         position_ids=None if position_ids is None else position_ids[..., start:end],
+        **{CACHE: LayerCache(keys=seen.keys, values=seen.values)},
         **kwargs,
     )
 

@@ -39,10 +39,12 @@ from amvl_model.shared_prefix import (
     first_pass_mask,
     full_mask,
     posterior_mask,
+    run_text_model,
     second_pass_mask,
     short_positions,
 )
-from amvl_model.shared_weights import SharedWeights, install_shared_weights, sharing
+from amvl_model.shared_weights import SharedWeights, install_shared_weights
+from amvl_model.transformers_compat import call_backbone
 
 Batch = Mapping[str, Tensor]
 INITIAL_LOG_STD = -1.0
@@ -216,7 +218,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         latent_temperature: float = 1.0,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         decode_mask: Tensor | None = None,
@@ -235,8 +237,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
         The remaining arguments are those of generation steps and are set by `generate`.
         """
-        if past_key_values is not None:
-            return self._decode_step(input_ids, past_key_values, position_ids, inputs_embeds, decode_mask)
+        if cache is not None:
+            return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         if answer_ids is None or answer_mask is None:
             raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
         batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
@@ -339,20 +341,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         return self.get_output_embeddings()(hidden[:, k - 1 :])
 
     def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> Tensor:
-        """The backbone's own text model, forward and all, with our mask (B, 1, S, K) and prefix.
-
-        Returns the last hidden states (B, tokens, hidden), of the tokens ``cache.read`` alone where that is set.
-        """
-        with sharing(cache.weights):
-            output = self.backbone.model.language_model(
-                inputs_embeds=embeddings,
-                position_ids=positions,
-                attention_mask={"full_attention": mask, "sliding_attention": mask},
-                past_key_values=cache,
-                use_cache=True,
-            )
-        cache.check_updates()
-        return output.last_hidden_state
+        return run_text_model(self.backbone.model.language_model, embeddings, positions, mask, cache)
 
     def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token embeddings of x with picture features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
@@ -379,8 +368,9 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
                 )
             x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
         types = batch.get("mm_token_type_ids")
-        positions, deltas = inner.get_rope_index(
-            ids,
+        positions, deltas = call_backbone(
+            inner.get_rope_index,
+            input_ids=ids,
             mm_token_type_ids=is_image.int() if types is None else types,
             image_grid_thw=batch.get("image_grid_thw"),
             attention_mask=query_mask,

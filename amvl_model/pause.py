@@ -31,6 +31,7 @@ from amvl_model.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_che
 from amvl_model.configuration import PauseConfig
 from amvl_model.objective import answer_nll
 from amvl_model.shared_prefix import full_mask, second_pass_mask, short_positions
+from amvl_model.transformers_compat import call_backbone
 
 PAUSE_MODULE = "pause_tokens"
 
@@ -132,8 +133,9 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
             )
         inner, pauses = self.backbone.model, self.pauses(len(input_ids))
         query_mask, k, prefix = full_mask(input_ids, attention_mask), pauses.shape[1], input_ids.shape[1]
-        positions, _ = inner.get_rope_index(
-            input_ids,
+        positions, _ = call_backbone(
+            inner.get_rope_index,
+            input_ids=input_ids,
             mm_token_type_ids=self._token_types(input_ids, vision),
             image_grid_thw=vision.get("image_grid_thw"),
             attention_mask=query_mask,
@@ -143,7 +145,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         mask = second_pass_mask(query_mask, rows) if rows else None
         read = torch.cat([input_ids, answer_ids[:, :-1]], dim=1)
         x, y = self.get_input_embeddings()(read).split([prefix, read.shape[1] - prefix], dim=1)
-        hidden = inner(
+        hidden = call_backbone(
+            inner,
             input_ids=torch.cat([input_ids, input_ids.new_zeros(len(input_ids), k), answer_ids[:, :-1]], dim=1),
             inputs_embeds=torch.cat([x, pauses, y], dim=1),
             attention_mask={"full_attention": mask, "sliding_attention": mask},

@@ -29,6 +29,7 @@ from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter, quest
 from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, TASKS, synthetic_blink, synthetic_question
 from amvl_model.processing import AMVLProcessor, pad_right
 from amvl_model.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
+from amvl_model.transformers_compat import call_backbone
 
 PAD_TO = 16  # queries and captions are padded to a multiple of this, so that few shapes occur and each is compiled once
 # Tasks that still stood at chance when a first run with equal shares had solved the other eight (see LOG.md): they match what
@@ -228,12 +229,21 @@ def answer_logits(model: Any, processor: AMVLProcessor, batch: dict[str, Tensor]
     where = length[:, None] + torch.arange(spare)
     full[rows[:, None], where] = answer
     full_mask[rows[:, None], where] = (answer_mask > 0).long()
-    position, _ = model.model.get_rope_index(
-        full, (full == processor.image_token_id).int(), image_grid_thw=grid, attention_mask=full_mask
+    position, _ = call_backbone(
+        model.model.get_rope_index,
+        input_ids=full,
+        mm_token_type_ids=(full == processor.image_token_id).int(),
+        image_grid_thw=grid,
+        attention_mask=full_mask,
     )
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(
-            input_ids=full, pixel_values=pixels, image_grid_thw=grid, position_ids=position, use_cache=False
+        hidden = call_backbone(
+            model.model,
+            input_ids=full,
+            pixel_values=pixels,
+            image_grid_thw=grid,
+            position_ids=position,
+            use_cache=False,
         ).last_hidden_state
         return model.lm_head(hidden[rows[:, None], where - 1])
 

@@ -28,7 +28,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from amvl_model.shared_weights import SharedWeights
+from amvl_model.shared_weights import SharedWeights, sharing
+from amvl_model.transformers_compat import CACHE, call_backbone, check_version, incompatible
+
+check_version()
 
 
 class PrefixCache:
@@ -76,14 +79,21 @@ class PrefixCache:
         keys = self.keys[layer_idx]
         return 0 if self.record is not None or keys is None else keys.shape[2]
 
-    def check_updates(self) -> None:
-        """Raise if any layer did not update exactly once in this pass (a layer that ran twice would see x twice)."""
-        if any(count != 1 for count in self.updates):
-            raise RuntimeError(
-                f"expected one cache update per layer and pass, got {self.updates}; is another gradient checkpointing "
-                "or cache wrapper around the decoder layers?"
-            )
+    def check_pass(self, tokens: int, returned: int) -> None:
+        """Check that the layers used the cache in this pass.
+
+        Args:
+            tokens: that entered the text model.
+            returned: hidden states that it returned.
+
+        Raises:
+            RuntimeError: if a layer did not update exactly once, or if the last layer did not follow ``read``.
+        """
+        check_updates(self.updates)
         self.updates = [0] * len(self.updates)
+        expected = tokens if self.read is None else self.read[1] - self.read[0]
+        if returned != expected:
+            raise incompatible(f"expected the last hidden states of {expected} tokens, got {returned}")
 
     def repeat_interleave(self, repeats: int) -> PrefixCache:
         """Each example's prefix ``repeats`` times along the batch."""
@@ -115,9 +125,11 @@ class LayerCache:
         values: Tensor | None = None,
     ) -> None:
         self.record, self.append, self.read, self.keys, self.values = record, append, read, keys, values
+        self.updates = 0
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As `PrefixCache.update`; ``layer_idx`` is not used."""
+        self.updates += 1
         if self.record is not None:
             self.keys, self.values = keys[:, :, : self.record], values[:, :, : self.record]
             return keys, values
@@ -126,6 +138,13 @@ class LayerCache:
         if self.append:
             self.keys, self.values = both
         return both
+
+
+def check_updates(updates: list[int]) -> None:
+    """Raise RuntimeError unless each layer updated its cache once: one that ignores it does not see x, one that ran twice
+    sees x twice."""
+    if any(count != 1 for count in updates):
+        raise incompatible(f"expected one cache update per layer and pass, got {updates}")
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,30 @@ class QueryState:
             self.mask.repeat_interleave(repeats, dim=0),
             self.next_position.repeat_interleave(repeats, dim=0),
         )
+
+
+def run_text_model(text_model: Any, embeddings: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+    """The backbone's own text model, forward and all, with our mask (B, 1, S, K) and cache.
+
+    Returns the last hidden states (B, tokens, hidden), of the tokens ``cache.read`` alone where that is set.
+
+    Raises:
+        RuntimeError: if the text model or one of its layers ignored the cache.
+    """
+    prefix = cache if isinstance(cache, PrefixCache) else None
+    with sharing(None if prefix is None else prefix.weights):
+        output = call_backbone(
+            text_model,
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            use_cache=cache is not None,
+            **{CACHE: cache},
+        )
+    hidden: Tensor = output.last_hidden_state
+    if prefix is not None:
+        prefix.check_pass(embeddings.shape[1], hidden.shape[1])
+    return hidden
 
 
 def full_mask(ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -163,10 +163,15 @@ def test_packed_vision_attention_is_one_attention_per_picture(lengths: tuple[int
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_vision_attention_without_segments_attends_everything() -> None:
-    q, k, v = (torch.randn(1, H, 5, D, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    torch.testing.assert_close(packed_vision_attention(MODULE, q, k, v)[0], expected)
+def test_vision_attention_refuses_packed_pictures_without_their_lengths() -> None:
+    with pytest.raises(RuntimeError, match="expected the lengths of the packed pictures"):
+        packed_vision_attention(MODULE, *torch.zeros(3, 1, H, 5, D))
+
+
+def test_text_attention_refuses_keys_without_the_prefix_that_the_mask_shows() -> None:
+    mask = torch.ones(1, 1, 5, 12, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=r"expected keys of 12 tokens \(prefix and short blocks\), got 5"):
+        shared_prefix_attention(MODULE, *torch.zeros(3, 1, H, 5, D), mask)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -15,6 +15,7 @@ from amvl_model import __version__, doctor
 from amvl_model.cli import main
 from amvl_model.config import ModelConfig, RunConfig, load_preset, preset_names
 from amvl_model.footprint import KNOWN, Architecture, architecture_of, footprint, latent_parameters, lora_parameters
+from amvl_model.transformers_compat import release
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 MACHINE = doctor.Machine(memory=16 * 2**30, available=8 * 2**30, gpus=(), threads=2, bf16_speedup=1.0)
@@ -66,8 +67,8 @@ def test_doctor_says_what_to_install_when_a_package_is_missing_or_too_old(monkey
 
 
 def test_versions_are_compared_as_numbers() -> None:
-    assert doctor._release("2.13.0+cpu") > doctor._release("2.6")
-    assert doctor._release("5.18.0.dev0") > doctor._release("5.17")
+    assert release("2.13.0+cpu") > release("2.6")
+    assert release("5.18.0.dev0") > release("5.17")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(None, "unknown"), (64 * 2**30, "yes"), (2**20, "no")])

@@ -275,7 +275,7 @@ def test_a_layer_that_updates_the_cache_twice_is_reported() -> None:
     pair = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
     for layer in (0, 0, 1):
         cache.update(*pair, layer)
-    with pytest.raises(RuntimeError, match="one cache update per layer"):
-        cache.check_updates()
+    with pytest.raises(RuntimeError, match=r"one cache update per layer and pass, got \[2, 1\]"):
+        cache.check_pass(2, 2)
     with pytest.raises(RuntimeError, match="before pass 1"):
         PrefixCache(1).layer(0)

@@ -138,20 +138,13 @@ class Scorer(ABC):
 
     def _behind(self, query: EncodedQuery, embeddings: Tensor, offsets: Sequence[Tensor], visible: Tensor) -> Tensor:
         """Hidden states (B, S, hidden) of short tokens behind x; ``visible`` (S, S) says which of them see which."""
-        from amvl_model.shared_prefix import second_pass_mask, short_positions
+        from amvl_model.shared_prefix import run_text_model, second_pass_mask, short_positions
 
         rows = embeddings.shape[1]
         mask = second_pass_mask(query.state.mask, rows)
         mask[..., -rows:] = visible
-        output = self.language_model(
-            inputs_embeds=embeddings,
-            position_ids=short_positions(query.state.next_position, *offsets),
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
-            past_key_values=query.state.cache,
-            use_cache=True,
-        )
-        query.state.cache.check_updates()
-        return output.last_hidden_state
+        positions = short_positions(query.state.next_position, *offsets)
+        return run_text_model(self.language_model, embeddings, positions, mask, query.state.cache)
 
     def greedy(self, query: EncodedQuery, z: Tensor | None, max_new_tokens: int) -> list[str]:
         """The most likely token, one after the other, up to the end of the turn: the replies' texts.
@@ -225,26 +218,29 @@ class BackboneScorer(Scorer):
 
     def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
         from amvl_model.shared_prefix import PrefixCache, QueryState
+        from amvl_model.transformers_compat import CACHE, call_backbone
 
         ids, mask, inner = batch["input_ids"], batch["attention_mask"], self.model.model
-        positions, _ = inner.get_rope_index(
-            ids,
+        positions, _ = call_backbone(
+            inner.get_rope_index,
+            input_ids=ids,
             mm_token_type_ids=batch["mm_token_type_ids"],
             image_grid_thw=batch["image_grid_thw"],
             attention_mask=mask,
         )
         cache = PrefixCache(self.model.config.get_text_config().num_hidden_layers)
         cache.record = ids.shape[1]
-        hidden = inner(
+        hidden = call_backbone(
+            inner,
             input_ids=ids,
             attention_mask={"full_attention": None, "sliding_attention": None},  # causal; padding stands to the right
             position_ids=positions,
             pixel_values=batch["pixel_values"],
             image_grid_thw=batch["image_grid_thw"],
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
         ).last_hidden_state
-        cache.check_updates()
+        cache.check_pass(ids.shape[1], hidden.shape[1])
         cache.record = None
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return EncodedQuery(QueryState(cache, mask, positions.amax(dim=(0, 2)) + 1), None, last)

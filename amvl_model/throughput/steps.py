@@ -14,7 +14,7 @@ from amvl_model.footprint import MERGED, PATCH, Architecture
 from amvl_model.modeling import AMVLForConditionalGeneration
 from amvl_model.objective import amvl_objective
 from amvl_model.reference import three_pass
-from amvl_model.shared_prefix import PrefixCache, second_pass_mask, short_positions
+from amvl_model.shared_prefix import PrefixCache, run_text_model, second_pass_mask, short_positions
 from amvl_model.throughput.grid import Cell
 
 # ids of the special tokens in a vocabulary that has no words; ordinary tokens start behind them
@@ -155,17 +155,7 @@ def _nll(model: Any, hidden: Tensor, answer: Tensor) -> Tensor:
 
 
 def _run(model: Any, embeddings: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
-    output = model.backbone.model.language_model(
-        inputs_embeds=embeddings,
-        position_ids=positions,
-        attention_mask={"full_attention": mask, "sliding_attention": mask},
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    if cache is not None:
-        cache.check_updates()
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+    return run_text_model(model.backbone.model.language_model, embeddings, positions, mask, cache)
 
 
 def sft_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
