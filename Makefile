@@ -11,7 +11,8 @@ LMMS_VENV ?= .venv-lmms
 LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
-.PHONY: setup main test lint types tests format doctor figures notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
+.PHONY: setup main test lint types tests test-oldest test-newest format doctor figures \
+	notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
 
@@ -34,6 +35,17 @@ types: setup
 
 tests: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+# The suite with the oldest or the newest transformers that pyproject.toml allows, in an environment of its own.
+test-oldest: REQUIREMENT = transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+test-newest: REQUIREMENT = transformers
+test-oldest test-newest: test-%:
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	grep -Ev '^(transformers|tokenizers|huggingface_hub)==' constraints-cpu.txt > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install --quiet --upgrade --constraint .venv-$*/constraints.txt \
+		--editable '.[dev]' '$(REQUIREMENT)'
+	.venv-$*/bin/amvl doctor
+	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 format: setup
 	$(BIN)/python -m ruff check --fix .
@@ -77,5 +89,5 @@ lmms-eval-test: lmms-eval-setup
 
 # Removes what the set-up, the tests and the build wrote; runs/ and results/ stay.
 clean:
-	rm -rf $(VENV) $(LMMS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LMMS_VENV) .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find amvl_model experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

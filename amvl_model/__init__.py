@@ -14,6 +14,7 @@ Modules, in the order in which data flows:
     distributions            DiagonalGaussian: sampling and KL
     attention, shared_prefix, checkpointing, modeling
                              AMVLForConditionalGeneration: one query, two passes
+    transformers_compat      the supported versions of transformers, guards against renamed arguments (no torch)
     pause                    PauseForConditionalGeneration: the baselines sft and pause, one plain pass
     checkpoints, lora        reading and writing checkpoints; adapters on the language model
     objective                amvl_objective: the eight losses

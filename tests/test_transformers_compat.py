@@ -6,16 +6,21 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel, Trainer
 
 from amvl_model import doctor, last_layer, transformers_compat
 from amvl_model.attention import install_attention
+from amvl_model.backbone import AroundBackbone
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.evaluation.scoring import BackboneScorer
+from amvl_model.generation import LatentGenerationMixin, SampleCache
 from amvl_model.run import load_checkpoint
+from amvl_model.trainer import AMVLTrainer
 from amvl_model.transformers_compat import CACHE, OLDEST, UNSUPPORTED, call_backbone, check_version
 from tests.helpers import collate, examples, processor, tiny_model, without_answers
 
@@ -91,6 +96,22 @@ def test_an_argument_that_the_backbone_would_ignore_is_refused() -> None:
         call_backbone(inner.language_model, inputs_embeds=torch.zeros(1, 2, 64), renamed=None)
     with pytest.raises(RuntimeError, match=r"get_rope_index has no parameter grid, mask\."):
         call_backbone(inner.get_rope_index, input_ids=torch.zeros(1, 2), mask=None, grid=None)
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "added"),
+    [
+        (LatentGenerationMixin, GenerationMixin, {"_decode_step", "_decoding_cache"}),
+        (AroundBackbone, PreTrainedModel, {"add_lora", "freeze_vision", "from_whole_checkpoint", "owns"}),
+        (AMVLTrainer, Trainer, {"_remember"}),
+        (SampleCache, DynamicCache, {"_room", "apart", "mask", "side_by_side"}),
+    ],
+)
+def test_every_method_that_overrides_one_of_transformers_has_one_to_override(
+    own: type, base: type, added: set[str]
+) -> None:
+    methods = {name for name, value in vars(own).items() if isinstance(value, FunctionType | classmethod)}
+    assert {name for name in methods if not hasattr(base, name)} == added
 
 
 @pytest.mark.parametrize("version", ["5.16.2", "5.25.0", "none"])
