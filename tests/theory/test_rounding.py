@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amvl_theory import GaussianGame, MeanLeakageModel, equilibrium, stability
+from amvl_theory import GaussianGame, MeanLeakageModel, equilibrium, stability, trajectory
 from amvl_theory.checks import is_definite, unit_diagonal
 
 FAR = np.array([1e-12, 1e12])
@@ -65,6 +65,13 @@ def test_modes_far_apart_in_curvature_have_the_rates_that_each_has_alone():
         ]
         np.testing.assert_allclose(np.sort(together.eigenvalues.real), np.sort(np.concatenate(alone).real), rtol=1e-12)
         assert together.stable
+
+
+def test_a_rate_that_is_lost_beside_the_others_moves_on_a_straight_line():
+    # rates 2 and 1e-30, which an eigenvalue of the whole matrix cannot tell from 0
+    model = MeanLeakageModel(1e-30, [1.0], 0.0, 1.0, 1.0, 0.0)
+    path = trajectory(model, 1.0, 1.0, np.array([0.0, 100.0, 200.0]))
+    np.testing.assert_allclose(path.contamination[:, 0], [0.0, 49.75, 99.75], rtol=1e-6)
 
 
 def test_the_closed_form_of_single_modes_has_the_eigenvalues_of_the_game():
