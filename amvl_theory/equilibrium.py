@@ -29,7 +29,6 @@ from amvl_theory.checks import Array, not_negative, positive, real_array, weight
 from amvl_theory.gaussian import gaussian_channel_information
 from amvl_theory.leakage import MeanLeakageModel
 
-
 MAX_CONDITION = 1e13
 """Condition number of H + gamma Lambda_q (I - S), rows and columns scaled to 1, from which on it counts as singular: rounding
 makes that of a singular matrix about 1e16, and units of the modes, however far apart, do not count."""

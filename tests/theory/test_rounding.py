@@ -42,7 +42,9 @@ def test_whether_a_matrix_is_definite_does_not_depend_on_units():
         np.testing.assert_allclose(np.diagonal(unit_diagonal(regular * np.outer(unit, unit))), 1.0)
 
 
-@pytest.mark.parametrize("singular", [[[1.0, 1.0], [1.0, 1.0]], [[0.01, 0.1], [0.1, 1.0]], [[0.09, 0.21], [0.21, 0.49]]])
+@pytest.mark.parametrize(
+    "singular", [[[1.0, 1.0], [1.0, 1.0]], [[0.01, 0.1], [0.1, 1.0]], [[0.09, 0.21], [0.21, 0.49]]]
+)
 def test_singular_matrices_are_refused_whatever_rounding_makes_of_their_eigenvalue(singular):
     with pytest.raises(ValueError, match="^curvature: expected a positive definite matrix"):
         MeanLeakageModel(singular, 0.0)
