@@ -11,6 +11,8 @@ Array = NDArray[np.floating[Any]]
 
 SYMMETRY_TOLERANCE = 1e-10
 """Largest asymmetry of a matrix, relative to its largest entry, that counts as rounding."""
+DEFINITE = 1e-13
+"""Lowest eigenvalue, once the diagonal is scaled to 1, that can be told from the rounding of a singular matrix."""
 
 
 def real_array(name: str, value: ArrayLike) -> Array:
@@ -100,7 +102,7 @@ def symmetric_matrix(name: str, value: ArrayLike, size: int, *, definite: bool) 
         raise ValueError(f"{name}: expected a symmetric matrix, received {_shown(value)}")
     matrix = 0.5 * (matrix + matrix.T)
     lowest = float(np.linalg.eigvalsh(matrix)[0])
-    if definite and lowest <= 0:
+    if definite and not is_definite(matrix):
         raise ValueError(
             f"{name}: expected a positive definite matrix (all eigenvalues above 0), received the eigenvalue {lowest:.6g}"
         )
@@ -114,6 +116,19 @@ def symmetric_matrix(name: str, value: ArrayLike, size: int, *, definite: bool) 
 def is_diagonal(matrix: Array) -> bool:
     """Whether every entry off the diagonal is exactly 0."""
     return not np.any(matrix - np.diag(np.diagonal(matrix)))
+
+
+def unit_diagonal(matrix: Array) -> Array:
+    """D^-1/2 M D^-1/2 (..., d, d) with D the diagonal of M where that is above 0: what is left of M without its units."""
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+    root = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    return np.asarray(matrix / root[..., :, None] / root[..., None, :])
+
+
+def is_definite(matrix: Array) -> bool:
+    """Whether symmetric matrices (..., d, d) are all positive definite, in whatever units the modes are measured."""
+    positive_diagonal = bool((np.diagonal(matrix, axis1=-2, axis2=-1) > 0).all())
+    return positive_diagonal and float(np.linalg.eigvalsh(unit_diagonal(matrix)).min()) > DEFINITE
 
 
 def common_size(**values: ArrayLike) -> int:

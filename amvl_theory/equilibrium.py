@@ -29,6 +29,10 @@ from amvl_theory.checks import Array, not_negative, positive, real_array, weight
 from amvl_theory.gaussian import gaussian_channel_information
 from amvl_theory.leakage import MeanLeakageModel
 
+MAX_CONDITION = 1e13
+"""Condition number of H + gamma Lambda_q (I - S), rows and columns scaled to 1, from which on it counts as singular: rounding
+makes that of a singular matrix about 1e16, and units of the modes, however far apart, do not count."""
+
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
@@ -248,13 +252,23 @@ def _rest_point(model: MeanLeakageModel, beta: float, pull: Array) -> Equilibriu
     else:
         kept = np.eye(model.size) - absorption
     stiffness = model.H + pull @ kept
-    if np.linalg.cond(stiffness) > 1e14:
+    rows, columns = _equilibration(stiffness)
+    scaled = stiffness / rows[:, None] / columns
+    if np.linalg.cond(scaled) > MAX_CONDITION:
         raise ValueError(
             "model: expected a game with one rest point, received H and A for which H + gamma Lambda_q (I - S) is singular "
             "(make H or A diagonal, or change gamma)"
         )
-    shift = np.linalg.solve(stiffness, model.g)
+    shift = np.linalg.solve(scaled, model.g / rows) / columns
     return Equilibrium(absorption @ shift, shift, _spread(model, pull), float(model.g @ shift), absorption)
+
+
+def _equilibration(matrix: Array) -> tuple[Array, Array]:
+    """Factors of rows and columns without which the largest entry of every row, then of every column, is 1 (0 stays 0)."""
+    rows = np.abs(matrix).max(axis=1)
+    rows = np.where(rows > 0, rows, 1.0)
+    columns = np.abs(matrix / rows[:, None]).max(axis=0)
+    return rows, np.where(columns > 0, columns, 1.0)
 
 
 def _spread(model: MeanLeakageModel, pull: Array) -> Array:

@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, is_diagonal, not_negative, one_of, positive, real_array
+from amvl_theory.checks import Array, is_definite, is_diagonal, not_negative, one_of, positive, real_array
 from amvl_theory.leakage import MeanLeakageModel
 
 
@@ -350,12 +350,14 @@ def _matrices(name: str, value: ArrayLike, size: int, *, definite: bool) -> Arra
             f"{name}: expected a number, diagonals (N, {size}) or matrices (N, {size}, {size}), received shape {array.shape}"
         )
     lowest = array.min()
+    refused = bool(lowest <= 0) if definite else False
     if array.ndim == 3:
         if np.abs(array - array.transpose(0, 2, 1)).max() > 1e-10 * np.abs(array).max():
             raise ValueError(f"{name}: expected symmetric matrices, received one that is not")
         array = 0.5 * (array + array.transpose(0, 2, 1))
         lowest = np.linalg.eigvalsh(array).min()
-    if lowest <= 0 if definite else lowest < -1e-10 * np.abs(array).max():
+        refused = definite and not is_definite(array)
+    if refused or (not definite and lowest < -1e-10 * np.abs(array).max()):
         kind = "positive definite (all eigenvalues above 0)" if definite else "positive semidefinite"
         raise ValueError(f"{name}: expected {kind}, received the eigenvalue {lowest:.6g}")
     return array.copy()

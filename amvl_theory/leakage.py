@@ -46,7 +46,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, common_size, is_diagonal, symmetric_matrix, vector, weight
+from amvl_theory.checks import Array, common_size, is_definite, is_diagonal, symmetric_matrix, vector, weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class MeanLeakageModel:
         if beta == 0:
             if not self.A.any():
                 return np.eye(self.size)
-            if np.linalg.eigvalsh(self.A)[0] <= 1e-14 * np.abs(self.A).max():
+            if not is_definite(self.A):
                 raise ValueError("beta: expected a number above 0 where the anchor is singular, received 0")
             return np.zeros((self.size, self.size))
         pull = beta * self.Lambda_p

@@ -38,7 +38,8 @@ def propagate(matrix: Array, source: Array, start: Array, times: Array, weightin
     if weighting is not None and np.linalg.cond(weighting) < MAX_CONDITION:
         flat, root, inverse = symmetrised_game(matrix, weighting)
         values, vectors = np.linalg.eigh(0.5 * (flat + flat.T))
-        grown = np.expm1(values * times[:, None]) / values
+        rates = np.where(values == 0, 1.0, values)
+        grown = np.where(values == 0, times[:, None], np.expm1(rates * times[:, None]) / rates)
         return start + (grown * (vectors.T @ root @ velocity)) @ (inverse @ vectors).T
     count = len(source)
     augmented = np.zeros((count + 1, count + 1))

@@ -32,11 +32,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov, sqrtm
 
-from amvl_theory.checks import Array, positive, scalar, symmetric_matrix, weight
+from amvl_theory.checks import Array, is_diagonal, positive, scalar, symmetric_matrix, weight
 from amvl_theory.leakage import MeanLeakageModel
 
 SYMMETRY = 1e-12
 """Largest antisymmetric part, relative to the whole, that counts as rounding when a symmetriser is looked for."""
+
+NEUTRAL = 1e-12
+"""Size of an eigenvalue, relative to the largest of a dense J, up to which it is rounding of 0: nothing moves there."""
 
 UNSTABLE_EXAMPLE = MeanLeakageModel(
     curvature=[[1.0, 2.0], [2.0, 5.0]],
@@ -169,15 +172,13 @@ def stability(model: MeanLeakageModel, beta: float, gamma: float, eta_q: float =
     """
     matrix, _ = game_matrix(model, beta, gamma, eta_q, eta_p)
     weighting = symmetriser(model, beta, gamma, eta_q, eta_p)
-    curl_symmetrised = None
-    if weighting is None:
-        eigenvalues = np.linalg.eigvals(matrix).astype(complex)
-    else:
+    curl_symmetrised, flat = None, None
+    if weighting is not None:
         flat, _, _ = symmetrised_game(matrix, weighting)
         curl_symmetrised = curl(flat)
-        eigenvalues = np.linalg.eigvalsh(0.5 * (flat + flat.T)).astype(complex)
+    eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, flat)
     eigenvalues = eigenvalues[np.argsort(-eigenvalues.real, kind="stable")]
-    moving = eigenvalues[np.abs(eigenvalues) > 1e-14 * np.abs(eigenvalues).max()]
+    moving = eigenvalues[eigenvalues != 0]
     unstable = bool((moving.real >= 0).any())
     return Stability(
         eigenvalues=eigenvalues,
@@ -187,6 +188,29 @@ def stability(model: MeanLeakageModel, beta: float, gamma: float, eta_q: float =
         curl_symmetrised=curl_symmetrised,
         max_stable_step_alternating=0.0 if unstable else _alternating_bound(matrix, weighting is not None),
     )
+
+
+def _eigenvalues(
+    model: MeanLeakageModel, beta: float, gamma: float, eta_q: float, eta_p: float, flat: Array | None
+) -> Array:
+    """Eigenvalues (2 d,) of J, complex.
+
+    Where every mode stands alone they are -f and -det/f of its 2x2 block, with det = eta_q eta_p [h beta lambda_p +
+    (h + gamma lambda_q) alpha], however far the modes differ in size. Else those of the symmetrised `flat`, if there is one; what
+    is below `NEUTRAL` is then set to 0.
+    """
+    matrix, _ = game_matrix(model, beta, gamma, eta_q, eta_p)
+    if all(is_diagonal(each) for each in (model.H, model.A, model.Lambda_q, model.Lambda_p)):
+        h, anchor, pull_q, pull_p = (
+            np.diagonal(each) for each in (model.H, model.A, gamma * model.Lambda_q, beta * model.Lambda_p)
+        )
+        own_q, own_p = eta_q * (h + pull_q), eta_p * (pull_p + anchor)
+        fast = 0.5 * (own_q + own_p + np.sqrt((own_q - own_p) ** 2 + 4.0 * eta_q * eta_p * pull_q * pull_p))
+        slow = eta_q * eta_p * (h * pull_p + (h + pull_q) * anchor) / fast
+        return np.concatenate([-fast, -slow]).astype(complex)
+    values = np.linalg.eigvals(matrix) if flat is None else np.linalg.eigvalsh(0.5 * (flat + flat.T))
+    values = values.astype(complex)
+    return np.where(np.abs(values) > NEUTRAL * np.abs(values).max(), values, 0.0)
 
 
 def alternating_iteration(
@@ -283,7 +307,7 @@ def stationary_covariance(
     diffusion = np.zeros((2 * size, 2 * size))
     diffusion[:size, :size] = eta_q**2 * symmetric_matrix("noise_cov_q", noise_cov_q, size, definite=False)
     diffusion[size:, size:] = eta_p**2 * symmetric_matrix("noise_cov_p", noise_cov_p, size, definite=False)
-    eigenvalues = np.linalg.eigvals(matrix)
+    eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, None)
     if eigenvalues.real.max() >= 0:
         raise ValueError(
             "model: expected a stable game (all eigenvalues with negative real part), received the eigenvalue "

@@ -24,6 +24,11 @@ taken from one half of the questions and used on the other (`letter_averages`).
 
 Solved by alternating the two equations, each of which is exact given the other: descent of a function (for moving_prior the
 reweighted form of the group lasso), so the iteration cannot diverge.
+
+Numbers. A dead decoder has H = 1e-20 against forces of 10, and scaling a latent by t scales forces by t and H by t^2, so the
+means are computed in units in which the curvature has the diagonal 1, and from a factor of it (`_Response`). Of a
+curvature, eigenvalues are told from rounding down to `CURVATURE` of the largest, of a force parts down to `FORCE`; a part of the
+force above that size with no curvature above that size against it has a rest point only where the KL stops it.
 """
 
 from __future__ import annotations
@@ -45,6 +50,11 @@ RUNAWAY = 1e12
 """Variance, in units of the prior's, beyond which a posterior is taken to have no rest point."""
 SILENT = 1e-12
 """h V of a mode, relative to the question's largest, below which a mode of `moving_prior` counts as silent."""
+CURVATURE, FORCE = 1e-10, 1e-5
+"""Least eigenvalue of H, with its diagonal scaled to 1, and least part of a force, both relative to the largest, that can be told
+from rounding: float32 gradients are good to 1e-5, and the curvature has their square."""
+FLAT = 1e-14
+"""Curvature of a mode, relative to the largest, below which it counts as none: forces of 1e-7, where float32 ends."""
 CHECK, LASSO_TOLERANCE = 20, 1e-4
 """Sweeps between two looks at the lasso's value, and its relative fall between them at which the iteration ends."""
 
@@ -87,8 +97,8 @@ def measured_precision(forces: Array, curvature: Array, widths: Array, gamma: fl
     values, vectors = np.linalg.eigh(root[:, None] * curvature * root)
     along = (forces * root) @ vectors
     stiff = np.maximum(values, 0.0) + gamma
-    floor = 1e-9 * max(float(values[-1]), np.finfo(float).tiny)
-    along = np.where(stiff > floor, along / np.maximum(stiff, floor), 0.0)
+    read = np.broadcast_to(stiff > CURVATURE * max(float(values[-1]), 0.0), along.shape)
+    along = np.divide(along, stiff, out=np.zeros_like(along), where=read)
     shifts = (along @ vectors.T) * root
     return Posteriors(shifts=shifts, widths=np.broadcast_to(root, shifts.shape).copy())
 
@@ -106,9 +116,10 @@ def held_prior(forces: Array, curvature: Array, gamma: float) -> Posteriors:
     _positive(gamma)
     h = np.broadcast_to(curvature, (len(forces), *np.shape(curvature)[-2:]))
     diagonal = np.maximum(np.diagonal(h, axis1=1, axis2=2), 0.0)
+    response = _Response(h, forces[:, None])
     variance = np.ones_like(forces)
     for _ in range(SWEEPS):
-        shifts = _solve(h, gamma / variance, forces)
+        shifts = response.shifts(gamma / variance)[:, 0]
         pull = gamma * (1 + shifts**2)
         new = 2 * pull / (gamma + np.sqrt(gamma**2 + 4 * diagonal * pull))  # root of h s^4 + gamma s^2 = pull
         change = np.abs(np.log(new / variance)).max()
@@ -138,32 +149,46 @@ def moving_prior(forces: Array, curvature: Array, weights: Array, gamma: float) 
     """
     _positive(gamma)
     centred = forces - weights @ forces
-    diagonal = np.diagonal(curvature)
-    size = forces.shape[1]
-    alive = diagonal > 1e-14 * max(float(diagonal.max()), np.finfo(float).tiny)
-    variance, spread = np.ones(size), np.zeros(size)
-    shifts, best = np.zeros_like(centred), np.inf
+    diagonal = np.maximum(np.diagonal(curvature), 0.0)
+    curved = diagonal > max(FLAT * float(diagonal.max()), float(np.finfo(float).tiny))
+    strengths = np.abs(centred).max(0)
+    if (strengths[~curved] > FORCE * strengths.max()).any():
+        raise NoRestPointError(
+            f"no rest point of the moving prior at gamma = {gamma}: a force without curvature against it"
+        )
+    kept = np.flatnonzero(curved)
+    # Every mode starts with the variance that the strongest would have alone: no unit of the latents, and none silent too early.
+    strongest = np.sqrt(float((weights @ centred[:, kept] ** 2 / diagonal[kept]).max(initial=0.0)))
+    variance = np.sqrt(2 * gamma) * max(strongest, 1e-150) / np.where(curved, diagonal, 1.0)
+    spread = np.zeros_like(variance)
+    shifts, best, response = np.zeros_like(centred), np.inf, None
     for sweep in range(SWEEPS):
-        kept = np.flatnonzero(alive)
         if not len(kept):
             break
         h = curvature[np.ix_(kept, kept)]
+        response = response or _Response(h[None], centred[None][..., kept])
         shifts = np.zeros_like(centred)
-        shifts[:, kept] = _solve(h[None], gamma / variance[None, kept], centred[:, kept], shared=True)
+        shifts[:, kept] = response.shifts(gamma / variance[None, kept])[0]
+        if not np.abs(shifts * np.sqrt(diagonal)).max() <= RUNAWAY * response.size:
+            raise NoRestPointError(f"no rest point of the moving prior at gamma = {gamma}: the lasso falls without end")
         spread = weights @ shifts**2
         variance[kept] = np.maximum(np.sqrt(2 * gamma * spread[kept] / diagonal[kept]), 1e-300)
-        alive &= spread * diagonal > SILENT * max(float((spread * diagonal).max()), np.finfo(float).tiny)
+        leaking = (spread * diagonal)[kept] > SILENT * float((spread * diagonal).max())
         if sweep % CHECK == CHECK - 1:
             inside = shifts[:, kept]
             value = float(weights @ (0.5 * ((inside @ h) * inside).sum(1) - (centred[:, kept] * inside).sum(1)))
             value += float(np.sqrt(gamma * diagonal[kept] / 2 * spread[kept]).sum())
             if best - value < LASSO_TOLERANCE * abs(value):
+                kept = kept[leaking]
                 break
             best = value
+        if not leaking.all():
+            kept, response = kept[leaking], None
     else:
         raise NoRestPointError(
             f"no rest point of the moving prior at gamma = {gamma}: the lasso falls on after {SWEEPS} sweeps"
         )
+    alive = np.isin(np.arange(forces.shape[1]), kept)
     prior = np.where(alive, variance + spread, 1.0)
     moved = np.where(alive, shifts / np.sqrt(prior), 0.0)
     widths = np.where(alive, np.sqrt(variance / prior), 1.0)
@@ -175,13 +200,50 @@ def _positive(gamma: float) -> None:
         raise ValueError(f"gamma must be above 0, got {gamma}: without it widths contract for ever")
 
 
-def _solve(curvature: Array, pull: Array, forces: Array, *, shared: bool = False) -> Array:
-    """(H + diag(pull))^-1 g for every answer (O, D), symmetric scaling first so that pulls of any size do no harm."""
-    root = pull**-0.5
-    scaled = root[..., :, None] * curvature * root[..., None, :] + np.eye(curvature.shape[-1])
-    if shared:
-        return np.linalg.solve(scaled[0], (forces * root[0]).T).T * root[0]
-    return np.linalg.solve(scaled, (forces * root)[..., None])[..., 0] * root
+class _Response:
+    """(H + diag(pull))^-1 g for several curvatures H (B, D, D), each with its forces g (B, n, D), and any pulls.
+
+    With d_i = sqrt(H_ii), H = d C d, C = L L^T and g = d (L c + r), r outside the range of L, the answer is
+
+        R (K x + R d r)      (I + K^T K) x = c - K^T R d r      K = R d L      R = diag(pull)^-1/2
+
+    where the unit matrix meets K in the dimensions of L only: nothing is lost where the curvature exceeds the pull by more than
+    the 16 digits of a number. I + K^T K is U^T U, the triangle of the least-squares matrix (K, I), whose diagonal is at least 1.
+
+    Attributes:
+        size: largest |g_i| / d_i of the modes with curvature [nats^1/2].
+    """
+
+    def __init__(self, curvature: Array, forces: Array) -> None:
+        diagonal = np.maximum(np.diagonal(curvature, axis1=1, axis2=2), 0.0)
+        curved = diagonal > np.maximum(FLAT * diagonal.max(1, keepdims=True), np.finfo(float).tiny)
+        scale = np.sqrt(np.where(curved, diagonal, 1.0))
+        both = curved[:, :, None] & curved[:, None, :]
+        values, vectors = np.linalg.eigh(np.where(both, curvature / scale[:, :, None] / scale[:, None, :], 0.0))
+        kept = values > CURVATURE * np.maximum(values[:, -1:], 0.0)
+        first = int(np.argmax(kept.any(0))) if kept.any() else kept.shape[1]  # eigenvalues rise: the others are cut off
+        kept, vectors = kept[:, first:], np.where(curved[:, :, None], vectors[:, :, first:], 0.0)
+        roots = np.sqrt(np.where(kept, values[:, first:], 0.0))[:, None]
+        scaled = forces / scale[:, None]
+        inside = np.where(curved[:, None], scaled, 0.0)
+        along = (scaled @ vectors) * kept[:, None]
+        outside = scaled - along @ vectors.swapaxes(1, 2)
+        rest = np.linalg.norm(np.where(curved[:, None], outside, 0.0), axis=2, keepdims=True)
+        resolved = (rest > FORCE * np.linalg.norm(inside, axis=2, keepdims=True)) | ~curved[:, None]
+        self.size = float(np.abs(inside).max(initial=0.0))
+        self._factor = scale[:, :, None] * vectors * roots  # d L
+        self._along = along / np.where(roots > 0, roots, 1.0)  # c
+        self._outside = np.where(resolved, outside, 0.0) * scale[:, None]  # d r
+
+    def shifts(self, pull: Array) -> Array:
+        """(B, n, D) for pulls (B, D), above 0."""
+        root = pull[:, None] ** -0.5
+        factor, outside = root.swapaxes(1, 2) * self._factor, root * self._outside
+        unit = np.broadcast_to(np.eye(factor.shape[2]), (len(factor), factor.shape[2], factor.shape[2]))
+        triangle = np.asarray(np.linalg.qr(np.concatenate([factor, unit], axis=1), mode="r"))
+        right = (self._along - outside @ factor).swapaxes(1, 2)
+        x = np.linalg.solve(triangle, np.linalg.solve(triangle.swapaxes(1, 2), right))
+        return root * (x.swapaxes(1, 2) @ factor.swapaxes(1, 2) + outside)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from amvl_theory.checks import is_diagonal
+from amvl_theory.checks import is_definite, is_diagonal
 from amvl_theory.leakage import MeanLeakageModel
 from amvl_theory.theorems._core import Assumption
 
@@ -22,7 +22,7 @@ def _norm_safe(model: MeanLeakageModel, beta: float, gamma: float) -> bool:
 
 
 def _not_absorbed(model: MeanLeakageModel, beta: float, gamma: float) -> bool:
-    return float(np.linalg.eigvalsh(model.A)[0]) > 0
+    return is_definite(model.A)
 
 
 def _diagonal_precisions(model: MeanLeakageModel, beta: float, gamma: float) -> bool:

@@ -370,13 +370,8 @@ def test_bad_arguments_are_named(call, name):
 
 
 def test_a_game_without_a_single_rest_point_is_refused():
-    # H and A dense: det[H + gamma Lq (I - S)] passes through 0 at a finite gamma
-    H, A, L = np.array([[1.0, 2], [2, 4.001]]), np.array([[1.0, 1], [1, 1.0]]), np.diag([1.0, 1000.0])
-    model = MeanLeakageModel(H, [1, 0], 0.0, L, 1.0, A)
-    kept = np.linalg.solve(np.eye(2) + A, A)
-    roots = np.roots(np.polyfit([0, 1, 2], [np.linalg.det(H + g * L @ kept) for g in (0, 1, 2)], 2)).real
-    singular = [g for g in roots if g > 0 and abs(np.linalg.det(H + g * L @ kept)) < 1e-9]
-    if not singular:
-        pytest.fail(f"no singular weight among {roots}")
+    # H and A dense: I - S = A/4, gamma Lambda_q (I - S) = [[3, 3], [18, 18]], and H + that = [[4, 5], [20, 25]]
+    H, A = np.array([[1.0, 2.0], [2.0, 7.0]]), np.full((2, 2), 1.5)
+    model, singular = MeanLeakageModel(H, [1, 0], 0.0, [1.0, 6.0], 1.0, A), [8.0]
     with pytest.raises(ValueError, match="^model: expected a game with one rest point"):
         equilibrium(model, 1.0, min(singular))
