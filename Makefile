@@ -62,7 +62,7 @@ notebooks: $(VENV)/.notebooks
 notebook-tests: $(VENV)/.notebooks
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m "" $(ARGS) \
-		tests/test_notebooks.py tests/test_notebook_views.py tests/test_notebooks_browser.py
+		tests/notebooks/test_notebooks.py tests/notebooks/test_notebook_views.py tests/notebooks/test_notebooks_browser.py
 
 $(VENV)/.notebooks: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[notebooks]'
@@ -85,7 +85,7 @@ $(LMMS_STAMP): pyproject.toml constraints-cpu.txt
 	touch $@
 
 lmms-eval-test: lmms-eval-setup
-	$(LMMS_BIN)/python -m pytest -m lmms_eval tests/test_lmms_eval_plugin.py tests/test_lmms_eval_pipeline.py $(ARGS)
+	$(LMMS_BIN)/python -m pytest -m lmms_eval tests/model/evaluation/test_lmms_eval_plugin.py tests/model/evaluation/test_lmms_eval_pipeline.py $(ARGS)
 
 # Removes what the set-up, the tests and the build wrote; runs/ and results/ stay.
 clean:

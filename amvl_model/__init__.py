@@ -4,24 +4,18 @@ A question x (pictures and text) gets k latent slots. The prior p(z | x) reads t
 alone, the posterior q(z | x, y) off question and answer. Training decodes the answer y from z ~ q and pulls the two
 together with two one-sided KL terms; inference decodes from z ~ p.
 
-Modules, in the order in which data flows:
+Sub-packages, in the order in which data flows; each imports only from those above it:
 
-    config                   every setting of a run: dataclasses, presets, overrides, command-line arguments (no torch)
-    data                     the question schema, synthetic BLINK, readers of the real benchmarks (no torch)
-    processing               AMVLProcessor: questions to padded tensors
-    tiny, pretraining        the embedded base of three million parameters, and how it was made
-    configuration            AMVLConfig: what a checkpoint stores
-    distributions            DiagonalGaussian: sampling and KL
-    attention, shared_prefix, checkpointing, modeling
-                             AMVLForConditionalGeneration: one query, two passes
-    transformers_compat      the supported versions of transformers, guards against renamed arguments (no torch)
-    pause                    PauseForConditionalGeneration: the baselines sft and pause, one plain pass
-    checkpoints, lora        reading and writing checkpoints; adapters on the language model
-    objective                amvl_objective: the eight losses
-    trainer                  AMVLTrainer on transformers.Trainer
-    evaluation               answer parsing, scores with confidence intervals
-    diagnostics              leaked information, answer sensitivity, interventions on the latents
-    cli, doctor, footprint   the console script amvl (torch only in doctor)
+    config        every setting of a run: fields with bound, unit and documentation; presets; command line (no torch)
+    results       result files with provenance, statistics over questions and over seeds
+    two_pass      one query, two passes: layout, attention, what both passes share, gradient checkpointing
+    data          the question schema, processor, readers of benchmarks and training sets, synthetic BLINK
+    models        AMVLForConditionalGeneration, the baselines, generation, checkpoints, the tiny base
+    training      objective, trainer, batches, sharding, one run, pre-training of the tiny base
+    evaluation    answer parsing, scores with confidence intervals, benchmarks, the plug-in for lmms-eval
+    diagnostics   leaked information, interventions on the latents, response of the decoder, the report
+    studies       studies of many runs, and the main job
+    profiling     memory and time: footprint, doctor, dry run, throughput
 
 Names are imported from here on first use, so that ``import amvl_model`` stays cheap.
 """
@@ -34,36 +28,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AMVLConfig": "configuration",
-    "AMVLForConditionalGeneration": "modeling",
-    "AMVLProcessor": "processing",
-    "AMVLTrainer": "trainer",
-    "DiagonalGaussian": "distributions",
-    "ObjectiveConfig": "config",
-    "ObjectiveTerms": "objective",
-    "PauseForConditionalGeneration": "pause",
-    "RunConfig": "config",
+    "AMVLConfig": "models.configuration",
+    "AMVLForConditionalGeneration": "models.amvl",
+    "AMVLProcessor": "data.processing",
+    "AMVLTrainer": "training.trainer",
+    "DiagonalGaussian": "models.distributions",
+    "ObjectiveConfig": "config.schema",
+    "ObjectiveTerms": "training.objective",
+    "PauseForConditionalGeneration": "models.pause",
+    "RunConfig": "config.schema",
     "VisualQuestion": "data.schema",
-    "amvl_objective": "objective",
+    "amvl_objective": "training.objective",
     "leaked_information": "diagnostics",
-    "load_preset": "config",
+    "load_preset": "config.schema",
     "parse_choice": "evaluation",
     "synthetic_blink": "data.synthetic",
 }
 
 if TYPE_CHECKING:
-    from amvl_model.config import ObjectiveConfig, RunConfig, load_preset
-    from amvl_model.configuration import AMVLConfig
+    from amvl_model.config.schema import ObjectiveConfig, RunConfig, load_preset
+    from amvl_model.data.processing import AMVLProcessor
     from amvl_model.data.schema import VisualQuestion
     from amvl_model.data.synthetic import synthetic_blink
     from amvl_model.diagnostics import leaked_information
-    from amvl_model.distributions import DiagonalGaussian
     from amvl_model.evaluation import parse_choice
-    from amvl_model.modeling import AMVLForConditionalGeneration
-    from amvl_model.objective import ObjectiveTerms, amvl_objective
-    from amvl_model.pause import PauseForConditionalGeneration
-    from amvl_model.processing import AMVLProcessor
-    from amvl_model.trainer import AMVLTrainer
+    from amvl_model.models.amvl import AMVLForConditionalGeneration
+    from amvl_model.models.configuration import AMVLConfig
+    from amvl_model.models.distributions import DiagonalGaussian
+    from amvl_model.models.pause import PauseForConditionalGeneration
+    from amvl_model.training.objective import ObjectiveTerms, amvl_objective
+    from amvl_model.training.trainer import AMVLTrainer
 
 __all__ = [
     "AMVLConfig",

@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _memory(batch: int) -> int:
-    from amvl_model.memory_table import memory_table
+    from amvl_model.profiling.footprint import memory_table
 
     print(memory_table(batch=batch))
     return 0
 
 
 def _doctor() -> int:
-    from amvl_model.doctor import report
+    from amvl_model.profiling.doctor import report
 
     text, complete = report()
     print(text)

@@ -8,28 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amvl_theory.amortised import (
-    AmortisedModel,
-    ForceStatistics,
-    amortised_equilibrium,
-    excess_risk,
-    noise_contamination,
-    optimal_gamma,
-    optimal_ridge,
-    protection,
-)
-from amvl_theory.answer_direction import predicted_answer_direction_shift
-from amvl_theory.contamination_roots import Roots, self_consistent_contamination
-from amvl_theory.dynamics import (
+from amvl_theory.dynamics.schedules import Schedule, piecewise_constant
+from amvl_theory.dynamics.stability import stability, stationary_covariance, symmetriser
+from amvl_theory.dynamics.trajectories import (
     compare_orders,
     scheduled_trajectory,
     spread_trajectory,
     trajectory,
     trajectory_per_answer,
 )
-from amvl_theory.equilibrium import (
-    COUNTER_EXAMPLES,
-    CounterExample,
+from amvl_theory.equilibria.counter_examples import COUNTER_EXAMPLES, CounterExample
+from amvl_theory.equilibria.fixed_variances import (
     Equilibrium,
     effective_anchor,
     elbo_equilibrium,
@@ -42,8 +31,33 @@ from amvl_theory.equilibrium import (
     relative_contamination,
     spread,
 )
-from amvl_theory.finite_sample import average_risk, ridgeless_noise
-from amvl_theory.game import GameState, GaussianGame, fixed_state, initial_state
+from amvl_theory.equilibria.free_contamination import Roots, self_consistent_contamination
+from amvl_theory.equilibria.free_spread import (
+    EQUAL_WEIGHT_CROSSOVER,
+    Spread,
+    critical_weight,
+    equal_weight_crossover,
+    exact_leaked_information,
+    self_consistent_spread,
+)
+from amvl_theory.equilibria.per_answer import (
+    ErrorMap,
+    PerAnswer,
+    closed_form_error_map,
+    per_answer_equilibrium,
+    three_answers,
+    two_answers,
+)
+from amvl_theory.equilibria.several_modes import (
+    SparseSpread,
+    collapse_threshold,
+    elbo_spread,
+    local_elbo_threshold,
+    sparse_spread,
+)
+from amvl_theory.equilibria.sweep import sweep_contamination
+from amvl_theory.game.game import GameState, GaussianGame, fixed_state, initial_state
+from amvl_theory.game.simulate import Simulation, equilibrium_by_simulation, simulate
 from amvl_theory.gaussian import (
     InformationBounds,
     Moments,
@@ -57,37 +71,28 @@ from amvl_theory.gaussian import (
     moment_match,
     pairwise_information_bounds,
 )
-from amvl_theory.leakage import MeanLeakageModel
-from amvl_theory.nonlinear import (
+from amvl_theory.learnt_prior.amortised import (
+    AmortisedModel,
+    ForceStatistics,
+    amortised_equilibrium,
+    excess_risk,
+    noise_contamination,
+    optimal_gamma,
+    optimal_ridge,
+    protection,
+)
+from amvl_theory.learnt_prior.answer_direction import predicted_answer_direction_shift
+from amvl_theory.learnt_prior.finite_sample import average_risk, ridgeless_noise
+from amvl_theory.learnt_prior.training import amortised_trajectory, compare_protections, early_stopping, training_risk
+from amvl_theory.model import MeanLeakageModel
+from amvl_theory.nonlinear.mixture import MixtureGame, mixture_equilibrium, mixture_error_map, mixture_valid_range
+from amvl_theory.nonlinear.saturation import (
     SaturatingGame,
     saturating_equilibrium,
     saturating_error_map,
     saturating_spread,
     valid_range,
 )
-from amvl_theory.nonlinear_mixture import MixtureGame, mixture_equilibrium, mixture_error_map, mixture_valid_range
-from amvl_theory.per_answer import (
-    ErrorMap,
-    PerAnswer,
-    closed_form_error_map,
-    per_answer_equilibrium,
-    three_answers,
-    two_answers,
-)
-from amvl_theory.prior_training import amortised_trajectory, compare_protections, early_stopping, training_risk
-from amvl_theory.schedules import Schedule, piecewise_constant
-from amvl_theory.selfconsistent import (
-    EQUAL_WEIGHT_CROSSOVER,
-    Spread,
-    critical_weight,
-    equal_weight_crossover,
-    exact_leaked_information,
-    self_consistent_spread,
-)
-from amvl_theory.simulate import Simulation, equilibrium_by_simulation, simulate
-from amvl_theory.sparsity import SparseSpread, collapse_threshold, elbo_spread, local_elbo_threshold, sparse_spread
-from amvl_theory.stability import stability, stationary_covariance, symmetriser
-from amvl_theory.sweep import sweep_contamination
 
 if TYPE_CHECKING:
     from amvl_theory.theorems import prove_all

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from amvl_model.studies import STUDIES
+from amvl_model.studies.declared import STUDIES
 
 
 def main() -> int:
@@ -50,7 +50,8 @@ def main() -> int:
             for cell, (other, name) in study.stand_ins.items():
                 print(f"  read from the study {other} where not run: {cell} = {name}")
         return 0
-    from amvl_model import study_runner, submission
+    from amvl_model.studies import runner as study_runner
+    from amvl_model.studies import runner as submission
 
     study = STUDIES[arguments.study]
     try:

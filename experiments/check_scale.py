@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from amvl_model.throughput.grid import SIZES
+from amvl_model.profiling.throughput.grid import SIZES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     import torch
 
-    from amvl_model import scale_check
-    from amvl_model.results import Metric, result_path, write_result
+    from amvl_model.profiling import scale_check
+    from amvl_model.results.files import Metric, result_path, write_result
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cell = f"{asked.size},lora={asked.lora_rank}"

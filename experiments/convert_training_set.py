@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     page.add_argument("--stream", action="store_true", help="read from the hub while converting (cogcom, zebra-cot)")
     options = page.parse_args(arguments)
 
-    from amvl_model.data import training_sets
     from amvl_model.data.mixture import Skipped, readable
-    from amvl_model.data.question_files import write_questions
+    from amvl_model.data.readers import training_sets
+    from amvl_model.data.readers.question_files import write_questions
 
     load = getattr(training_sets, f"load_{options.source.replace('-', '_')}")
     streamed: dict[str, Any] = {"stream": True} if options.stream else {}

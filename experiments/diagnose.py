@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.diagnosis import DIAGNOSTICS, Plan, diagnose, run_config
+from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Plan, diagnose, run_config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,7 +80,7 @@ def held_out(arguments: argparse.Namespace) -> Sequence[Any]:
             size=arguments.questions,
             label_noise=arguments.label_noise,
         )[:]
-    from amvl_model.config import DataConfig
+    from amvl_model.config.schema import DataConfig
     from amvl_model.data.sources import evaluation_questions
 
     tasks = tuple(arguments.tasks) if arguments.tasks else None
@@ -95,7 +95,7 @@ def held_out(arguments: argparse.Namespace) -> Sequence[Any]:
 
 def training(checkpoint: str, count: int) -> Sequence[Any] | None:
     """The first questions that a checkpoint was trained on, where its run says so and they are synthetic."""
-    from amvl_model.run import resolve
+    from amvl_model.models.loading import resolve
 
     run = run_config(Path(resolve(checkpoint)))
     if run is None or run.data.sources != ("synthetic-blink",):
@@ -123,8 +123,8 @@ def plan(arguments: argparse.Namespace, questions: Sequence[Any], checkpoint: st
 
 def run(asked: argparse.Namespace, out: Path) -> int:
     """Diagnose every checkpoint and write both files."""
-    from amvl_model.checkpoints import inspect_checkpoint
-    from amvl_model.run import resolve
+    from amvl_model.models.checkpoints import inspect_checkpoint
+    from amvl_model.models.loading import resolve
 
     for name in asked.checkpoint:
         inspect_checkpoint(resolve(name), expected_type="amvl")
@@ -139,7 +139,7 @@ def run(asked: argparse.Namespace, out: Path) -> int:
     for name in asked.checkpoint:
         print(f"{name}: {len(questions)} questions, {', '.join(chosen)}", flush=True)
         diagnosed.append(diagnose(name, chosen, plan(asked, questions, name)))
-    from amvl_model.diagnostics.report import sentences, write_report
+    from amvl_model.diagnostics.report.html import sentences, write_report
 
     settings = {name: value for name, value in vars(asked).items() if name not in ("out", "no_progress")}
     tasks = len({question.task for question in questions})

@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     from amvl_model import distributed
     from amvl_model.data.sources import load_benchmark
-    from amvl_model.evaluation.benchmark_job import run_benchmark, submit_blink
-    from amvl_model.run import load_checkpoint
+    from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
+    from amvl_model.models.loading import load_checkpoint
 
     distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}
@@ -101,7 +101,7 @@ def _report(result: Any, options: argparse.Namespace, device: str) -> None:
     import torch
 
     from amvl_model import distributed
-    from amvl_model.evaluation.benchmark_job import write_benchmark_result
+    from amvl_model.evaluation.benchmarks import write_benchmark_result
 
     print(result.table())
     if options.out is not None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config import RunConfig, add_config_arguments, config_from_args
+from amvl_model.config.schema import RunConfig, add_config_arguments, config_from_args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +72,8 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out = arguments.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
-    from amvl_model import distributed, main_job
+    from amvl_model import distributed
+    from amvl_model.studies import main_job
 
     try:
         if arguments.ask:
@@ -95,7 +96,7 @@ def main() -> int:
 
 def _dry_run(config: RunConfig, out: Path, processes: int) -> int:
     """Write and print the plan; exit status 1 where something stands in the way."""
-    from amvl_model.dry_run import plan, write_plan
+    from amvl_model.profiling.dry_run import plan, write_plan
 
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")

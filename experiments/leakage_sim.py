@@ -17,12 +17,15 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 NAMES = tuple(f"T{number}" for number in range(1, 10))
+OWN_FILES = ("verdicts.json", "sweep.csv", "benchmark.json")
+"""One of these marks a folder as written by this program."""
 MODE_FIELDS = {
     "curvature": "h, curvature of the answer loss",
     "posterior_precision": "lambda_q, for figures at fixed variances",
@@ -89,20 +92,55 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def prepare(out: Path, *, force: bool) -> None:
+    """Make the output folder.
+
+    Raises:
+        FileExistsError: if it is not empty, unless ``force`` is given and an earlier run wrote it.
+        NotADirectoryError: if it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out: expected a folder, {out} is a file")
+    if out.exists() and any(out.iterdir()):
+        ours = any((out / name).is_file() for name in OWN_FILES)
+        if not ours:
+            raise FileExistsError(
+                f"--out: {out} is not empty and was not written by this program; choose another folder"
+            )
+        if not force:
+            raise FileExistsError(
+                f"--out: {out} holds an earlier run; pass --force to replace it, or choose another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(path: Path, record: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
+    """A record with the run's configuration, commit and versions."""
+    import json
+
+    from amvl_model.results.provenance import provenance, to_jsonable
+
+    whole = {"config": config, **provenance(), **record}
+    path.write_text(
+        json.dumps(to_jsonable(whole), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    return path
+
+
 def compare(out: Path, options: argparse.Namespace) -> int:
     """Numbers here, proofs and figures in a second process; prints and writes the verdicts."""
     from tqdm import tqdm
 
-    from experiments.leakage import report
-    from experiments.leakage.curves import Mode
-    from experiments.leakage.figures import FIGURES, write_figure
-    from experiments.leakage.statements import numbers, prove, second_process, verdict
+    from amvl_theory.figures.curves import Mode
+    from amvl_theory.figures.figures import FIGURES, write_figure
+    from amvl_theory.verification import report
+    from amvl_theory.verification.statements import numbers, prove, second_process, verdict
 
     began = time.perf_counter()
     names = [name for name in NAMES if name in (options.only or NAMES)]
     chosen = {name: getattr(options, name) for name in (*MODE_FIELDS, "gamma") if getattr(options, name) is not None}
     mode = Mode(**(chosen | ({"gamma": tuple(chosen["gamma"])} if "gamma" in chosen else {})))
-    report.prepare(out, force=options.force)
+    prepare(out, force=options.force)
     instances = options.instances or (40 if options.quick else 400)
     drawn = list(FIGURES) if (options.only is None if options.figures is None else options.figures) else []
     found: dict[str, Any] = {}
@@ -129,7 +167,8 @@ def compare(out: Path, options: argparse.Namespace) -> int:
         "quick": options.quick,
         "only": options.only,
     }
-    report.write_verdicts(out, verdicts, config | {"mode": mode})
+    write_json(out / "verdicts.json", report.verdict_record(verdicts), config | {"mode": mode})
+    report.write_tables(out, verdicts)
     print(f"\n{report.departure_table(verdicts)}\n\n{report.verdict_table(verdicts)}")
     print(f"{time.perf_counter() - began:.1f} s; results in {out}")
     return 0 if all(item.passed for item in verdicts) else 1
@@ -137,28 +176,25 @@ def compare(out: Path, options: argparse.Namespace) -> int:
 
 def sweep(out: Path, options: argparse.Namespace) -> int:
     """A grid of closed-form equilibria from a YAML file to CSV."""
-    from experiments.leakage import report
-    from experiments.leakage.sweep import read_sweep, run_sweep
+    from amvl_theory.verification.core import write_csv
+    from amvl_theory.verification.grid import read_sweep, run_sweep
 
     values, simulated = read_sweep(options.sweep)
-    report.prepare(out, force=options.force)
+    prepare(out, force=options.force)
     table = run_sweep(values, simulated=simulated, progress=not options.no_progress)
-    report.write_csv(out / "sweep.csv", table)
-    report.write_json(out / "sweep.json", {"points": len(table["gamma"])}, {"values": values, "simulate": simulated})
+    write_csv(out / "sweep.csv", table)
+    write_json(out / "sweep.json", {"points": len(table["gamma"])}, {"values": values, "simulate": simulated})
     print(f"{len(table['gamma'])} points in {out / 'sweep.csv'}")
     return 0
 
 
 def benchmark(out: Path, options: argparse.Namespace) -> int:
     """Speed of sweep and simulation beside torch autograd, and the machine's memory bandwidth."""
-    from experiments import _leakage_benchmark
-    from experiments.leakage import report
+    from experiments.leakage_speed import benchmark as speed
 
-    report.prepare(out, force=options.force)
+    prepare(out, force=options.force)
     small = ["--points", "100000", "--sample", "2000", "--instances", "4096", "--repeats", "3"] if options.quick else []
-    return _leakage_benchmark.main(
-        ["--out", str(out / "benchmark.json"), "--seed", str(options.seed), "--overwrite", *small]
-    )
+    return speed.main(["--out", str(out / "benchmark.json"), "--seed", str(options.seed), "--overwrite", *small])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
     """What one process does."""
     import torch
 
-    from amvl_model.pretraining import PretrainConfig, finish, pretrain
+    from amvl_model.training.pretraining import PretrainConfig, finish, pretrain
 
     torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // args.processes))
     if args.processes > 1:

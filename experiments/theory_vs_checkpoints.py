@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
 
 def climb_one(reference: str, seed: int, asked: argparse.Namespace, plan: Any, *, heads: bool) -> Path | None:
     """One reference and seed; None if it is done already."""
-    from amvl_model.prediction.ladder import checkpoint_folder, climb, climb_heads
-    from amvl_model.prediction.study import heads_cell, write_climb
-    from amvl_model.results import result_path
-    from amvl_model.run import load_checkpoint
+    from amvl_model.models.loading import load_checkpoint
+    from amvl_model.results.files import result_path
+    from experiments.theory_vs_model.ladder import checkpoint_folder, climb, climb_heads
+    from experiments.theory_vs_model.study import heads_cell, write_climb
 
     target = result_path(asked.out, STUDY, heads_cell(reference) if heads else reference, seed)
     if target.exists():
@@ -70,8 +70,8 @@ def run(asked: argparse.Namespace) -> int:
     """Climb what is missing, then score and draw."""
     import torch
 
-    from amvl_model.prediction.plan import Plan
-    from amvl_model.prediction.study import measure_trained, score
+    from experiments.theory_vs_model.plan import Plan
+    from experiments.theory_vs_model.study import measure_trained, score
 
     torch.set_num_threads(asked.threads)
     plan = replace(

@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from amvl_model.throughput.grid import METHODS, SIZES, Cell, training_cells
+from amvl_model.profiling.throughput.grid import METHODS, SIZES, Cell, training_cells
 
 if TYPE_CHECKING:
-    from amvl_model.results import Result
+    from amvl_model.results.files import Result
 
 KINDS = ("train", "memory", "infer", "sharded", "gradients")
 
@@ -147,13 +147,13 @@ def main(given: list[str] | None = None) -> int:
     if arguments.minutes is not None and not arguments.minutes > 0:
         command.error(f"--minutes: expected a number above 0, received {arguments.minutes}; leave it out for no limit")
     if arguments.memory_table:
-        from amvl_model.memory_table import memory_table
+        from amvl_model.profiling.footprint import memory_table
 
         print(memory_table(arguments.out, batch=arguments.batch))
         return 0
     if arguments.report:
-        from amvl_model.results import read_study
-        from amvl_model.throughput.runner import STUDY
+        from amvl_model.profiling.throughput.runner import STUDY
+        from amvl_model.results.files import read_study
 
         return report(read_study(arguments.out / STUDY), arguments)
     if arguments.device is None:
@@ -171,9 +171,9 @@ def main(given: list[str] | None = None) -> int:
 
 def listing(arguments: argparse.Namespace) -> int:
     """Print every cell with the memory that it needs at least, and whether it was measured before."""
-    from amvl_model.doctor import GIB
-    from amvl_model.throughput.grid import needed_bytes
-    from amvl_model.throughput.runner import finished
+    from amvl_model.profiling.doctor import GIB
+    from amvl_model.profiling.throughput.grid import needed_bytes
+    from amvl_model.profiling.throughput.runner import finished
 
     for cell in cells_of(arguments):
         state = "there already" if finished(arguments.out, cell) else "to be measured"
@@ -183,7 +183,7 @@ def listing(arguments: argparse.Namespace) -> int:
 
 def measure(arguments: argparse.Namespace) -> int:
     """Run the cells, print the report, draw the picture."""
-    from amvl_model.throughput.runner import run_cells
+    from amvl_model.profiling.throughput.runner import run_cells
 
     seconds = None if arguments.minutes is None else 60 * arguments.minutes
     results = run_cells(cells_of(arguments), arguments.out, overwrite=arguments.overwrite, seconds=seconds)
@@ -193,8 +193,8 @@ def measure(arguments: argparse.Namespace) -> int:
 
 def report(results: Sequence[Result], arguments: argparse.Namespace) -> int:
     """Print table and verdicts, draw the picture; 1 if a requirement is not met."""
-    from amvl_model.throughput.report import figure, profiles, table, verdicts
-    from amvl_model.throughput.runner import STUDY
+    from amvl_model.profiling.throughput.report import figure, profiles, table, verdicts
+    from amvl_model.profiling.throughput.runner import STUDY
 
     print(table(results) + "\n")
     if arguments.profile:

@@ -14,33 +14,34 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from amvl_model.results import PROJECT_ROOT, ResultError, to_jsonable
+from amvl_model.results.files import ResultError
+from amvl_model.results.provenance import PROJECT_ROOT, to_jsonable
 from paper_figs.sources import Missing, Sources, file_commits, relative, sha256
 from paper_figs.style import STYLE_FILE, problems, save, styled
 
-NAMES = (
-    "fig1_architecture",
-    "fig2_kl_geometry",
-    "fig3_relevance",
-    "fig4_slots",
-    "table_perception",
-    "table_blink",
-    "table_blink_synthetic",
-    "table_objectives",
-    "table_latents",
-    "table_temperature",
-    "table_baselines",
-    "table_differences",
-    "table_exploited",
-    "contamination",
-    "theory_vs_checkpoints",
-    "leakage_frontier",
-    "length_and_size",
-    "phase_diagram",
-    "counter_examples",
-    "cost_per_step",
-)
-"""Modules of this package with a TITLE and a function draw(sources)."""
+NAMES = {
+    "fig1_architecture": "figures.architecture",
+    "fig2_kl_geometry": "figures.kl_geometry",
+    "fig3_relevance": "figures.relevance",
+    "fig4_slots": "figures.slots",
+    "table_perception": "tables.reported",
+    "table_blink": "tables.blink",
+    "table_blink_synthetic": "tables.blink_synthetic",
+    "table_objectives": "tables.ablations",
+    "table_latents": "tables.latents",
+    "table_temperature": "tables.temperature",
+    "table_baselines": "tables.baselines",
+    "table_differences": "tables.differences",
+    "table_exploited": "tables.exploited",
+    "contamination": "theory.contamination",
+    "theory_vs_checkpoints": "theory.theory_vs_checkpoints",
+    "leakage_frontier": "figures.leakage_frontier",
+    "length_and_size": "figures.length_and_size",
+    "phase_diagram": "theory.phase_diagram",
+    "counter_examples": "theory.counter_examples",
+    "cost_per_step": "figures.cost_per_step",
+}
+"""Figures and tables by name, with the module that draws each: a TITLE and a function draw(sources)."""
 
 
 class NothingToDrawError(Exception):
@@ -82,7 +83,7 @@ def module(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise ValueError(f"no figure or table named {name!r}; there are {', '.join(NAMES)}")
-    return importlib.import_module(f"paper_figs.{name}")
+    return importlib.import_module(f"paper_figs.{NAMES[name]}")
 
 
 def draw(name: str, sources: Sources) -> Drawn:
@@ -130,7 +131,7 @@ def provenance(name: str, sources: Sources, outputs: Sequence[Path], commits: di
         shown = relative(path, sources.root)
         return {"path": shown, "sha256": sha256(path), "commit": commits.get(shown)}
 
-    own = [Path(__file__).with_name(f"{name}.py"), Path(__file__).with_name("style.py"), STYLE_FILE]
+    own = [Path(str(module(name).__file__)), Path(__file__).with_name("style.py"), STYLE_FILE]
     inputs = [known(path) | facts for path, facts in sorted(sources.files.items(), key=lambda item: str(item[0]))]
     return {
         "name": name,

@@ -6,6 +6,9 @@
 Writes results/shipped/<checkpoint>/seed0.json: relevance of every slot over pictures and words (one held-out question a task),
 slot similarity, and how far the latents move when pictures or text are permuted. The checkpoint's hash is part of the result, so
 that the figures can say where it has changed since.
+
+
+The measured shipped checkpoints, and whether they are still the ones that are shipped.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from amvl_model.results import PROJECT_ROOT, Metric, result_path, write_result
+from amvl_model.results.files import Metric, Result, result_path, write_result
+from amvl_model.results.provenance import PROJECT_ROOT
+from paper_figs.sources import Sources
 
 STUDY = "shipped"
 CHECKPOINTS = ("tiny-forward-only", "tiny-amvl")
@@ -49,9 +54,9 @@ def measure(checkpoint: str, out: Path, *, overwrite: bool = False) -> Path:
     import torch
 
     from amvl_model.data.synthetic import TASKS, SyntheticBlink, synthetic_question
-    from amvl_model.diagnostics.relevance import measure_relevance
-    from amvl_model.diagnostics.stability import measure_stability
-    from amvl_model.run import load_checkpoint
+    from amvl_model.diagnostics.causal.relevance import measure_relevance
+    from amvl_model.diagnostics.causal.stability import measure_stability
+    from amvl_model.models.loading import load_checkpoint
 
     target = result_path(out, STUDY, checkpoint, 0)
     if target.exists() and not overwrite:
@@ -136,6 +141,25 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"measure: {error}", file=sys.stderr)
             return 2
     return 0
+
+
+def shipped(sources: Sources) -> list[Result]:
+    """Results of the shipped checkpoints in the order of `CHECKPOINTS`; a changed checkpoint is noted as missing.
+
+    Raises:
+        ResultError: if a file is unreadable.
+    """
+    found = {result.cell: result for result in sources.study(STUDY, COMMAND, cells=CHECKPOINTS)}
+    for name, result in found.items():
+        sources.file(ASSETS / name / "model.safetensors", kind="shipped checkpoint")
+        if result.extra["weights_sha256"] != weights_hash(name):
+            sources.lacks(f"results/{STUDY}/{name} of the weights that are shipped now", f"{COMMAND} --overwrite")
+    return [found[name] for name in CHECKPOINTS if name in found]
+
+
+def label(result: Result) -> str:
+    """A checkpoint's name in figures."""
+    return {"tiny-amvl": "AMVL", "tiny-forward-only": "forward-only"}.get(result.cell, result.cell)
 
 
 if __name__ == "__main__":

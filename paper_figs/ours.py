@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amvl_model.results import Result
+from amvl_model.results.files import Result
 
 RUNNER = "python experiments/ablations.py {study} --workers 2"
 KEEPING = ("leakage", "objectives", "temperature", "direction")

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from amvl_model.results import PROJECT_ROOT, Result, read_study
-from amvl_model.studies import STUDIES
-from amvl_model.study_runner import stand_ins
+from amvl_model.results.files import Result, read_study
+from amvl_model.results.provenance import PROJECT_ROOT
+from amvl_model.studies.declared import STUDIES
+from amvl_model.studies.runner import stand_ins
 from paper_figs.ours import command
 
 REPORTED = Path(__file__).with_name("reported")

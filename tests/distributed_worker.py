@@ -19,8 +19,9 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELIS
 import torch
 from transformers import TrainerCallback
 
-from amvl_model import distributed, run
-from tests.test_trainer import QUESTIONS, config
+from amvl_model import distributed
+from amvl_model.training import run
+from tests.model.training.test_trainer import QUESTIONS, config
 
 
 def pretend_gpus() -> None:

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
-from amvl_model.modeling import AMVLForConditionalGeneration
-from amvl_model.processing import AMVLProcessor
-from amvl_model.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
+from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
 
 NOISE = 0.3
 

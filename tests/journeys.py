@@ -105,10 +105,10 @@ def count_moves(walk: Callable[[], Any], folders: tuple[Path, ...] | None = None
 
 def batch(folder: Path) -> Callable[[], Any]:
     """One batch from question to loss: questions drawn, processor, model.forward, objective."""
-    from amvl_model.config import load_preset
+    from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
-    from amvl_model.objective import amvl_objective
-    from amvl_model.run import load_checkpoint
+    from amvl_model.models.loading import load_checkpoint
+    from amvl_model.training.objective import amvl_objective
 
     config = load_preset("tiny")
     model, processor = load_checkpoint(CHECKPOINT)
@@ -128,10 +128,11 @@ def batch(folder: Path) -> Callable[[], Any]:
 
 def training_step(folder: Path) -> Callable[[], Any]:
     """One step of AMVLTrainer.train; model, questions and trainer are made before."""
-    from amvl_model.config import load_preset
+    from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
-    from amvl_model.run import build_model
-    from amvl_model.trainer import AMVLTrainer, QuestionDataset, training_arguments
+    from amvl_model.models.loading import build_model
+    from amvl_model.training.batches import QuestionDataset
+    from amvl_model.training.trainer import AMVLTrainer, training_arguments
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
     model, processor = build_model(config)
@@ -153,8 +154,8 @@ def training_step(folder: Path) -> Callable[[], Any]:
 
 def training_run(folder: Path) -> Callable[[], Any]:
     """A whole training run of one step: configuration to checkpoint."""
-    from amvl_model.config import load_preset
-    from amvl_model.run import train
+    from amvl_model.config.schema import load_preset
+    from amvl_model.training.run import train
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
     folders = iter([folder / "first", folder / "second"])
@@ -163,10 +164,10 @@ def training_run(folder: Path) -> Callable[[], Any]:
 
 def diagnostics(folder: Path) -> Callable[[], Any]:
     """One checkpoint to diagnostics.json: the contamination report, without the other nine and without the page in HTML."""
-    from amvl_model.config import load_preset
+    from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
-    from amvl_model.diagnosis import Plan, diagnose
-    from amvl_model.results import provenance, to_jsonable
+    from amvl_model.diagnostics.report.suite import Plan, diagnose
+    from amvl_model.results.provenance import provenance, to_jsonable
 
     questions = training_questions(load_preset("tiny").data)
     asked = [questions[i] for i in range(QUESTIONS)]
@@ -182,7 +183,7 @@ def diagnostics(folder: Path) -> Callable[[], Any]:
 
 def loading(folder: Path) -> Callable[[], Any]:
     """A checkpoint's files to a model and a processor."""
-    from amvl_model.run import load_checkpoint
+    from amvl_model.models.loading import load_checkpoint
 
     return lambda: load_checkpoint(CHECKPOINT)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.data.benchmarks import export_blink_parquet
+from amvl_model.data.readers.blink import export_blink_parquet
 from amvl_model.data.synthetic import TASKS, synthetic_blink
 from amvl_model.evaluation.lmms_eval_plugin.local_tasks import write_local_blink_tasks
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from amvl_model.config import BASELINES, load_preset
-from amvl_model.results import SCHEMA_VERSION
-from amvl_model.studies import EASY_TASKS, STUDIES
+from amvl_model.config.schema import BASELINES, load_preset
+from amvl_model.results.files import SCHEMA_VERSION
+from amvl_model.studies.declared import EASY_TASKS, STUDIES
 from paper_figs.measure import CHECKPOINTS, weights_hash
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -154,7 +154,7 @@ def _main_job(root: Path, rng: np.random.Generator) -> None:
 
 
 def _predictions(root: Path, rng: np.random.Generator) -> None:
-    from amvl_model.prediction.tables import REFERENCE, TRAINED, Table, write_table
+    from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, write_table
 
     for reference in ("amvl,gamma=0.0003", "ntp+fwd"):
         for seed in (0, 1, 2):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from amvl_model.reference import three_pass
+from amvl_model.profiling.throughput.three_pass import three_pass
 
 __all__ = ["three_pass"]

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amvl_model.results import Result, read_study
-from amvl_model.studies import STUDIES
-from amvl_model.study_runner import stand_ins
-from amvl_model.study_table import CHECKPOINT_COLUMNS, COLUMNS, by_cell, differences, paired_differences, student
-from paper_figs import table_exploited
+from amvl_model.results.files import Result, read_study
+from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS, by_cell, differences, paired_differences, student
+from amvl_model.studies.declared import STUDIES
+from amvl_model.studies.runner import stand_ins
 from paper_figs.sources import Sources
-from paper_figs.table_differences import families
+from paper_figs.tables import exploited as table_exploited
+from paper_figs.tables.differences import families
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = r"[-+]?\d+(?:\.\d+)?"

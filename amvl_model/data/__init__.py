@@ -1,0 +1,9 @@
+"""Questions with images: schema, sources, processor.
+
+schema        VisualQuestion
+processing    AMVLProcessor: questions to padded tensors
+sources       training and evaluation questions of a configuration
+mixture       several sets by weight; damaged questions skipped and counted
+readers       benchmarks, training sets, own files
+synthetic     synthetic BLINK, drawn procedurally
+"""

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
-from amvl_model.config import DataConfig
-from amvl_model.data import training_sets, vision_benchmarks
-from amvl_model.data.benchmarks import load_blink
+from amvl_model.config.schema import DataConfig
 from amvl_model.data.mixture import MixedQuestions
-from amvl_model.data.question_files import QuestionFile
+from amvl_model.data.readers import benchmarks as vision_benchmarks
+from amvl_model.data.readers import training_sets
+from amvl_model.data.readers.blink import load_blink
+from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SHIFTED_SOURCE, TASKS, ShiftedBlink, SyntheticBlink
 
@@ -192,7 +193,7 @@ def _unreadable(name: str, known: Sequence[str]) -> ValueError:
     return ValueError(
         f"data source {name!r} cannot be read: expected {', '.join(known)}, a file of questions (.jsonl) or a folder of "
         "Parquet files in BLINK's schema (data.path, or the source itself); for other sets write such a file with "
-        "amvl_model.data.question_files.write_questions"
+        "amvl_model.data.readers.question_files.write_questions"
     )
 
 

@@ -1,7 +1,7 @@
 """Scoring: which option a reply chooses, and accuracies with their intervals (imports numpy only)."""
 
 from amvl_model.evaluation.parsing import parse_choice
-from amvl_model.evaluation.statistics import (
+from amvl_model.results.statistics import (
     AccuracyReport,
     Interval,
     TaskAccuracy,

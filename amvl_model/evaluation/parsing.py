@@ -4,7 +4,7 @@ Published scores of one model differ by 16 points because of this step: a parser
 "The answer is (B)" as T, one that looks at the last words misses ``<answer>B</answer>``, and several pick at random
 where they cannot read. `parse_choice` never picks: a reply is read only where it says which option it means, and an
 unread reply is None, to be counted wrong and reported as unparsed (`accuracy_report` in
-`amvl_model.evaluation.statistics`).
+`amvl_model.results.statistics`).
 
 Options are labelled A, B, C, ... in the order of ``choices``. Order of the rules:
 

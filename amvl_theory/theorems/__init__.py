@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amvl_theory.theorems._core import KINDS, Assumption, Check, Proof, Prover, Step, Theorem, theorem
-from amvl_theory.theorems._report import latex_document, table
+from amvl_theory.theorems.proving.core import KINDS, Assumption, Check, Proof, Prover, Step, Theorem, theorem
+from amvl_theory.theorems.proving.report import latex_document, table
 from amvl_theory.theorems.t1_inheritance import prove_t1
 from amvl_theory.theorems.t2_frozen_prior import prove_t2
 from amvl_theory.theorems.t3_coupled import prove_t3

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import sympy as sp
 
-from amvl_theory.theorems import _assumptions as given
-from amvl_theory.theorems._core import SYMBOLIC_2X2, Proof, theorem
-from amvl_theory.theorems._dense import instances, largest_rise, relative
-from amvl_theory.theorems._gaussian import (
+from amvl_theory.theorems.proving import assumptions as given
+from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
+from amvl_theory.theorems.proving.dense import instances, largest_rise, relative
+from amvl_theory.theorems.proving.gaussian import (
     c,
     delta,
     expectation,

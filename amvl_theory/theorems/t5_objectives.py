@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import sympy as sp
 
-from amvl_theory.theorems import _assumptions as given
-from amvl_theory.theorems._core import DENSE, SYMBOLIC_2X2, Proof, theorem
-from amvl_theory.theorems._coupled import E, dual, elbo, forward
-from amvl_theory.theorems._dense import instances, relative
-from amvl_theory.theorems._gaussian import (
+from amvl_theory.theorems.proving import assumptions as given
+from amvl_theory.theorems.proving.core import DENSE, SYMBOLIC_2X2, Proof, theorem
+from amvl_theory.theorems.proving.coupled import E, dual, elbo, forward
+from amvl_theory.theorems.proving.dense import instances, relative
+from amvl_theory.theorems.proving.gaussian import (
     alpha,
     beta,
     c,

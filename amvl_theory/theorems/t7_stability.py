@@ -6,10 +6,10 @@ import numpy as np
 import sympy as sp
 from scipy.linalg import expm, solve_continuous_lyapunov
 
-from amvl_theory.theorems import _assumptions as given
-from amvl_theory.theorems._core import SYMBOLIC_2X2, Proof, theorem
-from amvl_theory.theorems._dense import Instance, instances
-from amvl_theory.theorems._gaussian import (
+from amvl_theory.theorems.proving import assumptions as given
+from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
+from amvl_theory.theorems.proving.dense import Instance, instances
+from amvl_theory.theorems.proving.gaussian import (
     alpha,
     beta,
     g,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import sympy as sp
 
-from amvl_theory.theorems import _assumptions as given
-from amvl_theory.theorems._core import DENSE, Assumption, Proof, theorem
-from amvl_theory.theorems._dense import SEED, relative
-from amvl_theory.theorems._gaussian import StopGradient, alpha, beta, gamma, h, kl, lambda_p, lambda_q
+from amvl_theory.theorems.proving import assumptions as given
+from amvl_theory.theorems.proving.core import DENSE, Assumption, Proof, theorem
+from amvl_theory.theorems.proving.dense import SEED, relative
+from amvl_theory.theorems.proving.gaussian import StopGradient, alpha, beta, gamma, h, kl, lambda_p, lambda_q
 
 R = sp.Rational
 k, rho = sp.symbols("k rho", positive=True)

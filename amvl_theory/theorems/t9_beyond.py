@@ -7,9 +7,9 @@ import sympy as sp
 from scipy.optimize import brentq
 
 from amvl_theory.checks import Array
-from amvl_theory.theorems import _assumptions as given
-from amvl_theory.theorems._core import QUADRATURE, SYMBOLIC, Assumption, Proof, theorem
-from amvl_theory.theorems._gaussian import expectation, gamma, h, lambda_q, normal_log_density
+from amvl_theory.theorems.proving import assumptions as given
+from amvl_theory.theorems.proving.core import QUADRATURE, SYMBOLIC, Assumption, Proof, theorem
+from amvl_theory.theorems.proving.gaussian import expectation, gamma, h, lambda_q, normal_log_density
 
 R = sp.Rational
 SATURATING = Assumption(

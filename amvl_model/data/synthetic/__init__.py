@@ -12,7 +12,6 @@ from amvl_model.data.synthetic.generator import (
     synthetic_blink,
     synthetic_question,
 )
-from amvl_model.data.synthetic.sheet import example_sheet
 from amvl_model.data.synthetic.shifted import SHIFTED_DIFFICULTY, SHIFTED_SOURCE, Photometry, ShiftedBlink
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "SyntheticBlink",
     "answer_distribution",
     "clean_answer",
-    "example_sheet",
     "synthetic_blink",
     "synthetic_question",
 ]

@@ -3,10 +3,15 @@
 Pictures are 112 x 112 pixels: 4 x 4 cells of 28 pixels, the reach of one token of a Qwen2.5-VL with 14-pixel patches
 merged 2 x 2. Everything comes from PIL, numpy and the font inside Pillow, so one generator state always gives the same
 pixels. Coordinates are pixels, x to the right, y down.
+
+
+What a task of synthetic BLINK consists of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Final
@@ -189,3 +194,39 @@ def add_noise(image: Image.Image, rng: np.random.Generator, difficulty: float) -
         return image
     window = _noise_bank(strength).crop((x, y, x + IMAGE_SIZE, y + IMAGE_SIZE))
     return ImageChops.add(image, window, scale=1.0, offset=-128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """One drawn question.
+
+    Attributes:
+        images: the pictures, in order.
+        question: the text; it never depends on the answer.
+        choices: the option texts, likewise.
+        explanation: what a person sees in the pictures, in a small closed vocabulary: the facts that decide the question,
+            for every picture, point or panel. Pre-training of the tiny base uses it as a dense caption.
+    """
+
+    images: tuple[Image.Image, ...]
+    question: str
+    choices: tuple[str, ...]
+    explanation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task: its BLINK name, its size, and the function that draws a question with a given answer.
+
+    Attributes:
+        name: BLINK's name.
+        options: number of options, the same for each question of the task.
+        images: number of pictures.
+        draw: ``draw(rng, difficulty, answer)``, where ``answer`` is the index of the option that has to be right. The
+            caller draws it uniformly, so nothing but the pictures can tell it.
+    """
+
+    name: str
+    options: int
+    images: int
+    draw: Callable[[np.random.Generator, float, int], Drawing]

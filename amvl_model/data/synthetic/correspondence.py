@@ -17,6 +17,7 @@ from amvl_model.data.synthetic.canvas import (
     IMAGE_SIZE,
     SHAPES,
     Colour,
+    Drawing,
     Point,
     add_noise,
     chance,
@@ -30,7 +31,6 @@ from amvl_model.data.synthetic.canvas import (
     shade,
     spread_cells,
 )
-from amvl_model.data.synthetic.spec import Drawing
 
 LETTERS: Final = ("A", "B", "C", "D")
 COATS: Final[tuple[Colour, ...]] = (

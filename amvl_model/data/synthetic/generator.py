@@ -21,7 +21,7 @@ import numpy as np
 
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic import correspondence, objects, paintings, puzzles, scenes
-from amvl_model.data.synthetic.spec import Task
+from amvl_model.data.synthetic.canvas import Task
 
 SPLITS: Final = ("train", "val", "test")
 DEFAULT_DIFFICULTY: Final = 0.25

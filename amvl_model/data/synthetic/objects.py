@@ -15,6 +15,7 @@ from amvl_model.data.synthetic.canvas import (
     COLOURS,
     IMAGE_SIZE,
     SHAPES,
+    Drawing,
     Point,
     add_noise,
     cell_centre,
@@ -27,7 +28,6 @@ from amvl_model.data.synthetic.canvas import (
     place_badge,
     shade,
 )
-from amvl_model.data.synthetic.spec import Drawing
 
 RELATIONS: Final[dict[str, tuple[int, int]]] = {
     "left of": (-1, 0),

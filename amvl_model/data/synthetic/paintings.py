@@ -8,9 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.canvas import IMAGE_SIZE, Colour, add_noise, chance, hardness, pick, shade
+from amvl_model.data.synthetic.canvas import IMAGE_SIZE, Colour, Drawing, add_noise, chance, hardness, pick, shade
 from amvl_model.data.synthetic.objects import SECOND_OR_THIRD
-from amvl_model.data.synthetic.spec import Drawing
 
 # Four tones (backdrop, large form, dark form, light form) and the ink of the strokes.
 PALETTES: Final[tuple[tuple[Colour, ...], ...]] = (

@@ -14,6 +14,7 @@ from amvl_model.data.synthetic.canvas import (
     COLOURS,
     IMAGE_SIZE,
     Colour,
+    Drawing,
     add_noise,
     chance,
     hardness,
@@ -22,7 +23,6 @@ from amvl_model.data.synthetic.canvas import (
     place_badge,
     question_mark,
 )
-from amvl_model.data.synthetic.spec import Drawing
 
 _DIRECTIONS: Final = ("up", "right", "down", "left")
 RULES: Final = ("count", "turn", "size", "colour")

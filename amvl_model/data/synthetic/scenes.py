@@ -14,6 +14,7 @@ from amvl_model.data.synthetic.canvas import (
     COLOURS,
     IMAGE_SIZE,
     Colour,
+    Drawing,
     add_noise,
     chance,
     draw_shape,
@@ -26,7 +27,6 @@ from amvl_model.data.synthetic.canvas import (
     spread_cells,
 )
 from amvl_model.data.synthetic.objects import random_shape
-from amvl_model.data.synthetic.spec import Drawing
 
 _FLOORS: Final[tuple[tuple[Colour, Colour], ...]] = (
     ((206, 228, 246), (196, 190, 178)),

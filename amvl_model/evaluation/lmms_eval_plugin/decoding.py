@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.distributions import DiagonalGaussian
 from amvl_model.evaluation.lmms_eval_plugin.requests import DecodingSettings
-from amvl_model.evaluation.scoring import EncodedQuery, LatentScorer, inference, sample_latents, scorer_for
-from amvl_model.processing import AMVLProcessor, pad_right
+from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, inference, sample_latents, scorer_for
+from amvl_model.models.distributions import DiagonalGaussian
 
 LATENTS = ("prior_mean", "prior")
 

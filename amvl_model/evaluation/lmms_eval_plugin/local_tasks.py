@@ -14,9 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
-from amvl_model.data.benchmarks import BLINK_ID
-from amvl_model.data.files import data_folder
-from amvl_model.data.parquet import find_shards
+from amvl_model.data.readers.blink import BLINK_ID
+from amvl_model.data.readers.files import data_folder, find_shards
 
 GROUP = "blink_local"
 Prompt = Literal["lmms-eval", "blink"]

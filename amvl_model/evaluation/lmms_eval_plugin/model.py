@@ -20,7 +20,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from amvl_model.config_fields import did_you_mean
+from amvl_model.config.loading import did_you_mean
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, LatentSettings
 from amvl_model.evaluation.lmms_eval_plugin.requests import (
@@ -101,8 +101,8 @@ class AMVLModel(lmms):
         )
         from accelerate import Accelerator
 
-        from amvl_model.processing import AMVLProcessor
-        from amvl_model.run import load_checkpoint, resolve
+        from amvl_model.data.processing import AMVLProcessor
+        from amvl_model.models.loading import load_checkpoint, resolve
 
         self.accelerator = Accelerator()
         self._device = self._choose_device(device)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from amvl_model.data.files import decode_base64, decode_picture, read_picture, to_rgb
+from amvl_model.data.readers.files import decode_base64, decode_picture, read_picture, to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_MARK: Final = "<image>"

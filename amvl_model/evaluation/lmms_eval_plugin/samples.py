@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amvl_model.data.benchmarks import BLINK_ID, blink_answers, load_blink
-from amvl_model.data.files import read_json_records
+from amvl_model.data.readers.blink import BLINK_ID, blink_answers, load_blink
+from amvl_model.data.readers.files import read_json_records
 from amvl_model.data.schema import LETTERS
-from amvl_model.evaluation.benchmark_scores import Reply, Score, benchmark_scores
+from amvl_model.evaluation.benchmarks import Reply, Score, benchmark_scores
 from amvl_model.evaluation.harness_readers import blink_rule
 from amvl_model.evaluation.parsing import parse_choice
-from amvl_model.results import to_jsonable
+from amvl_model.results.provenance import to_jsonable
 
 _METRIC = "blink_acc"
 
@@ -120,7 +120,7 @@ def read_samples(out: str | Path, answers: Mapping[str, tuple[str, tuple[str, ..
 
     Args:
         out: what was given to ``--output_path``, or a folder below it.
-        answers: task, options and right option by question id, from `amvl_model.data.benchmarks.blink_answers`.
+        answers: task, options and right option by question id, from `amvl_model.data.readers.blink.blink_answers`.
 
     Raises:
         FileNotFoundError: if there is no log.

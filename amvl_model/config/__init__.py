@@ -1,0 +1,5 @@
+"""Settings of a run; free of torch.
+
+schema     the fields of every section with bound, unit and documentation; presets and overrides
+loading    checked fields, plain data, and a command-line argument for every field
+"""

@@ -1,0 +1,462 @@
+"""Where the files of a data set lie, on disk or on the Hugging Face hub, and pictures out of their bytes.
+
+    data_folder("blink", hub_id=...)                 a local folder, read where it lies
+    data_folder(None, hub_id=..., patterns=...)      the hub's snapshot in the local cache, only the files that match
+    data_folder(None, hub_id=..., stream=True)       the hub itself: ranges of files are fetched when they are read
+
+huggingface_hub and pyarrow are imported where they are needed, so importing this module is cheap.
+
+
+Rows of Parquet files, read a few at a time when they are asked for.
+
+A row group of pictures may hold gigabytes (HRBench keeps hundreds of 8K pictures in one), so rows are read in small
+batches, forwards. Rows in order cost one pass; a row before the last one read starts its row group again: to visit a large
+set in random order, convert it first (`amvl_model.data.readers.question_files.write_questions`).
+"""
+
+from __future__ import annotations
+
+import binascii
+import bisect
+import fnmatch
+import io
+import json
+import re
+import warnings
+from base64 import b64decode
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from PIL import Image
+
+MAX_PIXELS: Final = 89_478_485
+"""Largest picture that is decoded [pixels]: where PIL begins to warn of a decompression bomb. 8K has 33 million."""
+_HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_BUFFER: Final = 1 << 20
+
+
+def decode_picture(data: Any, place: str) -> Image.Image:
+    """The picture in encoded bytes (PNG, JPEG, ...), fully loaded, as RGB; see `to_rgb`.
+
+    Args:
+        data: what should be the bytes.
+        place: record and file, for messages: ``record '3' of a.parquet: image``.
+
+    Raises:
+        ValueError: if there are no bytes, they are damaged, or the picture has more than `MAX_PIXELS` pixels.
+    """
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError(
+            f"{place}: expected the bytes of a picture, got {type(data).__name__}; "
+            "export the data set with embedded pictures"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{place}: a picture too large to decode ({error}); expected at most {MAX_PIXELS:,} pixels; shrink it first"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for some broken PNG files
+        raise ValueError(f"{place} is not a readable picture ({error}); download the file again") from error
+    return to_rgb(image)
+
+
+def decode_base64(text: Any, place: str) -> Image.Image:
+    """The picture in a base64 text, as `decode_picture` gives it.
+
+    Raises:
+        ValueError: if the text is no base64, or as in `decode_picture`.
+    """
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{place}: expected a picture as base64 text, got {_short(text)}; download the file again")
+    try:
+        data = b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{place} is not valid base64 ({error}); download the file again") from error
+    return decode_picture(data, place)
+
+
+def read_picture(path: Path, place: str) -> Image.Image:
+    """The picture in a file, as `decode_picture` gives it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as in `decode_picture`.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{place}: expected the picture {path}, found no such file; download the pictures or correct their folder"
+        ) from error
+    return decode_picture(data, f"{place}: {path}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB; what is transparent becomes white, as in Qwen-VL's own loader."""
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_json_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON list (.json) or of JSON lines (.jsonl).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not valid JSON (the line is named), or not a list of objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"expected the file {path}, found none; download it or correct the path")
+    try:
+        if path.suffix == ".jsonl":
+            records = list(_json_lines(path))
+        else:
+            records = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); it may be truncated: download it again") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{path}: expected a list of JSON objects; check that this is the right file")
+    return records
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
+                    ) from error
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder of data files.
+
+    Attributes:
+        root: the local folder, or ``datasets/<owner>/<name>`` on the hub.
+        on_hub: files are read from the hub in ranges, not from disk.
+    """
+
+    root: str
+    on_hub: bool = False
+
+    def __str__(self) -> str:
+        return f"hf://{self.root}" if self.on_hub else self.root
+
+    def path(self, name: str) -> Path:
+        """Local path of a file.
+
+        Raises:
+            ValueError: for a streamed folder, whose files have no path.
+        """
+        if self.on_hub:
+            raise ValueError(f"{self}/{name}: a streamed file has no path; load the data set without stream=True")
+        return Path(self.root) / name
+
+    def place(self, name: str) -> str:
+        """How messages name a file."""
+        return f"{self}/{name}" if self.on_hub else str(Path(self.root) / name)
+
+    def names(self, *patterns: str) -> list[str]:
+        """Names relative to the folder, sorted, of the files that match one of the patterns (all if there is none)."""
+        if self.on_hub:
+            import huggingface_hub
+
+            found = [name.removeprefix(self.root + "/") for name in huggingface_hub.HfFileSystem().find(self.root)]
+        else:
+            root = Path(self.root)
+            found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        return sorted(n for n in found if not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns))
+
+    def parquet(self, name: str) -> Any:
+        """The file as a pyarrow.parquet.ParquetFile, which reads only what it is asked for."""
+        import pyarrow.parquet as pq
+
+        if not self.on_hub:
+            return pq.ParquetFile(self.path(name), memory_map=True)
+        import huggingface_hub
+
+        handle = huggingface_hub.HfFileSystem().open(f"{self.root}/{name}", "rb")
+        return pq.ParquetFile(handle, buffer_size=_BUFFER)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file."""
+        if not self.on_hub:
+            return self.path(name).read_bytes()
+        import huggingface_hub
+
+        with huggingface_hub.HfFileSystem().open(f"{self.root}/{name}", "rb") as handle:
+            content: bytes = handle.read()
+        return content
+
+
+def data_folder(
+    path_or_id: str | Path | None, *, hub_id: str, patterns: Sequence[str], layout: str, stream: bool = False
+) -> DataFolder:
+    """The folder of a data set: local if there is such a folder, else the hub's.
+
+    Args:
+        path_or_id: a local folder or a data set on the hub; ``hub_id`` if None.
+        hub_id: the data set's own name on the hub, for messages and as default.
+        patterns: the files that are needed, for example ``Counting/val-*.parquet``.
+        layout: what a local folder holds, for messages.
+        stream: read from the hub in ranges instead of downloading whole files (ignored for a local folder).
+
+    Raises:
+        FileNotFoundError: if ``path_or_id`` is neither a folder nor the name of a data set.
+        ConnectionError: if the hub has to be asked and does not answer; the message says what to download.
+    """
+    wanted = hub_id if path_or_id is None else path_or_id
+    if Path(wanted).is_dir():
+        return DataFolder(str(wanted))
+    if isinstance(wanted, Path) or Path(wanted).exists() or not _HUB_ID.match(wanted):
+        raise FileNotFoundError(
+            f"expected a folder that holds {layout}, or a data set id such as {hub_id!r}, got {str(wanted)!r}, "
+            "which is neither; correct the path"
+        )
+    return _from_hub(wanted, patterns, layout, stream=stream)
+
+
+def _from_hub(identifier: str, patterns: Sequence[str], layout: str, *, stream: bool) -> DataFolder:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        if not stream:
+            return DataFolder(
+                huggingface_hub.snapshot_download(identifier, repo_type="dataset", allow_patterns=list(patterns))
+            )
+        root = f"datasets/{identifier}"
+        huggingface_hub.HfFileSystem().ls(root, detail=False)
+        return DataFolder(root, on_hub=True)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no message"
+        files = " ".join(f"--include '{pattern}'" for pattern in patterns)
+        name = PurePosixPath(identifier).name.lower()
+        raise ConnectionError(
+            f"{identifier!r} is not a local folder, and the Hugging Face hub did not give it ({type(error).__name__}: "
+            f"{reason}); on a machine with a network run "
+            f"`hf download {identifier} --repo-type dataset --local-dir {name} {files}`, copy the folder here "
+            f"(it holds {layout}) and pass its path"
+        ) from error
+
+
+_SHARD: Final = re.compile(r"^(?P<split>.+)-(?P<shard>\d{5})-of-(?P<total>\d{5})\.parquet$")
+_BATCH: Final = 16
+_KEPT_BATCHES: Final = 4
+
+
+def find_shards(folder: DataFolder, directory: str, split: str) -> list[str]:
+    """Names of the Parquet files ``<directory>/<split>-<shard>-of-<total>.parquet``, in order.
+
+    Raises:
+        FileNotFoundError: if there is none, or if a shard is missing.
+    """
+    files = [n for n in folder.names("*.parquet") if PurePosixPath(n).parent == PurePosixPath(directory or ".")]
+    matches = [match for name in files if (match := _SHARD.match(PurePosixPath(name).name))]
+    chosen = sorted((match for match in matches if match["split"] == split), key=lambda match: match["shard"])
+    found = [match.group() for match in chosen]
+    if not found:
+        splits = sorted({match["split"] for match in matches})
+        raise FileNotFoundError(
+            f"{folder.place(directory)}: expected {split}-00000-of-00001.parquet, found "
+            f"{'the splits ' + ', '.join(splits) if splits else 'no Parquet file'}; "
+            f"ask for one of these splits or add the files of {split!r}"
+        )
+    total = max(int(match["total"]) for match in chosen)
+    if [int(match["shard"]) for match in chosen] != list(range(total)):
+        raise FileNotFoundError(
+            f"{folder.place(directory)}: expected {total} shards of the split {split!r}, found {len(found)} "
+            f"({', '.join(found)}); download the missing ones"
+        )
+    return [str(PurePosixPath(directory) / name) for name in found]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group: its file, its number in the file, the rows of it that are used, and the index of the first one."""
+
+    name: str
+    number: int
+    rows: int
+    start: int
+
+
+class ParquetRows:
+    """The rows of some Parquet files as dictionaries. Only file headers are read on construction.
+
+    Args:
+        folder: where the files are.
+        names: the files, in order.
+        required: columns that must be there.
+        limit: at most so many rows, the first ones.
+        reader: who reads, for messages.
+
+    Raises:
+        ValueError: for a file that is no complete Parquet file or lacks a column.
+    """
+
+    def __init__(
+        self,
+        folder: DataFolder,
+        names: Sequence[str],
+        required: Sequence[str],
+        limit: int | None = None,
+        reader: str = "",
+    ) -> None:
+        self.folder, self.required = folder, tuple(required)
+        self.column_names: list[str] = []
+        groups: list[_Group] = []
+        start = 0
+        for name in names:
+            for number, size in enumerate(self._header(name, reader)):
+                used = size if limit is None else min(size, limit - start)
+                groups.append(_Group(name, number, used, start))
+                start += used
+        self._groups = groups
+        self._starts = [group.start for group in groups]
+        self._size = start
+        self._kept: OrderedDict[tuple[int, int], list[dict[str, Any]]] = OrderedDict()
+        self._cursor: tuple[int, int, Iterator[Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": OrderedDict(), "_cursor": None}  # worker processes open files of their own
+
+    def _header(self, name: str, reader: str) -> list[int]:
+        """Sizes of the row groups of one file, after a check of its columns."""
+        import pyarrow as pa
+
+        try:
+            with self.folder.parquet(name) as file:
+                columns = file.schema_arrow.names
+                sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{self.folder.place(name)}: not a complete Parquet file ({error}); it may be truncated: "
+                "download or export it again"
+            ) from error
+        missing = [column for column in self.required if column not in columns]
+        if missing:
+            raise ValueError(
+                f"{self.folder.place(name)}: expected the fields {', '.join(self.required)}, missing "
+                f"{', '.join(missing)} (found {', '.join(columns)}); point {reader or 'the reader'} at files of its layout"
+            )
+        self.column_names += [column for column in columns if column not in self.column_names]
+        return sizes
+
+    def _group_of(self, index: int) -> int:
+        if not 0 <= index < self._size:
+            raise IndexError(f"row {index} of {self._size}")
+        return bisect.bisect_right(self._starts, index) - 1
+
+    def place(self, index: int) -> str:
+        """File and row, for messages."""
+        group = self._groups[self._group_of(index)]
+        return f"row {index - group.start} of group {group.number} of {self.folder.place(group.name)}"
+
+    def file(self, index: int) -> str:
+        """The file of a row, for messages."""
+        return self.folder.place(self._groups[self._group_of(index)].name)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Row ``index``, all of its columns.
+
+        Raises:
+            ValueError: if the file cannot be read there.
+        """
+        number = self._group_of(index)
+        batch, place = divmod(index - self._groups[number].start, _BATCH)
+        return dict(self._batch(number, batch)[place])
+
+    def _batch(self, group: int, wanted: int) -> list[dict[str, Any]]:
+        import pyarrow as pa
+
+        if (group, wanted) in self._kept:
+            self._kept.move_to_end((group, wanted))
+            return self._kept[group, wanted]
+        name = self._groups[group].name
+        try:
+            if self._cursor is None or self._cursor[0] != group or self._cursor[1] > wanted:
+                file = self.folder.parquet(name)
+                batches = file.iter_batches(batch_size=_BATCH, row_groups=[self._groups[group].number])
+                self._cursor = (group, 0, batches)
+            _, following, batches = self._cursor
+            for number in range(following, wanted + 1):
+                content = next(batches)
+                self._cursor = (group, number + 1, batches)
+            rows: list[dict[str, Any]] = content.to_pylist()
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            self._cursor = None
+            raise ValueError(
+                f"{self.folder.place(name)}: cannot be read as Parquet ({error}); download or export the file again"
+            ) from error
+        self._kept[group, wanted] = rows
+        while len(self._kept) > _KEPT_BATCHES:
+            self._kept.popitem(last=False)
+        return rows
+
+    def columns(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Some columns of all rows, small ones ("image.path" reads a picture's path and not its bytes).
+
+        Raises:
+            ValueError: if a file cannot be read.
+        """
+        import pyarrow as pa
+
+        rows: list[dict[str, Any]] = []
+        for group in self._groups:
+            try:
+                with self.folder.parquet(group.name) as file:
+                    rows += file.read_row_group(group.number, columns=list(names)).slice(0, group.rows).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(
+                    f"{self.folder.place(group.name)}: cannot be read as Parquet ({error}); "
+                    "download or export the file again"
+                ) from error
+        return rows
+
+
+def picture_cell(cell: Any, place: str) -> Image.Image | None:
+    """The picture of one image cell, a structure {bytes, path} as the datasets library writes it; None for null.
+
+    Raises:
+        ValueError: if the cell holds no readable picture.
+    """
+    if cell is None:
+        return None
+    return decode_picture(cell.get("bytes") if isinstance(cell, dict) else cell, place)
+
+
+def check_unique(identifiers: Sequence[str], place: str) -> None:
+    """Raises a ValueError that names the first identifier that occurs twice."""
+    seen: dict[str, int] = {}
+    for index, identifier in enumerate(identifiers):
+        if identifier in seen:
+            raise ValueError(
+                f"{place}: expected unique ids, got {identifier!r} in records {seen[identifier]} and {index} "
+                "(counted from 0); remove or rename one"
+            )
+        seen[identifier] = index

@@ -1,0 +1,56 @@
+"""Distances between two distributions over the options of a question, p(a|x,Z) normalised over the options.
+
+    total variation    1/2 sum_a |p_a - r_a|              0 to 1
+    answer KL          sum_a r_a log(r_a / p_a)           nats, 0 where the two are equal; r is the reference
+
+An option's probability is the softmax of the options' log-likelihoods: what else the model might write is left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from amvl_model.diagnostics.common.posteriors import _numpy
+
+Array = NDArray[np.float64]
+
+
+def option_log_shares(log_probs: Tensor) -> Array:
+    """(B, O) log p(a|x,Z) normalised over the options, float64, -inf where there is no such option."""
+    return np.asarray(log_probs.detach().double().log_softmax(dim=1).cpu().numpy())
+
+
+def total_variation(log_share: Any, reference: Any) -> Array:
+    """1/2 sum |p - r| over the last axis, from logarithms of two distributions (..., O)."""
+    return np.asarray(0.5 * np.abs(np.exp(log_share) - np.exp(reference)).sum(-1))
+
+
+def answer_kl(log_share: Any, reference: Any) -> Array:
+    """KL(reference || distribution) in nats over the last axis, from logarithms (..., O); 0 log 0 = 0."""
+    own, other = np.asarray(reference, float), np.asarray(log_share, float)
+    there = np.isfinite(own)
+    difference = np.where(there, own, 0.0) - np.where(there, other, 0.0)
+    return np.asarray(np.maximum((np.where(there, np.exp(own), 0.0) * difference).sum(-1), 0.0))
+
+
+def answer_scores(log_probs: Tensor, answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """NLL of the given answers (B,) in nats, and 1.0 where it is the most likely option (B,).
+
+    Args:
+        log_probs: (B, O) log p(a|x,Z), -inf where there is no such option.
+        answers: (B,) indices of the given answers.
+    """
+    given = torch.tensor(answers, device=log_probs.device)
+    nll = -log_probs.gather(1, given[:, None])[:, 0]
+    return _numpy(nll), _numpy((log_probs.argmax(1) == given).double())

@@ -1,0 +1,12 @@
+"""Models around transformers' own Qwen-VL.
+
+configuration    AMVLConfig, PauseConfig: what a checkpoint stores
+distributions    DiagonalGaussian, its heads, KL, the answer's negative log-likelihood
+amvl             AMVLForConditionalGeneration
+pause            PauseForConditionalGeneration: the baselines sft and pause
+backbone         what both have in common; LoRA
+generation       answering with samples of the prior
+checkpoints      inspection of checkpoint folders; LoRA checkpoints
+loading          from a name, folder or preset to a model, and back
+tiny             the tiny Qwen2.5-VL and its tokenizer
+"""

@@ -1,0 +1,430 @@
+"""AMVLForConditionalGeneration: latent reasoning over an unmodified Qwen-VL backbone.
+
+    p(Z|x)      prior head on the hidden states of k prior queries, which see x
+    q(Z|x,y)    posterior head on the hidden states of k posterior queries, which see x and y
+    p(y|x,Z)    the backbone, reading x and k injected tokens W z
+
+The layout of the passes is described in two_pass/layout.py. `forward` returns distributions and logits; losses live in
+objective.py.
+
+Shapes: B batch, N query tokens, M answer tokens, k latents, d latent dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
+
+from amvl_model.models.backbone import AroundBackbone, load_backbone
+from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
+from amvl_model.models.configuration import AMVLConfig
+from amvl_model.models.distributions import DiagonalGaussian, GaussianHead, answer_nll
+from amvl_model.models.generation import LatentGenerationMixin
+from amvl_model.two_pass.attention import install_attention
+from amvl_model.two_pass.last_layer import install_last_layer
+from amvl_model.two_pass.layout import (
+    PrefixCache,
+    QueryState,
+    first_pass_mask,
+    full_mask,
+    posterior_mask,
+    run_text_model,
+    second_pass_mask,
+    short_positions,
+)
+from amvl_model.two_pass.shared_weights import SharedWeights, install_shared_weights
+from amvl_model.two_pass.transformers_compat import call_backbone
+
+Batch = Mapping[str, Tensor]
+INITIAL_LOG_STD = -1.0
+"""Log standard deviation of fresh priors and posteriors, beside means of unit size."""
+
+LATENT_MODULES = ("prior_queries", "posterior_queries", "prior_head", "posterior_head", "injector")
+
+
+@dataclass
+class AMVLOutput(ModelOutput):
+    """What `AMVLForConditionalGeneration.forward` returns.
+
+    Attributes:
+        logits: (B, M, V), logits[:, j] predicts answer token j from x, Z and the tokens before j.
+        answer_nll: (B,), -log p(y|x,Z), summed over the answer's tokens, nats.
+        prior_mean, prior_log_std: (B, k, d).
+        posterior_mean, posterior_log_std: (B, k, d).
+        latents: (B, k, d), the Z that was injected.
+        latent_norm_ratio: mean norm of the injected tokens over the mean norm of the query's text embeddings (picture
+            features live in another norm regime: a hundred times larger in the tiny base).
+    """
+
+    logits: Tensor | None = None
+    answer_nll: Tensor | None = None
+    prior_mean: Tensor | None = None
+    prior_log_std: Tensor | None = None
+    posterior_mean: Tensor | None = None
+    posterior_log_std: Tensor | None = None
+    latents: Tensor | None = None
+    latent_norm_ratio: Tensor | None = None
+
+    @property
+    def prior(self) -> DiagonalGaussian:
+        """p(Z|x)."""
+        return _gaussian(self.prior_mean, self.prior_log_std)
+
+    @property
+    def posterior(self) -> DiagonalGaussian:
+        """q(Z|x,y)."""
+        return _gaussian(self.posterior_mean, self.posterior_log_std)
+
+
+def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
+    if mean is None or log_std is None:
+        raise ValueError("this output holds no such distribution: the posterior needs answer_ids")
+    return DiagonalGaussian(mean, log_std)
+
+
+class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenerationMixin):
+    """A Qwen-VL backbone with k latent slots between question and answer (see the module's docstring)."""
+
+    config: AMVLConfig
+    config_class = AMVLConfig
+    own_modules = LATENT_MODULES
+    _keep_in_fp32_modules_strict = ["prior_head", "posterior_head", "injector"]
+
+    def __init__(self, config: AMVLConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        text = config.get_text_config()
+        self.backbone = AutoModelForImageTextToText.from_config(config.vlm_config) if backbone is None else backbone
+        self.prior_queries = nn.Embedding(config.num_latents, text.hidden_size)
+        self.posterior_queries = nn.Embedding(config.num_latents, text.hidden_size)
+        self.prior_head = GaussianHead(text.hidden_size, config.latent_dim)
+        self.posterior_head = GaussianHead(text.hidden_size, config.latent_dim)
+        # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
+        self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
+        install_attention(self.backbone)
+        install_last_layer(self.backbone.model.language_model)
+        install_shared_weights(self.backbone.model.language_model)
+        self.post_init()
+
+    # ------------------------------------------------------------------ building, loading, saving
+
+    @classmethod
+    def from_backbone(
+        cls,
+        path_or_model: str | Path | PreTrainedModel,
+        num_latents: int = 8,
+        latent_dim: int = 512,
+        *,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> AMVLForConditionalGeneration:
+        """Put fresh latent modules on a trained backbone.
+
+        Args:
+            path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
+            num_latents: k.
+            latent_dim: d.
+            seed: of the new modules' initial weights.
+            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
+
+        Raises:
+            FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
+        """
+        backbone, path = load_backbone(path_or_model, **kwargs)
+        config = AMVLConfig(
+            vlm_config=backbone.config, num_latents=num_latents, latent_dim=latent_dim, backbone_path=path or None
+        )
+        model = cls(config, backbone=backbone)
+        model.reset_latent_modules(seed=seed)
+        device = backbone.get_input_embeddings().weight.device
+        for name in LATENT_MODULES:
+            getattr(model, name).to(device)
+        for name in ("prior_queries", "posterior_queries"):
+            getattr(model, name).to(backbone.get_input_embeddings().weight.dtype)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
+
+        Raises:
+            FileNotFoundError: if a folder is missing, or holds no checkpoint.
+            ValueError: if the checkpoint is half written, is no AMVL checkpoint, or was trained with another
+                ``num_latents`` or ``latent_dim`` than the ones asked for.
+        """
+        wanted = {name: kwargs.pop(name) for name in ("num_latents", "latent_dim") if name in kwargs}
+        stored = inspect_checkpoint(path, expected_type="amvl")
+        for name, value in wanted.items():
+            if stored is not None and stored[name] != value:
+                raise ValueError(
+                    f"{name}={value} was asked for, but the checkpoint in {path} was trained with {name}={stored[name]}; "
+                    f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
+                )
+        if stored is not None and stored.get("lora"):
+            return load_lora_checkpoint(cls, path, stored, **kwargs)
+        return cls.from_whole_checkpoint(path, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GaussianHead):
+            nn.init.ones_(module.norm_weight)
+
+    @torch.no_grad()
+    def reset_latent_modules(self, *, seed: int = 0) -> None:
+        """Fresh latent modules at the scale of the backbone.
+
+        Queries are drawn like the backbone's token embeddings. Heads start with means of unit size and the standard
+        deviation exp(INITIAL_LOG_STD): with more noise than signal the decoder never learns to read the latents, and the
+        objective has nothing to decide (LOG.md, 2026-11-23). The injector maps a latent of unit size to the root mean
+        square of the token embeddings, so that injected tokens enter in the norm regime the backbone knows.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        embeddings = self.backbone.get_input_embeddings().weight
+        if embeddings.device.type == "meta":
+            return
+        scale = float(embeddings.float().square().mean().sqrt())
+        for embedding in (self.prior_queries, self.posterior_queries):
+            _fill_normal(embedding.weight, scale, generator)
+        for head in (self.prior_head, self.posterior_head):
+            head.norm_weight.fill_(1.0)
+            mean, log_std = head.linear.weight.chunk(2)
+            _fill_normal(mean, head.linear.in_features**-0.5, generator)
+            _fill_normal(log_std, 0.1 * head.linear.in_features**-0.5, generator)
+            head.linear.bias.zero_()
+            head.linear.bias[head.latent_dim :] = INITIAL_LOG_STD
+        _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
+
+    # ------------------------------------------------------------------ the two passes
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        answer_ids: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        *,
+        latents: str | Tensor = "posterior",
+        latent_temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        cache: Any = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decode_mask: Tensor | None = None,
+        **vision: Any,
+    ) -> AMVLOutput | CausalLMOutputWithPast:
+        """Both passes under teacher forcing.
+
+        Args:
+            input_ids, attention_mask: (B, N), right-padded query.
+            answer_ids, answer_mask: (B, M), right-padded answer.
+            latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d).
+            latent_temperature: scales the standard deviation of samples, 0 = mean.
+            generator: CPU generator of the samples' noise.
+            noise: (B, k, d), standard normal numbers to use instead of drawing them.
+            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
+
+        The remaining arguments are those of generation steps and are set by `generate`.
+        """
+        if cache is not None:
+            return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
+        if answer_ids is None or answer_mask is None:
+            raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
+        batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
+        weights = SharedWeights(len(answer_ids) * (self.config.num_latents + answer_ids.shape[1] - 1))
+        state, prior, posterior, (x, y) = self._first_pass(batch, answer_ids, answer_mask, weights)
+        assert posterior is not None
+        z = self._choose(latents, prior, posterior, latent_temperature, generator, noise)
+        injected = self.inject(z)
+        logits = self._second_pass(state, injected, y)
+        return AMVLOutput(
+            logits=logits,
+            answer_nll=answer_nll(logits, answer_ids, answer_mask),
+            prior_mean=prior.mean,
+            prior_log_std=prior.log_std,
+            posterior_mean=posterior.mean,
+            posterior_log_std=posterior.log_std,
+            latents=z,
+            latent_norm_ratio=_norm_ratio(injected, x, self._is_text(batch)),
+        )
+
+    def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+        """Prior p(Z|x) and posterior q(Z|x,y) of a batch with answers, each (B, k, d)."""
+        _, prior, posterior, _ = self._first_pass(batch, batch["answer_ids"], batch["answer_mask"])
+        assert posterior is not None
+        return prior, posterior
+
+    def encode_query(self, batch: Batch) -> tuple[QueryState, DiagonalGaussian]:
+        """Encode x once; returns what later passes need of it, and the prior (B, k, d)."""
+        state, prior, _, _ = self._first_pass(batch, None, None)
+        return state, prior
+
+    def posterior_from(self, state: QueryState, answer_ids: Tensor, answer_mask: Tensor) -> DiagonalGaussian:
+        """q(Z|x,y) (B, k, d) for another answer to an encoded query."""
+        k, answers = self.config.num_latents, answer_ids.shape[1]
+        embeddings = torch.cat(
+            [self._queries(self.posterior_queries, len(answer_ids)), self.get_input_embeddings()(answer_ids)], dim=1
+        )
+        positions = short_positions(state.next_position, torch.arange(k), k + torch.arange(answers))
+        mask = posterior_mask(state.mask, k, answer_mask)
+        return self.posterior_head(self._text_model(embeddings, positions, mask, state.cache)[:, :k])
+
+    def answer_logits(self, state: QueryState, z: Tensor, answer_ids: Tensor) -> Tensor:
+        """Logits (B, M, V) of an answer to an encoded query with latents Z (B, k, d)."""
+        return self._second_pass(state, self.inject(z), self.get_input_embeddings()(answer_ids))
+
+    def inject(self, z: Tensor) -> Tensor:
+        """Latents (B, k, d) as input tokens (B, k, hidden) in the backbone's precision."""
+        with torch.autocast(z.device.type, enabled=False):
+            tokens = F.linear(z.to(self.injector.weight.dtype), self.injector.weight)
+        return tokens.to(self._embedding_dtype)
+
+    def _first_pass(
+        self,
+        batch: Batch,
+        answer_ids: Tensor | None,
+        answer_mask: Tensor | None,
+        weights: SharedWeights | None = None,
+    ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, tuple[Tensor, Tensor]]:
+        """[x | prior | posterior | y], or [x | prior] without an answer.
+
+        Also returns the embeddings of x (B, N, hidden) and of y (B, M, hidden; M = 0 without an answer). ``weights``: set
+        where one second pass will follow; it then makes no weight gradients of its own (see two_pass/shared_weights.py).
+        """
+        ids, k = batch["input_ids"], self.config.num_latents
+        query_mask = full_mask(ids, batch.get("attention_mask"))
+        x, y, positions = self._embed(batch, query_mask, answer_ids)
+        next_position = positions.amax(dim=(0, 2)) + 1
+        blocks = [x, self._queries(self.prior_queries, len(ids))]
+        offsets = [torch.arange(k)]
+        if answer_ids is not None:
+            blocks += [self._queries(self.posterior_queries, len(ids)), y]
+            offsets += [torch.arange(k), k + torch.arange(answer_ids.shape[1])]
+        cache = PrefixCache(self.config.get_text_config().num_hidden_layers)
+        cache.record = prefix = ids.shape[1]
+        cache.read = (prefix, prefix + (k if answer_ids is None else 2 * k))
+        cache.weights = weights
+        hidden = self._text_model(
+            torch.cat(blocks, dim=1),
+            torch.cat([positions, short_positions(next_position, *offsets)], dim=-1),
+            first_pass_mask(query_mask, k, answer_mask),
+            cache,
+        )
+        cache.record = cache.read = None
+        if weights is not None:
+            weights.first = False
+        prior = self.prior_head(hidden[:, :k])
+        posterior = None if answer_ids is None else self.posterior_head(hidden[:, k:])
+        return QueryState(cache, query_mask, next_position), prior, posterior, (x, y)
+
+    def _second_pass(self, state: QueryState, injected: Tensor, y: Tensor) -> Tensor:
+        """[injected | y] behind the recorded x -> logits of the answer (B, M, V); only those positions are projected.
+
+        ``y``: embeddings (B, M, hidden) of the answer.
+        """
+        k, answers = injected.shape[1], y.shape[1]
+        embeddings = torch.cat([injected, y[:, :-1]], dim=1)
+        positions = short_positions(state.next_position, torch.arange(k + answers - 1))
+        mask = second_pass_mask(state.mask, k + answers - 1)
+        hidden = self._text_model(embeddings, positions, mask, state.cache)
+        return self.get_output_embeddings()(hidden[:, k - 1 :])
+
+    def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> Tensor:
+        return run_text_model(self.backbone.model.language_model, embeddings, positions, mask, cache)
+
+    def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token embeddings of x with picture features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
+        x, _, positions = self._embed(batch, query_mask, None)
+        return x, positions
+
+    def _embed(self, batch: Batch, query_mask: Tensor, answer_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_embed_query`, with the embeddings of y (B, M, hidden) in the middle.
+
+        One lookup for both: the backward pass of every lookup makes a gradient of the whole table's size.
+        """
+        ids, inner = batch["input_ids"], self.backbone.model
+        both = self.get_input_embeddings()(ids if answer_ids is None else torch.cat([ids, answer_ids], dim=1))
+        x, y = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
+        is_image = ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
+        if batch.get("pixel_values") is not None:
+            with self._vision_grad():
+                features = inner.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+                image = torch.cat(list(features.pooler_output), dim=0)
+            if int(is_image.sum()) != len(image):
+                raise ValueError(
+                    f"expected as many image tokens as picture features, got {int(is_image.sum())} and {len(image)}; "
+                    "the batch's pictures and its input_ids do not belong together"
+                )
+            x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
+        types = batch.get("mm_token_type_ids")
+        positions, deltas = call_backbone(
+            inner.get_rope_index,
+            input_ids=ids,
+            mm_token_type_ids=is_image.int() if types is None else types,
+            image_grid_thw=batch.get("image_grid_thw"),
+            attention_mask=query_mask,
+        )
+        inner.rope_deltas = deltas  # never those of an earlier call
+        return x, y, positions
+
+    def _is_text(self, batch: Batch) -> Tensor:
+        """(B, N), True at real tokens of the query that are no picture features."""
+        is_image = batch["input_ids"] == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
+        return batch["attention_mask"].bool() & ~is_image
+
+    @contextmanager
+    def _vision_grad(self) -> Iterator[None]:
+        frozen = not any(p.requires_grad for p in self.backbone.model.visual.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            yield
+
+    def _queries(self, table: nn.Embedding, batch: int) -> Tensor:
+        index = torch.arange(self.config.num_latents, device=table.weight.device)
+        return table(index).expand(batch, -1, -1).to(self._embedding_dtype)
+
+    @property
+    def _embedding_dtype(self) -> torch.dtype:
+        weight = self.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight.dtype
+
+    def _choose(
+        self,
+        latents: str | Tensor,
+        prior: DiagonalGaussian,
+        posterior: DiagonalGaussian,
+        temperature: float,
+        generator: torch.Generator | None,
+        noise: Tensor | None,
+    ) -> Tensor:
+        if isinstance(latents, Tensor):
+            return latents
+        names = {"prior": prior, "posterior": posterior, "prior_mean": prior, "posterior_mean": posterior}
+        if latents not in names:
+            raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
+        scale = 0.0 if latents.endswith("_mean") else temperature
+        return names[latents].rsample(temperature=scale, generator=generator, noise=noise)
+
+
+def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+
+def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
+    with torch.no_grad():
+        norms = embeddings.float().norm(dim=-1)
+        return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
+
+
+AutoModel.register(AMVLConfig, AMVLForConditionalGeneration)
+AutoModelForImageTextToText.register(AMVLConfig, AMVLForConditionalGeneration)

@@ -1,0 +1,150 @@
+"""What the models around transformers' own Qwen-VL have in common: how it is loaded, frozen, adapted, checkpointed and saved.
+
+LoRA on the language model, injected by peft into an AMVL model in place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from amvl_model.models.checkpoints import inspect_checkpoint, refuse_missing_weights
+from amvl_model.two_pass.recompute import disable_checkpointing, enable_checkpointing
+
+
+def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
+    """A backbone whose weights later initialisations keep, and where it came from (None: not known).
+
+    Args:
+        path_or_model: a loaded model, a folder or a hub id.
+        **kwargs: for the backbone's from_pretrained.
+
+    Raises:
+        FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
+    """
+    backbone: Any
+    if isinstance(path_or_model, PreTrainedModel):
+        backbone, path = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
+    else:
+        path = str(path_or_model)
+        inspect_checkpoint(path, expected_type=None)
+        backbone, report = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
+        refuse_missing_weights(path, report)
+    for module in backbone.modules():
+        module._is_hf_initialized = True
+    return backbone, path
+
+
+class AroundBackbone:
+    """Mixin of a `PreTrainedModel` whose ``self.backbone`` is transformers' own model; stands before it in the bases."""
+
+    own_modules: ClassVar[tuple[str, ...]]
+    """Names of the modules that the model adds to the backbone."""
+
+    backbone: Any
+    config: Any
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether a state-dict key belongs in a LoRA checkpoint: an adapter, or what the model adds to the backbone."""
+        return "lora_" in name or name.split(".", 1)[0] in cls.own_modules
+
+    @classmethod
+    def from_whole_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """transformers' ``from_pretrained``, which would draw random numbers for weights that the checkpoint lacks.
+
+        Raises:
+            ValueError: if it lacks some.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        load: Any = super().from_pretrained  # type: ignore[misc]
+        model, report = load(path, *args, output_loading_info=True, **kwargs)
+        refuse_missing_weights(path, report)
+        return (model, report) if wants_report else model
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write config and safetensors under the modules' own names; with LoRA only what `owns` names.
+
+        transformers would write the language model under an older name, which its Trainer cannot resume from.
+        """
+        kwargs.setdefault("save_original_format", False)
+        if self.config.lora:
+            state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
+            kwargs["state_dict"] = {name: value for name, value in state.items() if self.owns(name)}
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def freeze_vision(self) -> None:
+        """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""
+        self.backbone.model.visual.requires_grad_(False)
+
+    def add_lora(self, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
+        """Freeze the backbone and put LoRA adapters on every linear layer of its language model (needs peft)."""
+
+        add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
+
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Recompute each layer in the backward pass; non-reentrant only, and a recorded prefix stays in the graph.
+
+        Newer versions of transformers call this through `activation_checkpointing_enable`.
+        """
+        if offload:
+            raise ValueError("offloading of checkpointed activations is not supported; leave offload out")
+        enable_checkpointing(self, gradient_checkpointing_kwargs, every_n_layers=every_n_layers)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        disable_checkpointing(self)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+
+# every linear layer of the language model's attention and MLP, and nothing of the vision tower
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
+    """Freeze the backbone, add adapters of ``rank`` to its language model, and remember the settings in the config.
+
+    The latent modules stay fully trainable.
+
+    Raises:
+        ImportError: if peft is not installed.
+        ValueError: if rank is below 1 or the model has adapters already.
+    """
+    if rank < 1:
+        raise ValueError(f"the LoRA rank must be at least 1, got {rank}; 0 in a config means full fine-tuning")
+    if model.config.lora:
+        raise ValueError(f"the model has LoRA adapters already: {model.config.lora}")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("LoRA needs the package peft: pip install 'amvl[lora]'") from error
+    settings = {"rank": rank, "alpha": float(alpha if alpha is not None else 2 * rank), "dropout": dropout}
+    model.backbone.requires_grad_(False)
+    inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=settings["alpha"], lora_dropout=dropout, target_modules=TARGETS), model.backbone
+    )
+    model.config.lora = settings

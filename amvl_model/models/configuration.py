@@ -1,0 +1,100 @@
+"""What a checkpoint's config.json holds, of models around a Qwen-VL backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from amvl_model.models.checkpoints import PAUSE_TYPE
+
+BACKBONES = ("qwen2_5_vl", "qwen2_vl")
+"""Types of backbones that AMVL is tested on."""
+_REFUSED = {
+    "qwen3_vl": "its DeepStack adds picture features inside the text model, which would be left out",
+    "qwen3_vl_moe": "its DeepStack adds picture features inside the text model, which would be left out",
+}
+
+
+class AroundBackboneConfig(PreTrainedConfig):
+    """What the configurations of all models around a Qwen-VL backbone share.
+
+    Args:
+        vlm_config: configuration of the backbone (a Qwen-VL model), as object or dict.
+        backbone_path: folder or hub id the backbone came from; LoRA checkpoints load it from there.
+        lora: settings of the LoRA adapters in the language model (``rank``, ``alpha``, ``dropout``), or None.
+
+    Raises:
+        ValueError: for a backbone of another type, or a size below its least.
+    """
+
+    sub_configs: ClassVar[dict[str, Any]] = {"vlm_config": AutoConfig}
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """The smallest value of every size that a model adds; `from_backbone` takes them by these names."""
+
+    vlm_config: dict[str, Any] | PreTrainedConfig | None = None
+    backbone_path: str | None = None
+    lora: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.vlm_config, PreTrainedConfig):
+            settings = dict(self.vlm_config or {})
+            self.vlm_config = AutoConfig.for_model(settings.pop("model_type", BACKBONES[0]), **settings)
+        kind = self.vlm_config.model_type  # type: ignore[union-attr]
+        if kind not in BACKBONES:
+            reason = _REFUSED.get(kind, "the shared prefix relies on the structure of these models")
+            raise ValueError(f"the backbone must be one of {', '.join(BACKBONES)}, got {kind}: {reason}")
+        for name, least in self.sizes.items():
+            if getattr(self, name) < least:
+                none = f" (0: no {name.removeprefix('num_')})" if least == 0 else ""
+                raise ValueError(f"{name} must be at least {least}{none}, got {getattr(self, name)}")
+        super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; where the backbone came from is kept only if the checkpoint needs it (LoRA), since a whole
+        checkpoint would carry a path of the machine it was made on."""
+        values: dict[str, Any] = super().to_dict()
+        if not self.lora:
+            values["backbone_path"] = None
+        if isinstance(values.get("vlm_config"), dict):
+            values["vlm_config"].pop("_name_or_path", None)
+        return values
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        """The backbone's text configuration (transformers asks for it when generating)."""
+        return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
+
+
+class AMVLConfig(AroundBackboneConfig):
+    """Configuration of `AMVLForConditionalGeneration`.
+
+    Args:
+        vlm_config, backbone_path, lora: see `AroundBackboneConfig`.
+        num_latents: k, number of latent slots.
+        latent_dim: d, dimensions of each slot.
+    """
+
+    model_type = "amvl"
+    sizes: ClassVar[Mapping[str, int]] = {"num_latents": 1, "latent_dim": 1}
+
+    num_latents: int = 8
+    latent_dim: int = 512
+
+
+class PauseConfig(AroundBackboneConfig):
+    """Configuration of `PauseForConditionalGeneration`.
+
+    Args:
+        vlm_config, backbone_path, lora: see `AroundBackboneConfig`.
+        num_pauses: k, number of pause tokens; 0 for supervised fine-tuning.
+    """
+
+    model_type = PAUSE_TYPE
+    sizes: ClassVar[Mapping[str, int]] = {"num_pauses": 0}
+
+    num_pauses: int = 0
+
+
+AutoConfig.register("amvl", AMVLConfig)
+AutoConfig.register(PAUSE_TYPE, PauseConfig)

@@ -1,0 +1,158 @@
+"""From a name, a folder or a preset to a model, and back: shipped checkpoints, bases, checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from amvl_model.config.schema import BASELINES, RunConfig
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
+from amvl_model.models.pause import PauseForConditionalGeneration
+from amvl_model.two_pass.attention import install_attention
+
+TrainedModel = AMVLForConditionalGeneration | PauseForConditionalGeneration
+
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+SHIPPED = {
+    "tiny": ASSETS / "tiny-base",
+    "tiny-forward-only": ASSETS / "tiny-forward-only",
+    "tiny-amvl": ASSETS / "tiny-amvl",
+}
+
+
+def resolve(name: str) -> str:
+    """A shipped checkpoint's folder for its short name (tiny, tiny-forward-only, tiny-amvl); anything else unchanged."""
+    return str(SHIPPED[name]) if name in SHIPPED else name
+
+
+def load_base(config: RunConfig) -> tuple[PreTrainedModel, AMVLProcessor]:
+    """Backbone and processor that a run starts from.
+
+    Raises:
+        FileNotFoundError, ValueError: if the checkpoint is missing or damaged.
+        ConnectionError: if it is on a hub that cannot be reached; the message says what to download.
+    """
+    settings = config.model
+    if settings.base == "scratch":
+        from amvl_model.models.tiny import build_base
+
+        return build_base(
+            config.train.seed,
+            hidden_size=settings.scratch_hidden_size,
+            num_layers=settings.scratch_layers,
+            vision_size=settings.scratch_vision_size,
+        )
+    path = resolve(settings.base)
+    inspect_checkpoint(path, expected_type=None)
+    dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    with _explained(path):
+        backbone = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+    install_attention(backbone)
+    return backbone, load_base_processor(config)
+
+
+def load_base_processor(config: RunConfig) -> AMVLProcessor:
+    """The processor alone of the base that a run starts from, without its weights.
+
+    Raises:
+        FileNotFoundError, ValueError, ConnectionError: as `load_base`.
+    """
+    if config.model.base == "scratch":
+        return load_base(config)[1]
+    path, data = resolve(config.model.base), config.data
+    inspect_checkpoint(path, expected_type=None)
+    with _explained(path):
+        return AMVLProcessor.from_pretrained(path, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """transformers' error for a hub that does not answer, with what to download and where to put it."""
+    try:
+        yield
+    except OSError as error:
+        if Path(path).is_dir():
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        name = path.rpartition("/")[2]
+        raise ConnectionError(
+            f"the base {path!r} is no local folder, and the Hugging Face hub did not give it ({reason}); on a machine with a "
+            f"network run `hf download {path} --local-dir {name}`, copy the folder here and set model.base to its path"
+        ) from error
+
+
+def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float32) -> tuple[Any, AMVLProcessor]:
+    """An AMVL checkpoint, one of a baseline, or a plain backbone, with its processor, ready to be evaluated."""
+    folder = resolve(str(path))
+    model: Any
+    kind = checkpoint_type(folder)
+    if kind == "amvl":
+        model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    elif kind == PAUSE_TYPE:
+        model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    else:
+        inspect_checkpoint(folder, expected_type=None)
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        if not isinstance(model, AMVLForConditionalGeneration):
+            install_attention(model)
+    return model.eval(), AMVLProcessor.from_pretrained(folder)
+
+
+def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:
+    """The model that a run trains: base, fresh latent modules (or the baseline's), what is frozen frozen."""
+    backbone, processor = load_base(config)
+    settings, seed = config.model, config.train.seed
+    model: TrainedModel
+    if config.objective.name in BASELINES:
+        pauses = settings.num_latents if config.objective.name == "pause" else 0
+        model = PauseForConditionalGeneration.from_backbone(backbone, pauses, seed=seed)
+    else:
+        model = AMVLForConditionalGeneration.from_backbone(
+            backbone, settings.num_latents, settings.latent_dim, seed=seed
+        )
+    if settings.lora_rank:
+        model.add_lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
+    if settings.freeze_vision:
+        model.freeze_vision()
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model, processor
+
+
+def save_checkpoint(
+    model: TrainedModel,
+    processor: AMVLProcessor,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write model and processor; with ``dtype`` the backbone's weights are stored in that precision.
+
+    Args:
+        state: the whole weights, where the model itself holds shards.
+    """
+    if dtype is not None:
+        keep = model._keep_in_fp32_modules_strict or []
+        state = {
+            name: value if any(part in name for part in keep) or not value.is_floating_point() else value.to(dtype)
+            for name, value in model.state_dict().items()
+        }
+    if state is None:
+        model.save_pretrained(folder)
+    else:
+        # a sharded model would gather its own weights while it saves, and wait for the other processes
+        with torch.device("meta"):
+            carrier = type(model)(model.config)  # type: ignore[arg-type]
+        carrier.save_pretrained(folder, state_dict=state)
+    processor.save_pretrained(folder)

@@ -1,0 +1,177 @@
+"""The two baselines without a distribution over latents: supervised fine-tuning, and pause tokens.
+
+    sft      [ x | y ]                      L = -log p(y | x)
+    pause    [ x | k pause tokens | y ]     L = -log p(y | x, w_1 .. w_k)
+
+The k input embeddings w are weights: the same for every question, no posterior, no prior, nothing is drawn. They give the
+backbone k positions to compute at and no channel from the answer, so nothing can leak. Goyal et al. 2023 (arXiv 2310.02226)
+repeat one learnt <pause> token; here each of the k places has an embedding of its own, as each of AMVL's slots has.
+
+y stands where it stands behind AMVL's latents, k places after x. One forward pass; x is causal, the short rows behind it see
+x without its padding.
+
+Shapes: B batch, N query tokens, M answer tokens, k pause tokens (0 for sft), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from amvl_model.models.backbone import AroundBackbone, load_backbone
+from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
+from amvl_model.models.configuration import PauseConfig
+from amvl_model.models.distributions import answer_nll
+from amvl_model.two_pass.attention import install_attention
+from amvl_model.two_pass.layout import full_mask, second_pass_mask, short_positions
+from amvl_model.two_pass.transformers_compat import call_backbone
+
+PAUSE_MODULE = "pause_tokens"
+
+
+@dataclass
+class PauseOutput(ModelOutput):
+    """What `PauseForConditionalGeneration.forward` returns.
+
+    Attributes:
+        logits: (B, M, V), logits[:, j] predicts answer token j from x, the pause tokens and the tokens before j.
+        answer_nll: (B,), -log p(y|x), summed over the answer's tokens, nats.
+    """
+
+    logits: Tensor | None = None
+    answer_nll: Tensor | None = None
+
+
+class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
+    """A Qwen-VL backbone with k learnt input embeddings between question and answer (see the module's docstring)."""
+
+    config: PauseConfig
+    config_class = PauseConfig
+    own_modules = (PAUSE_MODULE,)
+
+    def __init__(self, config: PauseConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.backbone = AutoModelForImageTextToText.from_config(config.vlm_config) if backbone is None else backbone
+        hidden = config.get_text_config().hidden_size
+        # an embedding, as a bare parameter is silently frozen and unsaved under peft
+        self.pause_tokens = nn.Embedding(config.num_pauses, hidden) if config.num_pauses else None
+        install_attention(self.backbone)
+        self.post_init()
+
+    # ------------------------------------------------------------------ building, loading, saving
+
+    @classmethod
+    def from_backbone(
+        cls, path_or_model: str | Path | PreTrainedModel, num_pauses: int = 0, *, seed: int = 0, **kwargs: Any
+    ) -> PauseForConditionalGeneration:
+        """Put fresh pause tokens, drawn at the scale of the token embeddings, on a trained backbone.
+
+        Args:
+            path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
+            num_pauses: k; 0 for supervised fine-tuning.
+            seed: of the pause tokens.
+            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
+
+        Raises:
+            FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
+        """
+        backbone, path = load_backbone(path_or_model, **kwargs)
+        config = PauseConfig(vlm_config=backbone.config, num_pauses=num_pauses, backbone_path=path or None)
+        model = cls(config, backbone=backbone)
+        embeddings = backbone.get_input_embeddings().weight
+        if model.pause_tokens is not None and embeddings.device.type != "meta":
+            scale = float(embeddings.detach().float().square().mean().sqrt())
+            drawn = torch.randn(model.pause_tokens.weight.shape, generator=torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                model.pause_tokens.weight.copy_(drawn * scale)
+            model.pause_tokens.to(embeddings.device, embeddings.dtype)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is no whole checkpoint of this type.
+        """
+        stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
+        if stored is not None and stored.get("lora"):
+            return load_lora_checkpoint(cls, path, stored, **kwargs)
+        return cls.from_whole_checkpoint(path, *args, **kwargs)
+
+    # ------------------------------------------------------------------ the pass
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        answer_ids: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        **vision: Any,
+    ) -> PauseOutput:
+        """The one pass under teacher forcing.
+
+        Args:
+            input_ids, attention_mask: (B, N), right-padded query.
+            answer_ids, answer_mask: (B, M), right-padded answer.
+            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
+
+        Raises:
+            ValueError: without an answer.
+        """
+        if answer_ids is None or answer_mask is None:
+            raise ValueError(
+                "forward needs answer_ids and answer_mask (B, M); to answer a question, use "
+                "amvl_model.evaluation.scorers.scorer_for(model, processor).greedy"
+            )
+        inner, pauses = self.backbone.model, self.pauses(len(input_ids))
+        query_mask, k, prefix = full_mask(input_ids, attention_mask), pauses.shape[1], input_ids.shape[1]
+        positions, _ = call_backbone(
+            inner.get_rope_index,
+            input_ids=input_ids,
+            mm_token_type_ids=self._token_types(input_ids, vision),
+            image_grid_thw=vision.get("image_grid_thw"),
+            attention_mask=query_mask,
+        )
+        rows = k + answer_ids.shape[1] - 1
+        short = short_positions(positions.amax(dim=(0, 2)) + 1, torch.arange(rows))
+        mask = second_pass_mask(query_mask, rows) if rows else None
+        read = torch.cat([input_ids, answer_ids[:, :-1]], dim=1)
+        x, y = self.get_input_embeddings()(read).split([prefix, read.shape[1] - prefix], dim=1)
+        hidden = call_backbone(
+            inner,
+            input_ids=torch.cat([input_ids, input_ids.new_zeros(len(input_ids), k), answer_ids[:, :-1]], dim=1),
+            inputs_embeds=torch.cat([x, pauses, y], dim=1),
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            position_ids=torch.cat([positions, short], dim=-1),
+            pixel_values=vision.get("pixel_values"),
+            image_grid_thw=vision.get("image_grid_thw"),
+            use_cache=False,
+        ).last_hidden_state
+        last = query_mask.sum(1) - 1
+        before = hidden[:, prefix + k - 1] if k else hidden[torch.arange(len(last), device=last.device), last]
+        logits = self.get_output_embeddings()(torch.cat([before.unsqueeze(1), hidden[:, prefix + k :]], dim=1))
+        return PauseOutput(logits=logits, answer_nll=answer_nll(logits, answer_ids, answer_mask))
+
+    def pauses(self, batch: int) -> Tensor:
+        """The input tokens between x and y, (B, k, hidden), in the backbone's precision; k = 0 for sft."""
+        embeddings = self.get_input_embeddings().weight
+        assert isinstance(embeddings, Tensor)
+        if self.pause_tokens is None:
+            return embeddings.new_zeros(batch, 0, embeddings.shape[1])
+        index = torch.arange(self.config.num_pauses, device=embeddings.device)
+        return self.pause_tokens(index).expand(batch, -1, -1).to(embeddings.dtype)
+
+    def _token_types(self, input_ids: Tensor, vision: Mapping[str, Any]) -> Tensor:
+        types: Tensor | None = vision.get("mm_token_type_ids")
+        return (input_ids == self.config.vlm_config.image_token_id).int() if types is None else types  # type: ignore[union-attr]
+
+
+AutoModelForImageTextToText.register(PauseConfig, PauseForConditionalGeneration)

@@ -1,0 +1,259 @@
+"""The one schema of result files: ``results/<study>/<cell>/seed<k>.json``.
+
+A file holds what is needed to read and repeat one run: schema version, study, cell, seed, config, commit and dirty
+flag, versions, device, wall time, and metrics with units. Curves lie beside it as CSV. Figures and notebooks read
+nothing else.
+
+Files are written whole or not at all, are never overwritten unasked, and hold no path of the machine that wrote them:
+absolute paths are cut to their part inside the project, or to their last name. A figure that does not exist (None, NaN,
+infinite) is null, never 0. This module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amvl_model.results.provenance import _without_machine_paths, provenance, to_jsonable
+
+SCHEMA_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a run.
+
+    Attributes:
+        value: the figure; None where it does not exist. NaN and infinities become None.
+        unit: "nats", "fraction", "s", "bytes", ...; "1" for a pure number.
+        low, high: ends of its interval, same unit; None without an interval.
+        n: number of questions, examples or draws behind it; None where that means nothing.
+
+    Raises:
+        ValueError: if the unit is empty, the interval is upside down, or n is negative.
+    """
+
+    value: float | None
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.unit.strip():
+            raise ValueError('a metric needs a unit, got an empty one; write "1" for a pure number')
+        for name in ("value", "low", "high"):
+            figure = getattr(self, name)
+            if figure is not None:
+                figure = float(figure)
+                object.__setattr__(self, name, figure if math.isfinite(figure) else None)
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"expected low <= high, got low={self.low} and high={self.high}; swap them")
+        if self.n is not None and self.n < 0:
+            raise ValueError(f"expected a count n of at least 0, got {self.n}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One result file, as read.
+
+    Attributes:
+        study, cell, seed: which run: the cell is one setting of the study.
+        config: every setting of the run.
+        metrics: figures by name.
+        wall_seconds: duration of the run in seconds; None if it was not taken.
+        device: what it ran on, for example "cpu" or "NVIDIA H100".
+        commit: git commit of the code, or None outside git.
+        dirty: whether the code differed from that commit; None outside git.
+        versions: of Python and packages; None for a package that is not installed.
+        created: UTC time of writing, ISO 8601.
+        extra: what else the run has to say.
+    """
+
+    study: str
+    cell: str
+    seed: int
+    config: dict[str, Any]
+    metrics: dict[str, Metric]
+    wall_seconds: float | None
+    device: str
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str | None]
+    created: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, name: str) -> float | None:
+        """The figure of one metric.
+
+        Raises:
+            KeyError: if the file has no such metric (the names it has are listed).
+        """
+        if name not in self.metrics:
+            run = f"{self.study}/{self.cell}/seed{self.seed}"
+            raise KeyError(f"{run} has no metric {name!r}; it has {', '.join(sorted(self.metrics))}")
+        return self.metrics[name].value
+
+
+class ResultError(ValueError):
+    """A file that is no readable result."""
+
+
+def result_path(root: str | os.PathLike[str], study: str, cell: str, seed: int) -> Path:
+    """``root/<study>/<cell>/seed<k>.json``.
+
+    Raises:
+        ValueError: if study or cell is not a plain folder name, or the seed is negative.
+    """
+    _check_run(study, cell, seed)
+    return Path(root) / study / cell / f"seed{seed}.json"
+
+
+def write_result(
+    path: str | os.PathLike[str],
+    *,
+    study: str,
+    cell: str,
+    seed: int,
+    config: Any,
+    metrics: Mapping[str, Metric],
+    wall_seconds: float | None,
+    device: str,
+    extra: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write one result file, whole or not at all (a temporary file beside it, then a rename).
+
+    Args:
+        path: the file, by convention ``result_path(root, study, cell, seed)``; its folders are made.
+        study, cell, seed: which run.
+        config: every setting: a mapping or a dataclass.
+        metrics: figures by name.
+        wall_seconds: duration of the run in seconds, or None.
+        device: what it ran on, in words.
+        extra: anything else that `to_jsonable` can write.
+        overwrite: replace an existing file.
+
+    Returns:
+        the path written.
+
+    Raises:
+        FileExistsError: if the file exists and ``overwrite`` is False.
+        TypeError: if a metric is not a `Metric`, or something cannot be written as JSON.
+        ValueError: if study or cell is not a plain folder name, or the seed is negative.
+    """
+    target = Path(path)
+    _check_run(study, cell, seed)
+    for name, metric in metrics.items():
+        if not isinstance(metric, Metric):
+            raise TypeError(
+                f"metric {name!r}: expected a Metric with a unit, got {type(metric).__name__}; "
+                "write Metric(value, unit)"
+            )
+    settings = to_jsonable(config)
+    if not isinstance(settings, dict):
+        raise TypeError(f"expected config as a mapping or a dataclass, got {type(config).__name__}")
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "study": study,
+        "cell": cell,
+        "seed": int(seed),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance(),
+        "device": device,
+        "wall_seconds": wall_seconds,
+        "config": settings,
+        "metrics": {name: asdict(metric) for name, metric in metrics.items()},
+        "extra": extra or {},
+    }
+    text = json.dumps(_without_machine_paths(to_jsonable(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"{target} exists already; pass overwrite=True to replace it, or choose another cell or seed"
+        )
+    _write_whole(target, text)
+    return target
+
+
+def read_result(path: str | os.PathLike[str]) -> Result:
+    """Read one result file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ResultError: if it is no complete JSON, no result, or of another schema version.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"no result file at {source}; run the study that writes it, or correct the path")
+    try:
+        record = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except ValueError as error:  # half a file, no UTF-8, NaN
+        raise ResultError(f"{source} is no complete JSON ({error}); delete it and run its cell again") from error
+    if not isinstance(record, dict) or "schema_version" not in record:
+        raise ResultError(f"{source} is JSON but no result file: it has no schema_version")
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise ResultError(
+            f"{source} has schema version {record['schema_version']!r}, this code reads {SCHEMA_VERSION}; "
+            "run the cell again, or read it with the commit that wrote it"
+        )
+    names = {item.name for item in dataclasses.fields(Result)}
+    missing = sorted(names - record.keys())
+    if missing:
+        raise ResultError(f"{source} lacks {', '.join(missing)}; it was not written by write_result")
+    try:
+        metrics = {name: Metric(**metric) for name, metric in record["metrics"].items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ResultError(f"{source} holds a metric that is none ({error})") from error
+    return Result(**{name: record[name] for name in names - {"metrics"}}, metrics=metrics)
+
+
+def read_study(folder: str | os.PathLike[str]) -> list[Result]:
+    """All results ``<folder>/<cell>/seed<k>.json`` of a study, sorted by cell, then seed.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no result in it.
+        ResultError: if one of the files is unreadable.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no study folder at {root}; run the study, or correct the path")
+    paths = [path for path in root.glob("*/seed*.json") if re.fullmatch(r"seed\d+\.json", path.name)]
+    if not paths:
+        raise FileNotFoundError(f"{root} holds no result (<cell>/seed<k>.json); run the study, or correct the path")
+    return sorted((read_result(path) for path in paths), key=lambda result: (result.cell, result.seed))
+
+
+def _check_run(study: str, cell: str, seed: int) -> None:
+    for kind, name in (("study", study), ("cell", cell)):
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"expected {kind} as a plain folder name (letters, digits and . _ + = , -, no slash), got {name!r}"
+            )
+    if isinstance(seed, bool) or seed != int(seed) or seed < 0:
+        raise ValueError(f"expected the seed as an integer of at least 0, got {seed!r}")
+
+
+def _write_whole(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,238 @@
+"""The main job behind experiments/full_blink.py: the full run, the quick look, and a question of one's own."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from amvl_model import distributed
+from amvl_model.config.schema import RunConfig, override
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
+from amvl_model.data.sources import evaluation_questions, training_questions
+from amvl_model.data.synthetic import synthetic_question
+from amvl_model.diagnostics import leaked_information, option_posteriors
+from amvl_model.evaluation.evaluate import evaluate
+from amvl_model.evaluation.scorers import inference, scorer_for
+from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.loading import SHIPPED, load_base, load_checkpoint, resolve, save_checkpoint
+from amvl_model.models.pause import PauseForConditionalGeneration
+from amvl_model.results.provenance import provenance, to_jsonable
+from amvl_model.studies.measurement import Measurement, measure
+from amvl_model.training.run import train
+from amvl_model.training.sharding import newest_checkpoint
+
+ARMS = {"forward-only": "ntp+fwd", "amvl": "amvl"}
+
+
+def arms_of(config: RunConfig) -> dict[str, str]:
+    """What the main job trains, by folder: forward-only, AMVL, and the run's own objective where it is another."""
+    own = config.objective.name
+    return ARMS if own in ARMS.values() else ARMS | {own: own}
+
+
+def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = False) -> int:
+    """Base and all arms (`arms_of`) on the same questions: train, evaluate, diagnose, and write it all to ``out``.
+
+    Several processes (torchrun) train together and share the evaluation; the first one writes and prints.
+
+    Args:
+        config: of the run; with ``resume`` the folder's own is used.
+        out: an empty or new folder, or with ``resume`` that of a run which was cut short.
+        progress: show progress bars and log lines.
+        resume: keep the arms that are finished, go on with the other from its newest complete checkpoint.
+
+    Raises:
+        FileExistsError: if the folder is not empty and the run is not to be resumed.
+        FileNotFoundError: if there is no run to resume.
+    """
+    distributed.start()
+    out, main = distributed.broadcast(out), distributed.is_main()
+    if resume:
+        config = _stored_config(out)
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+    distributed.barrier()  # all have looked before anything is written
+    say = print if main else _silent
+    progress = progress and main
+    began = time.perf_counter()
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out / "config.json", config.to_dict())
+        _write(out / "environment.json", provenance())
+    held_out, asked = evaluation_questions(config.data), training_questions(config.data)
+    measured: dict[str, Measurement] = {}
+    say(f"base: {config.model.base}, {len(held_out)} held-out questions", flush=True)
+    backbone, processor = load_base(config)
+    measured["base"] = measure(
+        backbone.to(distributed.device()),
+        processor,
+        config,
+        held_out,
+        progress=progress,  # type: ignore[arg-type]
+    )
+    del backbone
+    for name, objective in arms_of(config).items():
+        arm = override(config, {"objective.name": objective})
+        say(f"\n{name}: {arm.train.steps} steps on {len(asked)} questions", flush=True)
+        if (out / name / "checkpoint").exists():
+            model, processor = load_checkpoint(out / name / "checkpoint")
+            model.to(distributed.device())
+        else:
+            started = newest_checkpoint(out / name) is not None
+            model, processor = train(arm, out / name, questions=asked, resume=started, quiet=not progress)
+        measured[name] = measure(model, processor, arm, held_out, asked, progress=progress)
+        del model
+    if not main:
+        return 0
+    _write(out / "eval.json", {name: m.to_dict()["evaluation"] for name, m in measured.items()})
+    _write(out / "diagnostics.json", {name: m.to_dict() for name, m in measured.items() if m.contamination is not None})
+    from amvl_model.studies import summary as reporting
+
+    plain = {name: m.to_dict() for name, m in measured.items()}
+    print(f"\nHeld-out accuracy by task, prior mean [%]\n{reporting.task_table(plain)}\n")
+    print(f"Mean and 95 % interval over questions\n{reporting.table(plain)}")
+    reporting.figure(plain).savefig(out / "summary.png", dpi=150)
+    print(f"\n{time.perf_counter() - began:.0f} s in all, peak memory {_peak_memory_gib():.1f} GiB.\n{_closing(out)}")
+    return 0
+
+
+def _stored_config(out: Path) -> RunConfig:
+    if not (out / "config.json").is_file():
+        raise FileNotFoundError(f"{out} holds no run to resume (no config.json); give the folder that --out named")
+    return RunConfig.from_dict(json.loads((out / "config.json").read_text()))
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """What the processes beside the first one print."""
+
+
+def ship(run: Path) -> int:
+    """Store the two checkpoints of a finished run in bfloat16 as the shipped ones, for --quick and --ask.
+
+    Raises:
+        FileNotFoundError: if the folder holds no finished run.
+    """
+    for arm in ARMS:
+        model, processor = load_checkpoint(run / arm / "checkpoint")
+        folder = SHIPPED[f"tiny-{arm}"]
+        save_checkpoint(model, processor, folder, dtype=torch.bfloat16)
+        (folder / "run.json").write_text((run / arm / "config.json").read_text())
+        (folder / "environment.json").write_text((run / "environment.json").read_text())
+        print(folder)
+    return 0
+
+
+def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
+    """One test question, with every option's posterior under the two shipped checkpoints."""
+    from amvl_model.studies.summary import quick_figure
+
+    question = synthetic_question(task, split="test", index=index, difficulty=config.data.difficulty)
+    panels, sentences = [], []
+    for name in ("tiny-forward-only", "tiny-amvl"):
+        model, processor = load_checkpoint(SHIPPED[name])
+        panel, sentence = explain(model, processor, question)
+        panels.append({"title": name.removeprefix("tiny-"), **panel})
+        sentences.append(f"{name.removeprefix('tiny-'):>12}: {sentence}")
+    out.mkdir(parents=True, exist_ok=True)
+    quick_figure(question, panels).savefig(out / "quick.png", dpi=150)
+    print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
+    print("\n".join(sentences))
+    print(f"\npicture: {out / 'quick.png'}")
+    print("next: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
+    return 0
+
+
+def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> tuple[dict[str, Any], str]:
+    """Prior and posteriors of one question (slots flattened), and one sentence on what the posterior reveals."""
+    found = option_posteriors(model, processor, [question], batch_size=1, progress=False)[0]
+    prior = (found.prior_mean.ravel(), found.prior_std.ravel())
+    means, stds = (v.reshape(len(v), -1) for v in (found.posterior_means, found.posterior_stds))
+    nats, error = leaked_information(means, stds)
+    whole = float(torch.log(torch.tensor(float(len(question.choices)))))
+    scored = evaluate(model, processor, [question], scoring=("likelihood",), batch_size=1, progress=False).records[0]
+    log_probs = torch.tensor(scored.log_probs).log_softmax(0).exp()
+    chosen = int(log_probs.argmax())
+    sentence = (
+        f"the posterior reveals {nats:.2f} of {whole:.2f} nats (+- {error:.2f}) about the answer it was told; "
+        f"with the prior mean the model answers {option_letter(chosen)} at {log_probs[chosen]:.0%}"
+    )
+    return {"prior": prior, "posteriors": (means, stds)}, sentence
+
+
+def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: str, config: RunConfig) -> int:
+    """Answer a question about the user's own pictures with any checkpoint."""
+    model, processor = load_checkpoint(resolve(checkpoint))
+    question = VisualQuestion(
+        id="your question",
+        images=tuple(_open(path) for path in images),
+        prompt=format_prompt(text, choices),
+        answer_text="",
+        question=text,
+        choices=tuple(choices),
+    )
+    batch = processor([question], answers=False)
+    options: dict[str, Any] = {**batch, "max_new_tokens": config.eval.max_new_tokens, "do_sample": False}
+    if isinstance(model, PauseForConditionalGeneration):
+        with inference(model):
+            scorer = scorer_for(model, processor)
+            reply = scorer.greedy(scorer.encode(batch), None, config.eval.max_new_tokens)[0]
+    elif isinstance(model, AMVLForConditionalGeneration):
+        reply = processor.decode(model.generate(latent_temperature=0.0, **options))[0]
+    else:
+        reply = processor.decode(model.generate(**options)[:, batch["input_ids"].shape[1] :])[0]
+    print(f"{question.prompt}\n\nreply: {reply}")
+    if len(choices) > 1:
+        told = question.with_answer(0)
+        scored = evaluate(model, processor, [told], scoring=("likelihood",), batch_size=1, progress=False).records[0]
+        for i, probability in enumerate(torch.tensor(scored.log_probs).log_softmax(0).exp().tolist()):
+            print(f"  {option_letter(i)} {choices[i]}: {probability:.1%}")
+        if isinstance(model, AMVLForConditionalGeneration):
+            print(explain(model, processor, told)[1].split(";")[0] + ".")
+    if checkpoint in SHIPPED:
+        print("The shipped checkpoints know synthetic BLINK only; on a photograph their answer means nothing.")
+    return 0
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"the picture {path} cannot be read ({error}); give a PNG, JPEG or WebP file") from error
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(to_jsonable(value), indent=2) + "\n")
+
+
+def _peak_memory_gib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _closing(out: Path) -> str:
+    return "\n".join(
+        [
+            f"Results: {out}",
+            "  summary.png, eval.json, diagnostics.json, config.json, environment.json",
+            "  forward-only/ and amvl/: config.json, metrics.jsonl, checkpoint/",
+            "Next:",
+            f"  python experiments/full_blink.py --ask PICTURE.png QUESTION --choices yes no --checkpoint {out}/amvl/checkpoint",
+            "  python experiments/full_blink.py --objective.gamma 0.003       # a stronger reverse KL",
+            "  python experiments/full_blink.py --data.label_noise 0          # nothing to leak",
+            "  python experiments/ablations.py pareto                         # leakage against NLL over beta and gamma",
+            f"  tensorboard --logdir {out}",
+        ]
+    )

@@ -1,0 +1,308 @@
+"""A run's measurements as a table, a picture, and metrics by name. Works on `Measurement.to_dict()`, so also on JSON files.
+
+Pictures of a run: posteriors of one question's options, and a run's summary. Functions take and return Axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Ellipse
+
+from amvl_model.data.schema import VisualQuestion, option_letter
+from amvl_model.results.files import Metric
+
+Measured = Mapping[str, Any]
+CONDITIONS = ("prior_mean", "prior_sample", "zeroed", "shuffled", "noise")
+
+# label, path into a measurement, scale, format
+_ROWS: tuple[tuple[str, str, float, str], ...] = (
+    ("accuracy, mean over tasks, by likelihood [%]", "evaluation.accuracy.likelihood.unweighted", 100, ".1f"),
+    ("accuracy, mean over tasks, by generated letter [%]", "evaluation.accuracy.generation.unweighted", 100, ".1f"),
+    ("answer NLL, held out, prior mean [nats]", "evaluation.answer_nll", 1, ".3f"),
+    ("accuracy with prior samples [%]", "interventions.conditions.prior_sample.accuracy", 100, ".1f"),
+    ("accuracy with latents zeroed [%]", "interventions.conditions.zeroed.accuracy", 100, ".1f"),
+    ("accuracy with latents of another question [%]", "interventions.conditions.shuffled.accuracy", 100, ".1f"),
+    ("leaked information, uniform options [nats]", "contamination.measures.leaked_information", 1, ".3f"),
+    ("  of at most", "contamination.measures.leakage_bound", 1, ".3f"),
+    ("leaked information, training label noise [nats]", "train_contamination.measures.known_answer_leakage", 1, ".3f"),
+    ("  of at most H(Y|x)", "train_contamination.measures.answer_entropy", 1, ".3f"),
+    ("answer sensitivity [squared Mahalanobis]", "contamination.measures.answer_sensitivity", 1, ".2f"),
+    ("NLL with posterior minus prior samples [nats]", "contamination.measures.nll_gap_sample", 1, "+.3f"),
+    ("  the same on training questions", "train_contamination.measures.nll_gap_sample", 1, "+.3f"),
+    ("KL(q || p) [nats]", "contamination.measures.forward_kl", 1, ".2f"),
+    ("KL(p || q) [nats]", "contamination.measures.reverse_kl", 1, ".2f"),
+    ("prior standard deviation", "contamination.measures.prior_spread", 1, ".3f"),
+    ("posterior standard deviation", "contamination.measures.posterior_spread", 1, ".3f"),
+)
+
+
+def lookup(measured: Measured, path: str) -> Any | None:
+    """The value at a dotted path, or None where a part of it is missing."""
+    value: Any = measured
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or value.get(part) is None:
+            return None
+        value = value[part]
+    return value
+
+
+def table(measured: Mapping[str, Measured]) -> str:
+    """One column per model, one row per figure with its 95 % interval; "-" where a model has no such figure."""
+    names = list(measured)
+    rows = [
+        [label, *(_cell(lookup(measured[name], path), scale, form) for name in names)]
+        for label, path, scale, form in _ROWS
+    ]
+    rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
+    widths = [max(len(row[i]) for row in (["", *names], *rows)) for i in range(len(names) + 1)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in (["", *names], *rows)
+    ]
+    verdicts = [f"{name}: {text}" for name in names if (text := lookup(measured[name], "interventions.verdict"))]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *verdicts])
+
+
+def task_table(measured: Mapping[str, Measured], scoring: str = "likelihood") -> str:
+    """Accuracy in percent per task, one column per model, chance in the last column."""
+    per_model = {
+        name: {task["task"]: task for task in (lookup(m, f"evaluation.accuracy.{scoring}.tasks") or [])}
+        for name, m in measured.items()
+    }
+    tasks = next(iter(per_model.values()))
+    width = max(len(name) for name in (*tasks, "task"))
+    head = "  ".join([f"{'task':{width}}", *(f"{name:>14}" for name in per_model), f"{'chance':>8}"])
+    lines = [head, "-" * len(head)]
+    for task, entry in tasks.items():
+        cells = (f"{100 * found[task]['accuracy']['mean']:14.1f}" for found in per_model.values())
+        lines.append("  ".join([f"{task:{width}}", *cells, f"{100 * entry['chance']:8.1f}"]))
+    return "\n".join(lines)
+
+
+def _cell(interval: Any | None, scale: float, form: str) -> str:
+    if not isinstance(interval, Mapping) or interval.get("mean") is None:
+        return "-"
+    text = f"{scale * interval['mean']:{form}}"
+    if interval.get("low") is None or interval.get("high") is None:
+        return text
+    return f"{text} [{scale * interval['low']:{form}}, {scale * interval['high']:{form}}]"
+
+
+def figures(measured: Measured) -> dict[str, Metric]:
+    """Every figure with an interval by short name, for a result file."""
+    found: dict[str, Metric] = {}
+
+    def put(name: str, path: str, unit: str) -> None:
+        value = lookup(measured, path)
+        if value is not None:
+            found[name] = Metric(value["mean"], unit, value.get("low"), value.get("high"), value.get("n"))
+
+    put("accuracy", "evaluation.accuracy.likelihood.unweighted", "fraction")
+    put("accuracy_generated", "evaluation.accuracy.generation.unweighted", "fraction")
+    put("answer_nll", "evaluation.answer_nll", "nats")
+    for task in lookup(measured, "evaluation.accuracy.likelihood.tasks") or []:
+        value = task["accuracy"]
+        found[f"accuracy.{task['task']}"] = Metric(value["mean"], "fraction", value["low"], value["high"], value["n"])
+    for part, prefix in (("contamination", "held_out"), ("train_contamination", "training")):
+        for name, value in (lookup(measured, f"{part}.measures") or {}).items():
+            if value is not None:
+                put(f"{prefix}.{name}", f"{part}.measures.{name}", value["unit"])
+    for name in lookup(measured, "interventions.conditions") or {}:
+        base = f"interventions.conditions.{name}"
+        put(f"{name}.accuracy", f"{base}.accuracy", "fraction")
+        put(f"{name}.answer_nll", f"{base}.answer_nll", "nats")
+        put(f"{name}.accuracy_difference", f"{base}.accuracy_difference", "fraction")
+        put(f"{name}.nll_difference", f"{base}.nll_difference", "nats")
+    return found
+
+
+def figure(measured: Mapping[str, Measured]) -> Figure:
+    """Accuracy of all models; leaked information; and what replacing the latents does. Bars with 95 % intervals."""
+
+    latent = [name for name, m in measured.items() if lookup(m, "contamination")]
+    page = Figure(figsize=(12.5, 4.4), layout="constrained")
+    accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.8))
+    path = "evaluation.accuracy.likelihood.unweighted"
+    draw_bars(accuracy, list(measured), {"": _column(measured, list(measured), path, 100)}, "accuracy [%]")
+    accuracy.set_title("held-out accuracy")
+    accuracy.set_ylim(0, 100)
+    rows = {
+        "held out, uniform options": _column(measured, latent, "contamination.measures.leaked_information", 1),
+        "training, label noise": _column(measured, latent, "train_contamination.measures.known_answer_leakage", 1),
+    }
+    draw_bars(leakage, latent, rows, "leaked information [nats]")
+    leakage.set_title("what the posterior reveals")
+    leakage.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
+    bars = {
+        name: _columns(measured[name], [f"interventions.conditions.{c}.accuracy" for c in CONDITIONS], 100)
+        for name in latent
+    }
+    draw_bars(effect, [c.replace("_", " ") for c in CONDITIONS], bars, "accuracy [%]")
+    effect.set_title("held-out accuracy with other latents")
+    effect.set_ylim(0, 100)
+    effect.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
+    return page
+
+
+def _column(
+    measured: Mapping[str, Measured], names: list[str], path: str, scale: float
+) -> tuple[list[float], list[tuple[float, float]]]:
+    pairs = [_columns(measured[name], [path], scale) for name in names]
+    return [values[0] for values, _ in pairs], [ends[0] for _, ends in pairs]
+
+
+def _columns(measured: Measured, paths: list[str], scale: float) -> tuple[list[float], list[tuple[float, float]]]:
+    values, ends = [], []
+    for path in paths:
+        interval = lookup(measured, path) or {}
+        mean = interval.get("mean")
+        mean = float("nan") if mean is None else scale * mean
+        low, high = (interval.get(end) for end in ("low", "high"))
+        values.append(mean)
+        ends.append((mean if low is None else scale * low, mean if high is None else scale * high))
+    return values, ends
+
+
+# Okabe-Ito: told apart with every common colour blindness; option A first
+OPTION_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
+PRIOR_COLOUR = "#444444"
+BAR_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # dark and light in turn, so that greyscale tells them apart
+
+
+def option_plane(prior_mean: np.ndarray, prior_std: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """The plane (2, D) that shows the options' posterior means best, in units of the prior's standard deviations.
+
+    The first direction is that of the largest spread of the options; where fewer than two directions carry any spread
+    the plane is filled up with the coordinate axes.
+    """
+    white = (means - prior_mean) / prior_std
+    _, _, directions = np.linalg.svd(white - white.mean(0), full_matrices=False)
+    basis: list[np.ndarray] = []
+    offset = (white.mean(0) / max(float(np.linalg.norm(white.mean(0))), 1e-12))[None]
+    for candidate in (*directions[: max(0, len(means) - 1)], *offset, *np.eye(white.shape[1])[:3]):
+        rest = candidate - sum((candidate @ b) * b for b in basis)
+        if np.linalg.norm(rest) > 1e-3 and len(basis) < 2:
+            basis.append(rest / np.linalg.norm(rest))
+    return np.stack(basis)
+
+
+def draw_posteriors(
+    ax: Axes,
+    prior: tuple[np.ndarray, np.ndarray],
+    posteriors: tuple[np.ndarray, np.ndarray],
+    choices: Sequence[str],
+    *,
+    answer: int | None = None,
+    title: str = "",
+) -> Axes:
+    """Every option's posterior as an ellipse of one standard deviation around the prior's.
+
+    Args:
+        ax: where to draw.
+        prior: mean and standard deviation, each (D,), slots flattened.
+        posteriors: means and standard deviations, each (options, D).
+        choices: option texts.
+        answer: index of the right option, drawn with a thick line.
+        title: of the panel.
+    """
+    (mean, std), (means, stds) = prior, posteriors
+    plane = option_plane(mean, std, means)
+    ax.add_patch(_ellipse(np.zeros(2), _projected(plane, np.ones_like(std)), PRIOR_COLOUR, fill=True))
+    ax.plot(0, 0, "+", color=PRIOR_COLOUR, markersize=9, label="prior, knows x")
+    reach = 1.3
+    for i, choice in enumerate(choices):
+        colour = OPTION_COLOURS[i % len(OPTION_COLOURS)]
+        centre = plane @ ((means[i] - mean) / std)
+        spread = _projected(plane, stds[i] / std)
+        ax.add_patch(_ellipse(centre, spread, colour, width=2.6 if i == answer else 1.3))
+        ax.plot(*centre, "o", color=colour, markersize=4, label=f"posterior, told {option_letter(i)} {choice}")
+        reach = max(reach, *(np.abs(centre) + np.sqrt(np.diag(spread)) + 0.1))
+    ax.set_xlim(-reach, reach)
+    ax.set_ylim(-reach, reach)
+    ax.set_aspect("equal")
+    ax.set_xlabel("main direction of the options [prior standard deviations]")
+    ax.set_ylabel("second direction [prior standard deviations]")
+    ax.set_title(title)
+    return ax
+
+
+def _projected(plane: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Covariance (2, 2) of a diagonal Gaussian in the plane."""
+    return (plane * std**2) @ plane.T
+
+
+def _ellipse(
+    centre: np.ndarray, covariance: np.ndarray, colour: str, *, width: float = 1.3, fill: bool = False
+) -> Ellipse:
+    values, vectors = np.linalg.eigh(covariance)
+    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+    sizes = 2 * np.sqrt(np.maximum(values, 0))
+    face = {"facecolor": "#DDDDDD", "alpha": 0.6} if fill else {"facecolor": "none"}
+    return Ellipse(
+        (float(centre[0]), float(centre[1])),
+        float(sizes[1]),
+        float(sizes[0]),
+        angle=angle,
+        edgecolor=colour,
+        lw=width,
+        **face,
+    )
+
+
+def draw_question(figure: Any, question: VisualQuestion) -> None:
+    """The question's pictures in a row with its text and options underneath, in a (sub)figure."""
+    axes = np.atleast_1d(figure.subplots(1, len(question.images)))
+    for number, (ax, image) in enumerate(zip(axes, question.images, strict=True), start=1):
+        ax.imshow(image, interpolation="nearest")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        if len(question.images) > 1:
+            ax.set_xlabel(f"image {number}")
+    options = "   ".join(
+        f"{option_letter(i)} {choice}{' [right]' if i == question.answer else ''}"
+        for i, choice in enumerate(question.choices)
+    )
+    figure.suptitle(f"{question.question}\n{options}", fontsize=10)
+
+
+def quick_figure(question: VisualQuestion, panels: Sequence[Mapping[str, Any]]) -> Figure:
+    """The question beside one panel of posteriors per checkpoint.
+
+    Args:
+        question: the question.
+        panels: per checkpoint ``title``, ``prior`` and ``posteriors`` as `draw_posteriors` takes them.
+    """
+    clear = ConstrainedLayoutEngine(h_pad=0.12)  # inches; keeps the legend off the axis labels
+    figure = Figure(figsize=(5.2 * len(panels), 8.4), layout=clear)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
+    top, bottom = parts
+    draw_question(top, question)
+    axes = np.atleast_1d(bottom.subplots(1, len(panels)))
+    for ax, panel in zip(axes, panels, strict=True):
+        draw_posteriors(
+            ax, panel["prior"], panel["posteriors"], question.choices, answer=question.answer, title=panel["title"]
+        )
+    handles, labels = axes[0].get_legend_handles_labels()
+    bottom.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_bars(
+    ax: Axes, names: Sequence[str], rows: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, float]]]], unit: str
+) -> Axes:
+    """Grouped bars with intervals: per group of ``rows`` a value and (low, high) for every one of ``names``."""
+    width = 0.8 / max(1, len(rows))
+    for i, (label, (values, intervals)) in enumerate(rows.items()):
+        x = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * width
+        error = np.abs(np.array(intervals).T - np.array(values))
+        colour = BAR_COLOURS[i % len(BAR_COLOURS)]
+        ax.bar(x, values, width * 0.92, yerr=error, label=label or None, color=colour, error_kw={"lw": 1})
+    ax.set_xticks(range(len(names)), names)
+    ax.set_ylabel(unit)
+    return ax

@@ -1,0 +1,135 @@
+"""What a step is made of: the data set, samplers that fill the last batch, the collator, latent noise by question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.data.schema import VisualQuestion
+
+WEIGHT = "example_weight"
+INDEX = "example_index"
+
+
+class QuestionDataset(Dataset[dict[str, Tensor]]):
+    """Encoded questions; item ~i (negative) is item i with weight 0.
+
+    Args:
+        questions: any sequence of `VisualQuestion`, drawn or read when asked for.
+        processor: encodes them.
+        cache: keep what was encoded (for sets that fit in memory and are seen many times).
+    """
+
+    def __init__(self, questions: Sequence[VisualQuestion], processor: AMVLProcessor, *, cache: bool = False) -> None:
+        self.questions, self.processor = questions, processor
+        self.cache: dict[int, dict[str, Tensor]] | None = {} if cache else None
+        self._lengths: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        index = item if item >= 0 else ~item
+        encoded = None if self.cache is None else self.cache.get(index)
+        if encoded is None:
+            encoded = self.processor.encode(self.questions[index])
+            if self.cache is not None:
+                self.cache[index] = encoded
+        return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0), INDEX: torch.tensor(item)}
+
+    def length(self, index: int) -> int:
+        """Query tokens of one question, from its text and the sizes of its pictures; they are not processed for it."""
+        if index not in self._lengths:
+            kept = None if self.cache is None else self.cache.get(index)
+            known = self.processor.query_length(self.questions[index]) if kept is None else len(kept["input_ids"])
+            self._lengths[index] = known
+        return self._lengths[index]
+
+
+class FilledRandomSampler(Sampler[int]):
+    """A random order of each epoch, filled up to a multiple of ``multiple`` with items of weight 0.
+
+    The order depends on (seed, epoch) alone, so a resumed run sees what the uninterrupted one would have seen.
+
+    With ``length_of`` the batches are made of items of similar length: the random order is cut into windows of
+    `WINDOW` x ``group`` items, each window is sorted by length and cut into groups, and its groups are shuffled. Lengths are
+    asked for one window at a time.
+
+    Args:
+        size: number of items.
+        seed: of the order.
+        multiple: the epoch's length is a multiple of this.
+        length_of: tokens of an item; None: lengths play no part.
+        group: items of one step over all processes, which should be alike.
+    """
+
+    WINDOW = 32
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        multiple: int = 1,
+        length_of: Callable[[int], int] | None = None,
+        group: int = 1,
+    ) -> None:
+        self.size, self.seed, self.multiple, self.epoch = size, seed, multiple, 0
+        self.length_of, self.group = length_of, group
+
+    def __len__(self) -> int:
+        return math.ceil(self.size / self.multiple) * self.multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        spare = len(self) - self.size
+        yield from order if self.length_of is None else self._grouped(order, self.length_of, generator)
+        yield from (~order[i % self.size] for i in range(spare))
+
+    def _grouped(self, order: list[int], length_of: Callable[[int], int], generator: torch.Generator) -> Iterator[int]:
+        window = self.WINDOW * self.group
+        for start in range(0, len(order), window):
+            alike = sorted(order[start : start + window], key=length_of)
+            groups = [alike[i : i + self.group] for i in range(0, len(alike), self.group)]
+            ragged = [groups.pop()] if len(groups[-1]) < self.group else []  # the epoch's last items stay last
+            for index in torch.randperm(len(groups), generator=generator).tolist():
+                yield from groups[index]
+            for rest in ragged:
+                yield from rest
+
+
+class AMVLCollator:
+    """`AMVLProcessor.collate` that keeps the weights and the places of the examples."""
+
+    def __init__(self, processor: AMVLProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = self.processor.collate(rows)
+        batch[WEIGHT] = torch.stack([row.get(WEIGHT, torch.tensor(1.0)) for row in rows])
+        if all(INDEX in row for row in rows):
+            batch[INDEX] = torch.stack([row[INDEX] for row in rows])
+        return batch
+
+
+def sample_noise(index: Tensor, shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
+    """(B, *shape) standard normal float32 numbers, the same for a question in one step whatever batch it stands in.
+
+    Args:
+        index: (B,) places of the questions in their set, ~i for the filled-up copy of question i.
+        shape: (k, d).
+        seed, step: of the run and of the optimiser.
+    """
+    rows = [np.random.default_rng([seed, step, int(i < 0), i if i >= 0 else ~i]) for i in index.tolist()]
+    return torch.from_numpy(np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows]))

@@ -1,0 +1,271 @@
+"""AMVLTrainer: transformers.Trainer with the AMVL objective, its schedules, and losses averaged over examples.
+
+transformers averages micro-batches, which weights the examples of a short last micro-batch more than the others. Here the
+loss of every optimiser step is the sum over its examples divided by their number, over all micro-batches and processes.
+Where several processes have to be given equally many examples, the epoch is filled up with examples of weight 0.
+
+The noise of a latent sample depends on the seed, the optimiser step and the question alone, so several processes train what
+one would train, and a resumed run what the uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from amvl_model import distributed
+from amvl_model.config.schema import BASELINES, ObjectiveConfig, RunConfig
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.distributions import answer_nll
+from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
+from amvl_model.training.objective import amvl_objective
+from amvl_model.training.sharding import keep_float32, sharding_arguments
+
+LOGGED_TERMS = ("ntp", "forward_kl", "reverse_kl", "weighted_forward", "weighted_reverse")
+
+
+class JsonlLog(TrainerCallback):
+    """Appends every log line of the Trainer to a JSON-lines file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class AMVLTrainer(Trainer):
+    """Trains an `AMVLForConditionalGeneration`, or a baseline of pause.py, on an `ObjectiveConfig`.
+
+    Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
+    ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
+    ``latent_norm_ratio``. Of a baseline ``ntp`` alone.
+
+    Args:
+        objective: which loss, with its weights and schedule.
+        latent_learning_rate: of the latent modules; None = the common one.
+        processor: makes batches, and is saved beside every checkpoint.
+        group_by_length: make batches of questions of similar length; train_dataset then needs `QuestionDataset.length`.
+        **kwargs: as transformers' Trainer takes them (model, args, train_dataset, callbacks, ...).
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: ObjectiveConfig,
+        processor: AMVLProcessor,
+        latent_learning_rate: float | None = None,
+        group_by_length: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.objective = objective
+        self.group_by_length = group_by_length
+        self.latent_learning_rate = latent_learning_rate
+        kwargs.setdefault("data_collator", AMVLCollator(processor))
+        super().__init__(processing_class=processor, **kwargs)
+        config = self.model.config
+        self._plain = objective.name in BASELINES  # one pass, no distributions
+        self._latent_shape = None if self._plain else (config.num_latents, config.latent_dim)
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")
+        # the loss below is normalised over the whole accumulated batch, and must not be divided once more
+        self.model_accepts_loss_kwargs = True
+        self._sums: dict[str, float] = defaultdict(float)
+        self._count = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimiser steps that are done, 0 to 1: what schedules depend on."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of the examples' losses over the number of examples in the global batch, times the number of processes
+        (whose gradients are averaged)."""
+        batch = dict(inputs)
+        weight, index = batch.pop(WEIGHT), batch.pop(INDEX, None)
+        if index is not None and self._latent_shape is not None:
+            batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
+        output = model(**batch)
+        beta, gamma = self.objective.weights(self.progress)
+        nll = output.answer_nll
+        if self.objective.nll_reduction != "sum":
+            nll = answer_nll(
+                output.logits, batch["answer_ids"], batch["answer_mask"], reduction=self.objective.nll_reduction
+            )
+        losses, terms = nll, {"ntp": nll}
+        if not self._plain:
+            found = amvl_objective(
+                output.prior,
+                output.posterior,
+                nll,
+                beta,
+                gamma,
+                objective=self.objective.name,
+                kl_reduction=self.objective.kl_reduction,
+            )
+            losses, terms = found.total, {name: getattr(found, name) for name in LOGGED_TERMS}
+        total = (losses * weight).sum()
+        items = weight.sum() if num_items_in_batch is None else num_items_in_batch
+        scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = total * scale / items
+        if model.training:
+            self._remember(terms, output, weight, beta, gamma)
+        return (loss, output) if return_outputs else loss
+
+    def autocast_smart_context_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """Autocast under FSDP2, whose weights stay float32; elsewhere accelerate or DeepSpeed does it."""
+        if self.is_fsdp_enabled and self.args.bf16:
+            return torch.autocast(self.args.device.type, torch.bfloat16)
+        return super().autocast_smart_context_manager(*args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Any:
+        if not batch_samples:
+            return None
+        count = torch.stack([batch[WEIGHT].sum() for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """Loss of an evaluation batch (mean over its examples)."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def _remember(self, terms: dict[str, Tensor], output: Any, weight: Tensor, beta: float, gamma: float) -> None:
+        count = float(weight.sum())
+        with torch.no_grad():
+            for name, values in terms.items():
+                self._sums[name] += float((values * weight).sum())
+            if not self._plain:
+                for name in ("prior", "posterior"):
+                    self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
+                self._sums["beta"] += beta * count
+                self._sums["gamma"] += gamma * count
+        self._count += count
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the terms of the objective to the Trainer's own log line."""
+        if "loss" in logs:
+            told = distributed.gather((self._count, dict(self._sums)))
+            count = sum(number for number, _ in told)
+            names = told[0][1] if count else ()
+            logs = {**logs, **{name: sum(sums.get(name, 0.0) for _, sums in told) / count for name in names}}
+            self._sums.clear()
+            self._count = 0.0
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with weight decay on matrices only, and a learning rate of their own for the latent modules."""
+        existing: Any = getattr(self, "optimizer", None)
+        if existing is not None:
+            return existing
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        rate = self.args.learning_rate
+        latent_rate = rate if self.latent_learning_rate is None else self.latent_learning_rate
+        groups: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                latent = any(part in self.model.own_modules for part in name.split("."))
+                groups[latent, name in decayed].append(parameter)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        created: torch.optim.Optimizer = kind(
+            [
+                {
+                    "params": parameters,
+                    "lr": latent_rate if latent else rate,
+                    "weight_decay": self.args.weight_decay if decay else 0.0,
+                }
+                for (latent, decay), parameters in groups.items()
+            ],
+            **options,
+        )
+        self.optimizer = created
+        return created
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The Trainer's warning about weights that a checkpoint lacks, without those a LoRA checkpoint is not to hold."""
+        if getattr(self.model.config, "lora", None):
+            load_result = load_result._replace(
+                missing_keys=[name for name in load_result.missing_keys if self.model.owns(name)]
+            )
+        super()._issue_warnings_after_load(load_result)
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's loader, whose sampler hears of the epoch also when the loader skips the batches of a resumed run:
+        accelerate (1.15) looks for a sampler two wrappers deep, and several processes that skip batches have three."""
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if isinstance(shard, BatchSamplerShard):
+            shard.sampler = shard.batch_sampler.sampler
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        world = self.args.world_size
+        multiple = world * self.args.per_device_train_batch_size if world > 1 else 1
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        group = world * self.args.per_device_train_batch_size
+        length_of = dataset.length if self.group_by_length else None
+        return FilledRandomSampler(len(dataset), seed=seed, multiple=multiple, length_of=length_of, group=group)
+
+
+def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> TrainingArguments:
+    """transformers' TrainingArguments for a run configuration, writing to ``folder``.
+
+    Args:
+        config: the run.
+        folder: checkpoints and logs go here.
+        **overrides: any TrainingArguments field, for what a `RunConfig` does not cover (fsdp, deepspeed, ...).
+    """
+    train = config.train
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": train.steps,
+        "per_device_train_batch_size": train.batch_size,
+        "per_device_eval_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.grad_accumulation,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": round(train.warmup * train.steps),
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "bf16": train.precision == "bf16",
+        "dataloader_num_workers": train.workers,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_persistent_workers": train.workers > 0,
+        "seed": train.seed,
+        "data_seed": config.data.seed,
+        "logging_steps": train.log_every,
+        "eval_strategy": "steps" if train.eval_every else "no",
+        "eval_steps": train.eval_every or None,
+        "save_strategy": "steps" if train.save_every else "no",
+        "save_steps": train.save_every or train.steps,
+        "save_total_limit": 2,
+        "report_to": list(train.report_to) or "none",
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": True,  # some objectives leave a head without gradient
+        "use_cpu": not torch.cuda.is_available(),
+        **sharding_arguments(train),
+    }
+    arguments = TrainingArguments(**{**settings, **overrides})
+    keep_float32(arguments)
+    return arguments

@@ -1,0 +1,126 @@
+"""All figures of a run: tables to CSV, panels to PNG, one CSV or more beside every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from amvl_theory.figures import curves, plots
+from amvl_theory.figures.curves import Mode
+from amvl_theory.figures.style import page, save, styled
+from amvl_theory.verification.core import Table, write_csv
+
+MIXTURE_LABELS = ("component separation [standard deviations]", "weight of one component [1]")
+
+Drawn = tuple[Figure, dict[str, Table]]
+
+
+def contamination(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Contamination against gamma."""
+    table = curves.contamination(mode)
+    figure, (ax,) = page(1, width=5.6)
+    plots.contamination(table, ax=ax)
+    return figure, {"contamination": table}
+
+
+def trajectories(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Trajectories under the three orders."""
+    table = curves.orders(mode)
+    figure, panels = page(3, width=4.4)
+    plots.order_contamination(table, ax=panels[0])
+    plots.order_contamination(table, ax=panels[1], column="posterior_shift")
+    plots.order_weights(table, ax=panels[2])
+    return figure, {"trajectories": table}
+
+
+def phase_diagram(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Leaked information over both weights."""
+    coupled, plane = curves.phase_coupled(mode, 15 if quick else 61), curves.phase_plane(41 if quick else 121)
+    figure, panels = page(2, width=5.8, height=4.7)
+    plots.phase_coupled(coupled, mode, ax=panels[0])
+    plots.phase_plane(plane, ax=panels[1])
+    return figure, {"phase_diagram_coupled": coupled, "phase_diagram_objectives": plane}
+
+
+def elbo_against_dual(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Leaked information and contamination of the objectives."""
+    leaked, roots = curves.leakage(), curves.objectives(mode, 36 if quick else 180)
+    figure, panels = page(3, width=4.9, height=4.3)
+    plots.leakage(leaked, ax=panels[0])
+    title = f"Free variances: gbar = {mode.force_mean:g}, v0 = {mode.force_var:g}"
+    plots.objectives(roots, "given", title, ax=panels[1])
+    plots.objectives(roots, "bistable", "Several roots: gbar = 3, v0 = 0.01", ax=panels[2])
+    return figure, {"elbo_against_dual_leakage": leaked, "elbo_against_dual_contamination": roots}
+
+
+def stability_map(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Slowest rate and largest stable step."""
+    table = curves.stability_maps(mode, 15 if quick else 61)
+    figure, panels = page(3, width=5.2, height=4.2)
+    rate, step = "slowest rate [1/time]", "largest stable step [time]"
+    plots.stability(table, "mode_slowest_rate", "One mode: slowest rate", rate, ax=panels[0])
+    plots.stability(table, "mode_largest_step", "One mode: largest stable step", step, ax=panels[1])
+    plots.stability(
+        table, "dense_slowest_rate", "H and A both dense: slowest rate", rate, ax=panels[2], mark=(1.0, 1.0)
+    )
+    return figure, {"stability_map": table}
+
+
+def finite_sample(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Finite-sample scaling."""
+    draws = 40 if quick else 400
+    scaling, descent, best = curves.finite_sample(rng, draws), curves.double_descent(rng, draws), curves.best_gamma(rng)
+    figure, panels = page(3, width=4.8)
+    plots.finite_sample(scaling, ax=panels[0])
+    plots.double_descent(descent, ax=panels[1])
+    plots.best_gamma(best, ax=panels[2])
+    return figure, {
+        "finite_sample_noise": scaling,
+        "finite_sample_double_descent": descent,
+        "finite_sample_gamma": best,
+    }
+
+
+def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Where the linear theory fails."""
+    bent, mixed = curves.saturation_map(13 if quick else 61), curves.mixture_map(9 if quick else 27)
+    own = curves.per_answer_map(9 if quick else 41)
+    figure, panels = page(3, width=5.2, height=4.2)
+    plots.error_map(
+        bent, "force_over_g0", "gamma_pull", labels=("mean force / saturation force g0 [1]", "gamma lambda_q / h [1]"),
+        title="Saturating response: contamination", bar="linear / exact - 1", scales=("log", "symlog"), ax=panels[0],
+    )  # fmt: skip
+    plots.error_map(
+        mixed, "separation", "component_weight", labels=MIXTURE_LABELS,
+        title="Mixture posterior: contamination", bar="linear / exact - 1", scales=("linear", "linear"), ax=panels[1],
+    )  # fmt: skip
+    plots.error_map(
+        own, "gamma_over_critical", "kurtosis", labels=("gamma / gamma_c [1]", "kurtosis of the answer force [1]"),
+        title="Per-answer variances: V of T6", bar="closed form / exact - 1", scales=("log", "linear"), ax=panels[2],
+    )  # fmt: skip
+    return figure, {"limits_saturation": bent, "limits_mixture": mixed, "limits_per_answer": own}
+
+
+FIGURES: dict[str, Callable[[Mode, np.random.Generator, bool], Drawn]] = {
+    "contamination": contamination,
+    "trajectories": trajectories,
+    "phase_diagram": phase_diagram,
+    "elbo_against_dual": elbo_against_dual,
+    "stability_map": stability_map,
+    "finite_sample": finite_sample,
+    "limits": limits,
+}
+
+
+def write_figure(name: str, out: Path, mode: Mode, seed: int, *, quick: bool) -> str:
+    """Compute one figure, write its tables, draw it; returns its name."""
+    rng = np.random.default_rng([seed, 100 + list(FIGURES).index(name)])
+    with styled():  # type: ignore[attr-defined]
+        figure, tables = FIGURES[name](mode, rng, quick)
+        save(figure, out / f"{name}.png")
+    for table_name, table in tables.items():
+        write_csv(out / f"{table_name}.csv", table)
+    return name

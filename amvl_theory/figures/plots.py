@@ -1,0 +1,427 @@
+"""Line figures: tables of `curves.py` to Axes.
+
+Map figures: tables of `curves.py` over two parameters to Axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
+from matplotlib.lines import Line2D
+
+from amvl_theory import EQUAL_WEIGHT_CROSSOVER
+from amvl_theory.figures.curves import Mode
+from amvl_theory.figures.style import COLOURS, MARKERS, OBJECTIVES, SEQUENTIAL, SIGNED, axes, look, marks
+from amvl_theory.verification.core import Table
+
+
+def contamination(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Contamination against gamma for several absorptions; markers are simulations (T3)."""
+    ax = axes(ax)
+    for i, s in enumerate(np.unique(table["absorption"])):
+        rows = table["absorption"] == s
+        gamma = table["gamma"][rows]
+        ax.plot(gamma, table["contamination"][rows], label=f"s = {s:g}", **look(i))
+        ax.plot(gamma, table["simulated"][rows], **marks(i))
+    ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_ylabel("prior contamination c [latent]")
+    ax.set_title("Only absorption below 1 lets gamma act")
+    ax.legend(ncols=2, loc="upper right")
+    return _headroom(ax, 1.32)
+
+
+def order_contamination(table: Table, *, ax: Axes | None = None, column: str = "contamination") -> Axes:
+    """Contamination, or the posterior shift, in time under the three orders (T7)."""
+    ax = axes(ax)
+    for i, order in enumerate(dict.fromkeys(table["order"].tolist())):
+        rows = table["order"] == order
+        ax.plot(table["time"][rows], table[column][rows], label=order, **look(i))
+        if column == "contamination":
+            ax.plot(table["time"][rows], table["simulated"][rows], **marks(i))
+    if column == "contamination":
+        ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
+    ax.set_xlabel("time [rate x steps]")
+    name = "prior contamination c" if column == "contamination" else "posterior shift dbar"
+    ax.set_ylabel(f"{name} [latent]")
+    ax.set_title("Contamination under three orders" if column == "contamination" else "What the prior follows")
+    ax.set_ylim(bottom=0)
+    if column == "contamination":
+        ax.legend(loc="lower right")
+    return ax
+
+
+def order_weights(table: Table, *, ax: Axes | None = None) -> Axes:
+    """The two weights in time under each order: beta thick, gamma thin."""
+    ax = axes(ax)
+    for i, order in enumerate(dict.fromkeys(table["order"].tolist())):
+        rows = table["order"] == order
+        shift = 0.012 * (i - 1)
+        ax.plot(table["time"][rows], table["beta"][rows] + shift, **{**look(i), "linewidth": 2.8}, label=order)
+        ax.plot(table["time"][rows], table["gamma"][rows] + shift, **{**look(i), "linewidth": 1.2})
+    ax.plot([], [], color="#444444", linewidth=2.8, label="thick: beta")
+    ax.plot([], [], color="#444444", linewidth=1.2, label="thin: gamma")
+    ax.set_xlabel("time [rate x steps]")
+    ax.set_ylabel("loss weight [1]")
+    ax.set_title("Schedules")
+    ax.legend(loc="lower right")
+    return ax
+
+
+def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Leaked information against the weight over v0/h: dual KL and ELBO, channel value, exact value, simulation (T6)."""
+    ax = axes(ax)
+    x = table["weight_h_over_v0"]
+    for objective in ("dual", "elbo"):
+        name, i = OBJECTIVES[objective]
+        ax.plot(x, table[f"{objective}_nats"], label=f"{name}, Gaussian channel", **look(i))
+        ax.plot(x, table[f"{objective}_simulated_nats"], label=f"{name}, simulated", **marks(i))
+        ax.plot(
+            x,
+            table[f"{objective}_exact_nats"],
+            color=COLOURS[i],
+            linewidth=0.9,
+            linestyle="-",
+            label=f"{name}, two answers, exact",
+        )
+    ax.axhline(np.log(2), color="#777777", linewidth=0.8)
+    ax.annotate(
+        "log 2, entropy of the answer",
+        (2.5, np.log(2)),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    top = 2.9
+    for weight, text in ((1.0, "beta_c"), (2.0, "gamma_c"), (EQUAL_WEIGHT_CROSSOVER, "2/phi^2")):
+        ax.axvline(weight, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+        ax.annotate(text, (weight, 0.68 * top), rotation=90, ha="right", va="top", fontsize=8.5)
+    ax.set_xscale("log")
+    ax.set_ylim(0, top)
+    ax.set_xlim(0.01, 2.6)
+    ax.set_xlabel("weight x h / v0 [1]   (gamma for dual KL, beta for ELBO)")
+    ax.set_ylabel("leaked information [nats]")
+    ax.set_title("Leaked information at equal weight")
+    ax.legend(loc="upper left", bbox_to_anchor=(0.27, 1.0))
+    return ax
+
+
+def objectives(table: Table, mode: str, title: str, *, ax: Axes | None = None) -> Axes:
+    """All equilibrium contaminations of the three objectives, variances free; open markers are unstable (T5)."""
+    ax = axes(ax)
+    for objective in ("fwd", "elbo", "dual"):
+        name, i = OBJECTIVES[objective]
+        rows = (table["mode"] == mode) & (table["objective"] == objective)
+        gamma, c, stable = (table[key][rows] for key in ("gamma", "contamination", "stable"))
+        for number in range(max(int(np.unique(gamma, return_counts=True)[1].max()), 1)):
+            _branches(ax, gamma, c, stable, number, i, name)
+        ax.plot(gamma, table["simulated"][rows], **marks(i))
+    if not table["stable"][table["mode"] == mode].all():
+        ax.plot([], [], color="#444444", linewidth=1.0, linestyle=(0, (1, 3)), label="unstable root")
+    ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_ylabel("prior contamination c [latent]")
+    ax.set_title(title)
+    ax.legend(loc="best")
+    return ax
+
+
+def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, number: int, i: int, name: str) -> None:
+    """Root number `number` of every gamma, cut where the number of roots changes, faint where it is unstable."""
+    points: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    part, before = 0, -1
+    for value in np.unique(gamma):
+        here = gamma == value
+        count = int(here.sum())
+        part += count != before
+        before = count
+        if number < count:
+            order = np.argsort(c[here])[number]
+            points.setdefault((part, int(stable[here][order])), []).append((value, float(c[here][order])))
+    width = 3.4 if i == 1 else 1.8  # the ELBO lies on forward-only, which shows around it
+    for k, ((_, still), line) in enumerate(points.items()):
+        x, y = zip(*line, strict=True)
+        shape = (
+            {**look(i), "linewidth": width}
+            if still
+            else {"color": look(i)["color"], "linewidth": 1.0, "linestyle": (0, (1, 3))}
+        )
+        ax.plot(x, y, label=name if number == 0 and k == 0 else None, **shape)
+
+
+def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Contamination of a fresh question by label noise against the number of questions (T8)."""
+    ax = axes(ax)
+    for i, gamma in enumerate(np.unique(table["gamma"])):
+        rows = table["gamma"] == gamma
+        n = table["questions"][rows]
+        ax.plot(n, table["variance"][rows], label=f"gamma = {gamma:g}", **look(i))
+        ax.errorbar(
+            n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
+        )
+    ax.plot(
+        [],
+        [],
+        marker="o",
+        linestyle="none",
+        color="#444444",
+        markerfacecolor="white",
+        label="descent, random labels\n(+-2 standard errors)",
+    )
+    ax.axvline(10, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(top=8)
+    ax.set_xlabel("questions n [1]   (p = 10 features)")
+    ax.set_ylabel("variance of c caused by label noise [latent^2]")
+    ax.annotate(
+        "n = p", (10, 0.99), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8.5
+    )
+    ax.set_title("Label noise in a fresh question's prior")
+    ax.legend(loc="lower left")
+    return ax
+
+
+def double_descent(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Excess loss by label noise against n, with and without ridge: the peak at n = p (T8)."""
+    ax = axes(ax)
+    for i, ridge in enumerate(np.unique(table["ridge"])):
+        rows = table["ridge"] == ridge
+        n = table["questions"][rows]
+        name = "no ridge" if ridge == 0 else f"rho_eff = {ridge:g}"
+        ax.plot(n, table["noise_nats"][rows], label=name, **look(i))
+        ax.errorbar(
+            n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
+        )
+    ax.axvline(20, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.annotate("n = p", (20, 0.02), rotation=90, ha="right", va="bottom", fontsize=8.5)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(0.015, 40)
+    ax.set_xlabel("questions n [1]   (p = 20 features)")
+    ax.set_ylabel("excess answer loss by label noise [nats]")
+    ax.set_title("Double descent; gamma multiplies the ridge")
+    ax.legend(loc="upper right")
+    return ax
+
+
+def best_gamma(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Bias, noise and total excess loss against gamma; the vertical line is the closed form's optimum (T8)."""
+    ax = axes(ax)
+    for i, (key, name) in enumerate(
+        (("total_nats", "total"), ("noise_nats", "label noise kept"), ("bias_nats", "signal lost"))
+    ):
+        ax.plot(table["gamma"], table[key], label=name, **look(i))
+    best = float(table["best_gamma"][0])
+    ax.axvline(best, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.plot(
+        best,
+        np.interp(best, table["gamma"], table["total_nats"]),
+        marker=MARKERS[3],
+        color="black",
+        linestyle="none",
+        label=f"optimal gamma = {best:.3g}",
+    )
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_ylabel("excess answer loss [nats]")
+    ax.set_title("Bias and variance in gamma (n = 24, p = 16)")
+    ax.legend(loc="upper center")
+    return ax
+
+
+def _headroom(ax: Axes, factor: float) -> Axes:
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * factor)
+    return ax
+
+
+ERROR_LEVELS = np.array([-1.0, -0.5, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.5, 1.0])
+
+
+def grid(table: Table, x: str, y: str, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Axis values and the matrix (y, x) of a table over a full grid."""
+    xs, ys = np.unique(table[x]), np.unique(table[y])
+    matrix = np.full((len(ys), len(xs)), np.nan)
+    matrix[np.searchsorted(ys, table[y]), np.searchsorted(xs, table[x])] = table[value]
+    return xs, ys, matrix
+
+
+def _heat(
+    ax: Axes,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    matrix: np.ndarray,
+    label: str,
+    *,
+    scales: tuple[str, str] = ("log", "log"),
+    **options: object,
+):
+    ax.grid(False)
+    ax.set_xscale(scales[0])  # before any contour: its labels cut the lines on screen
+    ax.set_yscale(scales[1], **({"linthresh": 0.05} if scales[1] == "symlog" else {}))
+    shading = "gouraud" if np.isfinite(matrix).all() and "norm" not in options else "nearest"
+    found = ax.pcolormesh(xs, ys, matrix, shading=shading, rasterized=True, **options)
+    bar = ax.figure.colorbar(found, ax=ax, pad=0.02)
+    bar.set_label(label)
+    return found
+
+
+def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
+    """Leaked information of dual KL over beta and gamma, with the thresholds of dual KL and ELBO (T5, T6)."""
+    ax = axes(ax)
+    xs, ys, nats = grid(table, "beta", "gamma", "leaked_nats")
+    _heat(ax, xs, ys, nats, "leaked information, dual KL [nats]", cmap=SEQUENTIAL, vmin=0)
+    lines = ax.contour(xs, ys, nats, levels=[0.05, 0.2, 0.5, 0.8], colors="white", linewidths=0.8)
+    ax.clabel(lines, fontsize=8, fmt="%g")
+    ax.contour(xs, ys, grid(table, "beta", "gamma", "excess")[2], levels=[0.0], colors=[COLOURS[1]], linewidths=2.2)
+    h, v0, gbar, alpha = mode.curvature, mode.force_var, mode.force_mean, mode.anchor
+    for level in (2 * v0 / h, 2 * (v0 + gbar**2) / h):
+        ax.axhline(level, color="white", linestyle=(0, (2, 2)), linewidth=1.1)
+    ax.annotate(
+        "2 v0/h",
+        (xs[-1], 2 * v0 / h),
+        xytext=(-4, -11),
+        textcoords="offset points",
+        color="white",
+        ha="right",
+        fontsize=9,
+    )
+    ax.annotate(
+        "2 (v0 + gbar^2)/h",
+        (xs[0], 2 * (v0 + gbar**2) / h),
+        xytext=(4, 4),
+        textcoords="offset points",
+        color="white",
+        fontsize=9,
+    )
+    critical = (v0 + (gbar * alpha / (h + alpha)) ** 2) / h
+    ax.axvline(critical, color=COLOURS[5], linestyle=(0, (6, 2)), linewidth=2.0)
+    several = grid(table, "beta", "gamma", "roots")[2] > 1
+    if several.any():
+        ax.contourf(xs, ys, several.astype(float), levels=[0.5, 1.5], colors="none", hatches=["//"])
+    ax.set_xlabel("weight of the forward KL, beta [1]")
+    ax.set_ylabel("weight of the reverse KL, gamma [1]")
+    ax.set_title("Coupled game: both weights act through the mean")
+    ax.legend(
+        handles=[
+            Line2D([], [], color=COLOURS[1], linewidth=2.2, label="gamma_c of dual KL"),
+            Line2D([], [], color=COLOURS[5], linewidth=2.0, linestyle=(0, (6, 2)), label="beta_c of the ELBO"),
+        ],
+        loc="lower left",
+        frameon=True,
+    )
+    return ax
+
+
+def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Which leaks more: dual KL at gamma or the ELBO at beta (T6)."""
+    ax = axes(ax)
+    xs, ys, gap = grid(table, "gamma_h_over_v0", "beta_h_over_v0", "difference")
+    _heat(ax, xs, ys, gap, "dual KL minus ELBO [nats]", cmap=SIGNED, vmin=-1.5, vmax=1.5)
+    total = (
+        grid(table, "gamma_h_over_v0", "beta_h_over_v0", "dual_nats")[2]
+        + grid(table, "gamma_h_over_v0", "beta_h_over_v0", "elbo_nats")[2]
+    )
+    lines = ax.contour(xs, ys, gap, levels=[-1.0, -0.5, -0.2, 0.2, 0.5], colors="#444444", linewidths=0.7)
+    ax.clabel(lines, fontsize=8, fmt="%g")
+    ax.contour(xs, ys, np.where(total > 0, gap, np.nan), levels=[0.0], colors="black", linewidths=2.0)
+    ax.plot(xs, xs, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)))
+    ax.axvline(2.0, color=COLOURS[0], linewidth=2.0)
+    ax.axhline(1.0, color=COLOURS[1], linewidth=2.0, linestyle=(0, (6, 2)))
+    cross = 0.7639320225
+    ax.plot(cross, cross, marker="o", color="black", markersize=6)
+    ax.annotate("2/phi^2", (cross, cross), xytext=(9, -8), textcoords="offset points", fontsize=9)
+    ax.annotate("dual KL\nleaks less", (0.45, 0.13), fontsize=9)
+    ax.annotate("only dual KL leaks", (0.12, 2.7), fontsize=9)
+    ax.annotate("neither", (2.15, 1.25), fontsize=9)
+    ax.annotate("only\nELBO", (2.15, 0.045), fontsize=9)
+    ax.set_xlim(xs[0], xs[-1])
+    ax.set_ylim(ys[0], ys[-1])
+    ax.set_xlabel("gamma h / v0 of dual KL [1]")
+    ax.set_ylabel("beta h / v0 of the ELBO [1]")
+    ax.set_title("Which objective leaks more, at its own weight")
+    ax.legend(
+        handles=[
+            Line2D([], [], color=COLOURS[0], linewidth=2.0, label="gamma_c = 2 v0/h"),
+            Line2D([], [], color=COLOURS[1], linewidth=2.0, linestyle=(0, (6, 2)), label="beta_c = v0/h"),
+            Line2D([], [], color="black", linewidth=2.0, label="equal leakage"),
+            Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="equal weights"),
+        ],
+        loc="lower right",
+        bbox_to_anchor=(0.8, 0.0),
+        frameon=True,
+    )
+    return ax
+
+
+def stability(
+    table: Table, value: str, title: str, label: str, *, ax: Axes | None = None, mark: tuple[float, float] | None = None
+) -> Axes:
+    """A rate or a step over eta_p/eta_q and gamma; the region without stability is hatched (T7)."""
+    ax = axes(ax)
+    xs, ys, matrix = grid(table, "eta_ratio", "gamma", value)
+    stable = matrix > 0
+    shown = np.where(stable, np.log10(np.maximum(matrix, 1e-12)), np.nan)
+    _heat(ax, xs, ys, shown, f"log10 of {label}", cmap=SEQUENTIAL)
+    lines = ax.contour(xs, ys, shown, levels=8, colors="white", linewidths=0.6)
+    ax.clabel(lines, fontsize=8, fmt="%.2g")
+    if not stable.all():
+        ax.contourf(xs, ys, (~stable).astype(float), levels=[0.5, 1.5], colors="none", hatches=["xxx"])
+        ax.contour(xs, ys, (~stable).astype(float), levels=[0.5], colors=[COLOURS[1]], linewidths=2.0)
+    if mark is not None:
+        ax.plot(*mark, marker="*", markersize=15, color=COLOURS[1], markeredgecolor="black", linestyle="none")
+        ax.annotate(
+            "published instance:\nunstable",
+            mark,
+            xytext=(10, -30),
+            textcoords="offset points",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )
+    ax.set_xlabel("rate of the prior / rate of the posterior [1]")
+    ax.set_ylabel("weight of the reverse KL, gamma [1]")
+    ax.set_title(title)
+    return ax
+
+
+def error_map(
+    table: Table,
+    x: str,
+    y: str,
+    *,
+    labels: tuple[str, str],
+    title: str,
+    bar: str,
+    scales: tuple[str, str],
+    value: str = "error",
+    ax: Axes | None = None,
+) -> Axes:
+    """Error of the linear theory (closed form / exact - 1) over two parameters, with the 10 % contour (T9).
+
+    Dotted below -5 %, crossed where several equilibria can coexist and the error is unknown.
+    """
+    ax = axes(ax)
+    xs, ys, matrix = grid(table, x, y, value)
+    norm = BoundaryNorm(ERROR_LEVELS, 256, extend="both")
+    _heat(ax, xs, ys, matrix, bar, cmap=SIGNED, norm=norm, scales=scales)
+    below = np.where(np.isfinite(matrix), matrix, 0.0) < ERROR_LEVELS[4]
+    if below.any():  # dotted, so that greyscale shows the sign
+        ax.contourf(xs, ys, below.astype(float), levels=[0.5, 1.5], colors="none", hatches=[".."])
+    lost = ~np.isfinite(matrix)
+    if lost.any():
+        ax.contourf(xs, ys, lost.astype(float), levels=[0.5, 1.5], colors="none", hatches=["xxx"])
+    size = np.abs(np.where(lost, np.nan, matrix))
+    lines = ax.contour(xs, ys, size, levels=[0.1], colors="black", linewidths=2.2)
+    ax.clabel(lines, fontsize=9, fmt=lambda level: f"{100 * level:.0f} %")
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
+    ax.set_title(title)
+    return ax

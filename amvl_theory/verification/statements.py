@@ -1,0 +1,66 @@
+"""The nine statements: their numbers, and their proofs for a second process beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from amvl_theory.verification.beyond import t9
+from amvl_theory.verification.core import Evidence, Proof, Verdict
+from amvl_theory.verification.fixed import t1, t2, t3, t4
+from amvl_theory.verification.free import t5
+from amvl_theory.verification.learnt import t8
+from amvl_theory.verification.motion import t7
+from amvl_theory.verification.transition import t6
+
+Numbers = Callable[[np.random.Generator, int], Evidence]
+
+STATEMENTS: dict[str, tuple[str, Numbers]] = {
+    "T1": ("Inheritance", t1),
+    "T2": ("Frozen-prior response", t2),
+    "T3": ("Coupled equilibrium", t3),
+    "T4": ("Spread", t4),
+    "T5": ("Forward-only, ELBO, dual KL", t5),
+    "T6": ("Variance channel, transition", t6),
+    "T7": ("Stability", t7),
+    "T8": ("Amortised prior, finite data", t8),
+    "T9": ("Beyond the linear Gaussian case", t9),
+}
+"""Name -> title, and the function that compares its closed forms with direct solves and simulation."""
+
+
+def prove(names: Sequence[str]) -> dict[str, Proof]:
+    """Outcome of the symbolic proofs, as plain data that can cross a process boundary."""
+    from amvl_theory.theorems import prove_all
+
+    return {
+        item.name: Proof(
+            passed=len(item.checks) - len(item.failed),
+            total=len(item.checks),
+            how=item.how_verified,
+            failed=tuple(f"{check.name}: {check.detail}" for check in item.failed),
+            seconds=item.seconds,
+        )
+        for item in prove_all(names)
+    }
+
+
+def second_process() -> ProcessPoolExecutor:
+    """One more process, for proofs and figures beside the numbers; it starts with the first task."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def numbers(name: str, seed: int, instances: int) -> tuple[Evidence, float]:
+    """One statement's comparisons and the CPU seconds they took; the random instances depend on seed and name only."""
+    began = time.process_time()
+    evidence = STATEMENTS[name][1](np.random.default_rng([seed, int(name[1:])]), instances)
+    return evidence, time.process_time() - began
+
+
+def verdict(name: str, evidence: Evidence, seconds: float, proof: Proof | None) -> Verdict:
+    """A statement's verdict from its numbers and its proof."""
+    return Verdict(name, STATEMENTS[name][0], proof, evidence, seconds)

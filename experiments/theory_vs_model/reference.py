@@ -1,0 +1,123 @@
+"""What the theory is given: one checkpoint's forces, curvature and distributions at the prior mean, question by question.
+
+Everything is in the prior's whitened coordinates, w = (z - m_p) / s_p with D = k d entries: the prior is N(0, I), forces are in
+nats per prior standard deviation, and a rescaled latent changes nothing (definitions in `diagnostics/linear_response.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.diagnostics.common.gradients import answer_forces, differentiable
+from amvl_model.diagnostics.response.response_arrays import LEAST_OTHER
+from amvl_model.evaluation.scorers import QuestionBatch, batches, latent_scorer
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """One question at one checkpoint, in the prior's whitened coordinates (O options, D dimensions).
+
+    Attributes:
+        question_id, task: of the question.
+        forces: g (O, D), -d NLL(a)/dw at the prior mean [nats/prior std].
+        answer_probs: p(a|x, prior mean) (O,), not normalised over the options.
+        known_probs: p(a|x) of the label noise (O,).
+        shifts: the checkpoint's own posterior means (O, D) [prior std].
+        widths: its posterior over its prior standard deviations (O, D).
+    """
+
+    question_id: str
+    task: str
+    forces: Array
+    answer_probs: Array
+    known_probs: Array
+    shifts: Array
+    widths: Array
+
+    @property
+    def options(self) -> int:
+        """O."""
+        return len(self.answer_probs)
+
+    @property
+    def curvature(self) -> Array:
+        """H (D, D) = sum_a p_a g_a g_a^T, all other answers counted as one more [nats/prior std^2]."""
+        found = (self.answer_probs[:, None] * self.forces).T @ self.forces
+        other = 1 - float(self.answer_probs.sum())
+        if other > LEAST_OTHER:
+            pull = self.answer_probs @ self.forces
+            found = found + np.outer(pull, pull) / other
+        return 0.5 * (found + found.T)
+
+
+def measure_references(
+    model: Any,
+    processor: AMVLProcessor,
+    questions: Sequence[VisualQuestion],
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> list[Reference]:
+    """Forces and distributions of every question, in the order of the set.
+
+    Raises:
+        ValueError: for a model without latents, an empty set, a question with fewer than two options, or one whose answer
+            probabilities are not known.
+    """
+    scorer = latent_scorer(model, processor)
+    for question in questions:
+        if question.answer_probs is None:
+            raise ValueError(
+                f"question {question.id!r}: expected known answer probabilities, got a question without them; "
+                "use synthetic BLINK with label noise"
+            )
+    found: dict[int, Reference] = {}
+    with differentiable(model):
+        for batch in batches(
+            questions,
+            processor,
+            batch_size,
+            description="answer forces",
+            progress=progress,
+            least_options=2,
+            needs_answer=False,
+        ):
+            found |= dict(zip(batch.index, _batch(scorer, batch), strict=True))
+    return [found[i] for i in range(len(questions))]
+
+
+def _batch(scorer: Any, batch: QuestionBatch) -> list[Reference]:
+    with torch.no_grad():
+        query = scorer.encode_batch(batch)
+        posterior = scorer.option_posteriors(query, batch.options)
+    prior = query.prior
+    forces, log_probs = answer_forces(scorer, query, prior.mean, batch.options)
+    mean, std = _flat(prior.mean, 1), _flat(prior.std, 1)
+    flat, probs = _flat(forces, 2), log_probs.double().exp().cpu().numpy()
+    means, stds = _flat(posterior.mean, 2), _flat(posterior.std, 2)
+    return [
+        Reference(
+            question_id=question.id,
+            task=question.task,
+            forces=flat[i, :n] * std[i],
+            answer_probs=probs[i, :n],
+            known_probs=np.asarray(question.answer_probs, dtype=np.float64),
+            shifts=(means[i, :n] - mean[i]) / std[i],
+            widths=stds[i, :n] / std[i],
+        )
+        for i, (question, n) in enumerate(zip(batch.questions, batch.options, strict=True))
+    ]
+
+
+def _flat(tensor: torch.Tensor, keep: int) -> Array:
+    return tensor.detach().double().cpu().flatten(keep).numpy()

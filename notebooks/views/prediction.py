@@ -1,0 +1,189 @@
+"""Measured linear response of a checkpoint, put into the theory, against the leakage measured on the same questions.
+
+Per question, from `measure_linear_response` (forces, curvature and precisions in the span of the answer forces, in prior standard
+deviations) and at the checkpoint's own gamma, nothing fitted:
+
+    spread        C = (H + gamma Lambda_q)^-1 G (H + gamma Lambda_q)^-1             T4
+    leaked        1/2 log det(I + Lambda_q C), at most log(options)                 T4, nats
+    gamma_c       2 x largest eigenvalue of H^-1 G                                  T6, one mode
+
+against the leaked information of the full posteriors and the spread of their means inside the span. T4 takes the posterior's
+precision from the checkpoint; what it has to predict is how far the answers stand apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from amvl_model.data.schema import VisualQuestion
+from amvl_model.diagnostics.report.suite import (Diagnosed)
+from amvl_theory import MeanLeakageModel, leaked_information, spread
+from amvl_theory.checks import Array
+from amvl_theory.figures.style import (COLOURS, MARKERS, axes, look, styled)
+from notebooks.views.checkpoints import (measured)
+
+GAMMAS = np.geomspace(1e-5, 30.0, 60)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Prediction and measurement of one checkpoint on its questions (n of them with modes).
+
+    Attributes:
+        gamma: weight of the reverse KL that it was trained with, 0 for forward-only.
+        leaked, measured: information about the shown option (n,) [nats]. bound: log(options) (n,).
+        spread, measured_spread: root mean square distance of the options' posterior means from their mean, in the span (n,)
+            [prior std].
+        critical: gamma_c (n,) [1].
+        curve: predicted leaked information (n, gammas) at `GAMMAS`, precisions kept.
+        tasks: (n,). without: questions whose answer does not read the latents at all.
+    """
+
+    gamma: float
+    leaked: Array
+    measured: Array
+    bound: Array
+    spread: Array
+    measured_spread: Array
+    critical: Array
+    curve: Array
+    tasks: list[str]
+    without: int
+
+
+def diagnosed(checkpoints: Sequence[str], questions: Sequence[VisualQuestion], **settings: Any) -> dict[str, Diagnosed]:
+    """Linear response and contamination of every checkpoint."""
+    return measured(checkpoints, ["contamination", "linear-response"], questions, **settings)
+
+
+def predicted(each: Diagnosed) -> Predicted:
+    """The theory's prediction for every question of one checkpoint.
+
+    Raises:
+        ValueError: if its training run, and so its gamma, is not known, it was trained without NTP, or no answer reads the
+            latents.
+    """
+    if each.run is None or each.run.objective.name not in ("ntp+fwd", "amvl"):
+        objective = None if each.run is None else each.run.objective.name
+        raise ValueError(f"{each.name}: expected a run of amvl or ntp+fwd beside the checkpoint, got {objective}")
+    gamma = each.run.objective.gamma if each.run.objective.name == "amvl" else 0.0
+    response, contamination = each.reports["linear-response"], each.reports["contamination"]
+    rows = []
+    for i, own in enumerate(response.responses):
+        if not own.modes:
+            continue
+        model = MeanLeakageModel(**response.arrays(i))
+        bound = float(np.log(len(own.weights)))
+        centred = own.posterior_shifts - own.weights @ own.posterior_shifts
+        rows.append(
+            (
+                min(leaked_information(model, gamma), bound),
+                contamination.per_question["leaked_information"][i],
+                bound,
+                np.sqrt(np.trace(spread(model, gamma))),
+                np.sqrt(own.weights @ (centred**2).sum(axis=1)),
+                2 * own.force_variance_over_curvature,
+                [min(leaked_information(model, value), bound) for value in GAMMAS],
+            )
+        )
+    if not rows:
+        raise ValueError(
+            f"{each.name}: the answer reads the latents of none of these questions; there is nothing to predict"
+        )
+    columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
+    tasks = [own.task for own in response.responses if own.modes]
+    return Predicted(gamma, *columns, tasks=tasks, without=len(response.responses) - len(rows))  # type: ignore[arg-type]
+
+
+def rank_correlation(x: Array, y: Array, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """Spearman's rank correlation with its 95 % bootstrap interval over questions; NaN where one side is constant.
+
+    Raises:
+        ValueError: for fewer than three pairs.
+    """
+    if len(x) < 3 or len(x) != len(y):
+        raise ValueError(f"expected three pairs or more, got {len(x)} and {len(y)} values")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan"), float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(resamples):
+        pick = rng.integers(len(x), size=len(x))
+        if np.ptp(x[pick]) > 0 and np.ptp(y[pick]) > 0:
+            drawn.append(spearmanr(x[pick], y[pick]).statistic)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(spearmanr(x, y).statistic), float(low), float(high)
+
+
+def sentences(found: Mapping[str, Predicted]) -> str:
+    """How far prediction and measurement agree, in plain words."""
+    lines = []
+    for name, each in found.items():
+        value, low, high = rank_correlation(each.spread, each.measured_spread)
+        ranks = "not defined (one side is constant)" if np.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        lines.append(
+            f"{name} (gamma = {each.gamma:g}): the theory expects {each.leaked.mean():.3f} nats, measured are "
+            f"{each.measured.mean():.3f} of at most {each.bound.mean():.3f}. Spread in the span: expected "
+            f"{np.median(each.spread):.3g}, measured {np.median(each.measured_spread):.3g} prior std (medians); rank "
+            f"correlation over {len(each.spread)} questions {ranks}. Critical gamma (T6): {np.median(each.critical):.2g}."
+        )
+        if each.without:
+            lines.append(f"{name}: {each.without} questions left out whose answer does not read the latents.")
+    return "\n".join(lines)
+
+
+def figure(found: Mapping[str, Predicted]) -> Figure:
+    """Leaked information and spread, predicted against measured, and the predicted course over gamma."""
+    with styled():  # type: ignore[attr-defined]
+        page = Figure(figsize=(13.2, 4.3), layout="constrained")
+        left, middle, right = page.subplots(1, 3)
+        draw_pairs(
+            {name: (each.leaked, each.measured) for name, each in found.items()}, "leaked information [nats]", ax=left
+        )
+        pairs = {name: (each.spread, each.measured_spread) for name, each in found.items()}
+        draw_pairs(pairs, "spread of the options in the span [prior std]", log=True, ax=middle)
+        draw_course(found, ax=right)
+        handles, names = left.get_legend_handles_labels()
+        page.legend(handles, names, loc="outside lower center", ncols=4)
+    return page
+
+
+def draw_pairs(
+    pairs: Mapping[str, tuple[Array, Array]], label: str, *, log: bool = False, ax: Axes | None = None
+) -> Axes:
+    """Measured against predicted, a marker per question, with the line on which they agree."""
+    ax = axes(ax)
+    for i, (name, (expected, seen)) in enumerate(pairs.items()):
+        ax.plot(expected, seen, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.55, mew=0, label=name)
+    if log:
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+    ends = np.array([*ax.get_xlim(), *ax.get_ylim()])
+    span = (ends[ends > 0].min(), ends.max()) if log else (0.0, ends.max())
+    ax.plot(span, span, color="#444444", lw=1.0, label="prediction = measurement")
+    ax.set_xlabel(f"predicted: {label}")
+    ax.set_ylabel("measured")
+    return ax
+
+
+def draw_course(found: Mapping[str, Predicted], *, ax: Axes | None = None) -> Axes:
+    """Predicted leaked information against gamma from one checkpoint's response, and what was measured at its own gamma."""
+    ax = axes(ax)
+    for i, (name, each) in enumerate(found.items()):
+        ax.plot(GAMMAS, each.curve.mean(axis=0), label=f"predicted from {name}", **look(i))
+        place = each.gamma or GAMMAS[0]
+        ax.plot(place, each.measured.mean(), MARKERS[i], color=COLOURS[i], ms=9, markeredgecolor="black")
+        ax.axvline(np.median(each.critical), color=COLOURS[i], lw=0.9, ls=(0, (2, 2)))
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("gamma [1]   (forward-only at the left edge)")
+    ax.set_ylabel("leaked information [nats]")
+    ax.set_title("lines: predicted; markers: measured; dotted: gamma_c", fontsize=9)
+    return ax

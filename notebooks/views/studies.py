@@ -1,0 +1,318 @@
+"""The shipped results beside what a notebook measures. What is missing is said in one line with the command that makes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from amvl_model.diagnostics.report.suite import (Diagnosed)
+from amvl_model.results.seeds import (interval)
+from amvl_model.results.provenance import (PROJECT_ROOT)
+from amvl_model.results.files import (Result, ResultError, read_study)
+from amvl_theory.figures.style import (COLOURS, MARKERS, axes, styled)
+
+COMMANDS = {
+    "main_job": "python experiments/full_blink.py --out results/main_job",
+    "pareto": "python experiments/ablations.py pareto --workers 2",
+    "leakage": "python experiments/ablations.py leakage --workers 2 --keep runs",
+    "prediction": "python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage",
+}
+"""What makes each of the shipped results again."""
+
+LEAKAGE_PANELS = (
+    ("held_out.leaked_information", "leaked information, held out [nats]", 1.0),
+    ("training.known_answer_leakage", "leaked about wrong training labels [nats]", 1.0),
+    ("answer_nll", "answer NLL, held out, prior mean [nats]", 1.0),
+)
+STABILITY_PANELS = (
+    ("zeroed.nll_difference", "NLL change, latents zeroed [nats]", 1.0),
+    ("shuffled.nll_difference", "NLL change, latents shuffled [nats]", 1.0),
+    ("held_out.prior_spread", "prior standard deviation [latent units]", 1.0),
+)
+"""Metric of a result file, axis label, factor."""
+
+
+class MissingResults(FileNotFoundError):
+    """Results that are not there, or not complete; the message is one line with the command that makes them."""
+
+
+def root() -> Path:
+    """The results folder: the repository's, or AMVL_RESULTS."""
+    return Path(os.environ.get("AMVL_RESULTS") or PROJECT_ROOT / "results")
+
+
+def missing(study: str, reason: str = "") -> str:
+    """The one line about a result that is not there."""
+    detail = f" ({reason})" if reason else ""
+    return f"results/{study} is not there{detail}; make it with: {COMMANDS[study]}"
+
+
+def or_line(make: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``make`` returns, or the one line of a `MissingResults` instead."""
+
+    def made(*arguments: Any, **settings: Any) -> Any:
+        try:
+            return make(*arguments, **settings)
+        except MissingResults as error:
+            return str(error)
+
+    made.__doc__ = make.__doc__
+    made.__name__ = make.__name__
+    return made
+
+
+def runs(study: str) -> list[Result]:
+    """All results of a study.
+
+    Raises:
+        MissingResults: if there are none, or one cannot be read.
+    """
+    try:
+        return read_study(root() / study)
+    except FileNotFoundError:
+        raise MissingResults(missing(study)) from None
+    except ResultError as error:
+        raise MissingResults(missing(study, f"unreadable: {Path(str(error).split(' ')[0]).name}")) from error
+
+
+@or_line
+def main_job_table() -> str:
+    """The main job's table, from its eval.json and diagnostics.json."""
+    from amvl_model.studies.summary import (table)
+
+    folder = root() / "main_job"
+    try:
+        evaluation = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+        measured = json.loads((folder / "diagnostics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingResults(missing("main_job")) from error
+    return table({name: {"evaluation": value, **measured.get(name, {})} for name, value in evaluation.items()})
+
+
+@or_line
+def pareto_figure() -> Figure:
+    """Leaked information against NLL over beta and gamma."""
+    from amvl_model.studies.pareto import (draw)
+
+    return draw(runs("pareto"))
+
+
+@or_line
+def pareto_verdict() -> str:
+    """What the Pareto study says."""
+    from amvl_model.studies.pareto import (verdict)
+
+    return verdict(runs("pareto"))
+
+
+@or_line
+def against_gamma(
+    panels: Sequence[tuple[str, str, float]] = LEAKAGE_PANELS,
+    live: Mapping[str, Diagnosed] | None = None,
+    training: Mapping[str, Diagnosed] | None = None,
+) -> Figure:
+    """The leakage study's figures against gamma, 0 being forward-only: every seed, mean and 95 % interval over seeds.
+
+    Args:
+        panels: metric, axis label, factor.
+        live: what was just measured on held-out questions, marked at its gamma where it has the figure. Everything else about
+            its setting may differ from the study's.
+        training: the same on training questions.
+    """
+    cells = gamma_cells(runs("leakage"))
+    if not cells:
+        raise MissingResults(missing("leakage", "no cells over gamma"))
+    with styled():  # type: ignore[attr-defined]
+        page = Figure(figsize=(4.4 * len(panels), 3.9), layout="constrained")
+        for ax, (metric, label, factor) in zip(np.atleast_1d(page.subplots(1, len(panels))), panels, strict=True):
+            source = training if metric.startswith("training.") else live
+            draw_against_gamma(cells, metric, label, factor, source or {}, ax=ax)
+        handles, names = page.axes[0].get_legend_handles_labels()
+        page.legend(handles, names, loc="outside lower center", ncols=4)
+    return page
+
+
+def gamma_cells(results: Sequence[Result]) -> dict[float, list[Result]]:
+    """The runs of forward-only (gamma 0) and AMVL by gamma, at the label noise that most of them have."""
+    noises = [run.config["data"]["label_noise"] for run in results]
+    usual = max(set(noises), key=noises.count) if noises else None
+    found: dict[float, list[Result]] = {}
+    for run in results:
+        goal = run.config["objective"]
+        if run.config["data"]["label_noise"] == usual and goal["name"] in ("ntp+fwd", "amvl"):
+            found.setdefault(goal["gamma"] if goal["name"] == "amvl" else 0.0, []).append(run)
+    return dict(sorted(found.items()))
+
+
+def draw_against_gamma(
+    cells: Mapping[float, Sequence[Result]],
+    metric: str,
+    label: str,
+    factor: float,
+    live: Mapping[str, Diagnosed],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """One metric against gamma; gamma = 0 stands at the left of the logarithmic axis."""
+    ax = axes(ax)
+    weights = list(cells)
+    positive = [value for value in weights if value > 0]
+    zero = min(positive, default=1e-4) / 4
+    places, means, ends = [], [], []
+    for gamma, group in cells.items():
+        values = factor * _values(group, metric)
+        if not values.size:
+            continue
+        place = gamma or zero
+        ax.plot(np.full(len(values), place), values, "o", color="#444444", ms=5, alpha=0.45, mew=0, zorder=3)
+        low, high = interval(values)
+        places.append(place)
+        means.append(values.mean())
+        ends.append((values.mean() - low, high - values.mean()))
+    if places:
+        seeds = max(len(group) for group in cells.values())
+        ax.errorbar(
+            places, means, np.array(ends).T, color=COLOURS[0], marker="o", capsize=3, lw=1.4,
+            label=f"shipped study, mean and 95 % interval ({seeds} seeds)",
+        )  # fmt: skip
+    for i, (name, each) in enumerate(live.items(), start=1):
+        value = live_value(each, metric)
+        if value is not None and each.run is not None:
+            gamma = each.run.objective.gamma if each.run.objective.name == "amvl" else 0.0
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markeredgecolor": "black"}
+            ax.plot(gamma or zero, factor * value, linestyle="none", ms=9, label=f"{name}, measured here", **look)
+    ax.set_xscale("log")
+    ticks = sorted({zero, *positive})
+    ax.set_xticks(ticks, ["0" if tick == zero else f"{tick:g}" for tick in ticks], rotation=45)
+    ax.minorticks_off()
+    ax.set_xlabel("gamma [1]   (0: forward-only)")
+    ax.set_ylabel(label)
+    return ax
+
+
+@or_line
+def objectives_figure() -> Figure:
+    """The eight objectives of the leakage study: leaked information, NLL and accuracy over seeds."""
+    columns = (
+        ("held_out.leaked_information", "leaked information [nats]", 1.0),
+        ("answer_nll", "answer NLL, held out [nats]", 1.0),
+        ("accuracy", "accuracy, held out [%]", 100.0),
+    )
+    groups = objective_cells(runs("leakage"))
+    if not groups:
+        raise MissingResults(missing("leakage", "no cells of the eight objectives"))
+    with styled():  # type: ignore[attr-defined]
+        page = Figure(figsize=(12.6, 0.9 + 0.38 * len(groups)), layout="constrained")
+        for ax, (metric, label, factor) in zip(page.subplots(1, 3, sharey=True), columns, strict=True):
+            for row, group in enumerate(groups.values()):
+                values = factor * _values(group, metric)
+                if values.size:
+                    low, high = interval(values)
+                    ax.plot(values, np.full(len(values), row), "o", color="#444444", ms=5, alpha=0.45, mew=0, zorder=3)
+                    ax.plot([low, high], [row, row], color=COLOURS[0], lw=1.4)
+                    ax.plot(values.mean(), row, "o", color=COLOURS[0])
+            ax.set_yticks(range(len(groups)), list(groups))
+            ax.set_ylim(len(groups) - 0.5, -0.5)
+            ax.set_xlabel(label)
+    return page
+
+
+def objective_cells(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """One cell per objective at the usual label noise; AMVL's at gamma = 0.001, the others' reverse weight."""
+    found: dict[str, list[Result]] = {}
+    for run in results:
+        goal = run.config["objective"]
+        plain = run.cell == goal["name"] or (goal["gamma"] == 0.001 and run.cell == "amvl,gamma=0.001")
+        if plain:
+            found.setdefault(goal["name"], []).append(run)
+    return found
+
+
+@or_line
+def noise_figure() -> Figure:
+    """What the posterior reveals about wrong training labels against their share, forward-only and AMVL."""
+    levels = noise_cells(runs("leakage"))
+    with styled():  # type: ignore[attr-defined]
+        ax: Any
+        page = Figure(figsize=(5.6, 3.9), layout="constrained")
+        ax = page.subplots()
+        entropy: dict[float, float] = {}
+        for i, (name, cells) in enumerate(levels.items()):
+            rows = [(noise, _values(group, "training.known_answer_leakage")) for noise, group in sorted(cells.items())]
+            rows = [(noise, values) for noise, values in rows if values.size]
+            ends = np.array([(v.mean() - interval(v)[0], interval(v)[1] - v.mean()) for _, v in rows]).T
+            x, means = [noise for noise, _ in rows], [v.mean() for _, v in rows]
+            ax.errorbar(x, means, ends if rows else None, capsize=3, color=COLOURS[i], marker=MARKERS[i], label=name)
+            entropy |= {noise: _values(group, "training.answer_entropy").mean() for noise, group in cells.items()}
+        ax.plot(*zip(*sorted(entropy.items()), strict=True), color="#444444", ls=":", label="all there is: H(Y|x)")
+        ax.set_xlabel("share of wrong training labels [1]")
+        ax.set_ylabel("leaked about training labels [nats]")
+        ax.set_ylim(bottom=0)
+        ax.legend()
+    return page
+
+
+def noise_cells(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
+    """Runs by label noise, of forward-only and of AMVL at gamma = 0.001.
+
+    Raises:
+        MissingResults: if one of the two has fewer than two noise levels.
+    """
+    found: dict[str, dict[float, list[Result]]] = {"forward-only": {}, "AMVL, gamma = 0.001": {}}
+    for run in results:
+        goal, noise = run.config["objective"], run.config["data"]["label_noise"]
+        if goal["name"] == "ntp+fwd":
+            found["forward-only"].setdefault(noise, []).append(run)
+        elif goal["name"] == "amvl" and goal["gamma"] == 0.001:
+            found["AMVL, gamma = 0.001"].setdefault(noise, []).append(run)
+    if min(len(levels) for levels in found.values()) < 2:
+        raise MissingResults(missing("leakage", "fewer than two levels of label noise"))
+    return found
+
+
+def live_value(each: Diagnosed, metric: str) -> float | None:
+    """A metric of the result files from what was measured live, on whichever questions; None where it was not."""
+    from amvl_model.studies.summary import (lookup)
+
+    part, _, name = metric.partition(".")
+    reports = {
+        key: report.to_dict() for key, report in each.reports.items() if key in ("contamination", "interventions")
+    }
+    paths = {
+        "held_out": f"contamination.measures.{name}",
+        "training": f"contamination.measures.{name}",
+        "answer_nll": "contamination.measures.nll_prior_mean",
+        "accuracy": "contamination.measures.accuracy_prior_mean",
+    }
+    path = paths.get(part, f"interventions.conditions.{metric}")
+    found = lookup(reports, path)
+    return None if found is None else float(found["mean"])
+
+
+def _values(group: Sequence[Result], metric: str) -> np.ndarray:
+    """The metric of every seed that has it."""
+    known = [run.value(metric) for run in group if metric in run.metrics]
+    return np.array([value for value in known if value is not None], dtype=float)
+
+
+def prediction_summary() -> list[bytes | str]:
+    """The prediction study: its picture (PNG) and the scores over seeds, or the line that it is missing."""
+    try:
+        results = runs("prediction")
+    except MissingResults as error:
+        return [str(error)]
+    picture = root() / "prediction" / "prediction.png"
+    scores = [run for run in results if run.cell.endswith(",scores")]
+    if not scores:
+        return [missing("prediction", "no scores")]
+    from experiments.theory_vs_model.scores import (digest)
+
+    told = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
+    return [*([picture.read_bytes()] if picture.is_file() else []), told]

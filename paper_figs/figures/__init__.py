@@ -1,0 +1,1 @@
+"""Figures of the paper, and our own, from results."""

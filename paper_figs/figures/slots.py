@@ -1,0 +1,97 @@
+"""Fig. 4: how alike the latent slots are, and how far they move when the picture or the text is permuted or changed."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+
+from amvl_model.results.files import Result
+from paper_figs.build import Drawn, NothingToDrawError
+from paper_figs.measure import label, shipped
+from paper_figs.sources import Sources
+from paper_figs.style import COLOURS, GREY, MARKERS, OBJECTIVES, page
+
+TITLE = "similarity of the latent slots, and their sensitivity to permuted pictures and text, shipped checkpoints"
+KINDS = (("prior", "prior, as they are"), ("prior_centred", "prior, centred"))
+PERTURBATIONS = (
+    ("patch_shuffle", "picture: patches permuted"),
+    ("word_shuffle", "text: words permuted"),
+    ("option_order", "text: options reordered"),
+    ("letter_style", "text: other letters"),
+    ("paraphrase", "text: paraphrased"),
+    ("crop", "picture: cropped"),
+    ("noise", "picture: noise"),
+    ("darker", "picture: darker"),
+    ("brighter", "picture: brighter"),
+    ("jpeg", "picture: JPEG"),
+    ("other_question", "another question"),
+)
+
+
+def draw(sources: Sources) -> Drawn:
+    """Two cosine matrices a checkpoint, and shifts with 95 % intervals over questions."""
+    found = shipped(sources)
+    if not found:
+        raise NothingToDrawError
+    figure = page(4.6)
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3), squeeze=False)[:, 0]
+    _matrices(above, found)
+    left, right = below.subplots(1, 2, sharey=True)
+    _shifts(left, found, "prior_shift", "shift of the prior mean [prior std]")
+    _shifts(right, found, "answer_agreement", "questions answered as before [%]", scale=100.0)
+    left.set_title("(b) how far the latents move")
+    right.set_title("(c) and the answer")
+    left.set_xscale("log")
+    below.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    left.set_yticks(range(len(PERTURBATIONS)), [name for _, name in PERTURBATIONS])
+    left.set_ylim(len(PERTURBATIONS) - 0.4, -0.6)
+    return Drawn(figure)
+
+
+def _matrices(part: SubFigure, found: list[Result]) -> None:
+    axes = part.subplots(1, len(KINDS) * len(found))
+    for i, result in enumerate(found):
+        for j, (kind, name) in enumerate(KINDS):
+            ax = axes[i * len(KINDS) + j]
+            values = np.array(result.extra["slot_similarity"][kind])
+            ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
+            for (row, column), value in np.ndenumerate(values):
+                ax.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center",
+                        color="white" if abs(value) > 0.55 else "black")  # fmt: skip
+            slots = [str(k + 1) for k in range(len(values))]
+            ax.set_xticks(range(len(slots)), slots)
+            ax.set_yticks(range(len(slots)), slots)
+            ax.grid(False)
+            ax.set_xlabel("slot")
+            title = f"{label(result)}\n{name}"
+            ax.set_title(f"(a) {title}" if i == j == 0 else title, loc="center" if i or j else "left")
+    axes[0].set_ylabel("slot")
+    bar = part.colorbar(axes[0].images[0], ax=axes, pad=0.01, aspect=14)
+    bar.set_label("mean cosine [1]")
+
+
+def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
+    for i, result in enumerate(found):
+        _, own = OBJECTIVES["fwd" if result.cell == "tiny-forward-only" else "dual"]
+        for row, (name, _) in enumerate(PERTURBATIONS):
+            metric = result.metrics.get(f"perturbed.{name}.{figure}")
+            if metric is None or metric.value is None:
+                continue
+            low, high = (metric.value if end is None else end for end in (metric.low, metric.high))
+            ax.errorbar(
+                scale * metric.value,
+                row + (i - 0.5) * 0.3,
+                xerr=scale * np.array([[metric.value - low], [high - metric.value]]),
+                color=COLOURS[own],
+                marker=MARKERS[own],
+                ls="none",
+                lw=0.9,
+                label=label(result) if row == 0 else None,
+            )
+    for row in range(1, len(PERTURBATIONS)):
+        ax.axhline(row - 0.5, color="#E5E5E5", lw=0.5)
+    ax.axhline(1.5, color=GREY, lw=0.7, ls=(0, (2, 2)))
+    ax.grid(False, axis="y")
+    ax.set_xlabel(axis_label)
+    return ax

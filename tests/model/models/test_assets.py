@@ -1,0 +1,53 @@
+"""The shipped checkpoints load, are small, and do what their papers say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amvl_model.config.schema import load_preset
+from amvl_model.data.synthetic import TASKS, synthetic_question
+from amvl_model.evaluation.evaluate import evaluate
+from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.loading import SHIPPED, load_checkpoint
+from amvl_model.studies import main_job
+
+LIMIT = 10 * 10**6  # bytes
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_a_shipped_checkpoint_is_at_most_ten_megabytes(name: str) -> None:
+    assert sum(file.stat().st_size for file in SHIPPED[name].iterdir()) <= LIMIT
+
+
+def test_the_base_solves_held_out_questions_of_the_tasks_it_is_said_to_solve() -> None:
+    model, processor = load_checkpoint("tiny")
+    report = json.loads((SHIPPED["tiny"] / "accuracy.json").read_text())
+    assert set(report["accuracy"]) == set(TASKS)
+    assert report["mean_accuracy"] == pytest.approx(sum(report["accuracy"].values()) / len(TASKS))
+    assert report["mean_accuracy"] >= 0.80
+    solved = [task for task, accuracy in report["accuracy"].items() if accuracy >= 0.98]
+    questions = [synthetic_question(task, split="test", seed=5, index=i) for task in solved for i in range(4)]
+    found = evaluate(model, processor, questions, progress=False, batch_size=16, n_bootstrap=10)
+    for scoring in ("likelihood", "generation"):
+        assert found.accuracy[scoring].weighted.mean >= 0.9, scoring
+
+
+@pytest.mark.parametrize("name", ["tiny-forward-only", "tiny-amvl"])
+def test_the_fine_tuned_checkpoints_carry_the_latents_of_the_tiny_preset(name: str) -> None:
+    model, _ = load_checkpoint(name)
+    assert isinstance(model, AMVLForConditionalGeneration)
+    preset = load_preset("tiny").model
+    assert (model.config.num_latents, model.config.latent_dim) == (preset.num_latents, preset.latent_dim)
+    assert model.config.backbone_path is None or not Path(model.config.backbone_path).is_absolute()
+
+
+def test_the_quick_look_draws_its_picture_and_says_what_is_revealed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_job.quick(tmp_path, "Relative_Reflectance", 1, load_preset("tiny")) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("the posterior reveals") == 2
+    assert (tmp_path / "quick.png").stat().st_size > 10_000

@@ -1,0 +1,347 @@
+"""The one result schema: complete, atomic, without machine paths, and clear when a file is none."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from amvl_model.results.files import (
+    SCHEMA_VERSION,
+    Metric,
+    ResultError,
+    read_result,
+    read_study,
+    result_path,
+    write_result,
+)
+from amvl_model.results.files import files as results
+from amvl_model.results.provenance import provenance, to_jsonable
+from amvl_model.results.provenance import provenance as provenance_module
+
+
+def _write(root: Path, cell: str = "fwd", seed: int = 0, **changes: Any) -> Path:
+    settings: dict[str, Any] = {
+        "study": "pareto",
+        "cell": cell,
+        "seed": seed,
+        "config": {"beta": 0.003, "objective": "amvl"},
+        "metrics": {"leaked_information": Metric(0.9, "nats", low=0.8, high=1.0, n=700)},
+        "wall_seconds": 12.5,
+        "device": "cpu",
+        "extra": None,
+    }
+    return write_result(result_path(root, "pareto", cell, seed), **(settings | changes))
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    path = _write(tmp_path, extra={"note": "first"})
+    assert path == tmp_path / "pareto" / "fwd" / "seed0.json"
+    result = read_result(path)
+    assert (result.study, result.cell, result.seed) == ("pareto", "fwd", 0)
+    assert result.config == {"beta": 0.003, "objective": "amvl"}
+    assert result.metrics == {"leaked_information": Metric(0.9, "nats", low=0.8, high=1.0, n=700)}
+    assert result.value("leaked_information") == 0.9
+    assert result.wall_seconds == 12.5
+    assert result.device == "cpu"
+    assert result.extra == {"note": "first"}
+    assert datetime.datetime.fromisoformat(result.created).tzinfo is not None
+
+
+def test_file_holds_every_field_of_the_schema(tmp_path: Path) -> None:
+    record = json.loads(_write(tmp_path).read_text())
+    assert record["schema_version"] == SCHEMA_VERSION
+    assert {"config", "seed", "commit", "dirty", "versions", "device", "wall_seconds", "metrics"} <= record.keys()
+    assert record["metrics"]["leaked_information"].keys() == {"value", "unit", "low", "high", "n"}
+    assert {"python", "numpy", "torch", "transformers"} <= record["versions"].keys()
+
+
+def test_missing_figures_are_null(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path,
+        metrics={"nll": Metric(math.nan, "nats", low=-math.inf), "kl": Metric(None, "nats")},
+        wall_seconds=None,
+        extra={"curve": [1.0, math.nan, math.inf]},
+    )
+    assert "NaN" not in path.read_text()
+    assert "Infinity" not in path.read_text()
+    result = read_result(path)
+    assert result.value("nll") is None
+    assert result.metrics["nll"].low is None
+    assert result.value("kl") is None
+    assert result.wall_seconds is None
+    assert result.extra["curve"] == [1.0, None, None]
+
+
+def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
+    path = _write(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        _write(tmp_path, wall_seconds=1.0)
+    assert path.read_bytes() == before
+    _write(tmp_path, wall_seconds=1.0, overwrite=True)
+    assert read_result(path).wall_seconds == 1.0
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path)
+    before = path.read_bytes()
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(results.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        _write(tmp_path, overwrite=True)
+    with pytest.raises(TypeError, match=r"extra.*object"):
+        _write(tmp_path, overwrite=True, extra={"thing": object()})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_holds_no_machine_paths(tmp_path: Path) -> None:
+    root = provenance_module.PROJECT_ROOT
+    path = _write(
+        tmp_path,
+        config={
+            "out": tmp_path / "run7",
+            "text": str(root / "runs" / "a" / "model.safetensors"),
+            "hub": "Qwen/Qwen2.5-VL-7B-Instruct",
+            "home": "~/models/base",
+            "relative": Path("runs/b"),
+            "windows": r"C:\Users\me\base",
+            "fraction": "1/2 and/or 3/4",
+            "url": "https://arxiv.org/abs/2607.00461",
+        },
+        extra={
+            "command": f"python {root}/experiments/full_blink.py --out {tmp_path}/x --base={Path.home()}/base",
+            str(root / "runs" / "key"): 1,
+        },
+        device="cpu",
+    )
+    text = path.read_text()
+    for machine in (str(tmp_path), str(root), str(Path.home()), "Users"):
+        assert machine == "/" or machine not in text
+    result = read_result(path)
+    assert result.config == {
+        "out": "run7",
+        "text": "runs/a/model.safetensors",
+        "hub": "Qwen/Qwen2.5-VL-7B-Instruct",
+        "home": "base",
+        "relative": "runs/b",
+        "windows": "base",
+        "fraction": "1/2 and/or 3/4",
+        "url": "https://arxiv.org/abs/2607.00461",
+    }
+    assert result.extra == {"command": "python experiments/full_blink.py --out x --base=base", "runs/key": 1}
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no result file at .*seed3\.json"):
+        read_result(tmp_path / "seed3.json")
+
+
+def test_half_written_file_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path)
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(ResultError, match="no complete JSON"):
+        read_result(path)
+    path.write_text("")
+    with pytest.raises(ResultError, match="no complete JSON"):
+        read_result(path)
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"schema_version": 99}))
+    with pytest.raises(ResultError, match="schema version 99, this code reads 1"):
+        read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": None}, "schema version None"),
+        ({"config": ...}, "lacks config"),
+        ({"metrics": {"a": 0.5}}, "metric that is none"),
+        ({"metrics": {"a": {"value": 0.5}}}, "metric that is none"),
+        ({"metrics": [1]}, "metric that is none"),
+    ],
+)
+def test_json_that_is_no_result_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = _write(tmp_path)
+    record = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({name: item for name, item in record.items() if item is not ...}))
+    with pytest.raises(ResultError, match=message):
+        read_result(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(ResultError, match="no schema_version"):
+        read_result(path)
+
+
+def test_nan_in_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path)
+    path.write_text(path.read_text().replace("0.9", "NaN"))
+    with pytest.raises(ResultError, match="NaN"):
+        read_result(path)
+
+
+def test_study_is_read_by_cell_and_then_by_seed_as_a_number(tmp_path: Path) -> None:
+    for cell, seed in [("fwd", 10), ("fwd", 2), ("amvl", 0)]:
+        _write(tmp_path, cell=cell, seed=seed)
+    (tmp_path / "pareto" / "fwd" / "seed2.csv").write_text("step,loss\n")
+    (tmp_path / "pareto" / "summary.json").write_text("{}")
+    study = read_study(tmp_path / "pareto")
+    assert [(result.cell, result.seed) for result in study] == [("amvl", 0), ("fwd", 2), ("fwd", 10)]
+
+
+def test_missing_or_empty_study_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no study folder"):
+        read_study(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no result"):
+        read_study(tmp_path)
+
+
+def test_missing_metric_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="leaked_information"):
+        read_result(_write(tmp_path)).value("accuracy")
+
+
+def test_metrics_need_a_unit_and_an_ordered_interval(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unit"):
+        Metric(1.0, "")
+    with pytest.raises(ValueError, match="low <= high"):
+        Metric(1.0, "nats", low=2.0, high=1.0)
+    with pytest.raises(ValueError, match="count"):
+        Metric(1.0, "nats", n=-1)
+    with pytest.raises(TypeError, match="Metric with a unit"):
+        _write(tmp_path, metrics={"accuracy": 0.5})
+    assert not (tmp_path / "pareto").exists()
+
+
+@pytest.mark.parametrize(("study", "cell", "seed"), [("a/b", "c", 0), ("a", "..", 0), ("a", "", 0), ("a", "c", -1)])
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path, study: str, cell: str, seed: int) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        result_path(tmp_path, study, cell, seed)
+
+
+def test_values_of_all_kinds_become_plain() -> None:
+    @dataclass
+    class Setting:
+        rate: float
+        sizes: tuple[int, ...]
+
+    class Mode(enum.Enum):
+        FAST = "fast"
+
+    value = {
+        "setting": Setting(rate=0.1, sizes=(1, 2)),
+        "mode": Mode.FAST,
+        3: np.float32(0.5),
+        "array": np.array([[1.0, np.nan]]),
+        "integer": np.int64(7),
+        "flag": np.bool_(True),
+        "path": Path("a") / "b",
+        "set": {"b", "a"},
+        "day": datetime.date(2026, 1, 2),
+        "range": range(2),
+        "none": None,
+    }
+    expected = {
+        "setting": {"rate": 0.1, "sizes": [1, 2]},
+        "mode": "fast",
+        "3": 0.5,
+        "array": [[1.0, None]],
+        "integer": 7,
+        "flag": True,
+        "path": "a/b",
+        "set": ["a", "b"],
+        "day": "2026-01-02",
+        "range": [0, 1],
+        "none": None,
+    }
+    plain = to_jsonable(value)
+    assert plain == expected
+    assert json.loads(json.dumps(plain, allow_nan=False)) == expected
+
+
+def test_values_that_mean_nothing_in_json_are_refused_with_their_place() -> None:
+    with pytest.raises(TypeError, match=r"value\['a'\]\[1\].*builtins\.object"):
+        to_jsonable({"a": [1, object()]})
+    with pytest.raises(TypeError, match="keys"):
+        to_jsonable({None: 1})
+
+
+def test_tensors_and_dtypes_become_plain() -> None:
+    torch = pytest.importorskip("torch")
+    value = {"t": torch.tensor([1.0, math.inf]), "dtype": torch.bfloat16, "device": torch.device("cpu")}
+    assert to_jsonable(value) == {"t": [1.0, None], "dtype": "torch.bfloat16", "device": "cpu"}
+
+
+def _repository(folder: Path) -> None:
+    for arguments in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first", "--no-verify"],
+    ):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+def test_provenance_names_the_commit_and_notices_changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code.py").write_text("a = 1\n")
+    _repository(tmp_path)
+    monkeypatch.setattr(provenance_module, "PROJECT_ROOT", tmp_path.resolve())
+    clean = provenance()
+    assert len(clean["commit"]) == 40
+    assert clean["dirty"] is False
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "seed0.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("x")
+    assert provenance()["dirty"] is False
+    (tmp_path / "new.py").write_text("b = 1\n")
+    assert provenance()["dirty"] is True
+    (tmp_path / "new.py").unlink()
+    (tmp_path / "code.py").write_text("a = 2\n")
+    assert provenance()["dirty"] is True
+
+
+def test_provenance_outside_git_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance_module, "PROJECT_ROOT", tmp_path.resolve())
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = provenance()
+    assert (found["commit"], found["dirty"]) == (None, None)
+    assert found["versions"]["numpy"] == np.__version__
+
+
+def test_provenance_inside_another_repository_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text("")
+    _repository(tmp_path)
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(provenance_module, "PROJECT_ROOT", (tmp_path / "site-packages").resolve())
+    assert provenance()["commit"] is None
+
+
+def test_provenance_without_git_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["commit"] is None
+
+
+def test_results_and_evaluation_import_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, amvl_model.results.files, amvl_model.evaluation;"
+        "sys.exit(str([m for m in ('torch', 'transformers') if m in sys.modules] or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=provenance_module.PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == "", done.stderr

@@ -1,0 +1,133 @@
+"""The main job at its smallest: everything it promises to write is there, and bad input is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amvl_model.config.schema import load_preset
+from amvl_model.studies import main_job
+from amvl_model.studies import summary as reporting
+from amvl_model.studies.summary import option_plane
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = {
+    "model.base": "scratch",
+    "model.freeze_vision": False,
+    "model.scratch_hidden_size": 96,
+    "model.scratch_layers": 2,
+    "model.scratch_vision_size": 32,
+    "model.num_latents": 2,
+    "model.latent_dim": 3,
+    "data.tasks": ("Counting", "Jigsaw"),
+    "data.train_size": 8,
+    "data.eval_size": 2,
+    "train.steps": 2,
+    "train.batch_size": 4,
+    "train.log_every": 1,
+    "train.report_to": (),
+    "eval.leakage_questions": 4,
+    "eval.samples": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "full"
+    assert main_job.full(load_preset("tiny", SMALL), out, progress=False) == 0
+    return out
+
+
+def test_the_run_folder_holds_all_that_is_promised(run_folder: Path) -> None:
+    for name in ("config.json", "environment.json", "eval.json", "diagnostics.json", "summary.png"):
+        assert (run_folder / name).stat().st_size > 0, name
+    for arm in ("forward-only", "amvl"):
+        for name in ("config.json", "metrics.jsonl", "checkpoint/model.safetensors", "checkpoint/config.json"):
+            assert (run_folder / arm / name).is_file(), (arm, name)
+    config = json.loads((run_folder / "forward-only" / "config.json").read_text())
+    assert config["objective"]["name"] == "ntp+fwd"
+
+
+def test_another_objective_is_a_third_arm() -> None:
+    assert main_job.arms_of(load_preset("tiny")) == main_job.ARMS
+    arms = main_job.arms_of(load_preset("tiny", {"objective.name": "sft"}))
+    assert list(arms.items()) == [("forward-only", "ntp+fwd"), ("amvl", "amvl"), ("sft", "sft")]
+
+
+def test_a_baseline_answers_a_question_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from amvl_model.models.loading import build_model, save_checkpoint
+
+    config = load_preset("tiny", {**SMALL, "objective.name": "pause"})
+    save_checkpoint(*build_model(config), tmp_path / "pause")
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "a.png")
+    assert main_job.ask([str(tmp_path / "a.png")], "Is it red?", ["yes", "no"], str(tmp_path / "pause"), config) == 0
+    said = capsys.readouterr().out
+    assert "reply:" in said and "(A) yes:" in said and "posterior" not in said
+
+
+def test_base_and_both_arms_are_evaluated_on_the_same_questions(run_folder: Path) -> None:
+    evaluations = json.loads((run_folder / "eval.json").read_text())
+    ids = [[q["id"] for q in evaluations[name]["questions"]] for name in ("base", "forward-only", "amvl")]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(ids[0]) == 4
+
+
+def test_every_row_of_the_table_has_a_figure(run_folder: Path) -> None:
+    measured = json.loads((run_folder / "diagnostics.json").read_text())
+    text = reporting.table(measured)
+    assert len([line for line in text.splitlines() if "[" in line]) >= len(reporting._ROWS)
+    assert reporting.figures(measured["amvl"])["held_out.leaked_information"].unit == "nats"
+
+
+def test_a_finished_run_is_not_overwritten(run_folder: Path) -> None:
+    before = (run_folder / "eval.json").read_bytes()
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        main_job.full(load_preset("tiny", SMALL), run_folder)
+    assert (run_folder / "eval.json").read_bytes() == before
+
+
+def test_ask_answers_with_any_checkpoint(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (70, 130), "red").save(tmp_path / "tall.png")
+    checkpoint = str(run_folder / "amvl" / "checkpoint")
+    config = load_preset("tiny")
+    assert main_job.ask([str(tmp_path / "tall.png")], "Is it red?", ["yes", "no"], checkpoint, config) == 0
+    shown = capsys.readouterr().out
+    assert "reply:" in shown and "(B) no:" in shown and "the posterior reveals" in shown
+
+
+def test_ask_names_an_unreadable_picture(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    checkpoint = str(run_folder / "amvl" / "checkpoint")
+    with pytest.raises(ValueError, match="broken.png cannot be read"):
+        main_job.ask([str(tmp_path / "broken.png")], "What is it?", ["a", "b"], checkpoint, load_preset("tiny"))
+
+
+def test_option_plane_is_orthonormal_and_holds_the_difference_of_two_options() -> None:
+    rng = np.random.default_rng(0)
+    mean, std, means = rng.normal(size=6), rng.uniform(0.5, 2, 6), rng.normal(size=(2, 6))
+    plane = option_plane(mean, std, means)
+    np.testing.assert_allclose(plane @ plane.T, np.eye(2), atol=1e-12)
+    difference = (means[1] - means[0]) / std
+    np.testing.assert_allclose(plane.T @ (plane @ difference), difference, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective.betta", "1"], "objective.beta"),
+        (["--ask", "missing.png", "What?"], "does not exist"),
+        (["--ask", "What?"], "at least one picture"),
+        (["--choices", "a", "b"], "belongs to --ask"),
+    ],
+)
+def test_bad_command_lines_are_refused_with_the_way_out(arguments: list[str], message: str) -> None:
+    script = ROOT / "experiments" / "full_blink.py"
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
