@@ -19,7 +19,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints-cpu.txt
 	@echo "Setting up $(VENV); the first time takes a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[dev,notebooks]'
 	touch $@
 
 main: setup
@@ -55,18 +55,14 @@ format: setup
 figures: setup
 	$(BIN)/python -m paper_figs $(ARGS) || [ $$? -eq 1 ]
 
-notebooks: $(VENV)/.notebooks
+notebooks: setup
 	$(BIN)/python -m jupyter lab $(ARGS) notebooks/
 
 # Executes every notebook and clicks through two of them in a headless Chromium, where one is installed.
-notebook-tests: $(VENV)/.notebooks
+notebook-tests: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m "" $(ARGS) \
 		tests/notebooks/test_notebooks.py tests/notebooks/test_notebook_views.py tests/notebooks/test_notebooks_browser.py
-
-$(VENV)/.notebooks: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[notebooks]'
-	touch $@
 
 doctor: setup
 	$(BIN)/amvl doctor
