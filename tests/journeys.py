@@ -104,24 +104,19 @@ def count_moves(walk: Callable[[], Any], folders: tuple[Path, ...] | None = None
 
 
 def batch(folder: Path) -> Callable[[], Any]:
-    """One batch from question to loss: questions drawn, processor, model.forward, objective."""
+    """One batch from question to loss: processor, model.forward, objective; the images are drawn before."""
     from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import load_checkpoint
-    from amvl_model.training.objective import amvl_objective
 
     config = load_preset("tiny")
     model, processor = load_checkpoint(CHECKPOINT)
-    questions = training_questions(config.data)
+    drawn = training_questions(config.data)
+    questions = [drawn[i] for i in range(QUESTIONS)]
 
     def walk() -> Any:
-        inputs = processor.collate([processor.encode(questions[i]) for i in range(QUESTIONS)])
-        output = model(**inputs)
-        beta, gamma = config.objective.weights(1.0)
-        terms = amvl_objective(
-            output.prior, output.posterior, output.answer_nll, beta, gamma, objective=config.objective.name
-        )
-        return terms.total.mean()
+        inputs = processor.collate([processor.encode(question) for question in questions])
+        return model(**inputs, loss=config.objective.loss(1.0)).loss
 
     return walk
 
@@ -213,7 +208,7 @@ def modules_behind_loading() -> list[str]:
     code = f"""
 import json, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
-from amvl_model.run import load_checkpoint
+from amvl_model.models.loading import load_checkpoint
 load_checkpoint({CHECKPOINT!r})
 print(json.dumps(sorted(name for name in sys.modules if name.split(".")[0] in {PACKAGES!r})))
 """
