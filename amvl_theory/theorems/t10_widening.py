@@ -23,12 +23,13 @@ R = sp.Rational
     name="T10",
     title="Widening",
     statement=(
-        "KL gradients alone move the widths by {posterior_width} and {prior_width}, and the mean gap by {mean_gap}, with Q = sigma_q^2, P = sigma_p^2 and V the "
-        "part of the mean square gap that no head can close, so that J = b Q + a P grows: {joint_growth}. At a constant gap V both variances grow "
-        "for ever: {lasting_rate}; for a << b the leak I that the means carry then falls like 1/t: {leak_times_t}. Where the "
-        "means close the gap, with a = b and equal widths at the start, the widths end at {final_variance}; with other rates and widths "
-        "b ln Q + a ln P + a b Delta^2/max(a_m, b_m) never falls, which bounds the final width from below. Under Adam the "
-        "weight that acts is {adam_weight}, linear in gamma only below gamma_x = sqrt(v_s)/(c k_s)."
+        "KL gradients alone move the widths by {posterior_width} and {prior_width}, and the mean gap by {mean_gap}, with "
+        "Q = sigma_q^2, P = sigma_p^2 and V the part of the mean square gap that no head can close, so that J = b Q + a P "
+        "grows: {joint_growth}. At a constant gap V both variances grow for ever: {lasting_rate}; for a << b the leak I "
+        "that the means carry then falls like 1/t: {leak_times_t}. Where the means close the gap, with a = b and equal "
+        "widths at the start, the widths end at {final_variance}; with other rates and widths b ln Q + a ln P + "
+        "a b Delta^2/max(a_m, b_m) never falls, which bounds the final width from below. Under Adam the weight that acts "
+        "is {adam_weight}, linear in gamma only below gamma_x = sqrt(v_s)/(c k_s)."
     ),
     assumptions=(
         given.ONE_MODE,
