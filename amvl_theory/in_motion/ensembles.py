@@ -26,6 +26,7 @@ from scipy.special import expit
 from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, weight
 from amvl_theory.in_motion.coadaptation import Start, XRoute
 from amvl_theory.in_motion.decoders import DECODERS, Decoder, logistic_loss
+from amvl_theory.in_motion.widening import HeadRates
 
 NAMES = ("decoder_gain", "leak", "posterior_log_std", "prior_log_std", "x_gain")
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
@@ -225,3 +226,47 @@ def run_answers(
         W = W - rate / batch * slope.transpose(0, 2, 1) @ z
         M = M - rate / batch * to_z.transpose(0, 2, 1) @ centred
     return W, M
+
+
+def run_widening(
+    *,
+    gap: float,
+    fixed_gap_var: float,
+    gamma: float,
+    rates: HeadRates,
+    beta: float = 1.0,
+    stds: tuple[float, float] = (1.0, 1.0),
+    seeds: int = 1000,
+    batch: int = 16,
+    steps: int = 500,
+    seed: int = 0,
+) -> tuple[Array, Array, Array]:
+    """(Q, P, Delta) (seeds,) after training the heads on the KLs alone, by samples of their scores (T10).
+
+    gamma KL(sg p || q) = E_p[-log q] + const is trained on z ~ p, beta KL(sg q || p) on z ~ q_y, y = +-1, whose mean is
+    +- sqrt(V) from the posterior head's: what no head can close.
+
+    Args:
+        gap, fixed_gap_var: Delta_0, V. gamma, beta: weights. rates: of the heads. stds: sigma_q, sigma_p at the start.
+
+    Raises:
+        ValueError: for a negative weight or variance, or a width that is not above 0.
+    """
+    rng = np.random.default_rng(seed)
+    w, b, apart = (
+        weight("gamma", gamma),
+        weight("beta", beta),
+        float(np.sqrt(not_negative("fixed_gap_var", fixed_gap_var))),
+    )
+    log_q, log_p = (np.full(seeds, float(np.log(positive("stds", std)))) for std in stds)
+    mean_q, mean_p = np.full(seeds, float(gap)), np.zeros(seeds)
+    for _ in range(steps):
+        std_q, std_p = np.exp(log_q), np.exp(log_p)
+        y = apart * (rng.integers(0, 2, size=(batch, seeds)) * 2.0 - 1.0)
+        from_p = (mean_p + std_p * rng.standard_normal(y.shape) - mean_q - y) / std_q
+        from_q = (mean_q + y + std_q * rng.standard_normal(y.shape) - mean_p) / std_p
+        mean_q = mean_q + rates.posterior_mean * w * from_p.mean(0) / std_q
+        mean_p = mean_p + rates.prior_mean * b * from_q.mean(0) / std_p
+        log_q = log_q + rates.posterior_std * w * ((from_p**2).mean(0) - 1)
+        log_p = log_p + rates.prior_std * b * ((from_q**2).mean(0) - 1)
+    return np.exp(2 * log_q), np.exp(2 * log_p), mean_q - mean_p

@@ -170,7 +170,7 @@ def fastest_reading(model: ReadingModel, gamma: ArrayLike) -> tuple[Array, Array
     if model.weight_decay:
         raise ValueError(f"model: expected no weight decay, received {model.weight_decay:g}")
     if (w >= limit).any():
-        raise ValueError(f"gamma: expected less than the threshold kappa^2/k = {limit:g}, received {gamma}")
+        raise ValueError(f"gamma: expected less than the threshold kappa^2/k = {limit:g}, received {w.max():g}")
     rate = np.sqrt(model.decoder_rate * model.posterior_rate) * (model.gain - np.sqrt(model.curvature * w))
     return rate, np.sqrt(model.posterior_rate * w / (model.decoder_rate * model.curvature))
 
@@ -212,7 +212,7 @@ def initial_amplitude(
     if n_w == n_a == 0:
         return first
     if (rate <= 0).any():
-        raise ValueError(f"gamma: expected a weight at which the leak grows, received {gamma} (rate {rate.min():.3g})")
+        raise ValueError(f"gamma: expected a weight at which the leak grows, received a rate of {rate.min():.3g}")
     added = projected(model.decoder_rate * n_w, model.posterior_rate * n_a)
     return np.hypot(first, added * np.sqrt(-np.expm1(-2 * rate * np.asarray(times)) / (2 * rate)))
 
@@ -273,7 +273,7 @@ def critical_ratio(probability: ArrayLike, exponent: ArrayLike = 0.0) -> Array:
     """
     p = real_array("probability", probability)
     if ((p <= 0) | (p >= 1)).any():
-        raise ValueError(f"probability: expected numbers between 0 and 1, exclusive, received {probability}")
+        raise ValueError(f"probability: expected numbers between 0 and 1, exclusive, received {p}")
     return np.sqrt(2) * erfcinv(p) * np.exp(real_array("exponent", exponent))
 
 

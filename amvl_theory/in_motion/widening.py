@@ -219,7 +219,7 @@ def adam_crossover(second_moment: ArrayLike, kl_gradient_rms: ArrayLike, clip_fa
     """
     clip = positive("clip_factor", clip_factor)
     if (clip > 1).any():
-        raise ValueError(f"clip_factor: expected numbers in (0, 1], received {clip_factor}")
+        raise ValueError(f"clip_factor: expected numbers in (0, 1], received {clip.max():g}")
     return np.sqrt(positive("second_moment", second_moment)) / (clip * positive("kl_gradient_rms", kl_gradient_rms))
 
 

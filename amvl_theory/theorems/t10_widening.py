@@ -96,8 +96,9 @@ def _closing_gap(proof: Proof) -> None:
     drift = (2 * Delta * dot_delta + (a_m + b_m) / a * flow_q / Q).subs(equal)
     proof.equal("equal rates and widths: Delta^2 + ((a_m + b_m)/a) ln Q is invariant", drift, sp.Integer(0))
     q0, end, start = sp.symbols("Q_0 Q_inf Delta_0", positive=True)
-    solved = sp.solve(sp.log(end / q0) * (a_m + b_m) / a - start**2, end)[0]
-    proof.state("final_variance", end, solved, q0 * sp.exp(a * start**2 / (a_m + b_m)))
+    ratio = sp.Symbol("ln_ratio", real=True)  # ln(Q_inf/Q_0), where Delta^2 has become 0
+    solved = sp.solve((a_m + b_m) / a * ratio - start**2, ratio)[0]
+    proof.state("final_variance", end, q0 * sp.exp(solved), q0 * sp.exp(a * start**2 / (a_m + b_m)))
     x, y = sp.symbols("x y", nonnegative=True)  # m - a_m, m - b_m
     m = sp.Symbol("m", positive=True)
     lyapunov = b * flow_q / Q + a * flow_p / P + 2 * a * b / m * Delta * dot_delta

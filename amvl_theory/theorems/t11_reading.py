@@ -211,5 +211,5 @@ def _instances(proof: Proof) -> None:
     for scale in (1e-4, 1e-5):  # the logistic loss, by quadrature: drift of w and a near 0
         slope, curve = logistic_moments(scale * scale, (scale * 0.5) ** 2)
         drift_w = scale * slope - scale * 0.25 * curve
-        worst = max(worst, abs(drift_w / (scale * (0.5 - 0.25 * 0.25)) - 1), abs(slope / 0.5 - 1))
+        worst = max(worst, abs(float(drift_w / (scale * (0.5 - 0.25 * 0.25)) - 1)), abs(float(slope / 0.5 - 1)))
     proof.close("logistic loss: drift near 0 against kappa = 1/2, k = 1/4", worst, 1e-4, "s = 1/4", QUADRATURE)

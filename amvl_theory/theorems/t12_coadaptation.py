@@ -28,11 +28,11 @@ WIDTHS = {P: Q + a**2}
         "w^2/(2 eta_w) alone. Under the ELBO N is conserved; under dual KL with a matched prior it grows, {scale_growth} "
         "with rho = a^2/Q, so there is no resting point at which anything leaks, for any such decoder. With l(rho) the "
         "least answer loss at rho, dual KL tends to -l'(rho) = gamma while the scale grows, {leak_growth} for V = a^2 and "
-        "{prior_growth} for P = sigma_p^2, and the ELBO rests at -l'(rho) = beta/(2 (1 + rho)). For a linear decoder {dual_snr} (below "
-        "gamma = kappa^2/(2 k)) and {elbo_snr}; for a logistic one -l' is half the least mean square error of the answer "
-        "given z. From kappa^2/(2 k) to kappa^2/k the leak is read but fades, rho t tending to {fading_constant}. A decay mu "
-        "of the leak amplitude brings dual KL to rest at {resting_variance}. With a decoder held fixed the spread from a "
-        "random start is least, {least_spread}, before it is learnt."
+        "{prior_growth} for P = sigma_p^2, and the ELBO rests at -l'(rho) = beta/(2 (1 + rho)). For a linear decoder "
+        "{dual_snr} (below gamma = kappa^2/(2 k)) and {elbo_snr}; for a logistic one -l' is half the least mean square "
+        "error of the answer given z. From kappa^2/(2 k) to kappa^2/k the leak is read but fades, rho t tending to "
+        "{fading_constant}. A decay mu of the leak amplitude brings dual KL to rest at {resting_variance}. With a decoder "
+        "held fixed the spread from a random start is least, {least_spread}, before it is learnt."
     ),
     assumptions=(
         given.SCALE_FREE,
