@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike
 from scipy.special import erfc, erfcinv
 
 from amvl_theory.checks import Array, not_negative, positive, probabilities, real_array, scalar, weight
+from amvl_theory.in_motion.decoders import logistic_loss
 from amvl_theory.in_motion.flow import grid, on_grid
 
 
@@ -175,6 +176,14 @@ def fastest_reading(model: ReadingModel, gamma: ArrayLike) -> tuple[Array, Array
     return rate, np.sqrt(model.posterior_rate * w / (model.decoder_rate * model.curvature))
 
 
+def _mode(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike) -> tuple[Array, Array]:
+    """Shares (sin, cos) of w/sqrt(eta_w) and a/sqrt(eta_q) in the growing mode: in these coordinates J is symmetric."""
+    pull = np.sqrt(model.decoder_rate * model.posterior_rate) * model.gain
+    stretched = reading_rate(model, variance, gamma) + model.damping(variance, gamma)[0]
+    size = np.hypot(pull, stretched)
+    return pull / size, stretched / size
+
+
 def initial_amplitude(
     model: ReadingModel,
     variance: ArrayLike,
@@ -184,15 +193,14 @@ def initial_amplitude(
     noise_stds: tuple[float, float] = (0.0, 0.0),
     times: ArrayLike = np.inf,
 ) -> Array:
-    """Standard deviation at the start of the growing mode's amplitude x [1], gradient noise counted in (T11); broadcasts.
+    """Standard deviation of the growing mode's amplitude at the start, gradient noise counted in (T11); broadcasts.
 
-    x is scaled so that w a = x^2 once only the growing mode is left: with u = eta_w kappa/(r + A), the mode is
-    (sqrt u, 1/sqrt u) and x = (eta_q kappa w + (r + A) a)/(sqrt(u) eta_q kappa + (r + A)/sqrt u). White gradient noise of
-    standard deviations n_w, n_a a step adds up on the way to what a start of variance N (1 - exp(-2 r t))/(2 r) more would
-    give, N the variance of x that one step adds.
+    The amplitude is the component along the mode in the coordinates (w/sqrt eta_w, a/sqrt eta_q), in which J is symmetric: it
+    grows by exp(integral of r) also where s and gamma change slowly. White gradient noise of standard deviations n_w, n_a a
+    step does what a start of variance N (1 - exp(-2 r t))/(2 r) more would do, N the variance that one step adds.
 
     Args:
-        variance, gamma: s and the weight, constant.
+        variance, gamma: s and the weight at the start.
         start_stds: of the independent Gaussian starts of w and a.
         noise_stds: n_w, n_a, of the noise in the gradients of w and a [nats].
         times: t, up to which noise is counted in [steps]; all of it if left out.
@@ -200,21 +208,51 @@ def initial_amplitude(
     Raises:
         ValueError: for an argument of the wrong sign, or noise where the mode does not grow.
     """
-    rate = reading_rate(model, variance, gamma)
-    stretched, pull = rate + model.damping(variance, gamma)[0], model.posterior_rate * model.gain
-    ratio = np.sqrt(model.decoder_rate * model.gain / stretched)
-
-    def projected(decoder: float, leak: float) -> Array:
-        return np.hypot(pull * decoder, stretched * leak) / (ratio * pull + stretched / ratio)
-
-    first = projected(*(weight("start_stds", std) for std in start_stds))
-    n_w, n_a = (weight("noise_stds", std) for std in noise_stds)
-    if n_w == n_a == 0:
+    decoder, leak = _mode(model, variance, gamma)
+    rates = model.decoder_rate, model.posterior_rate
+    start_w, start_a = (weight("start_stds", std) / np.sqrt(eta) for std, eta in zip(start_stds, rates, strict=True))
+    noise_w, noise_a = (weight("noise_stds", std) * np.sqrt(eta) for std, eta in zip(noise_stds, rates, strict=True))
+    first = np.hypot(decoder * start_w, leak * start_a)
+    if noise_w == noise_a == 0:
         return first
+    rate = reading_rate(model, variance, gamma)
     if (rate <= 0).any():
         raise ValueError(f"gamma: expected a weight at which the leak grows, received a rate of {rate.min():.3g}")
-    added = projected(model.decoder_rate * n_w, model.posterior_rate * n_a)
-    return np.hypot(first, added * np.sqrt(-np.expm1(-2 * rate * np.asarray(times)) / (2 * rate)))
+    grown = np.sqrt(-np.expm1(-2 * rate * np.asarray(times)) / (2 * rate))
+    return np.hypot(first, np.hypot(decoder * noise_w, leak * noise_a) * grown)
+
+
+def amplitude_at_product(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike, product: ArrayLike) -> Array:
+    """Amplitude of the growing mode at which w a has this value (T11); over `initial_amplitude` it is a_0; broadcasts.
+
+    Raises:
+        ValueError: for a product that is not above 0.
+    """
+    decoder, leak = _mode(model, variance, gamma)
+    scale = np.sqrt(model.decoder_rate * model.posterior_rate) * decoder * leak
+    return np.sqrt(positive("product", product) / scale)
+
+
+def critical_product(model: ReadingModel, variance: float, gamma: float, benefit: float) -> float:
+    """w a at which a logistic decoder on the growing mode gains `benefit` nats from posterior latents (T11).
+
+    The modes still grow linearly there only if the leak is not wide, a^2 < s; a posterior narrower than its leak widens first
+    (T10), and more seeds collapse than P says.
+
+    Raises:
+        ValueError: for a benefit that the growing mode does not reach, or a decoder other than the logistic one.
+    """
+    if (model.gain, model.curvature) != (0.5, 0.25):
+        raise ValueError(f"model: expected gain 1/2 and curvature 1/4, received {model.gain:g} and {model.curvature:g}")
+    decoder, leak = _mode(model, variance, gamma)
+    ratio = float(decoder / leak * np.sqrt(model.decoder_rate / model.posterior_rate))  # w/a
+    target = float(positive("benefit", scalar("benefit", benefit)))
+    products = np.geomspace(1e-6, 1e3, 400)
+    gains = np.log(2.0) - logistic_loss(products, ratio * products * variance)
+    if gains.max() < target:
+        raise ValueError(f"benefit: expected at most {gains.max():.4g} nats on this mode, received {target:g}")
+    first = int(np.argmax(gains >= target))
+    return float(np.interp(target, gains[first - 1 : first + 1], products[first - 1 : first + 1]))
 
 
 def reading_exponent(
@@ -244,7 +282,6 @@ def reading_exponent(
     drive = model.decoder_rate * model.posterior_rate * model.gain**2
     total, shift, grown = np.eye(2), 0.0, np.empty(time.size)
     for i, (a, d, dt) in enumerate(zip(decoder, posterior, steps, strict=True)):
-        # in the coordinates (w/sqrt eta_w, a/sqrt eta_q), where J is symmetric
         values, vectors = np.linalg.eigh([[-a, np.sqrt(drive)], [np.sqrt(drive), -d]])
         shift += values[1] * dt
         total = (vectors * np.exp((values - values[1]) * dt)) @ vectors.T @ total
