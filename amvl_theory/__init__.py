@@ -65,6 +65,7 @@ from amvl_theory.in_motion.coadaptation import (
     coadapted_asymptotics,
     coadapted_rest,
     coadapted_trajectory,
+    edge_of_stability,
     fading_leak,
     scale_charge,
 )
@@ -200,6 +201,7 @@ __all__ = [
     "critical_ratio",
     "critical_weight",
     "early_stopping",
+    "edge_of_stability",
     "effective_anchor",
     "elbo_equilibrium",
     "elbo_spread",

@@ -27,7 +27,10 @@ threshold kappa^2/k of T11 the leak is read but fades: with F = kappa^2/k - gamm
 
     rho t -> C = ( 1/(2 eta_s) + gamma/(2 eta_r beta) )/(2 gamma - kappa^2/k)    a^2 ~ 2 eta_q F C ln t    Q ~ 2 eta_q F t ln t
 
-A decay mu of the leak amplitude gives dual KL a resting point at Q = gamma/mu.
+A decay mu of the leak amplitude gives dual KL a resting point at Q = gamma/mu. So do finite steps of a linear decoder: at
+eta_w k P = 2 its gain begins to swing from step to step, and the swing holds the width there, at another rho:
+
+    P = 2/(eta_w k),   (1 + rho)(1 + 2 rho) = kappa^2/(k gamma)
 
 A route from x of its own signal-to-noise ratio R = m^2/tau^2 counts against the leak: in all of this R + rho stands for rho in
 l, so that rho is what the limits say, less R, or 0 (`starving`).
@@ -268,6 +271,22 @@ def coadapted_rest(model: ReadingModel, gamma: float, leak_decay: float) -> tupl
         )
     width = float(gamma) / decay
     return found.snr, width, width * (1 + found.snr)
+
+
+def edge_of_stability(model: ReadingModel, gamma: float) -> tuple[float, float]:
+    """(rho, P) at which plain gradient steps of a linear decoder end the growth under dual KL (T12).
+
+    Approximate: to first order in the other rates. The flow, and an optimizer whose step shrinks, grow on.
+
+    Raises:
+        ValueError: from gamma = kappa^2/(2 k) on, where nothing grows.
+    """
+    if coadapted_asymptotics(model, gamma).regime != "growing":
+        raise ValueError(
+            f"gamma: expected less than kappa^2/(2 k) = {model.gain**2 / (2 * model.curvature):g}, received {gamma:g}"
+        )
+    snr = (np.sqrt(1 + 8 * model.gain**2 / (model.curvature * gamma)) - 3) / 4
+    return float(snr), 2 / (model.decoder_rate * model.curvature)
 
 
 def _elbo_snr(decoder: str, weight_: float, limit: float) -> float:

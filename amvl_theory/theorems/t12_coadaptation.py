@@ -31,7 +31,8 @@ WIDTHS = {P: Q + a**2}
         "{prior_growth} for P = sigma_p^2, and the ELBO rests at -l'(rho) = beta/(2 (1 + rho)). For a linear decoder "
         "{dual_snr} (below gamma = kappa^2/(2 k)) and {elbo_snr}; for a logistic one -l' is half the least mean square "
         "error of the answer given z. From kappa^2/(2 k) to kappa^2/k the leak is read but fades, rho t tending to "
-        "{fading_constant}. A decay mu of the leak amplitude brings dual KL to rest at {resting_variance}. With a decoder "
+        "{fading_constant}. A decay mu of the leak amplitude brings dual KL to rest at {resting_variance}; plain gradient "
+        "steps of a linear decoder end its growth at {edge_variance}, (1 + rho)(1 + 2 rho) = kappa^2/(k gamma). With a decoder "
         "held fixed the spread from a random start is least, {least_spread}, before it is learnt."
     ),
     assumptions=(
@@ -53,6 +54,7 @@ def prove_t12(proof: Proof) -> None:
     _logistic(proof)
     _fading(proof)
     _decay(proof, flows)
+    _edge(proof)
     _random_start(proof)
     _instances(proof)
 
@@ -182,6 +184,29 @@ def _decay(proof: Proof, flows: dict[str, dict[Any, Any]]) -> None:
     d_mean = sp.Symbol("F_M", real=True)
     pull = flows["dual"][a].subs(d_mean, slope * 2 * a / (Q * w)) - eta_q * mu * a
     proof.state("resting_variance", Q, sp.solve(pull, Q)[0], gamma / mu)
+
+
+def _edge(proof: Proof) -> None:
+    """Gradient steps of a linear decoder: its gain is mean + (-1)^n swing, where the steps' multiplier is -1."""
+    swing, mean, n = sp.Symbol("b", positive=True), kappa * a / (k * P), sp.Symbol("n", integer=True)
+    edge = sp.solve(1 - eta_w * k * P + 1, P)[0]
+
+    def gain(step: Any) -> Any:
+        return mean + (-1) ** step * swing
+
+    moved = gain(n) - eta_w * (k * P * gain(n) - kappa * a)
+    proof.equal(
+        "at eta_w k P = 2 the gain swings for ever", sp.simplify((moved - gain(n + 1)).subs(P, edge)), sp.Integer(0)
+    )
+    square = 2 * gamma * rho / (k * Q)  # mean of w^2, from the rest of log sigma_q
+    pull = kappa * mean / a - k * square - gamma / Q  # rest of a, over a
+    balance = sp.simplify(pull.subs(P, Q * (1 + rho)) * Q * (1 + rho) / gamma)
+    proof.equal(
+        "there a rests where (1 + rho)(1 + 2 rho) = kappa^2/(k gamma)",
+        balance,
+        kappa**2 / (k * gamma) - (1 + rho) * (1 + 2 * rho),
+    )
+    proof.state("edge_variance", P, edge, 2 / (eta_w * k))
 
 
 def _random_start(proof: Proof) -> None:
