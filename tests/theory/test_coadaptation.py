@@ -226,7 +226,7 @@ def test_sampled_minibatches_follow_the_flow(decoder) -> None:
 @pytest.mark.parametrize("decoder", ["linear", "logistic"])
 @pytest.mark.parametrize("gamma", [0.05, 0.2])
 def test_sampled_minibatches_follow_the_flow_for_long(decoder, gamma: float) -> None:
-    check_ensemble(decoder, gamma, 6000, 300, 0.02)
+    check_ensemble(decoder, gamma, 3000, 400, 0.02)  # eta_w k P stays far below 2: no swing of the gain yet
 
 
 def test_the_quadrature_of_the_logistic_decoder_is_exact() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,26 +178,31 @@ def agree(found, expected, seeds) -> None:
     assert (np.abs(found - expected) < 3 * error).all(), (found, expected)
 
 
-def check_shares(settings_, seeds, seed) -> None:
-    factor = None
-    for setting in settings_:
-        collapsed, reached, critical, linear, exponent = shares(setting, seeds, seed)
-        late = RECORD >= 200  # before, the decaying mode has not died away
-        agree(reached[late], collapse_probability(exponent, linear)[late], seeds)  # nothing fitted
-        if factor is None:
-            factor = float(critical_ratio(collapsed[8], exponent[8]) / critical[8])
-            assert 1.0 < factor < 1.1  # what the bend of the loss costs on the last stretch
-        agree(collapsed[late], collapse_probability(exponent, factor * critical)[late], seeds)
+@cache
+def fitted_factor() -> float:
+    """What the bend of the loss costs on the last stretch: the one constant, fitted on the first setting at 450 steps."""
+    collapsed, _, critical, _, exponent = shares(SETTINGS[0], 4000, 0)
+    return float(critical_ratio(collapsed[8], exponent[8]) / critical[8])
 
 
-def test_shares_of_collapsed_seeds_follow_with_one_constant_fitted_elsewhere() -> None:
-    check_shares(SETTINGS[:4], 1500, 2)
+def check_shares(setting, seeds, seed) -> None:
+    collapsed, reached, critical, linear, exponent = shares(setting, seeds, seed)
+    late = RECORD >= 200  # before, the decaying mode has not died away
+    agree(reached[late], collapse_probability(exponent, linear)[late], seeds)  # nothing fitted
+    agree(collapsed[late], collapse_probability(exponent, fitted_factor() * critical)[late], seeds)
+
+
+@pytest.mark.parametrize("setting", SETTINGS[1:4])
+def test_shares_of_collapsed_seeds_follow_with_one_constant_fitted_elsewhere(setting) -> None:
+    assert 1.0 < fitted_factor() < 1.1
+    check_shares(setting, 1000, 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, 4])
-def test_shares_of_collapsed_seeds_follow_in_all_settings(seed: int) -> None:
-    check_shares(SETTINGS, 1500, seed)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_shares_of_collapsed_seeds_follow_in_all_settings(setting, seed: int) -> None:
+    check_shares(setting, 1500, seed)
 
 
 def check_adam(settings_, seeds) -> None:
@@ -226,7 +233,7 @@ def test_noisy_adam_at_further_weights_and_widths() -> None:
 
 def test_a_posterior_narrower_than_its_leak_widens_first_and_more_seeds_collapse() -> None:
     collapsed, _, critical, _, exponent = shares((0.02, 0.2, 0.01, 0.03), 1000, 2)
-    expected = collapse_probability(exponent, 1.0356 * critical)
+    expected = collapse_probability(exponent, fitted_factor() * critical)
     assert collapsed[-1] - expected[-1] > 3 * np.sqrt(expected[-1] * (1 - expected[-1]) / 1000)
 
 

@@ -1,4 +1,4 @@
-"""Simulation against the nine statements' numbers, against direct linear solves, and against itself."""
+"""Simulation against the statements' numbers, against direct linear solves, and against itself."""
 
 from __future__ import annotations
 
