@@ -231,6 +231,16 @@ def test_noisy_adam_at_further_weights_and_widths() -> None:
     check_adam([(0.003, 0.3), (0.02, 0.3), (0.02, 0.5), (0.1, 0.5)], 1000)
 
 
+def test_adam_without_noise_from_elsewhere_does_not_grow_exponentially() -> None:
+    ensemble = Ensemble(
+        300, 16, decoder_rate=0.001, posterior_rate=0.001, posterior_std_rate=0.0, prior_std_rate=0.0, optimizer="adam",
+        start=Start(0.0, 0.0, 0.3, 0.3), decoder_std=0.001, leak_std=0.001,
+    )  # fmt: skip
+    run = run_ensemble(ensemble, 0.0, steps=500, record=[100, 200, 300, 400, 500])
+    steps = np.diff(np.median(np.abs(run.leak), axis=1)) / 100
+    assert steps.max() / steps.min() < 1.3 and 0.5e-3 < steps.min() < 1.1e-3  # the learning rate, from the start
+
+
 def test_a_posterior_narrower_than_its_leak_widens_first_and_more_seeds_collapse() -> None:
     collapsed, _, critical, _, exponent = shares((0.02, 0.2, 0.01, 0.03), 1000, 2)
     expected = collapse_probability(exponent, fitted_factor() * critical)
@@ -317,6 +327,24 @@ def test_a_width_that_grows_needs_another_weight_and_a_late_ramp_more_of_it() ->
     )
     with pytest.raises(ValueError, match="shape: expected a schedule with which some weight holds"):
         holding_weight_on_path(times, variance=0.1, shape=np.interp(times, [0, 590, 600], [0, 0, 1]), **common)
+
+
+def test_shares_predicted_in_november_for_the_projects_runs() -> None:
+    model = ReadingModel(1.0, 1e-12, 0.0054**2 / 8.27, 8.27)  # r_0 = 0.0054 and D = 8.27 gamma a step, A = 0
+    for gamma, budget, ramped, constant in (
+        (0.0, 450, 0.45, 0.45), (0.0003, 600, 0.59, 0.52), (0.001, 1200, 0.89, 0.73), (0.003, 1200, 0.55, 0.03),
+    ):  # fmt: skip
+        times = np.linspace(0.0, budget, 2001)
+        weight = gamma * np.interp(times / budget, [0, 0.2, 0.4], [0, 0, 1])
+        found = collapse_probability(reading_exponent(model, times, 1.0, weight)[-1], 8.5)
+        assert found == pytest.approx(ramped, abs=0.01)
+        assert collapse_probability(reading_rate(model, 1.0, gamma) * budget, 8.5) == pytest.approx(constant, abs=0.01)
+    # The last one leans on two approximations: that the mode follows the ramp, and that a_0 is the same at every weight.
+    exact = collapse_probability(reading_exponent(model, times, 1.0, weight, exact=True)[-1], 8.5)
+    assert exact == pytest.approx(0.53, abs=0.01)
+    shape = amplitude_at_product(model, 1.0, gamma, 1.0) / amplitude_at_product(model, 1.0, 0.0, 1.0)
+    product = collapse_probability(reading_exponent(model, times, 1.0, weight)[-1], 8.5 * shape)
+    assert product == pytest.approx(0.36, abs=0.01)
 
 
 def test_momentum_slows_growth_by_its_lag() -> None:
