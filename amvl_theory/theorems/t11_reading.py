@@ -8,7 +8,8 @@ import numpy as np
 import sympy as sp
 from scipy.special import erfc
 
-from amvl_theory.in_motion.decoders import logistic_moments
+from amvl_theory.gaussian import mixture_information
+from amvl_theory.in_motion.decoders import logistic_loss, logistic_moments
 from amvl_theory.in_motion.reading import ReadingModel, holding_weight, reading_exponent, reading_rate
 from amvl_theory.theorems import _assumptions as given
 from amvl_theory.theorems._core import QUADRATURE, SYMBOLIC_2X2, Proof, theorem
@@ -30,7 +31,8 @@ DRIVE = eta_w * eta_q * kappa**2
         "kappa^2 = k in every mode, so without weight decay its threshold is 1 for any answers. Without weight decay the "
         "leak grows at the rate r that solves {characteristic}, at most {largest_rate}, at {fastest_variance}. From a "
         "Gaussian start the share of seeds that read at time T is P = erfc(a_0 exp(-r T)/sqrt(2)), and the weight that "
-        "holds it there is {holding_weight}, rho = ln(a_0/(sqrt(2) erfc^-1(P)))/T. Behind a route from x that already "
+        "holds it there is {holding_weight}, rho = ln(a_0/(sqrt(2) erfc^-1(P)))/T. What posterior latents take off "
+        "the answer loss H(y|x) is at most the leak I(z; y|x). Behind a route from x that already "
         "explains the share R/(1 + R) of a linear answer the gain is {gain_behind_x}, and what the route keeps once "
         "posterior latents with the leak S = a^2/s are read is {starved_share}."
     ),
@@ -192,6 +194,9 @@ def _starving(proof: Proof) -> None:
 
 
 def _instances(proof: Proof) -> None:
+    proof.step(
+        "Answer loss with posterior latents: H(y|x, z) + E KL(p(y|x, z) || decoder) >= H(y|x, z) = H(y|x) - I(z; y|x)"
+    )
     rng = np.random.default_rng(SEED)
     bound, held = 0.0, 0.0
     for _ in range(30):
@@ -212,4 +217,12 @@ def _instances(proof: Proof) -> None:
         slope, curve = logistic_moments(scale * scale, (scale * 0.5) ** 2)
         drift_w = scale * slope - scale * 0.25 * curve
         worst = max(worst, abs(float(drift_w / (scale * (0.5 - 0.25 * 0.25)) - 1)), abs(float(slope / 0.5 - 1)))
+    above = 0.0
+    for ratio in (0.1, 1.0, 4.0):
+        leak = float(mixture_information(np.sqrt(ratio) * np.array([1.0, -1.0]), 1.0, np.array([0.5, 0.5])))
+        for gain in np.array([0.5, 1.0, 1.5]) * 2 * ratio:  # w a; the middle one is Bayes' own
+            above = max(above, float(np.log(2.0) - logistic_loss(gain, gain**2 / ratio)) - leak)
+    proof.close(
+        "no gain in answer loss is above the leak", above, 1e-9, "logistic decoder, three leaks and gains", QUADRATURE
+    )
     proof.close("logistic loss: drift near 0 against kappa = 1/2, k = 1/4", worst, 1e-4, "s = 1/4", QUADRATURE)
