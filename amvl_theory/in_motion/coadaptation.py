@@ -35,6 +35,9 @@ eta_w k P = 2 its gain begins to swing from step to step, and the swing holds th
 A route from x of its own signal-to-noise ratio R = m^2/tau^2 counts against the leak: in all of this R + rho stands for rho in
 l, so that rho is what the limits say, less R, or 0 (`starving`).
 
+Adam leaves the limits of rho alone and changes the clock: drift and noise of a's gradient both fall like 1/a, so that a and
+both widths grow like t instead of sqrt(t), as long as no other noise is in the gradient (seen in `ensembles`).
+
 Units: t in steps, eta per step. Source: derived for this project.
 """
 

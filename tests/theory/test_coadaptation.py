@@ -229,6 +229,28 @@ def test_sampled_minibatches_follow_the_flow_for_long(decoder, gamma: float) -> 
     check_ensemble(decoder, gamma, 3000, 400, 0.02)  # eta_w k P stays far below 2: no swing of the gain yet
 
 
+@pytest.mark.parametrize("decoder", ["linear", "logistic"])
+def test_under_adam_the_leak_has_the_same_limit_and_the_widths_grow_like_t(decoder) -> None:
+    rate, record = 0.004, [2500, 5000]
+    rates = dict.fromkeys(("decoder_rate", "posterior_rate", "posterior_std_rate", "prior_std_rate"), rate)
+    ensemble = Ensemble(
+        40,
+        32,
+        decoder=decoder,
+        optimizer="adam",
+        start=Start(0.3, 0.3, 0.5, 0.5),
+        decoder_std=0.0,
+        leak_std=0.0,
+        **rates,
+    )
+    run = run_ensemble(ensemble, 0.1, steps=5000, record=record, seed=6)
+    limit = coadapted_asymptotics(UNIT if decoder == "linear" else ReadingModel(), 0.1, decoder=decoder).snr
+    snr = (run.leak**2 / run.posterior_var).mean(axis=1)
+    assert snr[1] == pytest.approx(limit, rel=0.05)
+    power = np.log2(np.sqrt(run.prior_var[1] / run.prior_var[0]).mean())
+    assert 0.8 < power < 1.2  # 1/2 under plain gradient steps: the gradient of a falls like 1/a, and Adam divides by it
+
+
 def test_the_quadrature_of_the_logistic_decoder_is_exact() -> None:
     for mean, variance in ((0.3, 0.1), (4.0, 8.0), (30.0, 60.0)):
         std = np.sqrt(variance)
