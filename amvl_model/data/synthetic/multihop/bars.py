@@ -17,10 +17,14 @@ _WORDS = ("taller", "shorter")
 _MARGIN = 4  # pixels below and above the bars
 
 
-def draw_bars(rng: np.random.Generator, names: tuple[str, ...], rows: int, style: Style) -> Scene:
-    """n bars of n different heights, one per 28 pixels of width, in random order of height."""
-    n = len(names)
-    rank = rng.permutation(n)
+def plan_bars(rng: np.random.Generator, n: int, rows: int) -> np.ndarray:
+    """Ranks (1, n) of the heights, 0 the shortest."""
+    return rng.permutation(n)[None]
+
+
+def draw_bars(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarray, style: Style) -> Scene:
+    """n bars of n different heights, one per 28 pixels of width."""
+    n, rank = len(names), table[0]
     height = 2 * CELL if style.scale == 1.0 else 3 * CELL
     image = Image.new("RGB", (CELL * n, height), style.background)
     draw = ImageDraw.Draw(image)
@@ -33,8 +37,7 @@ def draw_bars(rng: np.random.Generator, names: tuple[str, ...], rows: int, style
         draw.rectangle(box, fill=style.palette[name], outline=style.ink)
     draw.line((0, height - _MARGIN + 1, CELL * n, height - _MARGIN + 1), fill=style.ink, width=2)
     facts = ", ".join(f"{name} {int(rank[i]) + 1}" for i, name in enumerate(names))
-    identity = ">".join(names[int(i)] for i in np.argsort(-rank))
-    return Scene(images=(image,), names=names, table=rank[None], facts=facts, identity=identity)
+    return Scene(images=(image,), names=names, table=table, facts=facts)
 
 
 def ask_bars(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:

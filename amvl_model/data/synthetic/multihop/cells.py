@@ -11,19 +11,23 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.multihop.spec import CELL, Scene, Style, Walk, number_of_arrows, single_cycle
+from amvl_model.data.synthetic.multihop.spec import CELL, Scene, Style, Walk, number_of_arrows
 
 _GAP = 2  # pixels of background around a cell
 
 
-def draw_strip(rng: np.random.Generator, names: tuple[str, ...], rows: int, style: Style) -> Scene:
-    """One row of cells, in random order."""
-    return _scene(rng, names, 1, style)
-
-
-def draw_stack(rng: np.random.Generator, names: tuple[str, ...], rows: int, style: Style) -> Scene:
-    """One row of cells for each hop, from the top, each in random order."""
-    return _scene(rng, names, rows, style)
+def draw_cells(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarray, style: Style) -> Scene:
+    """One row of cells for each row of the table, from the top, each in random order."""
+    rows, n = table.shape
+    image = Image.new("RGB", (CELL * n, CELL * rows), style.background)
+    draw = ImageDraw.Draw(image)
+    facts = []
+    for row in range(rows):
+        pairs = [(names[i], names[int(table[row, i])]) for i in rng.permutation(n)]
+        for column, pair in enumerate(pairs):
+            _draw_cell(draw, (CELL * column, CELL * row), pair, style)
+        facts.append(", ".join(f"{key} {value}" for key, value in pairs))
+    return Scene(images=(image,), names=names, table=table, facts=". ".join(facts))
 
 
 def ask_strip(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:
@@ -49,21 +53,6 @@ def _chain(table: np.ndarray, start: int, hops: int) -> tuple[int, ...]:
     for hop in range(hops):
         chain.append(int(table[hop % len(table), chain[-1]]))
     return tuple(chain)
-
-
-def _scene(rng: np.random.Generator, names: tuple[str, ...], rows: int, style: Style) -> Scene:
-    n = len(names)
-    table = np.stack([single_cycle(rng, n) for _ in range(rows)])
-    image = Image.new("RGB", (CELL * n, CELL * rows), style.background)
-    draw = ImageDraw.Draw(image)
-    facts = []
-    for row in range(rows):
-        pairs = [(names[i], names[int(table[row, i])]) for i in rng.permutation(n)]
-        for column, pair in enumerate(pairs):
-            _draw_cell(draw, (CELL * column, CELL * row), pair, style)
-        facts.append(", ".join(f"{key} {value}" for key, value in pairs))
-    solution = [sorted(f"{names[i]}>{names[int(row[i])]}" for i in range(n)) for row in table]
-    return Scene(images=(image,), names=names, table=table, facts=". ".join(facts), identity=str(solution))
 
 
 def _draw_cell(draw: ImageDraw.ImageDraw, corner: tuple[int, int], pair: tuple[str, str], style: Style) -> None:

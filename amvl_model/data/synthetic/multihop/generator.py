@@ -6,8 +6,9 @@ of its own. The order of the options is drawn for each question, so that
 
     p(letter of y* | question text, options' order) is uniform over the options that the text leaves open
 
-(the start of the chain is never the answer, except in Nested_Comparison, where each of the h + 1 named colours is equally
-likely). Splits share no scene's solution: the hash of a solution decides to which split it belongs (8 : 1 : 1).
+(the start of the chain is never the answer; except in Nested_Comparison, where each of the h + 1 named colours is equally
+likely, and in Changing_Cells, where no option is likelier than 1 / (n - 1)). Splits share no scene's solution: the hash of
+a solution decides to which split it belongs (8 : 1 : 1).
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ import numpy as np
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, noisy_answer
 from amvl_model.data.synthetic.multihop import bars, cells, dots, grid
-from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES, PLAIN, SHIFTED, MultihopTask, Scene
+from amvl_model.data.synthetic.multihop.spec import (
+    COLOUR_NAMES,
+    PLAIN,
+    SHIFTED,
+    MultihopTask,
+    Scene,
+    plan_cycle,
+    plan_cycles,
+)
 
 MULTIHOP_SOURCE: Final = "multihop"
 SHIFTED_MULTIHOP_SOURCE: Final = "multihop-shifted"
@@ -40,30 +49,39 @@ _TASKS: Final[dict[str, MultihopTask]] = {
     for task in (
         MultihopTask(
             name="Coloured_Cells",
-            draw=cells.draw_strip,
+            plan=plan_cycle,
+            draw=cells.draw_cells,
             ask=cells.ask_strip,
             fewest_objects=lambda hops: max(3, 2 * hops),  # the way back round the cycle is never shorter
         ),
         MultihopTask(
             name="Changing_Cells",
-            draw=cells.draw_stack,
+            plan=plan_cycles,
+            draw=cells.draw_cells,
             ask=cells.ask_stack,
             fewest_objects=lambda hops: 3,
-            restarts=True,
         ),
         MultihopTask(
             name="Dots_And_Arrows",
+            plan=plan_cycle,
             draw=dots.draw_dots,
             ask=cells.ask_strip,
             fewest_objects=lambda hops: max(3, 2 * hops),
         ),
-        MultihopTask(name="Grid_Walk", draw=grid.draw_grid, ask=grid.ask_grid, fewest_objects=lambda hops: 6),
+        MultihopTask(
+            name="Grid_Walk",
+            plan=grid.plan_grid,
+            draw=grid.draw_grid,
+            ask=grid.ask_grid,
+            fewest_objects=lambda hops: 6,
+        ),
         MultihopTask(
             name="Nested_Comparison",
+            plan=bars.plan_bars,
             draw=bars.draw_bars,
             ask=bars.ask_bars,
             fewest_objects=lambda hops: hops + 1,
-            restarts=True,
+            ranked=True,
         ),
     )
 }
@@ -107,9 +125,9 @@ def _stream(task: str, split: str, seed: int, index: int, stream: int) -> np.ran
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=key))
 
 
-def split_of(identity: str) -> str:
+def split_of(solution: str) -> str:
     """The split to which scenes with this solution belong: 8 of 10 to train, 1 to val, 1 to test."""
-    bucket = zlib.crc32(identity.encode()) % 10
+    bucket = zlib.crc32(solution.encode()) % 10
     return {8: "val", 9: "test"}.get(bucket, "train")
 
 
@@ -119,9 +137,9 @@ def _scene(task: str, split: str, seed: int, scene: int, objects: int, rows: int
     rng = _stream(task, split, seed, scene, _SCENE)
     for _ in range(_ATTEMPTS):
         names = tuple(COLOUR_NAMES[i] for i in rng.permutation(colours)[:objects])
-        drawn = _TASKS[task].draw(rng, names, rows, SHIFTED if shifted else PLAIN)
-        if split_of(drawn.identity) == split:
-            return drawn
+        table = _TASKS[task].plan(rng, objects, rows)
+        if split_of(_TASKS[task].solution(names, table)) == split:
+            return _TASKS[task].draw(rng, names, table, SHIFTED if shifted else PLAIN)
     raise ValueError(
         f"{task} with {objects} objects of {colours} colours has too few different scenes to share out among the splits; "
         "use more objects or colours"

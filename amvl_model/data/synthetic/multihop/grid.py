@@ -29,16 +29,29 @@ def grid_shape(n: int) -> tuple[int, int]:
     raise ValueError(f"objects of Grid_Walk must fill a grid of at least two rows, got {n}; use 6, 8, 9, 10 or 12")
 
 
-def draw_grid(rng: np.random.Generator, names: tuple[str, ...], rows: int, style: Style) -> Scene:
-    """A connected grid of coloured cells: a random tree of doors and some more."""
-    shape = grid_shape(len(names))
-    table = _moves(rng, shape)
-    image = _paint(table, names, shape, style)
+def plan_grid(rng: np.random.Generator, n: int, rows: int) -> np.ndarray:
+    """Next cell (4, n) for up, down, left, right: a random tree of doors and some more; the cell itself at a wall."""
+    _, columns = grid_shape(n)
+    table = np.tile(np.arange(n), (4, 1))
+    edges = [(i, i + 1, 3) for i in range(n) if (i + 1) % columns] + [(i, i + columns, 1) for i in range(n - columns)]
+    group = np.arange(n)
+    for k in rng.permutation(len(edges)):
+        one, other, move = edges[k]
+        joins = group[one] != group[other]
+        if joins or rng.random() < _EXTRA_DOORS:
+            table[move, one], table[move - 1, other] = other, one
+            group[group == group[other]] = group[one]
+    return table
+
+
+def draw_grid(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarray, style: Style) -> Scene:
+    """A grid of coloured cells."""
+    image = _paint(table, names, grid_shape(len(names)), style)
     facts = ", ".join(
         " ".join([name, *(move for move, row in zip(MOVES, table, strict=True) if row[i] != i)])
         for i, name in enumerate(names)
     )
-    return Scene(images=(image,), names=names, table=table, facts=facts, identity=facts)
+    return Scene(images=(image,), names=names, table=table, facts=facts)
 
 
 def ask_grid(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:
@@ -57,22 +70,6 @@ def ask_grid(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:
     start = scene.names[chain[0]]
     question = f"Start at {start} and go {', '.join(moves)}; a wall stops a move. Where do you end?"
     return Walk(question=question, chain=tuple(chain))
-
-
-def _moves(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Next cell (4, n) for up, down, left, right; the cell itself where a wall stops the move."""
-    rows, columns = shape
-    n = rows * columns
-    table = np.tile(np.arange(n), (4, 1))
-    edges = [(i, i + 1, 3) for i in range(n) if (i + 1) % columns] + [(i, i + columns, 1) for i in range(n - columns)]
-    group = np.arange(n)
-    for k in rng.permutation(len(edges)):
-        one, other, move = edges[k]
-        joins = group[one] != group[other]
-        if joins or rng.random() < _EXTRA_DOORS:
-            table[move, one], table[move - 1, other] = other, one
-            group[group == group[other]] = group[one]
-    return table
 
 
 def _paint(table: np.ndarray, names: tuple[str, ...], shape: tuple[int, int], style: Style) -> Image.Image:

@@ -86,14 +86,12 @@ class Scene:
         names: colour names of the n objects; object i is called names[i].
         table: integers (rows, n) that the pictures show: the next object for each row and object, or ranks (1, n).
         facts: what the pictures show, in words, in the order in which a person reads them.
-        identity: text that is equal for two scenes with the same solution; splits share no identity.
     """
 
     images: tuple[Image.Image, ...]
     names: tuple[str, ...]
     table: np.ndarray
     facts: str
-    identity: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +113,27 @@ class MultihopTask:
 
     Attributes:
         name: of the task.
-        draw: ``draw(rng, names, rows, style)``, a scene whose objects are called ``names``; ``rows`` is the largest number
-            of hops that will be asked for.
+        plan: ``plan(rng, n, rows)``, a transition table of n objects; ``rows`` is the largest number of hops that will be
+            asked for.
+        draw: ``draw(rng, names, table, style)``, the scene of a table whose objects are called ``names``.
         ask: ``ask(rng, scene, hops)``, a question about a scene.
         fewest_objects: ``fewest_objects(hops)``, the smallest n for which the task has no shortcut.
-        restarts: whether the right answer can be the object at which the chain starts.
+        ranked: whether the table holds ranks, not next objects.
     """
 
     name: str
-    draw: Callable[[np.random.Generator, tuple[str, ...], int, Style], Scene]
+    plan: Callable[[np.random.Generator, int, int], np.ndarray]
+    draw: Callable[[np.random.Generator, tuple[str, ...], np.ndarray, Style], Scene]
     ask: Callable[[np.random.Generator, Scene, int], Walk]
     fewest_objects: Callable[[int], int]
-    restarts: bool = False
+    ranked: bool = False
+
+    def solution(self, names: tuple[str, ...], table: np.ndarray) -> str:
+        """A text that is equal for two scenes if the same questions have the same answers, wherever things stand."""
+        columns = {
+            name: [int(v) if self.ranked else names[int(v)] for v in table[:, i]] for i, name in enumerate(names)
+        }
+        return str(sorted(columns.items()))
 
 
 def single_cycle(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -135,6 +142,16 @@ def single_cycle(rng: np.random.Generator, n: int) -> np.ndarray:
     successor = np.empty(n, dtype=np.int64)
     successor[order] = np.roll(order, -1)
     return successor
+
+
+def plan_cycle(rng: np.random.Generator, n: int, rows: int) -> np.ndarray:
+    """Table (1, n) of a single cycle."""
+    return single_cycle(rng, n)[None]
+
+
+def plan_cycles(rng: np.random.Generator, n: int, rows: int) -> np.ndarray:
+    """Table (rows, n) of independent single cycles."""
+    return np.stack([single_cycle(rng, n) for _ in range(rows)])
 
 
 def number_of_arrows(hops: int) -> str:
