@@ -29,7 +29,7 @@ from amvl_model.data.synthetic.multihop.spec import CELL, COLOUR_NAMES, PALETTE,
 from tests.test_synthetic import assert_uniform
 
 POINTERS = ("Coloured_Cells", "Dots_And_Arrows")
-ONE_ROW = re.compile(r"Start at (\w+) and follow (\d+) arrows?")
+ARROWS = re.compile(r"Follow (\d+) arrows?(?:, one in each row from the top,)? from (\w+)\.")
 
 
 def pixels(record: dict[str, Any]) -> np.ndarray:
@@ -56,7 +56,7 @@ def cell_maps(image: np.ndarray) -> list[dict[str, str]]:
 
 def solve_cells(record: dict[str, Any]) -> list[str]:
     maps = cell_maps(pixels(record))
-    start, hops = ONE_ROW.match(record["question"]).groups()  # type: ignore[union-attr]
+    hops, start = ARROWS.match(record["question"]).groups()  # type: ignore[union-attr]
     chain = [start]
     for hop in range(int(hops)):
         chain.append(maps[hop % len(maps)][chain[-1]])
@@ -99,7 +99,7 @@ def solve_bars(record: dict[str, Any]) -> list[str]:
 def solve_facts(record: dict[str, Any]) -> list[str]:
     """The answer from the dense caption: for dots, whose pixels are not as easily read."""
     pairs = dict(pair.split() for pair in record["explanation"].split(", "))
-    start, hops = ONE_ROW.match(record["question"]).groups()  # type: ignore[union-attr]
+    hops, start = ARROWS.match(record["question"]).groups()  # type: ignore[union-attr]
     chain = [start]
     for _ in range(int(hops)):
         chain.append(pairs[chain[-1]])

@@ -33,7 +33,7 @@ def draw_cells(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarr
 def ask_strip(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:
     """Follow the arrows of the only row."""
     start = int(rng.integers(len(scene.names)))
-    question = f"Start at {scene.names[start]} and follow {number_of_arrows(hops)}. Where do you end?"
+    question = f"Follow {number_of_arrows(hops)} from {scene.names[start]}. Where do you end?"
     return Walk(question=question, chain=_chain(scene.table, start, hops))
 
 
@@ -41,8 +41,7 @@ def ask_stack(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:
     """Follow one arrow in each row from the top."""
     start = int(rng.integers(len(scene.names)))
     question = (
-        f"Start at {scene.names[start]} and follow {number_of_arrows(hops)}, one in each row from the top. "
-        "Where do you end?"
+        f"Follow {number_of_arrows(hops)}, one in each row from the top, from {scene.names[start]}. Where do you end?"
     )
     return Walk(question=question, chain=_chain(scene.table, start, hops))
 
