@@ -384,6 +384,15 @@ def test_letters_stand_for_colours_without_shuffling() -> None:
         assert record["answer"] == f"({LETTERS[COLOUR_NAMES.index(record['chain'][-1])]})"
 
 
+def test_prompts_without_options_need_fixed_letters() -> None:
+    fixed: dict[str, Any] = {"colours": 8, "shuffled": False, "listed": False}
+    record = multihop_record("Coloured_Cells", "train", 0, 3, **fixed)
+    assert record["prompt"] == record["question"]
+    for name, value in (("shuffled", True), ("colours", 9)):
+        with pytest.raises(ValueError, match="must have fixed letters"):
+            multihop_record("Coloured_Cells", "train", 0, 3, **{**fixed, name: value})
+
+
 def test_label_noise_changes_labels_only() -> None:
     for task in MULTIHOP_TASKS:
         clean, noisy = (multihop_question(task, "train", 2, 5, label_noise=eps) for eps in (0.0, 1.0))

@@ -158,6 +158,7 @@ def multihop_record(
     questions_per_scene: int = QUESTIONS_PER_SCENE,
     label_noise: float = 0.0,
     shuffled: bool = True,
+    listed: bool = True,
     shifted: bool = False,
 ) -> dict[str, Any]:
     """Draw one multi-hop question as a record of BLINK's schema.
@@ -174,6 +175,7 @@ def multihop_record(
         label_noise: probability with which the answer is replaced by another option, drawn uniformly.
         shuffled: options in random order for each question; otherwise in the palette's order, which gives each colour
             one letter for good where ``objects == colours``.
+        listed: whether the prompt lists the options; without the list, a letter has to stand for a colour for good.
         shifted: other shades, marks and sizes.
 
     Returns:
@@ -188,6 +190,11 @@ def multihop_record(
     check_unit("label_noise", label_noise)
     if not objects <= colours <= len(COLOUR_NAMES):
         raise ValueError(f"colours must be in objects..{len(COLOUR_NAMES)} = {objects}..12, got {colours}")
+    if not listed and (shuffled or objects != colours):
+        raise ValueError(
+            "options that are not listed must have fixed letters, "
+            f"got shuffled={shuffled}, objects={objects}, colours={colours}; pass shuffled=False and colours={objects}"
+        )
     number = index // questions_per_scene
     scene = _scene(task, split, seed, number, objects, max(weights), colours, shifted)
     rng = _stream(task, split, seed, index, _QUESTION)
@@ -208,7 +215,7 @@ def multihop_record(
         **{f"image_{i + 1}": None for i in range(len(scene.images), 4)},
         "choices": choices,
         "answer": option_letter(given),
-        "prompt": format_prompt(walk.question, choices),
+        "prompt": format_prompt(walk.question, choices) if listed else walk.question,
         "explanation": scene.facts,
         "hops": count,
         "objects": objects,
@@ -245,7 +252,7 @@ class MultihopQuestions(Sequence[VisualQuestion]):
         seed: names an independent data set.
         size: number of questions in all.
         questions_per_scene: q.
-        **settings: hops, objects, colours, label_noise, shuffled and shifted, as for `multihop_record`.
+        **settings: hops, objects, colours, label_noise, shuffled, listed and shifted, as for `multihop_record`.
 
     Raises:
         ValueError: for no tasks, an unknown task or split, a number out of range, or a negative size.
