@@ -352,11 +352,8 @@ def _append(path: Path | None, row: dict[str, float]) -> None:
     print(json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)
 
 
-def save_multihop_base(
-    model: Any, processor: AMVLProcessor, folder: Path, shape: BaseShape, recipes: list[MultihopRecipe]
-) -> None:
-    """Write a checkpoint that `from_pretrained` reads, with the shape and the recipes beside it."""
+def save_multihop_base(model: Any, processor: AMVLProcessor, folder: Path, recipe: MultihopRecipe) -> None:
+    """Write a checkpoint that `from_pretrained` reads, with the recipe beside it."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    text = json.dumps({"shape": asdict(shape), "recipes": [asdict(recipe) for recipe in recipes]}, indent=2)
-    (folder / "recipe.json").write_text(text + "\n")
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")

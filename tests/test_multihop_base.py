@@ -114,7 +114,7 @@ def test_a_frozen_tower_stays_as_it_is(base: tuple[Any, AMVLProcessor]) -> None:
 
 def test_a_saved_base_is_a_backbone_for_latents(base: tuple[Any, AMVLProcessor], tmp_path: Path) -> None:
     model, processor = base
-    save_multihop_base(model, processor, tmp_path, BaseShape(), [MultihopRecipe()])
+    save_multihop_base(model, processor, tmp_path, MultihopRecipe())
     again = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     latent = AMVLForConditionalGeneration.from_backbone(tmp_path, num_latents=2, latent_dim=16)
