@@ -12,8 +12,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from amvl_model.attention import install_attention
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS
 from amvl_model.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base, train_multihop
@@ -44,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--freeze-vision", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=100)
+    parser.add_argument("--eval-size", type=int, default=256, help="validation questions for each number of hops")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     shape = BaseShape(num_layers=options.layers, hidden_size=options.hidden)
     if options.base is None:
         model, processor = build_multihop_base(shape, seed=options.seed)
@@ -66,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         freeze_vision=options.freeze_vision,
         seed=options.seed,
         eval_every=options.eval_every,
+        eval_size=options.eval_size,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "curve.csv").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from amvl_model.multihop_base import (
     train_multihop,
 )
 from amvl_model.processing import AMVLProcessor
+from experiments import train_multihop as train_script
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,19 @@ def test_the_rate_rises_and_falls() -> None:
     assert max(rates) <= recipe.learning_rate
     assert np.argmax(rates) == 9
     assert rates[-1] < 0.06 * recipe.learning_rate
+
+
+def test_the_command_line_trains_a_base_and_goes_on_from_it(tmp_path: Path) -> None:
+    small = ["--steps", "2", "--eval-size", "8"]
+    pre = ["--layers", "1", "--hidden", "32", "--hops", "1:1,2:1", "--reading-weight", "1"]
+    train_script.main(["--out", str(tmp_path / "base"), *small, *pre])
+    train_script.main(["--out", str(tmp_path / "sft"), "--base", str(tmp_path / "base"), "--freeze-vision", *small])
+    recipe = json.loads((tmp_path / "sft" / "recipe.json").read_text())
+    assert recipe["hops"] == {"1": 1, "2": 1, "3": 2, "4": 2}
+    assert recipe["freeze_vision"] is True
+    weights = [Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("base", "sft")]
+    towers = [list(model.model.visual.parameters()) for model in weights]
+    assert all(torch.equal(a, b) for a, b in zip(*towers, strict=True))
+    assert (tmp_path / "sft" / "curve.csv").read_text().startswith("step,seconds,loss,hop_1")
+    with pytest.raises(SystemExit):
+        train_script.main(["--out", str(tmp_path / "base"), "--hops", "1,2"])
