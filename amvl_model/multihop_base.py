@@ -13,6 +13,7 @@ baseline that latents are compared with, "SFT".
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -173,6 +174,32 @@ def build_multihop_base(shape: BaseShape, *, seed: int = 0) -> tuple[Any, AMVLPr
     model = Qwen2_5_VLForConditionalGeneration(base_config(processor.tokenizer, shape))
     install_attention(model)
     return model, processor
+
+
+def deepened(model: Any, extra: int) -> Any:
+    """The same function with ``extra`` more text layers in front of the last one: the ceiling that depth alone allows.
+
+    A new layer is a copy of the one before the last, with zero output projections, so that at first it adds nothing.
+    """
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    config = copy.deepcopy(model.config)
+    last = config.text_config.num_hidden_layers - 1
+    config.text_config.num_hidden_layers += extra
+    config.text_config.layer_types = None  # derived from the number of layers
+    config = type(config).from_dict(config.to_dict())
+    deep = Qwen2_5_VLForConditionalGeneration(config)
+    old, new = model.model.language_model.layers, deep.model.language_model.layers
+    state = {name: value for name, value in model.state_dict().items() if ".language_model.layers." not in name}
+    deep.load_state_dict(state, strict=False)
+    for i, layer in enumerate(new):
+        source = i if i < last else last - 1 if i < last + extra else last
+        layer.load_state_dict(old[source].state_dict())
+        if last <= i < last + extra:
+            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    install_attention(deep)
+    return deep
 
 
 def collate_scenes(processor: AMVLProcessor, questions: list[VisualQuestion], per_scene: int) -> dict[str, Tensor]:

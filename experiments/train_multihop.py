@@ -14,7 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from amvl_model.attention import install_attention
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS
-from amvl_model.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base, train_multihop
+from amvl_model.multihop_base import (
+    BaseShape,
+    MultihopRecipe,
+    build_multihop_base,
+    deepened,
+    save_multihop_base,
+    train_multihop,
+)
 from amvl_model.processing import AMVLProcessor
 
 
@@ -31,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train a small base for multi-hop tasks without latents.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--base", type=Path, help="checkpoint to start from; default: fresh weights")
+    parser.add_argument(
+        "--deepen", type=int, default=0, help="text layers to add to the base, which start as identities"
+    )
     parser.add_argument("--layers", type=int, default=3, help="text layers of a fresh model")
     parser.add_argument("--hidden", type=int, default=64, help="width of a fresh model, a multiple of 16")
     parser.add_argument("--task", choices=MULTIHOP_TASKS, default="Coloured_Cells")
@@ -53,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.base)
         processor = AMVLProcessor.from_pretrained(options.base)
         install_attention(model)
+        model = deepened(model, options.deepen) if options.deepen else model
     recipe = MultihopRecipe(
         task=options.task,
         hops=options.hops,

@@ -19,6 +19,7 @@ from amvl_model.multihop_base import (
     build_multihop_base,
     collate_readings,
     collate_scenes,
+    deepened,
     hop_accuracy,
     save_multihop_base,
     scene_features,
@@ -127,6 +128,16 @@ def test_a_saved_base_is_a_backbone_for_latents(base: tuple[Any, AMVLProcessor],
     assert output.latents.shape == (8, 2, 16)
     recipe = MultihopRecipe(eval_size=16)
     assert hop_accuracy(again, read, recipe, 1) == pytest.approx(hop_accuracy(model, processor, recipe, 1))
+
+
+@torch.no_grad()
+def test_a_deepened_base_starts_as_the_same_function(base: tuple[Any, AMVLProcessor]) -> None:
+    model, processor = base
+    batch = collate_scenes(processor, MultihopRecipe().questions("train", 2, 8)[:], 8)
+    deep = deepened(model, 3).eval()
+    assert len(deep.model.language_model.layers) == 5
+    logits = [target_logits(m, processor, batch, *scene_features(m, processor, batch["images"])) for m in (model, deep)]
+    assert torch.allclose(*logits, atol=1e-4)
 
 
 def test_the_rate_rises_and_falls() -> None:
