@@ -132,19 +132,19 @@ class DataConfig:
 
     source: str = option(
         "synthetic-blink",
-        "training questions: synthetic-blink, blink, visual-cot, refocus, cogcom, zebra-cot, a file of questions (.jsonl) "
-        "or a folder in BLINK's schema; several joined by +, with weights if wanted (visual-cot:4+refocus:1)",
+        "training questions: synthetic-blink, multihop, blink, visual-cot, refocus, cogcom, zebra-cot, a file of questions "
+        "(.jsonl) or a folder in BLINK's schema; several joined by +, with weights if wanted (visual-cot:4+refocus:1)",
     )
     eval_source: str | None = option(
         None,
-        "evaluation questions: synthetic-blink, synthetic-blink-shifted, blink, vstar, hrbench4k, hrbench8k, visual-puzzles, "
-        "a file or a folder; null: held-out questions of source",
+        "evaluation questions: synthetic-blink, multihop, either with -shifted, blink, vstar, hrbench4k, hrbench8k, "
+        "visual-puzzles, a file or a folder; null: held-out questions of source",
     )
     path: str | None = option(None, "folder with local copies of the sources; null: the Hugging Face cache or hub")
     tasks: tuple[str, ...] | None = option(None, "only these tasks, for example Counting,Jigsaw; null: all")
     train_size: int | None = option(600, "training questions; null: all there are", unit="questions in all", low=1)
     eval_size: int | None = option(50, "evaluation questions; null: all there are", unit="questions a task", low=1)
-    label_noise: float = option(0.3, "synthetic-blink: share of training labels moved to another option", low=0, high=1)
+    label_noise: float = option(0.3, "drawn questions: share of training labels moved to another option", low=0, high=1)
     difficulty: float = option(0.25, "synthetic-blink: from 0, plain drawings, to 1, crowded ones", low=0, high=1)
     seed: int = option(0, "of the drawn questions and of the order in which they are shown", low=0)
     min_pixels: int | None = option(
@@ -158,9 +158,10 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and not all(part.strip() for part in value.split("+")):
                 raise problem(f"data.{name}", "a name, a path, or names joined by +", value, "name a source")
-        if self.train_size is None and "synthetic-blink" in self.sources:
+        endless = [name for name in ("synthetic-blink", "multihop") if name in self.sources]
+        if self.train_size is None and endless:
             fix = "say how many questions to draw, for example 600"
-            raise problem("data.train_size", "a number with the endless source synthetic-blink", None, fix)
+            raise problem("data.train_size", f"a number with the endless source {endless[0]}", None, fix)
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             fix = "lower it or raise data.max_pixels"
             raise problem("data.min_pixels", f"at most data.max_pixels ({self.max_pixels})", self.min_pixels, fix)
