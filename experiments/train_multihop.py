@@ -12,17 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS
-from amvl_model.training.multihop_base import (
-    BaseShape,
-    MultihopRecipe,
-    build_multihop_base,
-    deepened,
-    save_multihop_base,
-    train_multihop,
-)
-from amvl_model.two_pass.attention import install_attention
 
 
 def hop_mixture(text: str) -> dict[int, float]:
@@ -54,6 +44,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-size", type=int, default=256, help="validation questions for each number of hops")
     options = parser.parse_args(arguments)
+
+    from amvl_model.data.processing import AMVLProcessor
+    from amvl_model.training.multihop_base import (
+        BaseShape,
+        MultihopRecipe,
+        build_multihop_base,
+        deepened,
+        save_multihop_base,
+        train_multihop,
+    )
+    from amvl_model.two_pass.attention import install_attention
+
     shape = BaseShape(num_layers=options.layers, hidden_size=options.hidden)
     if options.base is None:
         model, processor = build_multihop_base(shape, seed=options.seed)

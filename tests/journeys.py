@@ -122,7 +122,7 @@ def batch(folder: Path) -> Callable[[], Any]:
 
 
 def training_step(folder: Path) -> Callable[[], Any]:
-    """One step of AMVLTrainer.train; model, questions and trainer are made before."""
+    """One step of AMVLTrainer.train; model, questions with their images, and trainer are made before."""
     from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import build_model
@@ -131,6 +131,8 @@ def training_step(folder: Path) -> Callable[[], Any]:
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
     model, processor = build_model(config)
+    drawn = training_questions(config.data)
+    questions = [drawn[i] for i in range(50 * QUESTIONS)]
 
     def trainer(number: int) -> AMVLTrainer:
         return AMVLTrainer(
@@ -140,7 +142,7 @@ def training_step(folder: Path) -> Callable[[], Any]:
             latent_learning_rate=config.train.latent_learning_rate,
             group_by_length=config.train.group_by_length,
             args=training_arguments(config, folder / str(number), disable_tqdm=True),
-            train_dataset=QuestionDataset(training_questions(config.data), processor, cache=False),
+            train_dataset=QuestionDataset(questions, processor, cache=False),
         )
 
     trainers = iter([trainer(0), trainer(1)])

@@ -13,7 +13,6 @@ import pytest
 from amvl_model.config.schema import load_preset
 from amvl_model.data.schema import LETTERS, answer_index, format_prompt
 from amvl_model.data.sources import evaluation_questions, training_questions
-from amvl_model.data.synthetic import multihop_sheet
 from amvl_model.data.synthetic.multihop import (
     DEFAULT_HOPS,
     MULTIHOP_TASKS,
@@ -26,6 +25,7 @@ from amvl_model.data.synthetic.multihop import (
 from amvl_model.data.synthetic.multihop.dots import count_crossings, distance_to_arrows, layout
 from amvl_model.data.synthetic.multihop.grid import MOVES, grid_shape
 from amvl_model.data.synthetic.multihop.spec import CELL, COLOUR_NAMES, PALETTE, single_cycle
+from experiments.draw_tasks import multihop_sheet
 from tests.model.data.test_synthetic import assert_uniform
 
 POINTERS = ("Coloured_Cells", "Dots_And_Arrows")
