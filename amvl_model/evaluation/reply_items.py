@@ -1,0 +1,482 @@
+"""The items of a reply: the options that it names, the concepts of `reply_lexicon`, signs, and other words.
+
+`find_items` takes at each word the longest of all phrases and option texts that begin there; an option text wins a tie.
+A single letter is an option only where it can be no word: "a" before a stop, "A" not before a noun, "I" before a full
+stop. `find_groups` joins the options that are named together and says of each group whether it is negated, or open (in
+a question, or under a condition).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+from amvl_model.evaluation.reply_lexicon import (
+    CLAUSE_CONDITIONS,
+    LINKING_LETTERS,
+    LINKING_WORDS,
+    NUMBER_WORDS,
+    PHRASES,
+    SIGNS,
+    WEAK_TEXTS,
+    Kind,
+    phrase_tree,
+)
+from amvl_model.evaluation.reply_text import CLOSE_MARK, LOST_MARK, OPEN_MARK, Token, clean, is_wide, tokens
+
+UNSURE: Final = -1
+"""An option is named, but which one is not known."""
+
+K = Kind
+ENDS = frozenset({K.STOP, K.QUESTION, K.LINE, K.END})
+STOPS = ENDS | {K.SEMICOLON, K.COLON, K.COMMA, K.CLOSE, K.QUOTE, K.BECAUSE, K.TAIL, K.OPEN_MARK, K.CLOSE_MARK, K.LOST_MARK}
+LISTS = frozenset({K.AND, K.OR, K.NOR, K.SLASH, K.DASH})
+IS = frozenset({K.COPULA, K.PLURAL, K.AUXILIARY})
+ANNOUNCERS = frozenset({K.LABEL, K.MARK})
+CUTS = ENDS | {K.COMMA, K.SEMICOLON, K.COLON, K.DASH, K.BUT, K.THEN, K.SO, K.BECAUSE, K.LEAVES, K.WAIT, K.CHOOSE, K.YES}
+"""Where a clause begins anew."""
+_SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX, K.COMPARE}
+_NEGATES_BEFORE = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.WAS_NOT, K.WRONG, K.EXCLUDE})
+_NEGATES_AFTER = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.NOR, K.WRONG, K.EXCLUDE, K.EXCEPT, K.AT_FIRST})
+_NOUNS = frozenset({K.ANSWER, K.CHOICE, K.LABEL})
+_ARTICLES = frozenset("the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split())
+_TREE = phrase_tree(PHRASES)
+_REACH = 6
+"""Words over which a negation reaches."""
+
+
+@dataclass
+class Item:
+    """A stretch of a reply.
+
+    Attributes:
+        kind: what it is.
+        text: in lower case (of an option: as written).
+        start, end: position in the cleaned reply.
+        value: of an option, its index (or `UNSURE`), where it stands alone.
+        in_sentence: the same inside a sentence, where "A" may be the mark in the image that an option text names.
+        is_text: whether an option is named by its text rather than by its label.
+        is_bracketed: whether a label stands in brackets.
+    """
+
+    kind: Kind
+    text: str
+    start: int
+    end: int
+    value: int = UNSURE
+    in_sentence: int = UNSURE
+    is_text: bool = False
+    is_bracketed: bool = False
+
+
+@dataclass
+class Group:
+    """Options that are named together: the items from ``start`` to before ``end``.
+
+    Attributes:
+        members: the options.
+        negated: whether it is said that they are not the answer.
+        open: whether they stand in a question or under a condition.
+        affirmed: item after the words that call them right ("B is correct", "B: yes"), or None.
+    """
+
+    start: int
+    end: int
+    members: list[Item] = field(default_factory=list)
+    negated: bool = False
+    open: bool = False
+    affirmed: int | None = None
+
+    @property
+    def value(self) -> int:
+        return self.members[0].value if len({item.value for item in self.members}) == 1 else UNSURE
+
+    @property
+    def is_letter(self) -> bool:
+        return not any(item.is_text for item in self.members)
+
+
+class Options:
+    """The option texts as a tree of words, and the letters that occur in them."""
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        self.size = len(choices)
+        self.tree: dict[str, Any] = {}
+        self.letter_texts: dict[str, set[int]] = {}
+        self.marks: dict[str, set[int]] = {}
+        for index, choice in enumerate(choices):
+            found = [token for token in tokens(clean(choice)) if token.text not in {OPEN_MARK, CLOSE_MARK, LOST_MARK, "\n"}]
+            while len(found) > 1 and found[-1].text in {".", "。"}:
+                found.pop()
+            for token in found:
+                if _is_letter(token.raw) and (token.raw.isupper() or len(found) == 1):
+                    self.marks.setdefault(token.raw.upper(), set()).add(index)
+            if len(found) == 1 and _is_letter(found[0].raw):
+                self.letter_texts.setdefault(found[0].raw.upper(), set()).add(index)
+            else:
+                for words in _variants([token.text for token in found]):
+                    node = self.tree
+                    for word in words:
+                        node = node.setdefault(word, {})
+                    node.setdefault("", set()).add(index)
+
+    def match(self, words: Sequence[Token], start: int) -> tuple[int, int]:
+        """Index and number of words of the longest option text that begins at ``start``; no words if none does."""
+        node, position, value, length = self.tree, start, UNSURE, 0
+        while position < len(words) and (found := node.get(words[position].text)) is not None:
+            node, position = found, position + 1
+            if "" in node and _ends_well(words, start, position):
+                value, length = (next(iter(node[""])) if len(node[""]) == 1 else UNSURE), position - start
+        return (value, length) if length and _begins_well(words, start) else (UNSURE, 0)
+
+    def label(self, letter: str) -> set[int]:
+        """The option that a letter labels, if any."""
+        return {ord(letter) - ord("A")} & set(range(self.size))
+
+
+@lru_cache(maxsize=4096)
+def find_options(choices: tuple[str, ...]) -> Options:
+    """`Options`, kept for the next reply to the same question."""
+    return Options(choices)
+
+
+def find_items(text: str, options: Options) -> list[Item]:
+    """The items of a cleaned reply; the last one is of kind END."""
+    words = tokens(text)
+    items: list[Item] = []
+    position = 0
+    while position < len(words):
+        first = words[position]
+        kind, length = _longest_phrase(words, position)
+        value, n_words = options.match(words, position)
+        if n_words >= length:
+            kind, length = K.OPTION, n_words
+        elif length == 1 and _is_letter(first.raw):
+            kind = K.LETTER
+        end = words[position + length - 1].end
+        written = text[first.start : end]
+        is_option = kind is K.OPTION
+        items.append(
+            Item(kind, written if kind in {K.OPTION, K.LETTER} else written.lower(), first.start, end, value, value, is_option)
+        )
+        position += length
+    items.append(Item(K.END, "", len(text), len(text)))
+    for index in range(len(items)):
+        _resolve(items, index, options)
+    return items
+
+
+def find_groups(items: list[Item]) -> list[Group]:
+    """The groups of options, each with what is said of it."""
+    groups: list[Group] = []
+    position = 0
+    while position < len(items):
+        if items[position].kind is K.OPTION:
+            groups.append(_joined(items, position))
+            position = groups[-1].end
+        else:
+            position += 1
+    conditions, questions = _conditions(items), _questions(items)
+    spent: set[int] = set()
+    for group in groups:
+        _judge(items, group, spent)
+    for group in groups:
+        group.negated = group.negated or _is_negated_before(items, group, spent)
+        group.open = conditions[group.start] or questions[group.end - 1] or _condition_follows(items, group)
+    return groups
+
+
+def skip(items: Sequence[Item], position: int, kinds: Collection[Kind]) -> int:
+    """The first item from ``position`` on that is of none of ``kinds``."""
+    while items[position].kind in kinds:
+        position += 1
+    return position
+
+
+def skip_back(items: Sequence[Item], position: int, kinds: Collection[Kind]) -> int:
+    """The last item down from ``position`` that is of none of ``kinds``; -1 if there is none."""
+    while position >= 0 and items[position].kind in kinds:
+        position -= 1
+    return position
+
+
+# Words.
+
+
+def _variants(words: list[str]) -> list[list[str]]:
+    """An option text, and the same without its article, and with its number as a word or in digits."""
+    found = [words] if words else []
+    if len(words) > 1 and words[0] in _ARTICLES and _TREE.get(words[1], {}).get("") not in IS:
+        found.append(words[1:])
+    if len(words) == 1 and words[0] in NUMBER_WORDS:
+        found.append([str(NUMBER_WORDS.index(words[0]))])
+    elif len(words) == 1 and words[0].isdecimal() and len(words[0]) <= 2 and int(words[0]) < len(NUMBER_WORDS):
+        found.append([NUMBER_WORDS[int(words[0])]])
+    return found
+
+
+def _longest_phrase(words: Sequence[Token], start: int) -> tuple[Kind, int]:
+    """Kind and length of the longest phrase of the lexicon at ``start``, else the sign or the word there."""
+    kind, length = SIGNS.get(words[start].text, K.WORD), 1
+    node, position = _TREE, start
+    while position < len(words) and (found := node.get(words[position].text)) is not None:
+        node, position = found, position + 1
+        if "" in node:
+            kind, length = node[""], position - start
+    return kind, length
+
+
+def _is_letter(raw: str) -> bool:
+    return len(raw) == 1 and raw.isascii() and raw.isalpha()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a token is a word of an alphabet or a number, with which another one may not be run together."""
+    return text == "_" or (text[0].isalnum() and not is_wide(text[0]))
+
+
+def _glued(words: Sequence[Token], position: int) -> bool:
+    """Whether the tokens at ``position`` - 1 and ``position`` stand together without a blank."""
+    return 0 < position < len(words) and words[position - 1].end == words[position].start
+
+
+def _text(words: Sequence[Token], position: int) -> str:
+    return words[position].text if 0 <= position < len(words) else "\n"
+
+
+def _begins_well(words: Sequence[Token], start: int) -> bool:
+    """Whether an option text at ``start`` is no part of a longer word, number or formula."""
+    first, before = words[start].text, _text(words, start - 1)
+    if not _is_plain(first):
+        return True
+    if _glued(words, start) and (_is_plain(before) or before in "$€£¥" or (before == "-" and _glued(words, start - 1))):
+        return False
+    if not first[0].isdecimal():
+        return True
+    if _glued(words, start) and (before == "-" or (before == "." and not _glued(words, start - 1))):
+        return False
+    further = _text(words, start - 2)
+    if before in {"<", ">", "<=", ">=", "!="}:
+        return before == ">" and further == "\n"
+    return not (before in "+*×÷^" and (_is_plain(further) or further == ")"))
+
+
+def _ends_well(words: Sequence[Token], start: int, end: int) -> bool:
+    last, after, further = words[end - 1].text, _text(words, end), _text(words, end + 1)
+    if end - start == 1 and last in WEAK_TEXTS:
+        kind, _ = _longest_phrase(words, end) if end < len(words) else (K.END, 0)
+        return kind in STOPS or (last == "no" and after in {"it", "the", "they", "this", "that", "he", "she"})
+    if not _is_plain(last):
+        return True
+    if _glued(words, end) and (_is_plain(after) or (after == "-" and _glued(words, end + 1) and _is_plain(further))):
+        return False
+    if not last[-1].isdecimal():
+        return True
+    return after not in {"%", "°"} and not (after in "-–+*×÷^" and (further[0].isdecimal() or _is_letter(further)))
+
+
+# Letters.
+
+
+def _resolve(items: list[Item], index: int, options: Options) -> None:
+    """Decide what a letter, and a word that is a condition only at the start of a clause, stands for."""
+    item, after = items[index], items[index + 1] if index + 1 < len(items) else items[index]
+    before = items[index - 1] if index else Item(K.END, "", 0, 0)
+    if item.text.lower() in CLAUSE_CONDITIONS and before.kind in CUTS and after.kind is not K.COMMA:
+        item.kind = CLAUSE_CONDITIONS[item.text.lower()]
+    if item.kind is not K.LETTER:
+        return
+    linking = LINKING_LETTERS.get(item.text)
+    if linking and before.kind in {K.OPTION, K.CLOSE} and after.kind in {K.LETTER, K.OPTION, K.OPEN, K.LABEL}:
+        item.kind = linking
+        return
+    opens = before.kind is K.OPEN or before.text == "<"
+    item.is_bracketed = opens and (after.kind in {K.CLOSE, K.STOP, K.COLON, K.END, K.LOST_MARK} or after.text == ">")
+    announcer = skip_back(items, index - 1, {K.QUOTE, K.OPEN})
+    is_direct = announcer >= 0 and items[announcer].kind in _NOUNS
+    if announcer > 0 and (items[announcer].kind is K.COLON or items[announcer].text == "#"):
+        announcer -= 1
+    noun = items[announcer].kind if announcer >= 0 else K.WORD
+    if not item.is_bracketed and not _is_name(items, index, is_announced=is_direct):
+        item.kind = K.FILLER if item.text in "aA" else K.WORD
+        return
+    if is_direct:
+        items[announcer].kind = K.LABEL
+    letter = item.text.upper()
+    label = options.label(letter)
+    if noun is K.MARK:
+        alone = in_sentence = options.marks.get(letter, set())
+    elif noun in _NOUNS or item.is_bracketed:
+        alone = in_sentence = label
+    else:
+        alone, in_sentence = label | options.letter_texts.get(letter, set()), label | options.marks.get(letter, set())
+    item.kind = K.OPTION
+    item.value = next(iter(alone)) if len(alone) == 1 else UNSURE
+    item.in_sentence = next(iter(in_sentence)) if len(in_sentence) == 1 else UNSURE
+
+
+def _is_name(items: Sequence[Item], index: int, *, is_announced: bool) -> bool:
+    """Whether a letter without brackets can be a label: it is no article, no pronoun, and no part of a word."""
+    item, after = items[index], items[index + 1]
+    before = items[index - 1] if index else Item(K.END, "", -1, -1)
+    further = items[index + 2] if index + 2 < len(items) else after
+    follows, precedes = after.start == item.end, before.end == item.start
+    if (follows and _is_plain(after.text)) or (precedes and before.text and _is_plain(before.text[-1])):
+        return False
+    runs_on = further.start == after.end and further.text[:1].isalnum() and further.text.isascii()
+    if follows and after.text in {"-", "'", "."} and runs_on and (after.text != "." or len(further.text) == 1):
+        return False
+    if precedes and before.text in {"-", "'", "."} and index > 1 and before.start == items[index - 2].end:
+        previous = items[index - 2].text
+        if previous and previous[-1].isalnum() and previous.isascii() and (before.text != "." or len(previous) == 1):
+            return False
+    may_end = after.kind in STOPS | LISTS or not after.text.isascii()
+    if item.text == "i":
+        return is_announced and may_end
+    if item.text == "I":
+        return after.kind in {K.END, K.STOP, K.COLON, K.CLOSE, K.LINE, K.CLOSE_MARK} or (is_announced and may_end)
+    if item.text.islower():
+        return may_end or after.kind in {K.COPULA, K.IS_NOT, K.REMAINS}
+    if item.text != "A":
+        return True
+    if after.kind in {K.AUXILIARY, K.PLURAL}:
+        return further.kind in {K.COPULA, K.NOT, K.FILLER, K.EXCLUDE, K.WRONG, K.CORRECT} or is_announced
+    names_follow = after.kind is K.LETTER and after.text.isupper() and after.text != "I"
+    return may_end or names_follow or after.kind in {K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF}
+
+
+# Groups.
+
+
+def _joined(items: list[Item], start: int) -> Group:
+    """The group that begins at ``start``."""
+    group = Group(start, start + 1, [items[start]])
+    is_complete = False
+    while True:
+        last = group.members[-1]
+        position = skip(items, group.end, _SEPARATORS)
+        if items[position].text in LINKING_WORDS and not last.is_text:
+            position = skip(items, position + 1, ANNOUNCERS | {K.OPEN, K.QUOTE})
+        between = items[group.end : position]
+        kinds = {item.kind for item in between} | {LINKING_WORDS.get(item.text, K.WORD) for item in between}
+        following = items[position]
+        if following.kind is not K.OPTION or position - group.end > 8:
+            return group
+        joins = kinds & LISTS
+        if following.value != last.value or following.value == UNSURE:
+            if K.STOP in kinds and not (following.is_text and not last.is_text):
+                return group
+            if is_complete and not joins - {K.DASH}:
+                return group
+            if not following.is_text and not joins & {K.OR, K.NOR, K.SLASH} and not _may_end_list(items, position + 1):
+                return group
+        elif K.STOP in kinds and following.is_text == last.is_text:
+            return group
+        is_complete = is_complete or bool(joins & {K.AND, K.OR, K.NOR})
+        group.members.append(following)
+        group.end = position + 1
+
+
+def _may_end_list(items: Sequence[Item], position: int) -> bool:
+    """Whether a list of labels may end before ``position``; a label before a verb begins a clause of its own."""
+    kind = items[position].kind
+    ends = STOPS | LISTS | _NEGATES_BEFORE | {K.OPTION, K.PLURAL, K.LEAVES, K.REMAINS, K.SUFFIX, K.OPEN, K.COMPARE, K.SOME, K.BUT}
+    if kind is K.FILLER and items[position].text in {"only", "too", "also"}:
+        return True
+    return kind in ends or not items[position].text.isascii()
+
+
+def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
+    """What is said right after a group: that it is wrong or right. Negations used up are added to ``spent``."""
+    position = skip(items, group.end, {K.QUOTE, K.SUFFIX, K.CLOSE, K.COMPARE})
+    verdict = position
+    while items[verdict].kind in {K.COLON, K.DASH, K.OPEN, K.COMMA, K.LINK, K.STOP} and verdict < position + 2:
+        verdict += 1
+    is_marked = verdict > position or position > group.end
+    kind, after = items[verdict].kind, items[min(verdict + 1, len(items) - 1)].kind
+    if is_marked and (after in STOPS | {K.OPTION, K.OPEN, K.LABEL, K.DASH, K.SLASH}):
+        if kind in {K.YES, K.CORRECT, K.RIGHT}:
+            group.affirmed = verdict + 1
+            return
+        if kind in {K.NO, K.WRONG, K.IS_NOT, K.EXCLUDE}:
+            group.negated = True
+            spent.add(verdict)
+            return
+    end = position
+    while items[end].kind in IS | {K.FILLER, K.SOME} or (items[end].kind is K.RIGHT and items[end + 1].kind in _NOUNS):
+        end += 1
+    kind, after = items[end].kind, items[min(end + 1, len(items) - 1)].kind
+    is_said = any(item.kind in IS for item in items[position:end])
+    is_wide_word = not items[end].text.isascii()
+    if kind in _NEGATES_BEFORE:
+        needs_is = kind is K.EXCLUDE or (kind is K.NOT and after not in IS | {K.CORRECT})
+        if is_said or not needs_is or (kind is K.EXCLUDE and is_wide_word):
+            group.negated = True
+            spent.add(end)
+    elif kind in {K.AFFIRMS, K.REMAINS} or (kind is K.LEAVES and after in STOPS and is_wide_word):
+        group.affirmed = end + 1
+    elif kind in {K.CORRECT, K.ANSWER} and (is_said or is_wide_word or after in STOPS) and items[end + 1].text != "only":
+        group.affirmed = end + 1 if is_said or kind is K.CORRECT else None
+    elif kind is K.RIGHT and (is_said or is_wide_word) and after in STOPS:
+        group.affirmed = end + 1
+
+
+def _is_negated_before(items: Sequence[Item], group: Group, spent: set[int]) -> bool:
+    is_subject = items[skip(items, group.end, {K.CLOSE, K.QUOTE, K.SUFFIX})].kind in IS or group.affirmed is not None
+    position = group.start - 1
+    position = skip_back(items, position, ANNOUNCERS | {K.QUOTE, K.OPEN, K.FILLER, K.SOME})
+    if position > 0 and items[position].kind is K.COLON:
+        noun = skip_back(items, position - 1, _NOUNS | {K.CLOSE, K.QUOTE})
+        return noun >= 0 and items[noun].kind in {K.WRONG, K.EXCLUDE} and noun not in spent
+    if position >= 0 and items[position].kind is K.NO:
+        return True
+    reach = _REACH
+    while position >= 0 and reach:
+        kind = items[position].kind
+        if kind in CUTS or (kind is K.AND and is_subject):
+            return False
+        if kind in _NEGATES_AFTER and position not in spent:
+            return True
+        reach -= kind not in {K.QUOTE, K.OPEN, K.CLOSE}
+        position -= 1
+    return False
+
+
+def _conditions(items: Sequence[Item]) -> list[bool]:
+    """Whether each item stands under a condition that comes before it in its sentence."""
+    found = []
+    sentence = clause = False
+    for item in items:
+        if item.kind in ENDS or item.kind in {K.BUT, K.SO}:
+            sentence = clause = False
+        elif item.kind is K.IF:
+            sentence = True
+        elif item.kind is K.WHETHER:
+            clause = True
+        elif item.kind in {K.COMMA, K.SEMICOLON, K.COLON}:
+            clause = False
+        found.append(sentence or clause)
+    return found
+
+
+def _questions(items: Sequence[Item]) -> list[bool]:
+    """Whether the sentence of each item ends with a question mark."""
+    found = [False] * len(items)
+    asks = False
+    for index in range(len(items) - 1, -1, -1):
+        if items[index].kind in ENDS:
+            asks = items[index].kind is K.QUESTION
+        found[index] = asks
+    return found
+
+
+def _condition_follows(items: Sequence[Item], group: Group) -> bool:
+    position = group.affirmed if group.affirmed is not None else group.end
+    for item in items[position : position + 4]:
+        if item.kind in {K.IF, K.WHETHER}:
+            return True
+        if item.kind not in {K.WORD, K.FILLER, K.COMMA, K.OPEN, K.CLOSE, K.CORRECT, K.COPULA, K.RIGHT}:
+            return False
+    return False
