@@ -60,7 +60,7 @@ LIMIT: Final = 16_384
 
 _SIGNS = frozenset(SIGNS.values()) | {K.SUFFIX, K.TAIL}
 _QUOTES = frozenset({K.QUOTE, K.OPEN, K.COMPARE}) | ANNOUNCERS
-_PASSED = IS | {K.FILLER, K.COLON, K.QUOTE, K.OPEN, K.LINE, K.LINK, K.DASH, K.LABEL, K.MARK, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE}
+_PASSED = IS | {K.FILLER, K.COLON, K.QUOTE, K.OPEN, K.LINE, K.LINK, K.DASH, K.LABEL, K.MARK, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE, K.RIGHT}
 _LINKS = IS | {K.COLON, K.LINK, K.DASH, K.CHOOSE}
 _STANDS = CUTS | IS | LISTS | {K.FILLER, K.STANDS, K.TELL, K.NOT, K.IS_NOT, K.SOME, K.CORRECT, K.RIGHT, K.AT_FIRST, K.EXCEPT}
 _STANDS |= {K.LINK, K.OPEN_MARK, K.CLOSE_MARK, K.NO}
@@ -125,20 +125,19 @@ class _Reading:
         opening = self._opening()
         if opening is not None:
             return opening
-        return None if self._is_refusal(0) or self._runs_on() else self._only_mention(0, len(self.items))
+        return None if self._is_refusal(0) else self._only_mention(0, len(self.items))
 
     # Rules.
 
     def _whole(self, start: int, end: int) -> int | None:
         """The items from ``start`` to before ``end`` are nothing but one group."""
-        first = skip(self.items, start, _QUOTES - ({K.COMPARE} if start else set()))
-        group = self.group_at.get(first)
-        if group is None or group.start != first or group.end > end:
+        group = self._first_group(start)
+        if group is None or group.end > end:
             return None
         rest = skip(self.items, group.end, _SIGNS - {K.LINE} if end < len(self.items) - 1 else _SIGNS)
         if rest < end or group.open:
             return None
-        if group.end < end and self.items[group.end].kind is K.COLON and group.is_letter and first == start:
+        if group.end < end and self.items[group.end].kind is K.COLON and group.is_letter and group.start == start:
             return UNSURE  # "A:" announces an answer as often as it is one
         return group.value
 
@@ -159,6 +158,7 @@ class _Reading:
                 start = position + 1
             elif item.kind is K.LOST_MARK:
                 yield position, UNSURE
+                start = None
             elif start is not None and item.kind in {K.CLOSE_MARK, K.END}:
                 at = Item(K.END, "", item.start, item.start)
                 value = _Reading([*self.items[start:position], at], is_lower=self.is_lower).read()
@@ -167,7 +167,7 @@ class _Reading:
 
     def _after_cues(self) -> Iterator[tuple[int, int]]:
         """Options after "the answer is", "I choose", "so", "leaves" and the like."""
-        before = -1, UNSURE
+        before = -2, UNSURE
         for position, item in enumerate(self.items):
             is_weak = item.kind in {K.SO, K.LEAVES}
             after = position + 1 if is_weak or item.kind is K.CHOOSE else self._after_noun(position)
@@ -185,7 +185,7 @@ class _Reading:
             value = UNSURE if self._goes_on(group) or self._is_cut_off(group, after) else group.value
             if is_weak and self.items[end].kind not in STOPS:
                 continue
-            if before[0] == position - 1 and before[1] != value:
+            if before[0] == position - 1 and before[1] not in {UNSURE, value}:
                 value = UNSURE  # two answers, one right after the other
             before = skip(self.items, end, _SIGNS) - 1, value
             yield group.end, value
@@ -235,9 +235,8 @@ class _Reading:
 
     def _opening(self) -> int | None:
         """The reply opens with an option and goes on after a stop."""
-        first = skip(self.items, 0, _QUOTES - {K.COMPARE})
-        group = self.group_at.get(first)
-        if group is None or group.start != first or group.negated or group.open:
+        group = self._first_group(0)
+        if group is None or group.negated or group.open:
             return None
         if group.value == UNSURE or self._goes_on(group):
             return UNSURE
@@ -286,6 +285,15 @@ class _Reading:
 
     # What is said of a group.
 
+    def _first_group(self, start: int) -> Group | None:
+        """The group at ``start``, after quotes, brackets, and "option" before a letter."""
+        first = skip(self.items, start, _QUOTES)
+        group = self.group_at.get(first)
+        if group is None or group.start != first:
+            return None
+        is_numbered = first > start and self.items[first - 1].kind is K.MARK and not group.is_letter  # image 2
+        return None if is_numbered else group
+
     def _goes_on(self, group: Group) -> bool:
         """Whether another option may follow: "A or", "A? B?"."""
         position = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.COMMA, K.SEMICOLON, K.STOP, K.OPEN})
@@ -326,13 +334,6 @@ class _Reading:
             if kind is K.CANNOT and any(item.kind in {K.TELL, K.ANSWER} for item in self.items[position + 1 : position + 4]):
                 return True
         return start == 0 and self.items[skip(self.items, 0, _SIGNS)].kind is K.SOME
-
-    def _runs_on(self) -> bool:
-        """Whether labels follow each other with nothing but an opening bracket between, as in "(B(A"."""
-        return any(
-            self.items[a.end].kind is K.OPEN and a.end + 1 == b.start and a.members[-1].value != b.members[0].value
-            for a, b in zip(self.groups, self.groups[1:], strict=False)
-        )
 
     def _is_looked_at(self, group: Group) -> bool:
         """Whether an option is only looked at: "consider the third image", "In the third image, ..."."""

@@ -42,6 +42,7 @@ _NEGATES_BEFORE = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.WAS_NOT, K.WRONG, K.EX
 _NEGATES_AFTER = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.NOR, K.WRONG, K.EXCLUDE, K.EXCEPT, K.AT_FIRST})
 _NOUNS = frozenset({K.ANSWER, K.CHOICE, K.LABEL})
 _ARTICLES = frozenset("the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split())
+_PRONOUNS = frozenset("it it's that that's this the i we".split())
 _TREE = phrase_tree(PHRASES)
 _REACH = 6
 """Words over which a negation reaches."""
@@ -125,7 +126,12 @@ class Options:
     def match(self, words: Sequence[Token], start: int) -> tuple[int, int]:
         """Index and number of words of the longest option text that begins at ``start``; no words if none does."""
         node, position, value, length = self.tree, start, UNSURE, 0
-        while position < len(words) and (found := node.get(words[position].text)) is not None:
+        while position < len(words):
+            if words[position].text == "\n" and position > start:
+                position += 1
+                continue
+            if (found := node.get(words[position].text)) is None:
+                break
             node, position = found, position + 1
             if "" in node and _ends_well(words, start, position):
                 value, length = (next(iter(node[""])) if len(node[""]) == 1 else UNSURE), position - start
@@ -234,7 +240,7 @@ def _is_letter(raw: str) -> bool:
 
 def _is_plain(text: str) -> bool:
     """Whether a token is a word of an alphabet or a number, with which another one may not be run together."""
-    return text == "_" or (text[0].isalnum() and not is_wide(text[0]))
+    return text == "_" or (text[:1].isalnum() and not is_wide(text[0]))
 
 
 def _glued(words: Sequence[Token], position: int) -> bool:
@@ -286,6 +292,8 @@ def _resolve(items: list[Item], index: int, options: Options) -> None:
     before = items[index - 1] if index else Item(K.END, "", 0, 0)
     if item.text.lower() in CLAUSE_CONDITIONS and before.kind in CUTS and after.kind is not K.COMMA:
         item.kind = CLAUSE_CONDITIONS[item.text.lower()]
+    if item.kind is K.CHOICE and before.kind is K.OPTION and is_wide(item.text[0]):
+        item.kind = K.SUFFIX
     if item.kind is not K.LETTER:
         return
     linking = LINKING_LETTERS.get(item.text)
@@ -293,7 +301,7 @@ def _resolve(items: list[Item], index: int, options: Options) -> None:
         item.kind = linking
         return
     opens = before.kind is K.OPEN or before.text == "<"
-    item.is_bracketed = opens and (after.kind in {K.CLOSE, K.STOP, K.COLON, K.END, K.LOST_MARK} or after.text == ">")
+    item.is_bracketed = opens and (after.kind in {K.OPEN, K.CLOSE, K.STOP, K.COLON, K.END, K.LOST_MARK} or after.text == ">")
     announcer = skip_back(items, index - 1, {K.QUOTE, K.OPEN})
     is_direct = announcer >= 0 and items[announcer].kind in _NOUNS
     if announcer > 0 and (items[announcer].kind is K.COLON or items[announcer].text == "#"):
@@ -405,7 +413,7 @@ def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
             spent.add(verdict)
             return
     end = position
-    while items[end].kind in IS | {K.FILLER, K.SOME} or (items[end].kind is K.RIGHT and items[end + 1].kind in _NOUNS):
+    while (items[end].kind in IS | {K.FILLER, K.SOME} and (end > position or items[end].text not in _PRONOUNS)) or (items[end].kind is K.RIGHT and items[end + 1].kind in _NOUNS):
         end += 1
     kind, after = items[end].kind, items[min(end + 1, len(items) - 1)].kind
     is_said = any(item.kind in IS for item in items[position:end])

@@ -220,8 +220,8 @@ PHRASES: dict[Kind, str] = {
         remains|is what remains|is what is left|is what's left|is the only one left|is the only one remaining|is the remaining one
         bleibt übrig|ist übrig""",
     Kind.FILLER: """
-        the|that|it|it's|its|that's|this|clearly|probably|likely|most likely|definitely|indeed|simply|just|actually the|obviously
-        a|an|only|still|very|final|my|our|surely|certainly|maybe|perhaps|possibly|most probably|really|exactly|also|correctly|i|we|to be
+        the|that|it|it's|its|that's|this|clearly|probably|likely|definitely|indeed|simply|just|actually the|obviously
+        a|an|only|still|very|final|my|our|surely|certainly|maybe|perhaps|possibly|really|exactly|also|correctly|i|we|to be
         no doubt|without doubt|without a doubt|undoubtedly|not only|not just|none other than|nothing but|of course|at first glance|all right
         right away|right now|right here|indeed the|in fact|to me|us|out|clear that|the only|therefore be|therefore|thus
         der|die|das|den|dem|ein|eine|wohl|wahrscheinlich|eindeutig|sicher|vermutlich|finale|endgültige|meine|nur|es|klar|offensichtlich
@@ -238,7 +238,7 @@ PHRASES: dict[Kind, str] = {
         as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits|corresponds to
         mit|wie|avec|comme|con|como|com|come|met""",
     Kind.AFFIRMS: """
-        fits best|matches best|is best|is the best|is the best fit|is the best match|is a match|is my answer|is my choice|is the one|it is|wins
+        fits best|matches best|is best|is the best|is the best fit|is the best match|is a match|is my answer|is my choice|is the one|wins
         c'est ça
         才对|才對|才是正确的|才是正確的|最合适|最合適|最符合
         を選びます|を選ぶ|を選択します|を選択|が正解|が正しい|が答え|で決まり|が適切
@@ -255,11 +255,11 @@ PHRASES: dict[Kind, str] = {
         正确|正確|正确的|正確的|对的|對的|正确答案|正確答案|没错|沒錯|无误|無誤|合适|符合
         正しい|正しく|正解
         정답|맞|옳|맞습니다|정확|올바른""",
-    Kind.RIGHT: "right|most likely|the most likely|best|most suitable|most appropriate|most plausible|beste|meilleure|mejor|melhor|migliore|лучший|最佳|最好|对|對|对了|對了",
+    Kind.RIGHT: "right|most likely|most probably|the most likely|best|most suitable|most appropriate|most plausible|beste|meilleure|mejor|melhor|migliore|лучший|最佳|最好|对|對|对了|對了",
     Kind.YES: "yes|yep|yeah|true|ja|oui|sí|sim|sì|да|是的|对|對|はい|네|예|✓|✔|✅|☑|√|✓correct",
     Kind.NO: "no|nope|nein|nee|нет|否|いいえ|아니요|✗|✘|❌|✕|❎|☒",
     Kind.WRONG: """
-        wrong|incorrect|false|untrue|impossible|unlikely|implausible|inaccurate|not correct|not right|not true|incorrectly|mismatch|distractor
+        wrong|incorrect|false|untrue|impossible|unlikely|implausible|inaccurate|incorrectly|mismatch|distractor
         falsch|falsche|inkorrekt|unmöglich|unwahrscheinlich|unzutreffend|raus|scheidet aus|scheiden aus
         faux|fausse|fausses|inexact|inexacte|impossible|erroné|erronée
         incorrecto|incorrecta|incorrectos|incorrectas|falso|falsa|falsos|falsas|imposible|errónea|erróneo|equivocada|descartada|descartadas
@@ -282,13 +282,11 @@ PHRASES: dict[Kind, str] = {
         не|ни|никогда
         非|不选|不選|不应选|不應選|不能选|不能選|不会选|不該選|不该选|不能|没有|並非|并非|不应|不應|不""",
     Kind.IS_NOT: "|".join(f"{word}n't" for word in _N_T)
-    + """|won't|is not|are not|was not|were not|does not|do not|did not|would not|could not|should not|will not|cant|isnt
-        ist nicht|sind nicht|war nicht|ist keine|kann nicht|passt nicht|passen nicht|stimmt nicht
+    + """|won't|isnt|doesnt|wont
+        passt nicht|passen nicht|stimmt nicht
         n'est pas|ne sont pas|n'était pas|ne peut pas|ne peuvent pas|n'est|ce n'est pas|n'est ni
         no es|no son|no era|no puede|no pueden|no sería|no está|no la|no elijo|no elegiría|no creo que sea
-        não é|não são|não era|não pode|não podem|não está|não seria
-        non è|non sono|non era|non può|non possono|non sarebbe
-        is niet|zijn niet|was niet|is geen|kan niet|kunnen niet|klopt niet
+        klopt niet|past niet
         не является|не являются|не может|не подходит|не подходят|это не
         不是|不为|不為|不是指|不应是|不應是|不可能是|不会是|不會是|并不是|並不是|也不是|都不是|不应该是|不應該是""",
     Kind.EXCLUDE: "|".join(f"{stem}{end}" for stem, end in product(_EXCLUDE, ("e", "es", "ed", "ing", "ion of", "", "s")))
