@@ -27,7 +27,7 @@ Wherever two readings compete the reply is unread: a group of two options, optio
 an answer taken back ("A. No wait, B"), a letter beyond the options, a label with the text of another option. What the
 rules cannot exclude: a sentence that mentions one option's text, and only that, while meaning another.
 
-The time is linear in the length of the reply, of which at most the last `LIMIT` characters are read.
+The time is linear in the length of the reply, of which at most the last `LIMIT` characters and `MAX_TOKENS` tokens are read.
 """
 
 from __future__ import annotations
@@ -53,17 +53,18 @@ from amvl_model.evaluation.reply_items import (
 )
 from amvl_model.evaluation.reply_lexicon import NUMBER_WORDS, SIGNS
 from amvl_model.evaluation.reply_lexicon import Kind as K
-from amvl_model.evaluation.reply_text import clean, without_thoughts
+from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
 
 LIMIT: Final = 16_384
-"""Characters that are read; of a longer reply the last ones, and in them only statements."""
+MAX_TOKENS: Final = 4_096
+"""Characters and tokens that are read; of a longer reply the last ones, and in them only statements."""
 
 _SIGNS = frozenset(SIGNS.values()) | {K.SUFFIX, K.TAIL}
 _QUOTES = frozenset({K.QUOTE, K.OPEN, K.COMPARE}) | ANNOUNCERS
-_PASSED = IS | {K.FILLER, K.COLON, K.QUOTE, K.OPEN, K.LINE, K.LINK, K.DASH, K.LABEL, K.MARK, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE, K.RIGHT}
+_PASSED = IS | {K.FILLER, K.MAYBE, K.COLON, K.QUOTE, K.OPEN, K.LINE, K.LINK, K.DASH, K.LABEL, K.MARK, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE, K.RIGHT}
 _LINKS = IS | {K.COLON, K.LINK, K.DASH, K.CHOOSE}
-_STANDS = CUTS | IS | LISTS | {K.FILLER, K.STANDS, K.TELL, K.NOT, K.IS_NOT, K.SOME, K.CORRECT, K.RIGHT, K.AT_FIRST, K.EXCEPT}
-_STANDS |= {K.LINK, K.OPEN_MARK, K.CLOSE_MARK, K.NO}
+_STANDS = CUTS | IS | LISTS | {K.FILLER, K.MAYBE, K.STANDS, K.TELL, K.NOT, K.IS_NOT, K.SOME, K.CORRECT, K.RIGHT, K.AT_FIRST, K.EXCEPT}
+_STANDS |= {K.LINK, K.OPEN_MARK, K.CLOSE_MARK, K.NO, K.WAS_NOT, K.REFUSAL}
 _NUMBERED = frozenset({K.MARK, K.CHOICE, K.NUMBERED, K.LABEL})
 _REACH = 60
 """Items between "the answer is" and the only option that its sentence puts forward."""
@@ -93,9 +94,12 @@ def parse_choice(reply: str, choices: Sequence[str]) -> int | None:
     if not choices:
         raise ValueError("expected at least one choice, got none; open questions are not scored by parse_choice")
     text = without_thoughts(reply)
-    cut = len(text) > LIMIT
-    text = clean(text[-LIMIT:])[-2 * LIMIT :]
-    value = _Reading(find_items(text, find_options(tuple(choices))), is_lower=text.islower()).read(is_cut=cut)
+    is_cut = len(text) > LIMIT
+    text = clean(text[-LIMIT:])
+    words = tokens(text)
+    is_cut = is_cut or len(words) > MAX_TOKENS
+    items = find_items(text, words[-MAX_TOKENS:], find_options(tuple(choices)))
+    value = _Reading(items, is_lower=text.islower()).read(is_cut=is_cut)
     return value if value is not None and value >= 0 else None
 
 
@@ -134,7 +138,7 @@ class _Reading:
         group = self._first_group(start)
         if group is None or group.end > end:
             return None
-        rest = skip(self.items, group.end, _SIGNS - {K.LINE} if end < len(self.items) - 1 else _SIGNS)
+        rest = skip(self.items, group.end, _SIGNS, end - group.end)
         if rest < end or group.open:
             return None
         if group.end < end and self.items[group.end].kind is K.COLON and group.is_letter and group.start == start:
@@ -182,7 +186,9 @@ class _Reading:
             if group.open or group.negated:
                 continue
             end = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.SUFFIX, K.COMPARE})
-            value = UNSURE if self._goes_on(group) or self._is_cut_off(group, after) else group.value
+            is_second = self.items[skip_back(self.items, position - 1, {K.FILLER, K.MAYBE})].kind is K.OR and position > 0
+            is_unsure = is_second or self._goes_on(group) or self._is_cut_off(group, after)
+            value = UNSURE if is_unsure else group.value
             if is_weak and self.items[end].kind not in STOPS:
                 continue
             if before[0] == position - 1 and before[1] not in {UNSURE, value}:
@@ -207,11 +213,11 @@ class _Reading:
             end = further
         if items[end].kind not in (_LINKS if is_noun else _LINKS - {K.DASH, K.CHOOSE}):
             return None
-        if not is_noun and skip_back(items, position - 1, {K.FILLER, K.QUOTE}) + 1 and items[end].kind is K.COLON:
-            before = items[skip_back(items, position - 1, {K.FILLER, K.QUOTE})].kind
+        if not is_noun and skip_back(items, position - 1, {K.FILLER, K.MAYBE, K.QUOTE}) + 1 and items[end].kind is K.COLON:
+            before = items[skip_back(items, position - 1, {K.FILLER, K.MAYBE, K.QUOTE})].kind
             if before not in CUTS:
                 return None
-        return skip(items, end, _LINKS | {K.FILLER})
+        return skip(items, end, _LINKS | {K.FILLER, K.MAYBE})
 
     def _later(self, after: int, first: int) -> Iterator[tuple[int, int]]:
         """After a cue without an option: the only one that the rest of the sentence puts forward."""
@@ -242,11 +248,11 @@ class _Reading:
             return UNSURE
         end = skip(self.items, group.end, {K.SUFFIX, K.CLOSE, K.QUOTE})
         after, item = self.items[end].kind, group.members[-1]
+        if self._lists_others(group):
+            return UNSURE
         if group.is_letter:
-            if self._lists_others(group):
-                return UNSURE
             is_stop = end > group.end and self.items[end].text[:1].isalnum() and item.is_bracketed
-            accepted = is_stop or after in STOPS or after is K.DASH or self.items[group.end].kind in STOPS
+            accepted = is_stop or after in STOPS | {K.DASH, K.BUT, K.NOT} or after is K.OPEN or self.items[group.end].kind in STOPS
         elif self._is_refusal(end):
             return None
         elif item.text.lower() == "yes":
@@ -296,8 +302,11 @@ class _Reading:
 
     def _goes_on(self, group: Group) -> bool:
         """Whether another option may follow: "A or", "A? B?"."""
-        position = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.COMMA, K.SEMICOLON, K.STOP, K.OPEN})
-        return self.items[position].kind is K.OR
+        position = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.COMMA, K.SEMICOLON, K.STOP, K.OPEN, K.DASH})
+        other = self.group_at.get(skip(self.items, position, {K.MAYBE, K.OPEN} | ANNOUNCERS))
+        is_hedged = self.items[position].kind is K.MAYBE and other is not None and other.value != group.value
+        kind, opens = self.items[position].kind, any(item.kind is K.OPEN for item in self.items[group.end : position])
+        return is_hedged or kind is K.OR or (kind is K.BUT and opens)
 
     def _is_cut_off(self, group: Group, after: int) -> bool:
         """Whether a final "a" may be the article of what is missing: "The answer is a"."""
@@ -307,20 +316,21 @@ class _Reading:
     def _is_taken_back(self, start: int, value: int) -> bool:
         """Whether another option is put forward from ``start`` on after a "wait" or the like."""
         for position in range(start, len(self.items)):
-            if self.items[position].kind in {K.WAIT, K.NO}:
+            if self.items[position].kind in {K.WAIT, K.NO, K.REFUSAL}:
                 return bool(self._mentions(position, len(self.items))[0] - {value})
         return False
 
     def _lists_others(self, group: Group) -> bool:
-        """Whether the reply goes through other options after the first one, each marked like the first."""
+        """Whether the reply goes through other options after the first one, each marked like a list item."""
         for other in self.groups:
-            if other.start <= group.end or not other.is_letter or other.negated or other.value == group.value:
+            if other.start <= group.end or other.is_letter != group.is_letter or other.negated or other.value == group.value:
                 continue
-            before = skip_back(self.items, other.start - 1, ANNOUNCERS | {K.OPEN, K.QUOTE, K.DASH})
-            if before >= 0 and self.items[before].kind not in {K.LINE, K.STOP, K.SEMICOLON, K.COMMA}:
+            before = self.items[skip_back(self.items, other.start - 1, ANNOUNCERS | {K.OPEN, K.QUOTE, K.DASH})]
+            if before.kind not in {K.LINE, K.STOP, K.SEMICOLON, K.COMMA} and not before.text[-1:].isdecimal() and before.text != "%":
                 continue
             after = skip(self.items, other.end, {K.CLOSE, K.QUOTE})
-            is_marked = after > other.end or self.items[after].kind in {K.COLON, K.STOP, K.DASH}
+            is_marked = (after > other.end and group.is_letter) or self.items[after].kind in {K.COLON, K.DASH}
+            is_marked = is_marked or (group.is_letter and self.items[after].kind is K.STOP)
             if is_marked and self.items[after].kind not in IS | {K.END, K.LINE}:
                 return True
         return False
@@ -353,15 +363,19 @@ class _Reading:
         end = skip(self.items, group.end, {K.SUFFIX, K.QUOTE} | ({K.CLOSE} if before + 1 < group.start else set()))
         after = self.items[end]
         if before >= 0 and self.items[before].kind in {K.LINE, K.DASH} and after.kind in {K.CLOSE, K.STOP, K.COLON}:
-            if self.items[end + 1].kind in {K.WORD, K.FILLER, K.PLACE, K.OPTION} and before + 1 >= 1:
+            if self.items[end + 1].kind in {K.WORD, K.FILLER, K.MAYBE, K.PLACE, K.OPTION} and before + 1 >= 1:
                 return False
-        place = skip_back(self.items, before, {K.FILLER})
+        place = skip_back(self.items, before, {K.FILLER, K.MAYBE})
         if place >= 0 and self.items[place].kind is K.PLACE:
             return False
         is_bare = before + 1 == group.start and len(group.members) == 1
         if is_bare and before >= 0 and self.items[before].kind not in _STANDS:
             return False
-        return after.kind in STOPS | {K.SLASH, K.OR, K.AND, K.WAIT, K.EXCEPT} or after.text == "→"
+        if self._goes_on(group) and after.kind is K.OPEN:
+            return False
+        if after.kind in {K.AND, K.OR} and skip(self.items, end + 1, _QUOTES) in self.group_at:
+            return False  # the subject of a verb: "A and C show"
+        return after.kind in STOPS | {K.SLASH, K.OR, K.AND, K.BUT, K.NOT, K.WAIT, K.EXCEPT, K.OPEN} or after.text == "→"
 
     def _is_counting_word(self, group: Group) -> bool:
         """Whether an option text is something else: "image 2", the "1." of a list, "two of them", "this one"."""

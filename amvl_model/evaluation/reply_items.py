@@ -44,11 +44,13 @@ _NOUNS = frozenset({K.ANSWER, K.CHOICE, K.LABEL})
 _ARTICLES = frozenset("the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split())
 _PRONOUNS = frozenset("it it's that that's this the i we".split())
 _TREE = phrase_tree(PHRASES)
-_REACH = 6
+_REACH = 8
 """Words over which a negation reaches."""
+_RUN = 24
+"""Items that are passed over at most, which keeps the time linear."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """A stretch of a reply.
 
@@ -72,7 +74,7 @@ class Item:
     is_bracketed: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Group:
     """Options that are named together: the items from ``start`` to before ``end``.
 
@@ -148,9 +150,8 @@ def find_options(choices: tuple[str, ...]) -> Options:
     return Options(choices)
 
 
-def find_items(text: str, options: Options) -> list[Item]:
-    """The items of a cleaned reply; the last one is of kind END."""
-    words = tokens(text)
+def find_items(text: str, words: Sequence[Token], options: Options) -> list[Item]:
+    """The items of a cleaned reply and its tokens; the last one is of kind END."""
     items: list[Item] = []
     position = 0
     while position < len(words):
@@ -169,8 +170,9 @@ def find_items(text: str, options: Options) -> list[Item]:
         )
         position += length
     items.append(Item(K.END, "", len(text), len(text)))
-    for index in range(len(items)):
-        _resolve(items, index, options)
+    for index, item in enumerate(items):
+        if item.kind is K.LETTER or item.kind is K.CHOICE or item.text in CLAUSE_CONDITIONS:
+            _resolve(items, index, options)
     return items
 
 
@@ -194,16 +196,18 @@ def find_groups(items: list[Item]) -> list[Group]:
     return groups
 
 
-def skip(items: Sequence[Item], position: int, kinds: Collection[Kind]) -> int:
-    """The first item from ``position`` on that is of none of ``kinds``."""
-    while items[position].kind in kinds:
+def skip(items: Sequence[Item], position: int, kinds: Collection[Kind], reach: int = _RUN) -> int:
+    """The first item from ``position`` on that is of none of ``kinds``, looked for among the next ``reach``."""
+    stop = position + reach
+    while position < stop and items[position].kind in kinds:
         position += 1
     return position
 
 
-def skip_back(items: Sequence[Item], position: int, kinds: Collection[Kind]) -> int:
-    """The last item down from ``position`` that is of none of ``kinds``; -1 if there is none."""
-    while position >= 0 and items[position].kind in kinds:
+def skip_back(items: Sequence[Item], position: int, kinds: Collection[Kind], reach: int = _RUN) -> int:
+    """The same towards the beginning; -1 if there is none."""
+    stop = position - reach
+    while position >= 0 and position > stop and items[position].kind in kinds:
         position -= 1
     return position
 
@@ -290,8 +294,8 @@ def _resolve(items: list[Item], index: int, options: Options) -> None:
     """Decide what a letter, and a word that is a condition only at the start of a clause, stands for."""
     item, after = items[index], items[index + 1] if index + 1 < len(items) else items[index]
     before = items[index - 1] if index else Item(K.END, "", 0, 0)
-    if item.text.lower() in CLAUSE_CONDITIONS and before.kind in CUTS and after.kind is not K.COMMA:
-        item.kind = CLAUSE_CONDITIONS[item.text.lower()]
+    if item.text in CLAUSE_CONDITIONS and before.kind in CUTS and after.kind is not K.COMMA:
+        item.kind = CLAUSE_CONDITIONS[item.text]
     if item.kind is K.CHOICE and before.kind is K.OPTION and is_wide(item.text[0]):
         item.kind = K.SUFFIX
     if item.kind is not K.LETTER:
@@ -340,7 +344,7 @@ def _is_name(items: Sequence[Item], index: int, *, is_announced: bool) -> bool:
         previous = items[index - 2].text
         if previous and previous[-1].isalnum() and previous.isascii() and (before.text != "." or len(previous) == 1):
             return False
-    may_end = after.kind in STOPS | LISTS or not after.text.isascii()
+    may_end = after.kind in STOPS | LISTS | {K.OPEN} or not after.text.isascii()
     if item.text == "i":
         return is_announced and may_end
     if item.text == "I":
@@ -349,10 +353,11 @@ def _is_name(items: Sequence[Item], index: int, *, is_announced: bool) -> bool:
         return may_end or after.kind in {K.COPULA, K.IS_NOT, K.REMAINS}
     if item.text != "A":
         return True
-    if after.kind in {K.AUXILIARY, K.PLURAL}:
+    if after.kind in {K.AUXILIARY, K.PLURAL} and after.text.isascii():
         return further.kind in {K.COPULA, K.NOT, K.FILLER, K.EXCLUDE, K.WRONG, K.CORRECT} or is_announced
-    names_follow = after.kind is K.LETTER and after.text.isupper() and after.text != "I"
-    return may_end or names_follow or after.kind in {K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF}
+    name = further if after.text in LINKING_WORDS else after
+    names_follow = name.kind is K.LETTER and name.text.isupper() and name.text != "I"
+    return may_end or names_follow or after.kind in {K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF, K.LINK}
 
 
 # Groups.
@@ -374,6 +379,8 @@ def _joined(items: list[Item], start: int) -> Group:
             return group
         joins = kinds & LISTS
         if following.value != last.value or following.value == UNSURE:
+            if K.SEMICOLON in kinds and start and items[start - 1].kind in _NEGATES_AFTER:
+                return group
             if K.STOP in kinds and not (following.is_text and not last.is_text):
                 return group
             if is_complete and not joins - {K.DASH}:
@@ -390,7 +397,7 @@ def _joined(items: list[Item], start: int) -> Group:
 def _may_end_list(items: Sequence[Item], position: int) -> bool:
     """Whether a list of labels may end before ``position``; a label before a verb begins a clause of its own."""
     kind = items[position].kind
-    ends = STOPS | LISTS | _NEGATES_BEFORE | {K.OPTION, K.PLURAL, K.LEAVES, K.REMAINS, K.SUFFIX, K.OPEN, K.COMPARE, K.SOME, K.BUT}
+    ends = STOPS | LISTS | _NEGATES_BEFORE | {K.OPTION, K.PLURAL, K.LEAVES, K.REMAINS, K.SUFFIX, K.OPEN, K.COMPARE, K.SOME, K.BUT, K.LINK}
     if kind is K.FILLER and items[position].text in {"only", "too", "also"}:
         return True
     return kind in ends or not items[position].text.isascii()
@@ -413,7 +420,9 @@ def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
             spent.add(verdict)
             return
     end = position
-    while (items[end].kind in IS | {K.FILLER, K.SOME} and (end > position or items[end].text not in _PRONOUNS)) or (items[end].kind is K.RIGHT and items[end + 1].kind in _NOUNS):
+    while end < position + _REACH and (items[end].kind in IS | {K.FILLER, K.MAYBE, K.SOME} and (end > position or items[end].text not in _PRONOUNS)
+        or (items[end].kind is K.RIGHT and items[end + 1].kind in _NOUNS)
+    ):
         end += 1
     kind, after = items[end].kind, items[min(end + 1, len(items) - 1)].kind
     is_said = any(item.kind in IS for item in items[position:end])
@@ -434,7 +443,7 @@ def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
 def _is_negated_before(items: Sequence[Item], group: Group, spent: set[int]) -> bool:
     is_subject = items[skip(items, group.end, {K.CLOSE, K.QUOTE, K.SUFFIX})].kind in IS or group.affirmed is not None
     position = group.start - 1
-    position = skip_back(items, position, ANNOUNCERS | {K.QUOTE, K.OPEN, K.FILLER, K.SOME})
+    position = skip_back(items, position, ANNOUNCERS | {K.QUOTE, K.OPEN, K.FILLER, K.MAYBE, K.SOME})
     if position > 0 and items[position].kind is K.COLON:
         noun = skip_back(items, position - 1, _NOUNS | {K.CLOSE, K.QUOTE})
         return noun >= 0 and items[noun].kind in {K.WRONG, K.EXCLUDE} and noun not in spent

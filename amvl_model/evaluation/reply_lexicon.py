@@ -30,6 +30,7 @@ class Kind(Enum):
     LEAVES = auto()  # what is left follows: leaving D
     REMAINS = auto()  # what is left came before: D remains
     FILLER = auto()
+    MAYBE = auto()
     STANDS = auto()  # a bare letter may follow: matches B
     AFFIRMS = auto()  # an option came before, no copula needed
     CORRECT = auto()
@@ -155,8 +156,8 @@ PHRASES: dict[Kind, str] = {
         is|was|be|being|been|seems|looks|appears|seem|look|appear|equals|seems to be|appears to be|looks to be
         ist|war|wäre|waere|sei|lautet|scheint|sein
         est|était|serait|sera|c'est|être|semble
-        es|era|sería|seria|será|sea|fue|parece|ser
-        é|seria|será|era|parece|ser
+        es|era|sería|seria|será|sea|fue|parece|ser|está|están|estaba
+        é|seria|será|era|parece|ser|está|estão|estava
         è|sarebbe|sarà|era|essere|sembra|risulta
         is|was|zou zijn|lijkt|luidt|wordt
         это|является|будет|есть|был
@@ -221,19 +222,22 @@ PHRASES: dict[Kind, str] = {
         bleibt übrig|ist übrig""",
     Kind.FILLER: """
         the|that|it|it's|its|that's|this|clearly|probably|likely|definitely|indeed|simply|just|actually the|obviously
-        a|an|only|still|very|final|my|our|surely|certainly|maybe|perhaps|possibly|really|exactly|also|correctly|i|we|to be
-        no doubt|without doubt|without a doubt|undoubtedly|not only|not just|none other than|nothing but|of course|at first glance|all right
+        a|an|only|still|very|final|my|our|surely|certainly|really|exactly|also|correctly|i|we|to be
+        no doubt|without doubt|without a doubt|undoubtedly|none other than|nothing but|of course|at first glance|all right
         right away|right now|right here|indeed the|in fact|to me|us|out|clear that|the only|therefore be|therefore|thus
         der|die|das|den|dem|ein|eine|wohl|wahrscheinlich|eindeutig|sicher|vermutlich|finale|endgültige|meine|nur|es|klar|offensichtlich
-        le|la|les|l'|un|une|probablement|clairement|sûrement|finale|ma|seulement|évidemment
+        le|la|les|l'|un|une|probablement|clairement|sûrement|finale|seulement|évidemment
         el|lo|los|las|una|probablemente|claramente|seguramente|sin duda|mi|solo|sólo|ella|final
         o|os|as|um|uma|provavelmente|claramente|com certeza|sem dúvida|minha|só|somente|final
         il|lo|gli|l'|uno|probabilmente|chiaramente|sicuramente|senza dubbio|la mia|solo|finale|sia
         het|een|waarschijnlijk|duidelijk|zeker|mijn|alleen|definitieve|uiteindelijke
         вероятно|скорее всего|очевидно|явно|точно|наверное|именно|конечно|мой|окончательный|только|тогда
-        显然|顯然|很可能|最可能|可能|一定|肯定|必然|最终|最終|其实是|的|该|該|最后|最後|这个|這個|我的|本题|本題|此题|此題|题|題|更|看起来|看起來|看来|看來|非常
+        显然|顯然|很可能|最可能|一定|肯定|必然|最终|最終|其实是|的|该|該|最后|最後|这个|這個|我的|本题|本題|此题|此題|题|題|更|看起来|看起來|看来|看來|非常
         たぶん|おそらく|もちろん|の|最も|を
-        아마|분명히|최종""",
+        분명히|최종""",
+    Kind.MAYBE: """
+        maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
+        может быть|возможно|可能|也许|也許|或许|或許|もしかすると|아마""",
     Kind.STANDS: """
         as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits|corresponds to
         mit|wie|avec|comme|con|como|com|come|met""",
@@ -272,7 +276,7 @@ PHRASES: dict[Kind, str] = {
         틀렸|틀린|틀리|오답""",
     Kind.WAS_NOT: "ではない|ではありません|じゃない|ではなく|でなく|じゃなく|아닙니다|아니라|아니다|아니고|아니에요",
     Kind.NOT: """
-        not|never|neither|without|doubt|doubt that|hardly|nor is it|not really
+        not|never|no longer|no more|neither|without|doubt|doubt that|hardly|nor is it|not really
         nicht|kein|keine|keinesfalls|weder|niemals
         pas|ni|jamais|aucune
         ni|tampoco|nunca
@@ -311,7 +315,7 @@ PHRASES: dict[Kind, str] = {
         tranne|eccetto|invece di|piuttosto che|a parte|anziché|rispetto a
         behalve|in plaats van|anders dan|dan
         кроме|вместо|чем|помимо|за исключением
-        除了|而不是|而非|除|除去|不同于|不同於|比
+        除了|而不是|而非|除|除去|不同于|不同於
         以外""",
     Kind.AT_FIRST: """
         first thought|i first thought|i initially thought|initially|at first|originally|i thought|i had thought|first guess was|might have said|thought it was
@@ -336,7 +340,7 @@ PHRASES: dict[Kind, str] = {
         si fuera|si fuese|a menos que|suponiendo|siempre que
         se fosse|se for|a menos que|supondo|caso fosse|caso seja|se fossem
         a meno che|supponendo|qualora|nel caso
-        indien|tenzij|stel dat|mits
+        indien|tenzij|stel dat|mits|als het|als de|als dit
         если|если бы|при условии|допустим
         如果|若|假如|假设|假設|假若|要是|除非|倘若|的话|的話
         もし|なら|ならば|場合
@@ -358,7 +362,7 @@ PHRASES: dict[Kind, str] = {
     Kind.THEN: "then|dann|alors|luego|então|allora|dan|то|那么|那麼|则|則|就",
     Kind.WAIT: """
         wait|no wait|actually|correction|on second thought|on second thoughts|however|instead|scratch that|strike that|i mean|let me reconsider
-        let me rethink|let me correct|hmm|hm|oops|my mistake|on reflection|or rather|no sorry|sorry|i was wrong|never mind|rather
+        let me rethink|let me correct|hmm|hm|oops|my mistake|on reflection|or rather|no sorry|sorry|i meant|i was wrong|now it's|now it is|but now|never mind|rather
         moment|halt|warte|nein halt|eigentlich|korrektur|doch nicht|besser gesagt|vielmehr
         attends|attendez|en fait|non attends|plutôt|correction|pardon|à la réflexion
         espera|en realidad|corrección|mejor dicho|perdón|no espera|de hecho
@@ -390,12 +394,12 @@ PHRASES: dict[Kind, str] = {
         considere|consideriamo|analizziamo|bekijken|рассмотрим|观察|觀察|考虑|考慮""",
     Kind.PLACE: """
         at|of|in|on|near|from|by|between|around|behind|before|after|under|above|below|toward|towards|about|for
-        bei|von|auf|neben|zwischen|vor|hinter|zu|entre|sur|dans|sous|de|del|en|sobre|em|na|di|del|su|tra|fra|op|van|tussen|у|на|в|между|在""",
+        bei|von|auf|neben|zwischen|vor|hinter|zu|entre|sur|dans|sous|de|del|en|sobre|em|na|di|del|su|tra|fra|op|van|tussen|у|на|в|между|在|比""",
     Kind.THERE_IS: "there is|there are|there was|there were|there is only|there is just|there is exactly|there's",
     Kind.SUFFIX: "选项|選項|项|項|番|번",
     Kind.TAIL: "です|だ|でしょう|である|だと思います|と思います|입니다|이다|예요|이에요|라고 생각합니다|了|吧|啊|呢|哦",
     Kind.WORD: """
-        si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no longer|no other|no one|no more
+        si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no other|no one|not only|not just|mr.|mrs.|ms.|dr.
         not the only|wait for|all of|a lot|no matter|right side|比较|比較|对于|對於|对比|對比|dan is het|dan kies"""
     + "|".join(["", *(f"if {subject} {verb}" for subject, verb in product(_SUBJECTS, _LOOKING))])
     + "|if so|if anything|if forced|if needed|if any|as if|look closely|looking closely|what if",

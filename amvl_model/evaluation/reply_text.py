@@ -58,7 +58,7 @@ _LONE_DOLLAR = re.compile(r"\\?\$(?!\s?\d)")
 _EMPHASIS = re.compile(r"\*+|_+|`+|~~+")
 _LINE_START = re.compile(r"^[ \t]*(?:(?:#{1,6}|[-•*·‣▪●])[ \t]+)+", re.MULTILINE)
 _WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_TOKEN = re.compile(rf"\d+(?:[.,/:]\d+)*|[{_WIDE}]|[^\W\d_{_WIDE}]+|[-=~]+>|[<>!]=|\.\.+|[^\s]|\n")
+_TOKEN = re.compile(rf"\d+(?:[.,/:]\d+)*|[{_WIDE}]|[^\W\d_{_WIDE}]+|[-=~]{1,3}>|[<>!]=|\.\.+|[^\s]|\n")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
 
 
@@ -90,7 +90,8 @@ def without_thoughts(reply: str) -> str:
 
 def clean(text: str) -> str:
     """Plain text: Unicode, HTML, LaTeX and Markdown reduced to what is meant, marked answers marked."""
-    text = unicodedata.normalize("NFKC", text.replace("\r\n", "\n").translate(_CHARACTERS)).translate(_SLASH)
+    longest = 2 * len(text) + 16  # some characters stand for whole phrases
+    text = unicodedata.normalize("NFKC", text.replace("\r\n", "\n").translate(_CHARACTERS)).translate(_SLASH)[-longest:]
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:
