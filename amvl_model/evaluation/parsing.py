@@ -318,6 +318,10 @@ class _Reading:
         for position in range(start, len(self.items)):
             if self.items[position].kind in {K.WAIT, K.NO, K.REFUSAL}:
                 return bool(self._mentions(position, len(self.items))[0] - {value})
+            if self.items[position].kind is K.BUT:
+                other = self.group_at.get(skip(self.items, position + 1, _QUOTES | {K.FILLER, K.COPULA}))
+                if other is not None and other.value != value and not other.negated and self._is_put_forward(other):
+                    return True
         return False
 
     def _lists_others(self, group: Group) -> bool:
@@ -329,7 +333,7 @@ class _Reading:
             if before.kind not in {K.LINE, K.STOP, K.SEMICOLON, K.COMMA} and not before.text[-1:].isdecimal() and before.text != "%":
                 continue
             after = skip(self.items, other.end, {K.CLOSE, K.QUOTE})
-            is_marked = (after > other.end and group.is_letter) or self.items[after].kind in {K.COLON, K.DASH}
+            is_marked = (after > other.end and group.is_letter) or self.items[after].kind in {K.COLON, K.DASH, K.OPEN}
             is_marked = is_marked or (group.is_letter and self.items[after].kind is K.STOP)
             if is_marked and self.items[after].kind not in IS | {K.END, K.LINE}:
                 return True

@@ -37,13 +37,19 @@ IS = frozenset({K.COPULA, K.PLURAL, K.AUXILIARY})
 ANNOUNCERS = frozenset({K.LABEL, K.MARK})
 CUTS = ENDS | {K.COMMA, K.SEMICOLON, K.COLON, K.DASH, K.BUT, K.THEN, K.SO, K.BECAUSE, K.LEAVES, K.WAIT, K.CHOOSE, K.YES}
 """Where a clause begins anew."""
-_SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX, K.COMPARE}
+_SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX, K.COMPARE, K.THEN}
 _NEGATES_BEFORE = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.WAS_NOT, K.WRONG, K.EXCLUDE})
 _NEGATES_AFTER = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.NOR, K.WRONG, K.EXCLUDE, K.EXCEPT, K.AT_FIRST})
 _NOUNS = frozenset({K.ANSWER, K.CHOICE, K.LABEL})
 _ARTICLES = frozenset("the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split())
 _PRONOUNS = frozenset("it it's that that's this the i we".split())
 _TREE = phrase_tree(PHRASES)
+_AFTER_LABEL_A = frozenset({K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF, K.WHETHER, K.LINK, K.AFFIRMS})
+_AFTER_LABEL_A |= {K.WAIT, K.EXCEPT, K.SO, K.THEN, K.CHOOSE, K.AT_FIRST}
+"""What may come after the label A, and does not after the article."""
+_AFTER_LOWER = frozenset({K.COPULA, K.IS_NOT, K.REMAINS, K.LEAVES, K.AFFIRMS, K.BUT, K.CANNOT})
+_AFTER_LOWER_LISTED = frozenset({K.PLURAL, K.AUXILIARY, K.NOT, K.WRONG})
+_MODALS = frozenset("may might could can".split())
 _REACH = 8
 """Words over which a negation reaches."""
 _RUN = 24
@@ -350,14 +356,16 @@ def _is_name(items: Sequence[Item], index: int, *, is_announced: bool) -> bool:
     if item.text == "I":
         return after.kind in {K.END, K.STOP, K.COLON, K.CLOSE, K.LINE, K.CLOSE_MARK} or (is_announced and may_end)
     if item.text.islower():
-        return may_end or after.kind in {K.COPULA, K.IS_NOT, K.REMAINS}
+        in_list = item.text != "a" or before.kind in LISTS | {K.COMMA}
+        has_text = item.text != "a" and after.kind is K.OPTION and before.kind in ENDS
+        return may_end or after.kind in _AFTER_LOWER or (in_list and after.kind in _AFTER_LOWER_LISTED) or has_text
     if item.text != "A":
         return True
     if after.kind in {K.AUXILIARY, K.PLURAL} and after.text.isascii():
         return further.kind in {K.COPULA, K.NOT, K.FILLER, K.EXCLUDE, K.WRONG, K.CORRECT} or is_announced
     name = further if after.text in LINKING_WORDS else after
     names_follow = name.kind is K.LETTER and name.text.isupper() and name.text != "I"
-    return may_end or names_follow or after.kind in {K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF, K.LINK}
+    return may_end or names_follow or after.kind in _AFTER_LABEL_A
 
 
 # Groups.
@@ -411,7 +419,8 @@ def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
         verdict += 1
     is_marked = verdict > position or position > group.end
     kind, after = items[verdict].kind, items[min(verdict + 1, len(items) - 1)].kind
-    if is_marked and (after in STOPS | {K.OPTION, K.OPEN, K.LABEL, K.DASH, K.SLASH}):
+    is_sign = kind in {K.YES, K.NO} and not items[verdict].text.isalpha()
+    if (is_marked or is_sign) and (after in STOPS - {K.COLON} | {K.OPTION, K.OPEN, K.LABEL, K.DASH, K.SLASH}):
         if kind in {K.YES, K.CORRECT, K.RIGHT}:
             group.affirmed = verdict + 1
             return
@@ -425,7 +434,8 @@ def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
     ):
         end += 1
     kind, after = items[end].kind, items[min(end + 1, len(items) - 1)].kind
-    is_said = any(item.kind in IS for item in items[position:end])
+    said = [item for item in items[position:end] if item.kind in IS]
+    is_said = bool(said) and said[0].text not in _MODALS
     is_wide_word = not items[end].text.isascii()
     if kind in _NEGATES_BEFORE:
         needs_is = kind is K.EXCLUDE or (kind is K.NOT and after not in IS | {K.CORRECT})

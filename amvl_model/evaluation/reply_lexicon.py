@@ -87,13 +87,13 @@ class Kind(Enum):
 
 
 SIGNS: dict[str, Kind] = {
-    **dict.fromkeys([".", "..", "...", "!", "。", "…"], Kind.STOP),
-    **dict.fromkeys("?？؟", Kind.QUESTION),
+    **dict.fromkeys([".", "!", "!!", "!!!", "。"], Kind.STOP),
+    **dict.fromkeys(["?", "؟", "??", "!?", "?!", "???"], Kind.QUESTION),
     **dict.fromkeys(",、，،", Kind.COMMA),
-    **dict.fromkeys("-–—", Kind.DASH),
+    **dict.fromkeys(["-", "–", "—", "..", "...", "…"], Kind.DASH),
     **dict.fromkeys("/&+|", Kind.SLASH),
     **dict.fromkeys(["=", "->", "=>", "-->", "→", "⇒", "➡", "==>"], Kind.LINK),
-    **dict.fromkeys("\"'", Kind.QUOTE),
+    **dict.fromkeys("\"'\\", Kind.QUOTE),
     **dict.fromkeys("([{", Kind.OPEN),
     **dict.fromkeys(")]}", Kind.CLOSE),
     **dict.fromkeys(["<", ">", "<=", ">=", "!=", "±", "~"], Kind.COMPARE),
@@ -306,7 +306,7 @@ PHRASES: dict[Kind, str] = {
         除外|除く|排除|消去
         제외|배제""",
     Kind.EXCEPT: """
-        except|except for|other than|anything but|everything but|all but|rather than|instead of|than|unlike|versus|vs|at least|at most|up to
+        except|except for|other than|anything but|everything but|all but|rather than|instead of|than|unlike|at least|at most|up to
         compared to|compared with|apart from|aside from|excluding|more than|less than|opposed to|as opposed to|over option
         außer|statt|anstatt|anstelle von|anders als|als|alles außer|verglichen mit
         sauf|excepté|plutôt que|au lieu de|à part|hormis|contrairement à|moins|tout sauf
@@ -330,11 +330,11 @@ PHRASES: dict[Kind, str] = {
         起初|一开始|一開始|最初|原以为|原以為|我以为|我以為|开始以为|先以为
         最初は|はじめは|初めは
         처음에는|처음에""",
-    Kind.AND: "and|as well as|und|sowie|et|ed|en|и|和|与|與|及|跟|以及|と|와|과|및|through",
-    Kind.OR: "or|and/or|or else|oder|ou|или|либо|或|或者|还是|還是|または|もしくは|か|또는|혹은|bzw",
+    Kind.AND: "and|as well as|together with|along with|plus|und|sowie|et|ed|en|и|和|与|與|及|跟|以及|と|와|과|및|through",
+    Kind.OR: "or|and/or|or else|versus|vs|vs.|oder|ou|или|либо|或|或者|还是|還是|または|もしくは|か|또는|혹은|bzw",
     Kind.NOR: "nor|noch|also nor|nor is",
     Kind.IF: """
-        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise
+        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise|if so|if not|in the event|as long as|so long as|should it|should the|let us assume|let's assume|assume|imagine|depending on
         wenn|falls|sofern|angenommen|wäre es
         s'il|s'ils|à condition que|à moins que|si c'était|si elle|si on
         si fuera|si fuese|a menos que|suponiendo|siempre que
@@ -362,7 +362,7 @@ PHRASES: dict[Kind, str] = {
     Kind.THEN: "then|dann|alors|luego|então|allora|dan|то|那么|那麼|则|則|就",
     Kind.WAIT: """
         wait|no wait|actually|correction|on second thought|on second thoughts|however|instead|scratch that|strike that|i mean|let me reconsider
-        let me rethink|let me correct|hmm|hm|oops|my mistake|on reflection|or rather|no sorry|sorry|i meant|i was wrong|now it's|now it is|but now|never mind|rather
+        let me rethink|let me correct|hmm|hm|oops|my mistake|on reflection|or rather|no sorry|sorry|i meant|i was wrong|now it's|now it is|it's now|it is now|but now|edit|update|never mind|rather
         moment|halt|warte|nein halt|eigentlich|korrektur|doch nicht|besser gesagt|vielmehr
         attends|attendez|en fait|non attends|plutôt|correction|pardon|à la réflexion
         espera|en realidad|corrección|mejor dicho|perdón|no espera|de hecho
@@ -402,7 +402,7 @@ PHRASES: dict[Kind, str] = {
         si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no other|no one|not only|not just|mr.|mrs.|ms.|dr.
         not the only|wait for|all of|a lot|no matter|right side|比较|比較|对于|對於|对比|對比|dan is het|dan kies"""
     + "|".join(["", *(f"if {subject} {verb}" for subject, verb in product(_SUBJECTS, _LOOKING))])
-    + "|if so|if anything|if forced|if needed|if any|as if|look closely|looking closely|what if",
+    + "|if anything|if forced|if needed|if any|as if|look closely|looking closely|what if",
 }
 
 NUMBER_WORDS: tuple[str, ...] = (

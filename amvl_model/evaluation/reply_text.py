@@ -58,7 +58,7 @@ _LONE_DOLLAR = re.compile(r"\\?\$(?!\s?\d)")
 _EMPHASIS = re.compile(r"\*+|_+|`+|~~+")
 _LINE_START = re.compile(r"^[ \t]*(?:(?:#{1,6}|[-•*·‣▪●])[ \t]+)+", re.MULTILINE)
 _WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_TOKEN = re.compile(rf"\d+(?:[.,/:]\d+)*|[{_WIDE}]|[^\W\d_{_WIDE}]+|[-=~]{1,3}>|[<>!]=|\.\.+|[^\s]|\n")
+_TOKEN = re.compile(rf"\d+(?:[.,/:]\d+)*|[{_WIDE}]|[^\W\d_{_WIDE}]+|[-=~]{{1,3}}>|[<>!]=|[!?]{{2,3}}|\.\.+|[^\s]|\n")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
 
 
