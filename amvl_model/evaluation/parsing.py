@@ -35,24 +35,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from amvl_model.evaluation.reply_items import (
-    ANNOUNCERS,
-    CUTS,
-    ENDS,
-    IS,
-    LISTS,
-    STOPS,
-    UNSURE,
-    Group,
-    Item,
-    find_groups,
-    find_items,
-    find_options,
-    skip,
-    skip_back,
-)
-from amvl_model.evaluation.reply_lexicon import NUMBER_WORDS, SIGNS
-from amvl_model.evaluation.reply_lexicon import Kind as K
+from amvl_model.evaluation.reply_groups import Group, find_groups
+from amvl_model.evaluation.reply_items import UNSURE, Item, find_items, find_options, skip, skip_back
+from amvl_model.evaluation.reply_kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, SIGNS, STOPS
+from amvl_model.evaluation.reply_kinds import Kind as K
+from amvl_model.evaluation.reply_lexicon import NUMBER_WORDS
 from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
 
 LIMIT: Final = 16_384

@@ -2,56 +2,51 @@
 
 `find_items` takes at each word the longest of all phrases and option texts that begin there; an option text wins a tie.
 A single letter is an option only where it can be no word: "a" before a stop, "A" not before a noun, "I" before a full
-stop. `find_groups` joins the options that are named together and says of each group whether it is negated, or open (in
-a question, or under a condition).
+stop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from amvl_model.evaluation.reply_kinds import (
+    ANNOUNCERS,
+    ENDS,
+    IS,
+    LISTS,
+    NOUNS,
+    SIGNS,
+    STOPS,
+    Kind,
+)
+from amvl_model.evaluation.reply_kinds import Kind as K
 from amvl_model.evaluation.reply_lexicon import (
+    ARTICLES,
     CLAUSE_CONDITIONS,
     LINKING_LETTERS,
     LINKING_WORDS,
     NUMBER_WORDS,
     PHRASES,
-    SIGNS,
     WEAK_TEXTS,
-    Kind,
     phrase_tree,
 )
-from amvl_model.evaluation.reply_text import CLOSE_MARK, LOST_MARK, OPEN_MARK, Token, clean, is_wide, tokens
+from amvl_model.evaluation.reply_text import MARKS, Token, clean, is_wide, tokens
 
 UNSURE: Final = -1
 """An option is named, but which one is not known."""
 
-K = Kind
-ENDS = frozenset({K.STOP, K.QUESTION, K.LINE, K.END})
-STOPS = ENDS | {K.SEMICOLON, K.COLON, K.COMMA, K.CLOSE, K.QUOTE, K.BECAUSE, K.TAIL, K.OPEN_MARK, K.CLOSE_MARK, K.LOST_MARK}
-LISTS = frozenset({K.AND, K.OR, K.NOR, K.SLASH, K.DASH})
-IS = frozenset({K.COPULA, K.PLURAL, K.AUXILIARY})
-ANNOUNCERS = frozenset({K.LABEL, K.MARK})
-CUTS = ENDS | {K.COMMA, K.SEMICOLON, K.COLON, K.DASH, K.BUT, K.THEN, K.SO, K.BECAUSE, K.LEAVES, K.WAIT, K.CHOOSE, K.YES}
-"""Where a clause begins anew."""
-_SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX, K.COMPARE, K.THEN}
-_NEGATES_BEFORE = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.WAS_NOT, K.WRONG, K.EXCLUDE})
-_NEGATES_AFTER = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.NOR, K.WRONG, K.EXCLUDE, K.EXCEPT, K.AT_FIRST})
-_NOUNS = frozenset({K.ANSWER, K.CHOICE, K.LABEL})
-_ARTICLES = frozenset("the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split())
-_PRONOUNS = frozenset("it it's that that's this the i we".split())
 _TREE = phrase_tree(PHRASES)
-_AFTER_LABEL_A = frozenset({K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF, K.WHETHER, K.LINK, K.AFFIRMS})
-_AFTER_LABEL_A |= {K.WAIT, K.EXCEPT, K.SO, K.THEN, K.CHOOSE, K.AT_FIRST}
-"""What may come after the label A, and does not after the article."""
+_AFTER_LABEL_A = frozenset(
+    {K.COPULA, K.IS_NOT, K.CANNOT, K.NOT, K.BUT, K.LEAVES, K.REMAINS, K.IF, K.WHETHER, K.LINK, K.AFFIRMS}
+    | {K.WAIT, K.EXCEPT, K.SO, K.THEN, K.CHOOSE, K.AT_FIRST}
+)
+"""What comes after the label A, and not after the article."""
 _AFTER_LOWER = frozenset({K.COPULA, K.IS_NOT, K.REMAINS, K.LEAVES, K.AFFIRMS, K.BUT, K.CANNOT})
 _AFTER_LOWER_LISTED = frozenset({K.PLURAL, K.AUXILIARY, K.NOT, K.WRONG})
-_MODALS = frozenset("may might could can".split())
-_REACH = 8
-"""Words over which a negation reaches."""
+"""What comes after a label in lower case; the latter not after "a", unless it ends a list."""
 _RUN = 24
 """Items that are passed over at most, which keeps the time linear."""
 
@@ -80,33 +75,6 @@ class Item:
     is_bracketed: bool = False
 
 
-@dataclass(slots=True)
-class Group:
-    """Options that are named together: the items from ``start`` to before ``end``.
-
-    Attributes:
-        members: the options.
-        negated: whether it is said that they are not the answer.
-        open: whether they stand in a question or under a condition.
-        affirmed: item after the words that call them right ("B is correct", "B: yes"), or None.
-    """
-
-    start: int
-    end: int
-    members: list[Item] = field(default_factory=list)
-    negated: bool = False
-    open: bool = False
-    affirmed: int | None = None
-
-    @property
-    def value(self) -> int:
-        return self.members[0].value if len({item.value for item in self.members}) == 1 else UNSURE
-
-    @property
-    def is_letter(self) -> bool:
-        return not any(item.is_text for item in self.members)
-
-
 class Options:
     """The option texts as a tree of words, and the letters that occur in them."""
 
@@ -116,7 +84,7 @@ class Options:
         self.letter_texts: dict[str, set[int]] = {}
         self.marks: dict[str, set[int]] = {}
         for index, choice in enumerate(choices):
-            found = [token for token in tokens(clean(choice)) if token.text not in {OPEN_MARK, CLOSE_MARK, LOST_MARK, "\n"}]
+            found = [token for token in tokens(clean(choice)) if token.text not in MARKS]
             while len(found) > 1 and found[-1].text in {".", "。"}:
                 found.pop()
             for token in found:
@@ -170,36 +138,16 @@ def find_items(text: str, words: Sequence[Token], options: Options) -> list[Item
             kind = K.LETTER
         end = words[position + length - 1].end
         written = text[first.start : end]
-        is_option = kind is K.OPTION
-        items.append(
-            Item(kind, written if kind in {K.OPTION, K.LETTER} else written.lower(), first.start, end, value, value, is_option)
-        )
+        if kind is K.OPTION:
+            items.append(Item(kind, written, first.start, end, value, value, is_text=True))
+        else:
+            items.append(Item(kind, written if kind is K.LETTER else written.lower(), first.start, end))
         position += length
     items.append(Item(K.END, "", len(text), len(text)))
     for index, item in enumerate(items):
         if item.kind is K.LETTER or item.kind is K.CHOICE or item.text in CLAUSE_CONDITIONS:
             _resolve(items, index, options)
     return items
-
-
-def find_groups(items: list[Item]) -> list[Group]:
-    """The groups of options, each with what is said of it."""
-    groups: list[Group] = []
-    position = 0
-    while position < len(items):
-        if items[position].kind is K.OPTION:
-            groups.append(_joined(items, position))
-            position = groups[-1].end
-        else:
-            position += 1
-    conditions, questions = _conditions(items), _questions(items)
-    spent: set[int] = set()
-    for group in groups:
-        _judge(items, group, spent)
-    for group in groups:
-        group.negated = group.negated or _is_negated_before(items, group, spent)
-        group.open = conditions[group.start] or questions[group.end - 1] or _condition_follows(items, group)
-    return groups
 
 
 def skip(items: Sequence[Item], position: int, kinds: Collection[Kind], reach: int = _RUN) -> int:
@@ -224,7 +172,7 @@ def skip_back(items: Sequence[Item], position: int, kinds: Collection[Kind], rea
 def _variants(words: list[str]) -> list[list[str]]:
     """An option text, and the same without its article, and with its number as a word or in digits."""
     found = [words] if words else []
-    if len(words) > 1 and words[0] in _ARTICLES and _TREE.get(words[1], {}).get("") not in IS:
+    if len(words) > 1 and words[0] in ARTICLES and _TREE.get(words[1], {}).get("") not in IS:
         found.append(words[1:])
     if len(words) == 1 and words[0] in NUMBER_WORDS:
         found.append([str(NUMBER_WORDS.index(words[0]))])
@@ -311,9 +259,10 @@ def _resolve(items: list[Item], index: int, options: Options) -> None:
         item.kind = linking
         return
     opens = before.kind is K.OPEN or before.text == "<"
-    item.is_bracketed = opens and (after.kind in {K.OPEN, K.CLOSE, K.STOP, K.COLON, K.END, K.LOST_MARK} or after.text == ">")
+    closes = after.kind in {K.OPEN, K.CLOSE, K.STOP, K.COLON, K.END, K.LOST_MARK} or after.text == ">"
+    item.is_bracketed = opens and closes
     announcer = skip_back(items, index - 1, {K.QUOTE, K.OPEN})
-    is_direct = announcer >= 0 and items[announcer].kind in _NOUNS
+    is_direct = announcer >= 0 and items[announcer].kind in NOUNS
     if announcer > 0 and (items[announcer].kind is K.COLON or items[announcer].text == "#"):
         announcer -= 1
     noun = items[announcer].kind if announcer >= 0 else K.WORD
@@ -326,7 +275,7 @@ def _resolve(items: list[Item], index: int, options: Options) -> None:
     label = options.label(letter)
     if noun is K.MARK:
         alone = in_sentence = options.marks.get(letter, set())
-    elif noun in _NOUNS or item.is_bracketed:
+    elif noun in NOUNS or item.is_bracketed:
         alone = in_sentence = label
     else:
         alone, in_sentence = label | options.letter_texts.get(letter, set()), label | options.marks.get(letter, set())
@@ -366,144 +315,3 @@ def _is_name(items: Sequence[Item], index: int, *, is_announced: bool) -> bool:
     name = further if after.text in LINKING_WORDS else after
     names_follow = name.kind is K.LETTER and name.text.isupper() and name.text != "I"
     return may_end or names_follow or after.kind in _AFTER_LABEL_A
-
-
-# Groups.
-
-
-def _joined(items: list[Item], start: int) -> Group:
-    """The group that begins at ``start``."""
-    group = Group(start, start + 1, [items[start]])
-    is_complete = False
-    while True:
-        last = group.members[-1]
-        position = skip(items, group.end, _SEPARATORS)
-        if items[position].text in LINKING_WORDS and not last.is_text:
-            position = skip(items, position + 1, ANNOUNCERS | {K.OPEN, K.QUOTE})
-        between = items[group.end : position]
-        kinds = {item.kind for item in between} | {LINKING_WORDS.get(item.text, K.WORD) for item in between}
-        following = items[position]
-        if following.kind is not K.OPTION or position - group.end > 8:
-            return group
-        joins = kinds & LISTS
-        if following.value != last.value or following.value == UNSURE:
-            if K.SEMICOLON in kinds and start and items[start - 1].kind in _NEGATES_AFTER:
-                return group
-            if K.STOP in kinds and not (following.is_text and not last.is_text):
-                return group
-            if is_complete and not joins - {K.DASH}:
-                return group
-            if not following.is_text and not joins & {K.OR, K.NOR, K.SLASH} and not _may_end_list(items, position + 1):
-                return group
-        elif K.STOP in kinds and following.is_text == last.is_text:
-            return group
-        is_complete = is_complete or bool(joins & {K.AND, K.OR, K.NOR})
-        group.members.append(following)
-        group.end = position + 1
-
-
-def _may_end_list(items: Sequence[Item], position: int) -> bool:
-    """Whether a list of labels may end before ``position``; a label before a verb begins a clause of its own."""
-    kind = items[position].kind
-    ends = STOPS | LISTS | _NEGATES_BEFORE | {K.OPTION, K.PLURAL, K.LEAVES, K.REMAINS, K.SUFFIX, K.OPEN, K.COMPARE, K.SOME, K.BUT, K.LINK}
-    if kind is K.FILLER and items[position].text in {"only", "too", "also"}:
-        return True
-    return kind in ends or not items[position].text.isascii()
-
-
-def _judge(items: Sequence[Item], group: Group, spent: set[int]) -> None:
-    """What is said right after a group: that it is wrong or right. Negations used up are added to ``spent``."""
-    position = skip(items, group.end, {K.QUOTE, K.SUFFIX, K.CLOSE, K.COMPARE})
-    verdict = position
-    while items[verdict].kind in {K.COLON, K.DASH, K.OPEN, K.COMMA, K.LINK, K.STOP} and verdict < position + 2:
-        verdict += 1
-    is_marked = verdict > position or position > group.end
-    kind, after = items[verdict].kind, items[min(verdict + 1, len(items) - 1)].kind
-    is_sign = kind in {K.YES, K.NO} and not items[verdict].text.isalpha()
-    if (is_marked or is_sign) and (after in STOPS - {K.COLON} | {K.OPTION, K.OPEN, K.LABEL, K.DASH, K.SLASH}):
-        if kind in {K.YES, K.CORRECT, K.RIGHT}:
-            group.affirmed = verdict + 1
-            return
-        if kind in {K.NO, K.WRONG, K.IS_NOT, K.EXCLUDE}:
-            group.negated = True
-            spent.add(verdict)
-            return
-    end = position
-    while end < position + _REACH and (items[end].kind in IS | {K.FILLER, K.MAYBE, K.SOME} and (end > position or items[end].text not in _PRONOUNS)
-        or (items[end].kind is K.RIGHT and items[end + 1].kind in _NOUNS)
-    ):
-        end += 1
-    kind, after = items[end].kind, items[min(end + 1, len(items) - 1)].kind
-    said = [item for item in items[position:end] if item.kind in IS]
-    is_said = bool(said) and said[0].text not in _MODALS
-    is_wide_word = not items[end].text.isascii()
-    if kind in _NEGATES_BEFORE:
-        needs_is = kind is K.EXCLUDE or (kind is K.NOT and after not in IS | {K.CORRECT})
-        if is_said or not needs_is or (kind is K.EXCLUDE and is_wide_word):
-            group.negated = True
-            spent.add(end)
-    elif kind in {K.AFFIRMS, K.REMAINS} or (kind is K.LEAVES and after in STOPS and is_wide_word):
-        group.affirmed = end + 1
-    elif kind in {K.CORRECT, K.ANSWER} and (is_said or is_wide_word or after in STOPS) and items[end + 1].text != "only":
-        group.affirmed = end + 1 if is_said or kind is K.CORRECT else None
-    elif kind is K.RIGHT and (is_said or is_wide_word) and after in STOPS:
-        group.affirmed = end + 1
-
-
-def _is_negated_before(items: Sequence[Item], group: Group, spent: set[int]) -> bool:
-    is_subject = items[skip(items, group.end, {K.CLOSE, K.QUOTE, K.SUFFIX})].kind in IS or group.affirmed is not None
-    position = group.start - 1
-    position = skip_back(items, position, ANNOUNCERS | {K.QUOTE, K.OPEN, K.FILLER, K.MAYBE, K.SOME})
-    if position > 0 and items[position].kind is K.COLON:
-        noun = skip_back(items, position - 1, _NOUNS | {K.CLOSE, K.QUOTE})
-        return noun >= 0 and items[noun].kind in {K.WRONG, K.EXCLUDE} and noun not in spent
-    if position >= 0 and items[position].kind is K.NO:
-        return True
-    reach = _REACH
-    while position >= 0 and reach:
-        kind = items[position].kind
-        if kind in CUTS or (kind is K.AND and is_subject):
-            return False
-        if kind in _NEGATES_AFTER and position not in spent:
-            return True
-        reach -= kind not in {K.QUOTE, K.OPEN, K.CLOSE}
-        position -= 1
-    return False
-
-
-def _conditions(items: Sequence[Item]) -> list[bool]:
-    """Whether each item stands under a condition that comes before it in its sentence."""
-    found = []
-    sentence = clause = False
-    for item in items:
-        if item.kind in ENDS or item.kind in {K.BUT, K.SO}:
-            sentence = clause = False
-        elif item.kind is K.IF:
-            sentence = True
-        elif item.kind is K.WHETHER:
-            clause = True
-        elif item.kind in {K.COMMA, K.SEMICOLON, K.COLON}:
-            clause = False
-        found.append(sentence or clause)
-    return found
-
-
-def _questions(items: Sequence[Item]) -> list[bool]:
-    """Whether the sentence of each item ends with a question mark."""
-    found = [False] * len(items)
-    asks = False
-    for index in range(len(items) - 1, -1, -1):
-        if items[index].kind in ENDS:
-            asks = items[index].kind is K.QUESTION
-        found[index] = asks
-    return found
-
-
-def _condition_follows(items: Sequence[Item], group: Group) -> bool:
-    position = group.affirmed if group.affirmed is not None else group.end
-    for item in items[position : position + 4]:
-        if item.kind in {K.IF, K.WHETHER}:
-            return True
-        if item.kind not in {K.WORD, K.FILLER, K.COMMA, K.OPEN, K.CLOSE, K.CORRECT, K.COPULA, K.RIGHT}:
-            return False
-    return False

@@ -1,121 +1,36 @@
 """The words by which replies say, list, negate, doubt and retract: one table of phrases per concept, all languages.
 
-A line of a concept is one language; phrases stand between bars. A phrase matches whole words in any case (Chinese,
-Japanese and Korean: characters), and of all phrases and option texts that begin at one word the longest one counts.
+Phrases stand between bars, one language after the other: English, German, French, Spanish, Portuguese, Italian, Dutch,
+Russian, Chinese (simplified and traditional), Japanese, Korean. A phrase matches whole words in any case (in the last
+three: characters). Of all phrases and option texts that begin at one word the longest counts; a phrase that stands in
+two tables belongs to the first.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from itertools import product
 from typing import Any
 
+from amvl_model.evaluation.reply_kinds import Kind
 from amvl_model.evaluation.reply_text import tokens
 
 
-class Kind(Enum):
-    """What an item of a reply is: a concept of the tables below, a sign, an option, or another word."""
-
-    ANSWER = auto()  # a noun: the answer
-    CHOICE = auto()  # a noun that is also used of each option: the choice, option B
-    LABEL = auto()  # announces labels only: letter B, options A and B
-    MARK = auto()  # announces a mark in the image: point B
-    NUMBERED = auto()  # other things with numbers: step 2
-    EACH = auto()  # not one answer: each option is
-    COPULA = auto()
-    PLURAL = auto()  # a copula after several subjects
-    AUXILIARY = auto()  # would .. be
-    CHOOSE = auto()  # an option follows: I choose
-    SO = auto()  # an option may follow: therefore
-    LEAVES = auto()  # what is left follows: leaving D
-    REMAINS = auto()  # what is left came before: D remains
-    FILLER = auto()
-    MAYBE = auto()
-    STANDS = auto()  # a bare letter may follow: matches B
-    AFFIRMS = auto()  # an option came before, no copula needed
-    CORRECT = auto()
-    RIGHT = auto()  # correct, if nothing follows
-    YES = auto()
-    NO = auto()
-    WRONG = auto()
-    WAS_NOT = auto()  # negates only what comes before
-    NOT = auto()
-    IS_NOT = auto()  # negates what comes before and what follows
-    EXCLUDE = auto()
-    EXCEPT = auto()  # negates only what follows: rather than
-    AT_FIRST = auto()  # takes back what follows
-    AND = auto()
-    OR = auto()
-    NOR = auto()
-    IF = auto()
-    WHETHER = auto()  # a condition within its clause
-    BECAUSE = auto()
-    BUT = auto()
-    THEN = auto()
-    WAIT = auto()
-    REFUSAL = auto()
-    CANNOT = auto()  # a refusal if a verb such as "tell" follows
-    TELL = auto()
-    SOME = auto()  # both, none, all: a refusal if it opens the reply
-    LOOK = auto()  # what follows is only looked at
-    PLACE = auto()  # a preposition
-    THERE_IS = auto()
-    SUFFIX = auto()  # part of an option's name: B选项
-    TAIL = auto()  # ends a sentence: Bです
-    # Signs.
-    STOP = auto()
-    QUESTION = auto()
-    LINE = auto()
-    COMMA = auto()
-    SEMICOLON = auto()
-    COLON = auto()
-    DASH = auto()
-    SLASH = auto()
-    LINK = auto()
-    QUOTE = auto()
-    OPEN = auto()
-    CLOSE = auto()
-    COMPARE = auto()
-    OPEN_MARK = auto()
-    CLOSE_MARK = auto()
-    LOST_MARK = auto()
-    # The rest.
-    LETTER = auto()
-    OPTION = auto()
-    WORD = auto()
-    END = auto()
+_LOOKING = """look|looks|compare|see|zoom|examine|count|consider|observe|check|inspect|analyze|analyse|recall|had to|have to|must
+were to|were forced|am not mistaken|am right|remember correctly"""
+_NOT_VERBS = "is are was were do does did would could should has have might must need ai"
+_EXCLUDE = "eliminat exclud discard reject dismiss"
+_CHOOSING = "choose|chose|pick|select|go with|say|answer|opt for|vote for|going with|guess it's"
 
 
-SIGNS: dict[str, Kind] = {
-    **dict.fromkeys([".", "!", "!!", "!!!", "。"], Kind.STOP),
-    **dict.fromkeys(["?", "؟", "??", "!?", "?!", "???"], Kind.QUESTION),
-    **dict.fromkeys(",、，،", Kind.COMMA),
-    **dict.fromkeys(["-", "–", "—", "..", "...", "…"], Kind.DASH),
-    **dict.fromkeys("/&+|", Kind.SLASH),
-    **dict.fromkeys(["=", "->", "=>", "-->", "→", "⇒", "➡", "==>"], Kind.LINK),
-    **dict.fromkeys("\"'\\", Kind.QUOTE),
-    **dict.fromkeys("([{", Kind.OPEN),
-    **dict.fromkeys(")]}", Kind.CLOSE),
-    **dict.fromkeys(["<", ">", "<=", ">=", "!=", "±", "~"], Kind.COMPARE),
-    "\n": Kind.LINE,
-    ";": Kind.SEMICOLON,
-    ":": Kind.COLON,
-    "\ue000": Kind.OPEN_MARK,
-    "\ue001": Kind.CLOSE_MARK,
-    "\ue002": Kind.LOST_MARK,
-}
+def _product(*parts: str) -> str:
+    """Every combination of one phrase of each part."""
+    return "|".join(" ".join(words) for words in product(*(part.replace("\n", "|").split("|") for part in parts)))
 
-_N_T = "is are was were do does did would could should has have might must need ai".split()
-_SUBJECTS = ("you", "we", "one", "i")
-_LOOKING = ("look", "looks", "compare", "see", "zoom", "examine", "count", "consider", "observe", "check", "inspect", "had to", "have to")
-_LOOKING += ("analyze", "analyse", "am not mistaken", "am right", "remember correctly", "must", "were to", "were forced", "recall")
-_WILL = ("", "'d", "'ll", "would", "will", "must", "'m", "am")
-_CHOOSING = ("choose", "chose", "pick", "select", "go with", "say", "answer", "opt for", "vote for", "going with", "guess it's")
-_EXCLUDE = "eliminat exclud discard reject dismiss".split()
 
 PHRASES: dict[Kind, str] = {
     Kind.CANNOT: """
-        cannot|can't|can not|could not|couldn't|unable to|not able to|impossible to|hard to|difficult to|not possible to""",
+        cannot|can't|can not|could not|couldn't|unable to|not able to|impossible to|hard to|difficult to
+        not possible to""",
     Kind.ANSWER: """
         answer|ans|solution|conclusion|response|prediction
         Antwort|Lösung|Ergebnis
@@ -149,7 +64,8 @@ PHRASES: dict[Kind, str] = {
         lettera|opzioni|risposte
         letter|opties|antwoorden
         буква|варианты|буквы|ответы""",
-    Kind.MARK: "point|box|image|picture|photo|figure|panel|region|object|circle|Punkt|Bild|imagen|imagem|immagine|图|圖",
+    Kind.MARK: """
+        point|box|image|picture|photo|figure|panel|region|object|circle|Punkt|Bild|imagen|imagem|immagine|图|圖""",
     Kind.NUMBERED: "fig|step|frame|question|schritt|frage|第",
     Kind.EACH: "each|every|any|any other|jede|jeder|chaque|cada|ogni|elke|каждый|每个|每個",
     Kind.COPULA: """
@@ -183,11 +99,12 @@ PHRASES: dict[Kind, str] = {
         moet|zou|kan|zal
         должен|должно|должна|может|можно
         可以|可|应该|應該|应|應|被|能|会|會""",
-    Kind.CHOOSE: "|".join(" ".join(words) for words in product(("i", "we"), _WILL, _CHOOSING))
+    Kind.CHOOSE: _product("i|we", "|'d|'ll|would|will|must|'m|am", _CHOOSING)
     + """
         |let's go with|let us go with|going with|my vote goes to|go for
         ich wähle|ich waehle|wähle ich|ich nehme|ich entscheide mich für|ich tippe auf
-        je choisis|je choisirais|je sélectionne|je prends|je dirais|j'opte pour|je réponds|je vote pour|je pense que c'est
+        je choisis|je choisirais|je sélectionne|je prends|je dirais|j'opte pour|je réponds|je vote pour
+        je pense que c'est
         elijo|escojo|selecciono|elegiría|me quedo con|yo diría|opto por|escogería
         escolho|eu escolho|seleciono|escolheria|eu diria|opto por|fico com|marco
         scelgo|sceglierei|seleziono|direi|opto per|io direi
@@ -195,8 +112,10 @@ PHRASES: dict[Kind, str] = {
         выбираю|я выбираю|выберу|я бы выбрал|я бы выбрала|я за
         选|選|选择|選擇|我选|我選|我选择|我選擇|故选|故選|应选|應選|应该选|應該選|应该选择|應該選擇|就选|就選|因此选|因此選|所以选|所以選""",
     Kind.SO: """
-        so|therefore|thus|hence|consequently|in conclusion|finally|i think|i believe|i guess|i think that|i believe that
-        we think|i'd say it's|i would say it's|it must be|so it must be|that leaves us with|accordingly|in summary|overall|to conclude
+        so|therefore|thus|hence|consequently|in conclusion|finally|i think|i believe|i guess|i think that
+        i believe that
+        we think|i'd say it's|i would say it's|it must be|so it must be|that leaves us with|accordingly|in summary
+        overall|to conclude|∴
         daher|deshalb|folglich|somit|ich denke|ich glaube|es ist|das ist
         donc|ainsi|par conséquent|je pense que|je crois que|c'est donc|alors
         por lo tanto|por tanto|así que|entonces|creo que es|creo que|pienso que|es decir
@@ -208,7 +127,8 @@ PHRASES: dict[Kind, str] = {
         したがって|よって|だから|なので
         따라서|그러므로|그래서|제 생각에는""",
     Kind.LEAVES: """
-        leaves|leaving|leaves only|leaving only|leaves us with|leaving us with|we are left with|we're left with|left with|what remains is
+        leaves|leaving|leaves only|leaving only|leaves us with|leaving us with|we are left with|we're left with
+        left with|what remains is
         es bleibt|bleibt nur|bleibt|übrig bleibt
         il reste|ne reste que|il ne reste que|reste|laissant
         queda|quedando|solo queda|sólo queda|nos queda|dejando
@@ -218,14 +138,17 @@ PHRASES: dict[Kind, str] = {
         остаётся|остается|остался|остаётся только|остается только
         剩下|只剩|只剩下|剩下的是|剩余|剩餘|还剩|還剩""",
     Kind.REMAINS: """
-        remains|is what remains|is what is left|is what's left|is the only one left|is the only one remaining|is the remaining one
+        remains|is what remains|is what is left|is what's left|is the only one left|is the only one remaining
+        is the remaining one
         bleibt übrig|ist übrig""",
     Kind.FILLER: """
         the|that|it|it's|its|that's|this|clearly|probably|likely|definitely|indeed|simply|just|actually the|obviously
         a|an|only|still|very|final|my|our|surely|certainly|really|exactly|also|correctly|i|we|to be
-        no doubt|without doubt|without a doubt|undoubtedly|none other than|nothing but|of course|at first glance|all right
-        right away|right now|right here|indeed the|in fact|to me|us|out|clear that|the only|therefore be|therefore|thus
-        der|die|das|den|dem|ein|eine|wohl|wahrscheinlich|eindeutig|sicher|vermutlich|finale|endgültige|meine|nur|es|klar|offensichtlich
+        no doubt|without doubt|without a doubt|undoubtedly|none other than|nothing but|of course|all right
+        right away|right now|right here|indeed the|in fact|to me|us|out|clear that|the only|therefore be|therefore
+        thus
+        der|die|das|den|dem|ein|eine|wohl|wahrscheinlich|eindeutig|sicher|vermutlich|finale|endgültige|meine|nur|es
+        klar|offensichtlich
         le|la|les|l'|un|une|probablement|clairement|sûrement|finale|seulement|évidemment
         el|lo|los|las|una|probablemente|claramente|seguramente|sin duda|mi|solo|sólo|ella|final
         o|os|as|um|uma|provavelmente|claramente|com certeza|sem dúvida|minha|só|somente|final
@@ -239,16 +162,19 @@ PHRASES: dict[Kind, str] = {
         maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
         может быть|возможно|可能|也许|也許|或许|或許|もしかすると|아마""",
     Kind.STANDS: """
-        as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits|corresponds to
+        as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits
+        corresponds to
         mit|wie|avec|comme|con|como|com|come|met""",
     Kind.AFFIRMS: """
-        fits best|matches best|is best|is the best|is the best fit|is the best match|is a match|is my answer|is my choice|is the one|wins
+        fits best|matches best|is best|is the best|is the best fit|is the best match|is a match|is my answer
+        is my choice|is the one|wins
         c'est ça
         才对|才對|才是正确的|才是正確的|最合适|最合適|最符合
         を選びます|を選ぶ|を選択します|を選択|が正解|が正しい|が答え|で決まり|が適切
         를 선택|을 선택|가 정답|이 정답|가 맞|이 맞|를 고르|을 고르|가 답|가 옳|이 옳|를 택|을 택""",
     Kind.CORRECT: """
-        correct|right answer|right choice|right option|right one|correct one|true|accurate|best choice|best option|best match|best fit
+        correct|right answer|right choice|right option|right one|correct one|true|accurate|best choice|best option
+        best match|best fit
         richtig|richtige|korrekt|korrekte|stimmt|zutreffend|wahr
         correct|correcte|corrects|exact|exacte|juste|vrai|vraie|bonne|bon|la bonne
         correcto|correcta|correctos|correctas|verdadero|verdadera|cierto|acertada
@@ -259,18 +185,23 @@ PHRASES: dict[Kind, str] = {
         正确|正確|正确的|正確的|对的|對的|正确答案|正確答案|没错|沒錯|无误|無誤|合适|符合
         正しい|正しく|正解
         정답|맞|옳|맞습니다|정확|올바른""",
-    Kind.RIGHT: "right|most likely|most probably|the most likely|best|most suitable|most appropriate|most plausible|beste|meilleure|mejor|melhor|migliore|лучший|最佳|最好|对|對|对了|對了",
+    Kind.RIGHT: """
+        right|most likely|most probably|the most likely|best|most suitable|most appropriate|most plausible|beste
+        meilleure|mejor|melhor|migliore|лучший|最佳|最好|对|對|对了|對了""",
     Kind.YES: "yes|yep|yeah|true|ja|oui|sí|sim|sì|да|是的|对|對|はい|네|예|✓|✔|✅|☑|√|✓correct",
     Kind.NO: "no|nope|nein|nee|нет|否|いいえ|아니요|✗|✘|❌|✕|❎|☒",
     Kind.WRONG: """
         wrong|incorrect|false|untrue|impossible|unlikely|implausible|inaccurate|incorrectly|mismatch|distractor
         falsch|falsche|inkorrekt|unmöglich|unwahrscheinlich|unzutreffend|raus|scheidet aus|scheiden aus
         faux|fausse|fausses|inexact|inexacte|impossible|erroné|erronée
-        incorrecto|incorrecta|incorrectos|incorrectas|falso|falsa|falsos|falsas|imposible|errónea|erróneo|equivocada|descartada|descartadas
+        incorrecto|incorrecta|incorrectos|incorrectas|falso|falsa|falsos|falsas|imposible|errónea|erróneo|equivocada
+        descartada|descartadas
         incorreto|incorreta|incorretos|incorretas|errado|errada|erradas|errados|impossível
-        sbagliato|sbagliata|sbagliate|sbagliati|errato|errata|errate|errati|scorretto|scorretta|scorrette|impossibile|false|falsi
+        sbagliato|sbagliata|sbagliate|sbagliati|errato|errata|errate|errati|scorretto|scorretta|scorrette
+        impossibile|false|falsi
         onjuist|onjuiste|fout|foute|verkeerd|onmogelijk|valt af|vallen af
-        неверно|неверный|неверна|неверен|неверны|неправильно|неправильный|неправильны|неправильная|ошибочно|ошибочный|исключается
+        неверно|неверный|неверна|неверен|неверны|неправильно|неправильный|неправильны|неправильная|ошибочно
+        ошибочный|исключается
         错|錯|错误|錯誤|错的|錯的|错误的|錯誤的|不对|不對|不正确|不正確|不成立|有误|有誤|不符|不符合|不合适|不合適|不可能
         間違い|間違って|不正解|誤り|違い|違う|違います
         틀렸|틀린|틀리|오답""",
@@ -285,7 +216,7 @@ PHRASES: dict[Kind, str] = {
         niet|geen|nooit|noch
         не|ни|никогда
         非|不选|不選|不应选|不應選|不能选|不能選|不会选|不該選|不该选|不能|没有|並非|并非|不应|不應|不""",
-    Kind.IS_NOT: "|".join(f"{word}n't" for word in _N_T)
+    Kind.IS_NOT: "|".join(f"{word}n't" for word in _NOT_VERBS.split())
     + """|won't|isnt|doesnt|wont
         passt nicht|passen nicht|stimmt nicht
         n'est pas|ne sont pas|n'était pas|ne peut pas|ne peuvent pas|n'est|ce n'est pas|n'est ni
@@ -293,21 +224,31 @@ PHRASES: dict[Kind, str] = {
         klopt niet|past niet
         не является|не являются|не может|не подходит|не подходят|это не
         不是|不为|不為|不是指|不应是|不應是|不可能是|不会是|不會是|并不是|並不是|也不是|都不是|不应该是|不應該是""",
-    Kind.EXCLUDE: "|".join(f"{stem}{end}" for stem, end in product(_EXCLUDE, ("e", "es", "ed", "ing", "ion of", "", "s")))
-    + """|rule out|rules out|ruled out|ruling out|rule|crossed out|cross out|crossing out|removing|remove|removed|omit|out of the question
-        ausgeschlossen|ausschließen|auszuschließen|schließe|schließen|scheidet|ausschluss von|entfällt|entfallen|ausgenommen
-        éliminer|élimine|éliminé|éliminée|éliminées|éliminons|éliminant|exclure|exclu|exclue|exclues|excluant|on exclut|écarte|écarter|écartant
-        descarto|descartar|descartamos|descarta|descartando|descartados|descartado|elimino|eliminar|eliminamos|eliminando|excluyo|excluir|excluyendo
-        descartadas|descartada|excluo|excluímos|excluindo|eliminadas|eliminada|excluídas|excluída|elimina|eliminado|excluído
-        escludo|escludere|escludiamo|escludendo|escluso|esclusa|escluse|esclusi|eliminare|eliminando|scarto|scartare|scartando
+    Kind.EXCLUDE: "|".join(
+        stem + end for stem, end in product(_EXCLUDE.split(), ["e", "es", "ed", "ing", "ion of", "", "s"])
+    )
+    + """|rule out|rules out|ruled out|ruling out|rule|crossed out|cross out|crossing out|removing|remove|removed|omit
+        out of the question
+        ausgeschlossen|ausschließen|auszuschließen|schließe|schließen|scheidet|ausschluss von|entfällt|entfallen
+        ausgenommen
+        éliminer|élimine|éliminé|éliminée|éliminées|éliminons|éliminant|exclure|exclu|exclue|exclues|excluant
+        on exclut|écarte|écarter|écartant
+        descarto|descartar|descartamos|descarta|descartando|descartados|descartado|elimino|eliminar|eliminamos
+        eliminando|excluyo|excluir|excluyendo
+        descartadas|descartada|excluo|excluímos|excluindo|eliminadas|eliminada|excluídas|excluída|elimina|eliminado
+        excluído
+        escludo|escludere|escludiamo|escludendo|escluso|esclusa|escluse|esclusi|eliminare|eliminando|scarto|scartare
+        scartando
         uitsluiten|uitgesloten|sluit|sluiten|elimineren|uitsluiting van|geëlimineerd
         исключаем|исключить|исключая|исключаю|исключены|исключён|исключен|исключив|отбрасываем|отпадает|отпадают
         排除|排除掉|去掉|剔除|淘汰|排除了|排除选项|排除選項
         除外|除く|排除|消去
         제외|배제""",
     Kind.EXCEPT: """
-        except|except for|other than|anything but|everything but|all but|rather than|instead of|than|unlike|at least|at most|up to
-        compared to|compared with|apart from|aside from|excluding|more than|less than|opposed to|as opposed to|over option
+        except|except for|other than|anything but|everything but|all but|rather than|instead of|than|unlike|at least
+        at most|up to
+        compared to|compared with|apart from|aside from|excluding|more than|less than|opposed to|as opposed to
+        over option
         außer|statt|anstatt|anstelle von|anders als|als|alles außer|verglichen mit
         sauf|excepté|plutôt que|au lieu de|à part|hormis|contrairement à|moins|tout sauf
         excepto|salvo|en vez de|en lugar de|menos|a excepción de|más que|a diferencia de|cualquiera menos
@@ -318,8 +259,10 @@ PHRASES: dict[Kind, str] = {
         除了|而不是|而非|除|除去|不同于|不同於
         以外""",
     Kind.AT_FIRST: """
-        first thought|i first thought|i initially thought|initially|at first|originally|i thought|i had thought|first guess was|might have said|thought it was
-        first i thought|at first i thought|my first thought was|my initial guess was|first considered|i considered|i was going to say|previously
+        first thought|i first thought|i initially thought|initially|at first|at first glance|originally|i thought
+        i had thought|first guess was|might have said|thought it was
+        first i thought|at first i thought|my first thought was|my initial guess was|first considered|i considered
+        i was going to say|previously
         zuerst dachte ich|anfangs|zunächst|ich dachte|erst dachte ich
         d'abord pensé|j'ai d'abord pensé|au début|je pensais|j'ai pensé|initialement
         primero pensé|al principio|pensé que era|pensaba que era|inicialmente|pensé
@@ -334,7 +277,9 @@ PHRASES: dict[Kind, str] = {
     Kind.OR: "or|and/or|or else|versus|vs|vs.|oder|ou|или|либо|或|或者|还是|還是|または|もしくは|か|또는|혹은|bzw",
     Kind.NOR: "nor|noch|also nor|nor is",
     Kind.IF: """
-        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise|if so|if not|in the event|as long as|so long as|should it|should the|let us assume|let's assume|assume|imagine|depending on
+        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise|if so
+        if not|in the event|as long as|so long as|should it|should the|let us assume|let's assume|assume|imagine
+        depending on
         wenn|falls|sofern|angenommen|wäre es
         s'il|s'ils|à condition que|à moins que|si c'était|si elle|si on
         si fuera|si fuese|a menos que|suponiendo|siempre que
@@ -361,8 +306,10 @@ PHRASES: dict[Kind, str] = {
     Kind.BUT: "but|though|yet|sondern|aber|mais|sino|pero|ma|bensì|mas|maar|а|но|而是|但|但是|而|しかし|하지만",
     Kind.THEN: "then|dann|alors|luego|então|allora|dan|то|那么|那麼|则|則|就",
     Kind.WAIT: """
-        wait|no wait|actually|correction|on second thought|on second thoughts|however|instead|scratch that|strike that|i mean|let me reconsider
-        let me rethink|let me correct|hmm|hm|oops|my mistake|on reflection|or rather|no sorry|sorry|i meant|i was wrong|now it's|now it is|it's now|it is now|but now|edit|update|never mind|rather
+        wait|no wait|actually|correction|on second thought|on second thoughts|however|instead|scratch that
+        strike that|i mean|let me reconsider
+        let me rethink|let me correct|hmm|hm|oops|my mistake|on reflection|or rather|no sorry|sorry|i meant
+        i was wrong|now it's|now it is|it's now|it is now|but now|edit|update|never mind|rather
         moment|halt|warte|nein halt|eigentlich|korrektur|doch nicht|besser gesagt|vielmehr
         attends|attendez|en fait|non attends|plutôt|correction|pardon|à la réflexion
         espera|en realidad|corrección|mejor dicho|perdón|no espera|de hecho
@@ -374,7 +321,8 @@ PHRASES: dict[Kind, str] = {
         待って|いや|やはり|訂正|実は
         잠깐|아니|사실은|정정""",
     Kind.REFUSAL: """
-        i'm sorry|i am sorry|sorry,|i apologize|i apologise|don't know|do not know|not sure|not certain|not clear|as an ai|no idea|unsure
+        i'm sorry|i am sorry|sorry,|i apologize|i apologise|don't know|do not know|not sure|not certain|not clear
+        as an ai|no idea|unsure
         insufficient|unclear|not enough|no way to|can't say|indeterminate|undetermined|none of the above
         weiß nicht|weiß es nicht|keine ahnung|leider|unklar|nicht sicher|tut mir leid|nicht möglich
         ne sais pas|je ne peux pas|désolé|pas sûr|aucune idée|impossible de
@@ -386,22 +334,28 @@ PHRASES: dict[Kind, str] = {
         无法|無法|不知道|抱歉|不确定|不確定|不能确定|不能確定|对不起|對不起|难以|難以|不清楚
         わかりません|分かりません|わからない|申し訳
         모르|알 수 없|죄송""",
-    Kind.TELL: "determine|determined|tell|answer|say|see|assist|help|provide|identify|decide|choose|judge|view|conclude",
+    Kind.TELL: """
+        determine|determined|tell|answer|say|see|assist|help|provide|identify|decide|choose|judge|view|conclude""",
     Kind.SOME: "both|neither|none|either|all",
     Kind.LOOK: """
-        look at|looks at|looked at|looking at|consider|considers|considered|considering|examine|examines|examining|examined|inspect|inspecting
-        analyze|analyse|analyzing|analysing|analyzed|analysed|focus on|focusing on|focused on|betrachten|regardons|considérons|consideremos|看
+        look at|looks at|looked at|looking at|consider|considers|considered|considering|examine|examines|examining
+        examined|inspect|inspecting
+        analyze|analyse|analyzing|analysing|analyzed|analysed|focus on|focusing on|focused on|betrachten|regardons
+        considérons|consideremos|看
         considere|consideriamo|analizziamo|bekijken|рассмотрим|观察|觀察|考虑|考慮""",
     Kind.PLACE: """
         at|of|in|on|near|from|by|between|around|behind|before|after|under|above|below|toward|towards|about|for
-        bei|von|auf|neben|zwischen|vor|hinter|zu|entre|sur|dans|sous|de|del|en|sobre|em|na|di|del|su|tra|fra|op|van|tussen|у|на|в|между|在|比""",
+        bei|von|auf|neben|zwischen|vor|hinter|zu|entre|sur|dans|sous|de|del|en|sobre|em|na|di|del|su|tra|fra|op|van
+        tussen|у|на|в|между|在|比""",
     Kind.THERE_IS: "there is|there are|there was|there were|there is only|there is just|there is exactly|there's",
     Kind.SUFFIX: "选项|選項|项|項|番|번",
     Kind.TAIL: "です|だ|でしょう|である|だと思います|と思います|입니다|이다|예요|이에요|라고 생각합니다|了|吧|啊|呢|哦",
     Kind.WORD: """
-        si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no other|no one|not only|not just|mr.|mrs.|ms.|dr.
+        si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no other|no one|not only|not just|mr.|mrs.
+        ms.|dr.
         not the only|wait for|all of|a lot|no matter|right side|比较|比較|对于|對於|对比|對比|dan is het|dan kies"""
-    + "|".join(["", *(f"if {subject} {verb}" for subject, verb in product(_SUBJECTS, _LOOKING))])
+    + "|"
+    + _product("if", "you|we|one|i", _LOOKING)
     + "|if anything|if forced|if needed|if any|as if|look closely|looking closely|what if",
 }
 
@@ -412,10 +366,22 @@ NUMBER_WORDS: tuple[str, ...] = (
 WEAK_TEXTS = frozenset({"no", "none", "both", "neither", "all", "either"})
 """Option texts that are common words: read only where a stop follows."""
 
+ARTICLES = frozenset(
+    "the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split()
+)
+PRONOUNS = frozenset("it it's that that's this the i we".split())
+MODALS = frozenset("may might could can".split())
 LINKING_LETTERS: dict[str, Kind] = {"e": Kind.AND, "y": Kind.AND, "o": Kind.OR, "u": Kind.OR}
 """One-letter words for "and" and "or", where they stand between two options."""
 
-LINKING_WORDS: dict[str, Kind] = {"of": Kind.OR, "to": Kind.AND, "through": Kind.AND, "bis": Kind.AND, "ni": Kind.NOR, "né": Kind.NOR}
+LINKING_WORDS: dict[str, Kind] = {
+    "of": Kind.OR,
+    "to": Kind.AND,
+    "through": Kind.AND,
+    "bis": Kind.AND,
+    "ni": Kind.NOR,
+    "né": Kind.NOR,
+}
 LINKING_WORDS |= {"nem": Kind.NOR, "ни": Kind.NOR, "noch": Kind.NOR}
 """Words that join two options only where they stand between two."""
 

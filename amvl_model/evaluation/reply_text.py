@@ -15,6 +15,8 @@ import unicodedata
 from typing import NamedTuple
 
 OPEN_MARK, CLOSE_MARK, LOST_MARK = "\ue000", "\ue001", "\ue002"
+MARKS = frozenset({OPEN_MARK, CLOSE_MARK, LOST_MARK, "\n"})
+"""Tokens that no option text contains."""
 
 _CHARACTERS = str.maketrans(
     {
@@ -24,7 +26,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("】〕〗］", "]"),
         **dict.fromkeys("−﹣", "-"),
         **{sup: f"^{plain}" for sup, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "0123456789n", strict=True)},
-        **dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufe0e\ufe0f\ufeff" + OPEN_MARK + CLOSE_MARK + LOST_MARK),
+        **dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"),
+        **dict.fromkeys((OPEN_MARK, CLOSE_MARK, LOST_MARK)),
         **dict.fromkeys("\r\u2028\u2029\x0b\x0c", "\n"),
         **dict.fromkeys("¿¡"),
         "≤": "<=",
@@ -49,10 +52,10 @@ _BRACE = re.compile(
     r"|(?P<open>\{)|(?P<close>\})"
 )
 _LATEX_SPACE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|displaystyle|quad|qquad|limits)(?![A-Za-z])|~")
-_LATEX_SIGN = re.compile(r"\\(pi|times|cdot|div|pm|leq?|geq?|neq?|infty|circ|alpha|beta|theta|rightarrow|to|degree)(?![A-Za-z])")
-_LATEX_SIGNS = {"pi": "π", "times": "×", "cdot": "·", "div": "÷", "pm": "±", "le": "<=", "leq": "<=", "ge": ">=", "geq": ">="}
-_LATEX_SIGNS |= {"ne": "!=", "neq": "!=", "infty": "∞", "circ": "°", "alpha": "α", "beta": "β", "theta": "θ", "degree": "°"}
-_LATEX_SIGNS |= {"rightarrow": "→", "to": "→"}
+_LATEX_SIGNS = {"pi": "π", "alpha": "α", "beta": "β", "theta": "θ", "times": "×", "cdot": "·", "div": "÷", "pm": "±"}
+_LATEX_SIGNS |= {"le": "<=", "leq": "<=", "ge": ">=", "geq": ">=", "ne": "!=", "neq": "!=", "infty": "∞", "circ": "°"}
+_LATEX_SIGNS |= {"degree": "°", "rightarrow": "→", "to": "→"}
+_LATEX_SIGN = re.compile(rf"\\({'|'.join(_LATEX_SIGNS)})(?![A-Za-z])")
 _MATH = re.compile(r"(?<!\\)(\$\$?)(?=[^\s$])([^$\n]*[^\s$\\])\1(?!\d)")
 _LONE_DOLLAR = re.compile(r"\\?\$(?!\s?\d)")
 _EMPHASIS = re.compile(r"\*+|_+|`+|~~+")
@@ -133,21 +136,20 @@ def _without_tags(text: str) -> str:
 def _without_braces(text: str) -> str:
     r"""Braces of font commands, exponents, fractions and boxes resolved; ``\frac{a}{b}`` becomes a/b."""
     pieces: list[str] = []
-    stack: list[tuple[str, int]] = []
+    stack: list[str] = []
     position = 0
     for match in _BRACE.finditer(text):
         kind = match.lastgroup or ""
         pieces.append(text[position : match.start()])
         position = match.end()
         if kind != "close":
-            stack.append(("bottom" if kind == "open" and pieces[-1:] == [""] and pieces[-2:-1] == ["/"] else kind, len(pieces)))
-            pieces.append({"box": OPEN_MARK, "open": "{"}.get("" if stack[-1][0] == "bottom" else kind, ""))
-        elif stack:
-            opened, _ = stack.pop()
-            pieces.append({"box": CLOSE_MARK, "open": "}", "frac": "/"}.get(opened, ""))
+            if kind == "open" and pieces[-2:] == ["/", ""]:
+                kind = "drop"  # the denominator
+            stack.append(kind)
+            pieces.append({"box": OPEN_MARK, "open": "{"}.get(kind, ""))
         else:
-            pieces.append("}")
-    lost = LOST_MARK if any(kind == "box" for kind, _ in stack) else ""
+            pieces.append({"box": CLOSE_MARK, "frac": "/", "drop": ""}.get(stack.pop() if stack else "", "}"))
+    lost = LOST_MARK if "box" in stack else ""
     return "".join(pieces) + text[position:] + lost
 
 
