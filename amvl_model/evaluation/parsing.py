@@ -32,14 +32,14 @@ The time is linear in the length of the reply, of which at most the last `LIMIT`
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from amvl_model.evaluation.reply_groups import Group, find_groups
 from amvl_model.evaluation.reply_items import UNSURE, Item, find_items, find_options, skip, skip_back
-from amvl_model.evaluation.reply_kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, SIGNS, STOPS
+from amvl_model.evaluation.reply_kinds import ADVERBS, CUTS, ENDS, IS, QUOTES, SIGNS, STOPS
 from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_lexicon import NUMBER_WORDS
 from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
 
 LIMIT: Final = 16_384
@@ -47,14 +47,15 @@ MAX_TOKENS: Final = 4_096
 """Characters and tokens that are read; of a longer reply the last ones, and in them only statements."""
 
 _SIGNS = frozenset(SIGNS.values()) | {K.SUFFIX, K.TAIL}
-_QUOTES = frozenset({K.QUOTE, K.OPEN, K.COMPARE}) | ANNOUNCERS
-_PASSED = IS | {K.FILLER, K.MAYBE, K.COLON, K.QUOTE, K.OPEN, K.LINE, K.LINK, K.DASH, K.LABEL, K.MARK, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE, K.RIGHT}
 _LINKS = IS | {K.COLON, K.LINK, K.DASH, K.CHOOSE}
-_STANDS = CUTS | IS | LISTS | {K.FILLER, K.MAYBE, K.STANDS, K.TELL, K.NOT, K.IS_NOT, K.SOME, K.CORRECT, K.RIGHT, K.AT_FIRST, K.EXCEPT}
-_STANDS |= {K.LINK, K.OPEN_MARK, K.CLOSE_MARK, K.NO, K.WAS_NOT, K.REFUSAL}
-_NUMBERED = frozenset({K.MARK, K.CHOICE, K.NUMBERED, K.LABEL})
-_REACH = 60
-"""Items between "the answer is" and the only option that its sentence puts forward."""
+_PASSED = IS | ADVERBS | QUOTES | {K.COLON, K.LINE, K.LINK, K.DASH, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE, K.RIGHT}
+"""What may stand between "the answer is" and the option."""
+_ADJECTIVES = frozenset({K.ANSWER, K.CHOICE, K.CORRECT, K.RIGHT, K.QUOTE, K.CLOSE, K.CLOSE_MARK, K.FILLER})
+_BETWEEN_ITEMS = frozenset({K.LINE, K.STOP, K.SEMICOLON, K.COMMA})
+_TO = 16
+"""Items of "the answer to the question is" from "to" on."""
+_SENTENCE = 60
+"""Items after "the answer is" in which the option may stand, if it is the only one that is put forward."""
 
 
 def parse_choice(reply: str, choices: Sequence[str]) -> int | None:
@@ -158,7 +159,7 @@ class _Reading:
 
     def _after_cues(self) -> Iterator[tuple[int, int]]:
         """Options after "the answer is", "I choose", "so", "leaves" and the like."""
-        before = -2, UNSURE
+        previous_end, previous = -1, UNSURE
         for position, item in enumerate(self.items):
             is_weak = item.kind in {K.SO, K.LEAVES}
             after = position + 1 if is_weak or item.kind is K.CHOOSE else self._after_noun(position)
@@ -170,47 +171,39 @@ class _Reading:
                 if not is_weak:
                     yield from self._later(after, first)
                 continue
-            if group.open or group.negated:
-                continue
             end = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.SUFFIX, K.COMPARE})
-            is_second = self.items[skip_back(self.items, position - 1, {K.FILLER, K.MAYBE})].kind is K.OR and position > 0
-            is_unsure = is_second or self._goes_on(group) or self._is_cut_off(group, after)
-            value = UNSURE if is_unsure else group.value
-            if is_weak and self.items[end].kind not in STOPS:
+            if group.open or group.negated or (is_weak and self.items[end].kind not in STOPS):
                 continue
-            if before[0] == position - 1 and before[1] not in {UNSURE, value}:
-                value = UNSURE  # two answers, one right after the other
-            before = skip(self.items, end, _SIGNS) - 1, value
+            is_second = position > 0 and self.items[skip_back(self.items, position - 1, ADVERBS)].kind is K.OR
+            value = UNSURE if is_second or group.goes_on or self._is_cut_off(group, after) else group.value
+            if previous_end == position and previous not in {UNSURE, value}:
+                value = UNSURE  # "Answer: B. Answer: C."
+            previous_end, previous = skip(self.items, end, _SIGNS), value
             yield group.end, value
 
     def _after_noun(self, position: int) -> int | None:
-        """The item after "answer is", "correct option:" and the like, or None."""
-        items = self.items
-        kind = items[position].kind
+        """The item after "answer is", "correct option:", "correct is" and the like, or None."""
+        items, kind = self.items, self.items[position].kind
         if kind not in {K.ANSWER, K.CHOICE, K.CORRECT, K.RIGHT}:
             return None
-        is_noun = kind in {K.ANSWER, K.CHOICE}
-        if position and (items[position - 1].kind is K.EACH or (not is_noun and items[position - 1].kind in IS)):
-            return None
-        end = skip(items, position + 1, {K.ANSWER, K.CHOICE, K.CORRECT, K.RIGHT, K.QUOTE, K.CLOSE, K.CLOSE_MARK, K.FILLER})
-        if is_noun and items[end].kind in {K.PLACE, K.STANDS}:
-            further = end
-            while further < end + 16 and items[further].kind not in _LINKS | ENDS:
-                further += 1
-            end = further
-        if items[end].kind not in (_LINKS if is_noun else _LINKS - {K.DASH, K.CHOOSE}):
-            return None
-        if not is_noun and skip_back(items, position - 1, {K.FILLER, K.MAYBE, K.QUOTE}) + 1 and items[end].kind is K.COLON:
-            before = items[skip_back(items, position - 1, {K.FILLER, K.MAYBE, K.QUOTE})].kind
-            if before not in CUTS:
-                return None
-        return skip(items, end, _LINKS | {K.FILLER, K.MAYBE})
+        before = items[position - 1].kind if position else K.END
+        end = skip(items, position + 1, _ADJECTIVES)
+        if kind in {K.ANSWER, K.CHOICE}:
+            if items[end].kind in {K.PLACE, K.STANDS}:  # the answer to the question is
+                end = next((e for e in range(end, min(end + _TO, len(items))) if items[e].kind in _LINKS | ENDS), end)
+            is_cue = before is not K.EACH and items[end].kind in _LINKS
+        else:
+            start = skip_back(items, position - 1, ADVERBS | {K.QUOTE})
+            is_first = start < 0 or items[start].kind in CUTS
+            is_cue = before not in IS and (
+                items[end].kind in IS | {K.LINK} or (items[end].kind is K.COLON and is_first)
+            )
+        return skip(items, end, _LINKS | ADVERBS) if is_cue else None
 
     def _later(self, after: int, first: int) -> Iterator[tuple[int, int]]:
         """After a cue without an option: the only one that the rest of the sentence puts forward."""
-        end = first
-        while end < first + _REACH and self.items[end].kind not in ENDS:
-            end += 1
+        limit = min(first + _SENTENCE, len(self.items) - 1)
+        end = next((e for e in range(first, limit) if self.items[e].kind in ENDS), limit)
         if self.items[end].kind is not K.QUESTION:
             value = self._only_mention(first, end)
             if value is not None:
@@ -231,23 +224,21 @@ class _Reading:
         group = self._first_group(0)
         if group is None or group.negated or group.open:
             return None
-        if group.value == UNSURE or self._goes_on(group):
+        if group.value == UNSURE or group.goes_on:
             return UNSURE
-        end = skip(self.items, group.end, {K.SUFFIX, K.CLOSE, K.QUOTE})
-        after, item = self.items[end].kind, group.members[-1]
         if self._lists_others(group):
             return UNSURE
+        end = skip(self.items, group.end, {K.SUFFIX, K.CLOSE, K.QUOTE})
+        after, text = self.items[end].kind, group.members[-1].text.lower()
         if group.is_letter:
-            is_stop = end > group.end and self.items[end].text[:1].isalnum() and item.is_bracketed
-            accepted = is_stop or after in STOPS | {K.DASH, K.BUT, K.NOT} or after is K.OPEN or self.items[group.end].kind in STOPS
+            runs_on = end > group.end and group.members[-1].is_bracketed and self.items[end].text[:1].isalnum()
+            accepted = runs_on or after in STOPS | {K.DASH, K.OPEN, K.BUT, K.NOT} or self.items[group.end].kind in STOPS
         elif self._is_refusal(end):
             return None
-        elif item.text.lower() == "yes":
-            accepted = True
-        elif item.text.isdecimal():
+        elif text.isdecimal():
             accepted = after in {K.COMMA, K.SEMICOLON, K.LINE, K.BECAUSE, K.END} or self.items[end].text == "!"
         else:
-            accepted = after in STOPS or after is K.DASH
+            accepted = after in STOPS | {K.DASH} or text == "yes"
         if not accepted:
             return None
         return UNSURE if self._is_taken_back(group.end, group.value) else group.value
@@ -263,37 +254,25 @@ class _Reading:
         """Options named from ``start`` to ``end``: those put forward, and those negated or compared with."""
         values: set[int] = set()
         negated: set[int] = set()
-        for position in range(start, min(end, len(self.items))):
-            group = self.group_at.get(position)
-            if group is None or group.start != position:
-                continue
+        first, last = (bisect_left(self.groups, position, key=lambda group: group.start) for position in (start, end))
+        for group in self.groups[first:last]:
             named = {item.in_sentence for item in group.members}
             if group.negated:
                 negated |= named
-            elif group.open or self._is_looked_at(group):
-                continue
-            elif self._is_put_forward(group) if group.is_letter else not self._is_counting_word(group):
+            elif group.put_forward and not group.open:
                 values |= named
         return values, negated
 
-    # What is said of a group.
+    # What is said around a group.
 
     def _first_group(self, start: int) -> Group | None:
         """The group at ``start``, after quotes, brackets, and "option" before a letter."""
-        first = skip(self.items, start, _QUOTES)
+        first = skip(self.items, start, QUOTES)
         group = self.group_at.get(first)
         if group is None or group.start != first:
             return None
         is_numbered = first > start and self.items[first - 1].kind is K.MARK and not group.is_letter  # image 2
         return None if is_numbered else group
-
-    def _goes_on(self, group: Group) -> bool:
-        """Whether another option may follow: "A or", "A? B?"."""
-        position = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.COMMA, K.SEMICOLON, K.STOP, K.OPEN, K.DASH})
-        other = self.group_at.get(skip(self.items, position, {K.MAYBE, K.OPEN} | ANNOUNCERS))
-        is_hedged = self.items[position].kind is K.MAYBE and other is not None and other.value != group.value
-        kind, opens = self.items[position].kind, any(item.kind is K.OPEN for item in self.items[group.end : position])
-        return is_hedged or kind is K.OR or (kind is K.BUT and opens)
 
     def _is_cut_off(self, group: Group, after: int) -> bool:
         """Whether a final "a" may be the article of what is missing: "The answer is a"."""
@@ -306,23 +285,24 @@ class _Reading:
             if self.items[position].kind in {K.WAIT, K.NO, K.REFUSAL}:
                 return bool(self._mentions(position, len(self.items))[0] - {value})
             if self.items[position].kind is K.BUT:
-                other = self.group_at.get(skip(self.items, position + 1, _QUOTES | {K.FILLER, K.COPULA}))
-                if other is not None and other.value != value and not other.negated and self._is_put_forward(other):
+                other = self.group_at.get(skip(self.items, position + 1, QUOTES | {K.FILLER, K.COPULA}))
+                if other is not None and other.value != value and other.put_forward and not other.negated:
                     return True
         return False
 
-    def _lists_others(self, group: Group) -> bool:
+    def _lists_others(self, first: Group) -> bool:
         """Whether the reply goes through other options after the first one, each marked like a list item."""
-        for other in self.groups:
-            if other.start <= group.end or other.is_letter != group.is_letter or other.negated or other.value == group.value:
+        for group in self.groups:
+            is_other = group.start > first.end and group.is_letter == first.is_letter and group.value != first.value
+            if not is_other or group.negated:
                 continue
-            before = self.items[skip_back(self.items, other.start - 1, ANNOUNCERS | {K.OPEN, K.QUOTE, K.DASH})]
-            if before.kind not in {K.LINE, K.STOP, K.SEMICOLON, K.COMMA} and not before.text[-1:].isdecimal() and before.text != "%":
+            before = self.items[skip_back(self.items, group.start - 1, QUOTES | {K.DASH})]
+            if before.kind not in _BETWEEN_ITEMS and not before.text[-1:].isdecimal() and before.text != "%":
                 continue
-            after = skip(self.items, other.end, {K.CLOSE, K.QUOTE})
-            is_marked = (after > other.end and group.is_letter) or self.items[after].kind in {K.COLON, K.DASH, K.OPEN}
-            is_marked = is_marked or (group.is_letter and self.items[after].kind is K.STOP)
-            if is_marked and self.items[after].kind not in IS | {K.END, K.LINE}:
+            end = skip(self.items, group.end, {K.CLOSE, K.QUOTE})
+            after = self.items[end].kind
+            is_label = group.is_letter and (end > group.end or after is K.STOP)
+            if (is_label or after in {K.COLON, K.DASH, K.OPEN}) and after not in IS | {K.END, K.LINE}:
                 return True
         return False
 
@@ -332,54 +312,7 @@ class _Reading:
             kind = self.items[position].kind
             if kind is K.REFUSAL:
                 return True
-            if kind is K.CANNOT and any(item.kind in {K.TELL, K.ANSWER} for item in self.items[position + 1 : position + 4]):
+            verbs = self.items[position + 1 : position + 4] if kind is K.CANNOT else []
+            if any(item.kind in {K.TELL, K.ANSWER} for item in verbs):
                 return True
         return start == 0 and self.items[skip(self.items, 0, _SIGNS)].kind is K.SOME
-
-    def _is_looked_at(self, group: Group) -> bool:
-        """Whether an option is only looked at: "consider the third image", "In the third image, ..."."""
-        before = skip_back(self.items, group.start - 1, ANNOUNCERS | {K.QUOTE, K.OPEN, K.FILLER})
-        if before >= 0 and self.items[before].kind is K.PLACE and (before == 0 or self.items[before - 1].kind in CUTS):
-            return True
-        for position in range(group.start - 1, max(-1, group.start - 5), -1):
-            if self.items[position].kind in CUTS:
-                return False
-            if self.items[position].kind is K.LOOK:
-                return True
-        return False
-
-    def _is_put_forward(self, group: Group) -> bool:
-        """Whether labels end a clause, and are no item of a list and no place."""
-        before = skip_back(self.items, group.start - 1, ANNOUNCERS | {K.QUOTE, K.OPEN})
-        end = skip(self.items, group.end, {K.SUFFIX, K.QUOTE} | ({K.CLOSE} if before + 1 < group.start else set()))
-        after = self.items[end]
-        if before >= 0 and self.items[before].kind in {K.LINE, K.DASH} and after.kind in {K.CLOSE, K.STOP, K.COLON}:
-            if self.items[end + 1].kind in {K.WORD, K.FILLER, K.MAYBE, K.PLACE, K.OPTION} and before + 1 >= 1:
-                return False
-        place = skip_back(self.items, before, {K.FILLER, K.MAYBE})
-        if place >= 0 and self.items[place].kind is K.PLACE:
-            return False
-        is_bare = before + 1 == group.start and len(group.members) == 1
-        if is_bare and before >= 0 and self.items[before].kind not in _STANDS:
-            return False
-        if self._goes_on(group) and after.kind is K.OPEN:
-            return False
-        if after.kind in {K.AND, K.OR} and skip(self.items, end + 1, _QUOTES) in self.group_at:
-            return False  # the subject of a verb: "A and C show"
-        return after.kind in STOPS | {K.SLASH, K.OR, K.AND, K.BUT, K.NOT, K.WAIT, K.EXCEPT, K.OPEN} or after.text == "→"
-
-    def _is_counting_word(self, group: Group) -> bool:
-        """Whether an option text is something else: "image 2", the "1." of a list, "two of them", "this one"."""
-        items, word = self.items, group.members[0].text.lower()
-        before, after = items[group.start - 1] if group.start else None, items[group.end]
-        if len(group.members) > 1:
-            return False
-        if word == "one" and (before is None or before.kind is not K.THERE_IS):
-            return True
-        if not (word.isdecimal() or word in NUMBER_WORDS):
-            return False
-        if after.text == "of":
-            return True
-        is_first = before is None or before.kind in {K.STOP, K.QUESTION, K.COLON, K.LINE}
-        is_item = is_first and after.text in {".", ")"} and items[group.end + 1].text[:1].isalnum()
-        return word.isdecimal() and (is_item or (before is not None and before.kind in _NUMBERED))

@@ -7,13 +7,13 @@ under a condition.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from amvl_model.evaluation.reply_items import UNSURE, Item, skip, skip_back
-from amvl_model.evaluation.reply_kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, NOUNS, STOPS
+from amvl_model.evaluation.reply_kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, NOUNS, QUOTES, STOPS
 from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_lexicon import LINKING_WORDS, MODALS, PRONOUNS
+from amvl_model.evaluation.reply_lexicon import LINKING_WORDS, MODALS, NUMBER_WORDS, PRONOUNS
 
 _SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX}
 _SEPARATORS |= {K.COMPARE, K.THEN}
@@ -21,6 +21,10 @@ _NEGATES_BEFORE = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.WAS_NOT, K.WRONG, K.EX
 _NEGATES_AFTER = frozenset({K.NOT, K.IS_NOT, K.CANNOT, K.NOR, K.WRONG, K.EXCLUDE, K.EXCEPT, K.AT_FIRST})
 _LIST_ENDS = STOPS | LISTS | _NEGATES_BEFORE | {K.OPTION, K.PLURAL, K.LEAVES, K.REMAINS, K.SUFFIX, K.OPEN, K.COMPARE}
 _LIST_ENDS |= {K.SOME, K.BUT, K.LINK}
+_STANDS = CUTS | IS | LISTS | ADVERBS | {K.STANDS, K.TELL, K.NOT, K.IS_NOT, K.SOME, K.CORRECT, K.RIGHT, K.AT_FIRST}
+_STANDS |= {K.EXCEPT, K.LINK, K.OPEN_MARK, K.CLOSE_MARK, K.NO, K.WAS_NOT, K.REFUSAL}
+"""Before what a bare letter is a label."""
+_NUMBERED = frozenset({K.MARK, K.CHOICE, K.NUMBERED, K.LABEL})
 _REACH = 8
 """Items over which a negation reaches."""
 
@@ -34,6 +38,8 @@ class Group:
         negated: whether it is said that they are not the answer.
         open: whether they stand in a question or under a condition.
         affirmed: item after the words that call them right ("B is correct", "B: yes"), or None.
+        goes_on: whether another option may follow ("A or", "A, maybe B").
+        put_forward: whether naming them where they stand is as good as choosing them.
     """
 
     start: int
@@ -42,6 +48,8 @@ class Group:
     negated: bool = False
     open: bool = False
     affirmed: int | None = None
+    goes_on: bool = False
+    put_forward: bool = False
 
     @property
     def value(self) -> int:
@@ -63,12 +71,16 @@ def find_groups(items: list[Item]) -> list[Group]:
         else:
             position += 1
     conditions, questions = _conditions(items), _questions(items)
+    starts = {group.start: group for group in groups}
     spent: set[int] = set()
     for group in groups:
         _judge(items, group, spent)
     for group in groups:
         group.negated = group.negated or _is_negated_before(items, group, spent)
         group.open = conditions[group.start] or questions[group.end - 1] or _condition_follows(items, group)
+        group.goes_on = _goes_on(items, group, starts)
+        names = _is_put_forward(items, group, starts) if group.is_letter else not _is_counting_word(items, group)
+        group.put_forward = names and not _is_looked_at(items, group)
     return groups
 
 
@@ -215,4 +227,60 @@ def _condition_follows(items: Sequence[Item], group: Group) -> bool:
             return True
         if item.kind not in {K.WORD, K.FILLER, K.COMMA, K.OPEN, K.CLOSE, K.CORRECT, K.COPULA, K.RIGHT}:
             return False
+    return False
+
+
+def _goes_on(items: Sequence[Item], group: Group, starts: Mapping[int, Group]) -> bool:
+    """Whether another option may follow: "A or", "A, maybe B", "A (but B"."""
+    position = skip(items, group.end, {K.CLOSE, K.QUOTE, K.COMMA, K.SEMICOLON, K.STOP, K.OPEN, K.DASH})
+    kind = items[position].kind
+    if kind is K.MAYBE:
+        other = starts.get(skip(items, position, ANNOUNCERS | {K.MAYBE, K.OPEN}))
+        return other is not None and other.value != group.value
+    return kind is K.OR or (kind is K.BUT and any(item.kind is K.OPEN for item in items[group.end : position]))
+
+
+def _is_looked_at(items: Sequence[Item], group: Group) -> bool:
+    """Whether an option is only looked at: "consider the third image", "In the third image, ..."."""
+    before = skip_back(items, group.start - 1, QUOTES | {K.FILLER})
+    if before >= 0 and items[before].kind is K.PLACE and (before == 0 or items[before - 1].kind in CUTS):
+        return True
+    for item in reversed(items[max(0, group.start - 4) : group.start]):
+        if item.kind in CUTS or item.kind is K.LOOK:
+            return item.kind is K.LOOK
+    return False
+
+
+def _is_put_forward(items: Sequence[Item], group: Group, starts: Mapping[int, Group]) -> bool:
+    """Whether labels end a clause, and are no item of a list, no place, and not the subject of a verb."""
+    before = skip_back(items, group.start - 1, ANNOUNCERS | {K.QUOTE, K.OPEN})
+    is_bare = before + 1 == group.start
+    end = skip(items, group.end, {K.SUFFIX, K.QUOTE} if is_bare else {K.SUFFIX, K.QUOTE, K.CLOSE})
+    kind = items[end].kind
+    place = skip_back(items, before, ADVERBS)
+    if place >= 0 and items[place].kind is K.PLACE:
+        return False
+    if before >= 0:
+        is_item = items[before].kind in {K.LINE, K.DASH} and kind in {K.CLOSE, K.STOP, K.COLON}
+        if is_item and items[end + 1].kind in ADVERBS | {K.WORD, K.PLACE, K.OPTION}:
+            return False
+        if is_bare and len(group.members) == 1 and items[before].kind not in _STANDS:
+            return False
+    if (kind is K.OPEN and group.goes_on) or (kind in {K.AND, K.OR} and skip(items, end + 1, QUOTES) in starts):
+        return False
+    return kind in STOPS | {K.SLASH, K.OR, K.AND, K.BUT, K.NOT, K.WAIT, K.EXCEPT, K.OPEN} or items[end].text == "→"
+
+
+def _is_counting_word(items: Sequence[Item], group: Group) -> bool:
+    """Whether an option text is something else: "image 2", the "1." of a list, "two of them", "this one"."""
+    if len(group.members) > 1:
+        return False
+    word, after = group.members[0].text.lower(), items[group.end]
+    before = items[group.start - 1].kind if group.start else K.STOP
+    if word == "one" and before is not K.THERE_IS:
+        return True
+    if word in NUMBER_WORDS or word.isdecimal():
+        in_list = before in {K.STOP, K.QUESTION, K.COLON, K.LINE} and after.text in {".", ")"}
+        is_item = in_list and items[group.end + 1].text[:1].isalnum()
+        return after.text == "of" or (word.isdecimal() and (is_item or before in _NUMBERED))
     return False

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from amvl_model.evaluation.reply_kinds import (
-    ANNOUNCERS,
+    CUTS,
     ENDS,
     IS,
     LISTS,

@@ -110,3 +110,5 @@ IS = frozenset({Kind.COPULA, Kind.PLURAL, Kind.AUXILIARY})
 NOUNS = frozenset({Kind.ANSWER, Kind.CHOICE, Kind.LABEL})
 ANNOUNCERS = frozenset({Kind.LABEL, Kind.MARK})
 ADVERBS = frozenset({Kind.FILLER, Kind.MAYBE})
+QUOTES = ANNOUNCERS | {Kind.QUOTE, Kind.OPEN, Kind.COMPARE}
+"""What may stand before an option that is named alone: "option B", "(B", "> B"."""

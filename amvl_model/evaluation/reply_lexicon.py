@@ -14,7 +14,6 @@ from typing import Any
 from amvl_model.evaluation.reply_kinds import Kind
 from amvl_model.evaluation.reply_text import tokens
 
-
 _LOOKING = """look|looks|compare|see|zoom|examine|count|consider|observe|check|inspect|analyze|analyse|recall|had to|have to|must
 were to|were forced|am not mistaken|am right|remember correctly"""
 _NOT_VERBS = "is are was were do does did would could should has have might must need ai"

@@ -37,8 +37,12 @@ _CHARACTERS = str.maketrans(
 )
 _SLASH = str.maketrans("⁄∕", "//")
 
-_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thoughts?|reasoning|reason|analysis|scratchpad|reflection)\s*>", re.IGNORECASE)
-_SPECIAL_TOKEN = re.compile(r"<\|[^|<>\n]{0,80}\|>|</?(?:s|pad|bos|eos|unk|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE)
+_THOUGHT = re.compile(
+    r"<(/?)(?:think|thinking|thoughts?|reasoning|reason|analysis|scratchpad|reflection)\s*>", re.IGNORECASE
+)
+_SPECIAL_TOKEN = re.compile(
+    r"<\|[^|<>\n]{0,80}\|>|</?(?:s|pad|bos|eos|unk|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
+)
 _ANSWER_TAG = re.compile(
     r"<(/?)\s*(?:answer|ans|final[ _-]?answer|final)(?:\s[^<>\n]{0,80})?>",
     re.IGNORECASE,
