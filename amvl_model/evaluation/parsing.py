@@ -42,8 +42,8 @@ from amvl_model.evaluation.reply_kinds import ADVERBS, CUTS, ENDS, IS, QUOTES, S
 from amvl_model.evaluation.reply_kinds import Kind as K
 from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
 
-LIMIT: Final = 16_384
-MAX_TOKENS: Final = 4_096
+LIMIT: Final = 12_288
+MAX_TOKENS: Final = 3_072
 """Characters and tokens that are read; of a longer reply the last ones, and in them only statements."""
 
 _SIGNS = frozenset(SIGNS.values()) | {K.SUFFIX, K.TAIL}

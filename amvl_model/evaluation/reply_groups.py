@@ -196,8 +196,8 @@ def _conditions(items: Sequence[Item]) -> list[bool]:
     """Whether each item stands under a condition that comes before it in its sentence."""
     found = []
     sentence = clause = False
-    for item in items:
-        if item.kind in ENDS or item.kind in {K.BUT, K.SO}:
+    for item, after in zip(items, [*items[1:], items[-1]], strict=True):
+        if item.kind in {K.BUT, K.SO} or (item.kind in ENDS and after.kind is not K.THEN):
             sentence = clause = False
         elif item.kind is K.IF:
             sentence = True
