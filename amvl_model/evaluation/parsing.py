@@ -38,7 +38,7 @@ from typing import Final
 
 from amvl_model.evaluation.reply_groups import Group, find_groups
 from amvl_model.evaluation.reply_items import UNSURE, Item, find_items, find_options, skip, skip_back
-from amvl_model.evaluation.reply_kinds import ADVERBS, CUTS, ENDS, IS, QUOTES, SIGNS, STOPS
+from amvl_model.evaluation.reply_kinds import ADVERBS, CUTS, ENDS, IS, LISTS, QUOTES, SIGNS, STOPS
 from amvl_model.evaluation.reply_kinds import Kind as K
 from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
 
@@ -143,8 +143,9 @@ class _Reading:
                 start = position + 1
 
     def _marked(self) -> Iterator[tuple[int, int]]:
-        """Answers in tags and boxes, of which the innermost count."""
+        """Answers in tags and boxes, of which the innermost count; two that stand together must agree."""
         start: int | None = None
+        previous: tuple[int, int | None] = (-1, None)
         for position, item in enumerate(self.items):
             if item.kind is K.OPEN_MARK:
                 start = position + 1
@@ -152,9 +153,15 @@ class _Reading:
                 yield position, UNSURE
                 start = None
             elif start is not None and item.kind in {K.CLOSE_MARK, K.END}:
-                at = Item(K.END, "", item.start, item.start)
-                value = _Reading([*self.items[start:position], at], is_lower=self.is_lower).read()
+                content = [*self.items[start:position], Item(K.END, "", item.start, item.start)]
+                value = _Reading(content, is_lower=self.is_lower).read()
+                if previous[0] == start - 1 and previous[1] != value:
+                    value = UNSURE
                 yield position, UNSURE if value is None else value
+                previous = (
+                    skip(self.items, min(position + 1, len(self.items) - 1), _SIGNS - {K.OPEN_MARK} | LISTS),
+                    value,
+                )
                 start = None
 
     def _after_cues(self) -> Iterator[tuple[int, int]]:
@@ -285,7 +292,7 @@ class _Reading:
             if self.items[position].kind in {K.WAIT, K.NO, K.REFUSAL}:
                 return bool(self._mentions(position, len(self.items))[0] - {value})
             if self.items[position].kind is K.BUT:
-                other = self.group_at.get(skip(self.items, position + 1, QUOTES | {K.FILLER, K.COPULA}))
+                other = self.group_at.get(skip(self.items, position + 1, QUOTES | {K.FILLER, K.COPULA, K.SO}))
                 if other is not None and other.value != value and other.put_forward and not other.negated:
                     return True
         return False

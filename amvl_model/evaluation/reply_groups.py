@@ -100,7 +100,7 @@ def _joined(items: list[Item], start: int) -> Group:
             return group
         joins = kinds & LISTS
         if following.value != last.value or following.value == UNSURE:
-            if K.SEMICOLON in kinds and start and items[start - 1].kind in _NEGATES_AFTER:
+            if kinds & {K.SEMICOLON, K.COLON, K.DASH} and start and items[start - 1].kind in _NEGATES_AFTER:
                 return group
             if K.STOP in kinds and not (following.is_text and not last.is_text):
                 return group
@@ -138,7 +138,7 @@ def _judge_verdict(items: Sequence[Item], group: Group, position: int, spent: se
         return False
     if kind in {K.YES, K.CORRECT, K.RIGHT}:
         group.affirmed = verdict + 1
-    elif kind in {K.NO, K.WRONG, K.IS_NOT, K.EXCLUDE}:
+    elif kind in {K.NO, K.WRONG, K.EXCLUDE} or (kind is K.IS_NOT and after in STOPS):
         group.negated = True
         spent.add(verdict)
     return group.negated or group.affirmed is not None
@@ -178,7 +178,8 @@ def _is_negated_before(items: Sequence[Item], group: Group, spent: set[int]) -> 
     if position > 0 and items[position].kind is K.COLON:
         noun = skip_back(items, position - 1, NOUNS | {K.CLOSE, K.QUOTE})
         return noun >= 0 and items[noun].kind in {K.WRONG, K.EXCLUDE} and noun not in spent
-    if position >= 0 and items[position].kind is K.NO:
+    is_no = position >= 0 and items[position].kind is K.NO and position not in spent
+    if is_no and (position == 0 or items[position - 1].kind not in {K.WAIT, K.COMMA, K.STOP, K.DASH}):
         return True
     reach = _REACH
     while position >= 0 and reach:
@@ -234,9 +235,9 @@ def _goes_on(items: Sequence[Item], group: Group, starts: Mapping[int, Group]) -
     """Whether another option may follow: "A or", "A, maybe B", "A (but B"."""
     position = skip(items, group.end, {K.CLOSE, K.QUOTE, K.COMMA, K.SEMICOLON, K.STOP, K.OPEN, K.DASH})
     kind = items[position].kind
-    if kind is K.MAYBE:
-        other = starts.get(skip(items, position, ANNOUNCERS | {K.MAYBE, K.OPEN}))
-        return other is not None and other.value != group.value
+    if kind is K.MAYBE or (kind is K.AND and position > group.end):
+        other = starts.get(skip(items, position, QUOTES | {K.MAYBE, K.AND}))
+        return other is not None and other.value != group.value and items[other.end].kind in STOPS
     return kind is K.OR or (kind is K.BUT and any(item.kind is K.OPEN for item in items[group.end : position]))
 
 

@@ -170,8 +170,11 @@ def skip_back(items: Sequence[Item], position: int, kinds: Collection[Kind], rea
 
 
 def _variants(words: list[str]) -> list[list[str]]:
-    """An option text, and the same without its article, and with its number as a word or in digits."""
+    """An option text, and the same without its article, without quotes, and with its number as a word or in digits."""
     found = [words] if words else []
+    if len(words) > 2 and words[0] == words[-1] and SIGNS.get(words[0]) is K.QUOTE:
+        words = words[1:-1]
+        found.append(words)
     if len(words) > 1 and words[0] in ARTICLES and _TREE.get(words[1], {}).get("") not in IS:
         found.append(words[1:])
     if len(words) == 1 and words[0] in NUMBER_WORDS:

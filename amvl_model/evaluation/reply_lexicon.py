@@ -109,10 +109,10 @@ PHRASES: dict[Kind, str] = {
         scelgo|sceglierei|seleziono|direi|opto per|io direi
         ik kies|ik zou zeggen|ik kies voor|kies ik|ik ga voor
         выбираю|я выбираю|выберу|я бы выбрал|я бы выбрала|я за
-        选|選|选择|選擇|我选|我選|我选择|我選擇|故选|故選|应选|應選|应该选|應該選|应该选择|應該選擇|就选|就選|因此选|因此選|所以选|所以選""",
+        选|選|选择|選擇|应选择|應選擇|改选|改選|改为|改為|改成|我选|我選|我选择|我選擇|故选|故選|应选|應選|应该选|應該選|应该选择|應該選擇|就选|就選|因此选|因此選|所以选|所以選""",
     Kind.SO: """
-        so|therefore|thus|hence|consequently|in conclusion|finally|i think|i believe|i guess|i think that
-        i believe that
+        so|therefore|thus|hence|consequently|in conclusion|finally|i think|i believe|i guess|i now think|i now believe
+        i think that|i believe that
         we think|i'd say it's|i would say it's|it must be|so it must be|that leaves us with|accordingly|in summary
         overall|to conclude|∴
         daher|deshalb|folglich|somit|ich denke|ich glaube|es ist|das ist
@@ -142,7 +142,7 @@ PHRASES: dict[Kind, str] = {
         bleibt übrig|ist übrig""",
     Kind.FILLER: """
         the|that|it|it's|its|that's|this|clearly|probably|likely|definitely|indeed|simply|just|actually the|obviously
-        a|an|only|still|very|final|my|our|surely|certainly|really|exactly|also|correctly|i|we|to be
+        a|an|only|still|very|final|my|our|surely|certainly|really|exactly|correctly|i|we|to be
         no doubt|without doubt|without a doubt|undoubtedly|none other than|nothing but|of course|all right
         right away|right now|right here|indeed the|in fact|to me|us|out|clear that|the only|therefore be|therefore
         thus
@@ -158,7 +158,7 @@ PHRASES: dict[Kind, str] = {
         たぶん|おそらく|もちろん|の|最も|を
         분명히|최종""",
     Kind.MAYBE: """
-        maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
+        also|maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
         может быть|возможно|可能|也许|也許|或许|或許|もしかすると|아마""",
     Kind.STANDS: """
         as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits
@@ -181,7 +181,7 @@ PHRASES: dict[Kind, str] = {
         corretto|corretta|giusto|giusta|esatto|esatta|vero|vera
         correct|correcte|juist|juiste|goed|goede|waar
         верно|верный|верная|верным|верен|верна|правильно|правильный|правильная|правильным|правильной|правильное|верное
-        正确|正確|正确的|正確的|对的|對的|正确答案|正確答案|没错|沒錯|无误|無誤|合适|符合
+        正确|正確|正确的|正確的|正确的选择|正確的選擇|正确选择|正確選擇|对的|對的|正确答案|正確答案|没错|沒錯|无误|無誤|合适|符合
         正しい|正しく|正解
         정답|맞|옳|맞습니다|정확|올바른""",
     Kind.RIGHT: """
@@ -272,12 +272,14 @@ PHRASES: dict[Kind, str] = {
         起初|一开始|一開始|最初|原以为|原以為|我以为|我以為|开始以为|先以为
         最初は|はじめは|初めは
         처음에는|처음에""",
-    Kind.AND: "and|as well as|together with|along with|plus|und|sowie|et|ed|en|и|和|与|與|及|跟|以及|と|와|과|및|through",
+    Kind.AND: """
+        and|but also|as well as|together with|along with|plus|through
+        und|sowie|et|ed|en|и|和|与|與|及|跟|以及|と|와|과|및""",
     Kind.OR: "or|and/or|or else|versus|vs|vs.|oder|ou|или|либо|或|或者|还是|還是|または|もしくは|か|또는|혹은|bzw",
     Kind.NOR: "nor|noch|also nor|nor is",
     Kind.IF: """
-        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise|if so
-        if not|in the event|as long as|so long as|should it|should the|let us assume|let's assume|assume|imagine
+        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise|whenever|every time
+        if so|if not|in the event|as long as|so long as|should it|should the|let us assume|let's assume|assume|imagine
         depending on
         wenn|falls|sofern|angenommen|wäre es
         s'il|s'ils|à condition que|à moins que|si c'était|si elle|si on

@@ -55,7 +55,9 @@ _BRACE = re.compile(
     r"|(?P<drop>\\(?:text|mbox|math|operatorname)[a-z]*\s*\{|(?<=[\^_])\{)|\\(?P<frac>[dt]?frac)\s*\{"
     r"|(?P<open>\{)|(?P<close>\})"
 )
-_LATEX_SPACE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|displaystyle|quad|qquad|limits)(?![A-Za-z])|~")
+_LATEX_SPACE = re.compile(
+    r"\\[()\[\],;:! ]|\\(?:left|right|displaystyle|bf|it|rm|tt|large|Large|quad|qquad|limits)(?![A-Za-z])|~"
+)
 _LATEX_SIGNS = {"pi": "π", "alpha": "α", "beta": "β", "theta": "θ", "times": "×", "cdot": "·", "div": "÷", "pm": "±"}
 _LATEX_SIGNS |= {"le": "<=", "leq": "<=", "ge": ">=", "geq": ">=", "ne": "!=", "neq": "!=", "infty": "∞", "circ": "°"}
 _LATEX_SIGNS |= {"degree": "°", "rightarrow": "→", "to": "→"}
