@@ -53,7 +53,7 @@ def test_the_table_is_as_long_as_it_claims() -> None:
 
 
 def test_a_reply_that_both_harnesses_read_rightly_is_read_here_too() -> None:
-    """Where lmms-eval and VLMEvalKit agree on a right option, so do we, but for double negations and an idiom."""
+    """Where lmms-eval and VLMEvalKit agree on a right option, so do we, but for double negations and three idioms."""
     agreed, unread = 0, set()
     for form in FORMS:
         theirs = {reader.read(form.reply, form.choices) for reader in (LMMS_EVAL_BLINK_073, VLMEVALKIT_EXACT)}
@@ -62,7 +62,8 @@ def test_a_reply_that_both_harnesses_read_rightly_is_read_here_too() -> None:
             if parse_choice(form.reply, form.choices) not in theirs:
                 unread.add(form.reply)
     assert agreed > 400
-    assert unread == {"B it is.", "B is not wrong.", "B is not incorrect."}
+    idioms = {"B it is.", "B if anything", "B I think"}
+    assert unread == idioms | {"A isn't wrong", "B is not wrong.", "B is not incorrect."}
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,9 @@ class _Reading:
         if self._lists_others(group):
             return UNSURE
         end = skip(self.items, group.end, {K.SUFFIX, K.CLOSE, K.QUOTE})
+        qualified = skip(self.items, end, ADVERBS)  # "B of course"
+        if self.items[qualified].kind in STOPS:
+            end = qualified
         after, text = self.items[end].kind, group.members[-1].text.lower()
         if group.is_letter:
             runs_on = end > group.end and group.members[-1].is_bracketed and self.items[end].text[:1].isalnum()

@@ -162,10 +162,11 @@ def _judge_sentence(items: Sequence[Item], group: Group, position: int, spent: s
     affirms = {
         K.AFFIRMS: True,
         K.REMAINS: True,
+        K.STANDS: after.kind in STOPS and end == position,
         K.LEAVES: stands_alone and after.kind in STOPS,
         K.CORRECT: (is_said or stands_alone or after.kind in STOPS) and after.text != "only",
         K.ANSWER: is_said or (end > position and items[end - 1].kind is K.RIGHT),
-        K.CHOICE: is_said and items[end - 1].kind is K.RIGHT,
+        K.CHOICE: is_said and (items[end - 1].kind is K.RIGHT or items[end - 1].text == "my"),
         K.RIGHT: (is_said or stands_alone) and after.kind in STOPS,
     }
     if affirms.get(kind, False):
@@ -278,7 +279,7 @@ def _is_counting_word(items: Sequence[Item], group: Group) -> bool:
         return False
     word, after = group.members[0].text.lower(), items[group.end]
     before = items[group.start - 1].kind if group.start else K.STOP
-    if word == "one" and before is not K.THERE_IS:
+    if word == "one" and before not in {K.THERE_IS, K.AND}:
         return True
     if word in NUMBER_WORDS or word.isdecimal():
         in_list = before in {K.STOP, K.QUESTION, K.COLON, K.LINE} and after.text in {".", ")"}

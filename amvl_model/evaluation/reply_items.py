@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from amvl_model.evaluation.reply_kinds import (
+    ADVERBS,
     CUTS,
     ENDS,
     IS,
@@ -317,4 +318,5 @@ def _is_name(items: Sequence[Item], index: int, *, is_announced: bool) -> bool:
         return further.kind in {K.COPULA, K.NOT, K.FILLER, K.EXCLUDE, K.WRONG, K.CORRECT} or is_announced
     name = further if after.text in LINKING_WORDS else after
     names_follow = name.kind is K.LETTER and name.text.isupper() and name.text != "I"
-    return may_end or names_follow or after.kind in _AFTER_LABEL_A
+    is_qualified = after.kind in ADVERBS and further.kind in STOPS
+    return may_end or names_follow or is_qualified or after.kind in _AFTER_LABEL_A

@@ -143,7 +143,7 @@ PHRASES: dict[Kind, str] = {
     Kind.FILLER: """
         the|that|it|it's|its|that's|this|clearly|probably|likely|definitely|indeed|simply|just|actually the|obviously
         a|an|only|still|very|final|my|our|surely|certainly|really|exactly|correctly|i|we|to be
-        no doubt|without doubt|without a doubt|undoubtedly|none other than|nothing but|of course|all right
+        no doubt|without doubt|without a doubt|undoubtedly|none other than|nothing but|of course|for sure|alone|all right
         right away|right now|right here|indeed the|in fact|to me|us|out|clear that|the only|therefore be|therefore
         thus
         der|die|das|den|dem|ein|eine|wohl|wahrscheinlich|eindeutig|sicher|vermutlich|finale|endgültige|meine|nur|es
@@ -161,7 +161,7 @@ PHRASES: dict[Kind, str] = {
         also|maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
         может быть|возможно|可能|也许|也許|或许|或許|もしかすると|아마""",
     Kind.STANDS: """
-        as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits
+        as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits|works
         corresponds to
         mit|wie|avec|comme|con|como|com|come|met""",
     Kind.AFFIRMS: """
@@ -278,7 +278,7 @@ PHRASES: dict[Kind, str] = {
     Kind.OR: "or|and/or|or else|versus|vs|vs.|oder|ou|или|либо|或|或者|还是|還是|または|もしくは|か|또는|혹은|bzw",
     Kind.NOR: "nor|noch|also nor|nor is",
     Kind.IF: """
-        if|unless|suppose|supposing|assuming|provided|in case|only if|even if|had it been|were it|otherwise|whenever|every time
+        if|unless|suppose|supposing|assuming|provided|in case|only if|had it been|were it|otherwise|whenever|every time
         if so|if not|in the event|as long as|so long as|should it|should the|let us assume|let's assume|assume|imagine
         depending on
         wenn|falls|sofern|angenommen|wäre es
@@ -352,7 +352,7 @@ PHRASES: dict[Kind, str] = {
     Kind.SUFFIX: "选项|選項|项|項|番|번",
     Kind.TAIL: "です|だ|でしょう|である|だと思います|と思います|입니다|이다|예요|이에요|라고 생각합니다|了|吧|啊|呢|哦",
     Kind.WORD: """
-        si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no other|no one|not only|not just|mr.|mrs.
+        si tratta|se trata|si vede|se ve|se vê|se puede|si può|se pode|no other|no one|even if|not only|not just|mr.|mrs.
         ms.|dr.
         not the only|wait for|all of|a lot|no matter|right side|比较|比較|对于|對於|对比|對比|dan is het|dan kies"""
     + "|"

@@ -103,7 +103,7 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.replace("\r\n", "\n").translate(_CHARACTERS)).translate(_SLASH)[-longest:]
     if "&" in text:
         text = html.unescape(text)
-    if "<" in text:
+    if "<" in text or "INST]" in text:
         text = _without_tags(_SPECIAL_TOKEN.sub("\n", text))
     text = _LATEX_SIGN.sub(lambda m: _LATEX_SIGNS[m[1]], _LATEX_SPACE.sub(" ", text))
     if "{" in text:
