@@ -50,6 +50,7 @@ class Arm:
         recipe: questions, steps in all (warm-up included) and optimiser, as for the base without latents.
         num_latents, latent_dim: k (pause: its tokens) and d.
         initial_log_std: of fresh priors and posteriors.
+        queries_from_prompt: latent queries begin at the embedding of the prompt's last token, at which the base answers.
         warmup: most steps of prior-sample training; 0 for none (sft and pause have none).
         warmup_accuracy: share of right answers at the hardest hop that ends it, on fresh questions; looked at every
             ``recipe.eval_every`` steps.
@@ -64,6 +65,7 @@ class Arm:
     num_latents: int = 2
     latent_dim: int = 16
     initial_log_std: float = -2.0
+    queries_from_prompt: bool = True
     warmup: int = 800
     warmup_accuracy: float = 0.8
 
@@ -75,7 +77,7 @@ class Arm:
         return ",".join([self.objective, *parts])
 
 
-def build_arm(backbone: Any, arm: Arm) -> Any:
+def build_arm(backbone: Any, processor: AMVLProcessor, arm: Arm) -> Any:
     """The product's model around a base, its vision tower frozen or not as the recipe says."""
     seed = arm.recipe.seed
     if objective_named(arm.objective).latents:
@@ -85,9 +87,20 @@ def build_arm(backbone: Any, arm: Arm) -> Any:
     else:
         tokens = arm.num_latents if arm.objective == "pause" else 0
         model = PauseForConditionalGeneration.from_backbone(backbone, tokens, seed=seed)
+    if arm.queries_from_prompt and isinstance(model, AMVLForConditionalGeneration):
+        _start_queries_as_prompt(model, processor)
     if arm.recipe.freeze_vision:
         model.freeze_vision()
     return model
+
+
+@torch.no_grad()
+def _start_queries_as_prompt(model: AMVLForConditionalGeneration, processor: AMVLProcessor) -> None:
+    """Let the queries begin at the embedding of the prompt's last token, at which the base has learnt to answer."""
+    (row,) = query_rows(processor, ["?"], (28, 28))
+    last = model.get_input_embeddings()(row[-1])
+    for table in (model.prior_queries, model.posterior_queries):
+        table.weight.copy_(last + 0.1 * table.weight)
 
 
 def encode_scenes(
@@ -238,7 +251,7 @@ def run_arm(base: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, log: Pa
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder, or remove it to run the arm again")
     began = time.time()
-    model = build_arm(base, arm)
+    model = build_arm(base, processor, arm)
     trained = train_arm(model, processor, arm, log)
     metrics = {
         name: Metric(value, "fraction", n=arm.recipe.eval_size)
