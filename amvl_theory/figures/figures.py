@@ -1,4 +1,4 @@
-"""All figures of a run: tables to CSV, panels to PNG, one CSV or more beside every picture."""
+"""All figures of a run: tables to CSV, panels to PNG, one CSV or more beside every figure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amvl_style import save, styled
 from amvl_theory.figures import curves, plots
 from amvl_theory.figures.curves import Mode
-from amvl_theory.figures.style import page, save, styled
 from amvl_theory.verification.core import Table, write_csv
 
 MIXTURE_LABELS = ("component separation [standard deviations]", "weight of one component [1]")
 
+SCALE, DPI = 1.33, 160
+"""Of text and lines, against a page's; dots per inch."""
+
 Drawn = tuple[Figure, dict[str, Table]]
+
+
+def page(columns: int, *, height: float = 4.0, width: float = 4.9) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of panels."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
 def contamination(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
@@ -50,9 +61,9 @@ def elbo_against_dual(mode: Mode, rng: np.random.Generator, quick: bool) -> Draw
     leaked, roots = curves.leakage(), curves.objectives(mode, 36 if quick else 180)
     figure, panels = page(3, width=4.9, height=4.3)
     plots.leakage(leaked, ax=panels[0])
-    title = f"Free variances: gbar = {mode.force_mean:g}, v0 = {mode.force_var:g}"
+    title = f"Free variances: ḡ = {mode.force_mean:g}, v0 = {mode.force_var:g}"
     plots.objectives(roots, "given", title, ax=panels[1])
-    plots.objectives(roots, "bistable", "Several roots: gbar = 3, v0 = 0.01", ax=panels[2])
+    plots.objectives(roots, "bistable", "Several roots: ḡ = 3, v0 = 0.01", ax=panels[2])
     return figure, {"elbo_against_dual_leakage": leaked, "elbo_against_dual_contamination": roots}
 
 
@@ -90,7 +101,7 @@ def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     own = curves.per_answer_map(9 if quick else 41)
     figure, panels = page(3, width=5.2, height=4.2)
     plots.error_map(
-        bent, "force_over_g0", "gamma_pull", labels=("mean force / saturation force g0 [1]", "gamma lambda_q / h [1]"),
+        bent, "force_over_g0", "gamma_pull", labels=("mean force / saturation force g$_0$ [1]", "γ λ$_q$ / h [1]"),
         title="Saturating response: contamination", bar="linear / exact - 1", scales=("log", "symlog"), ax=panels[0],
     )  # fmt: skip
     plots.error_map(
@@ -98,7 +109,7 @@ def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
         title="Mixture posterior: contamination", bar="linear / exact - 1", scales=("linear", "linear"), ax=panels[1],
     )  # fmt: skip
     plots.error_map(
-        own, "gamma_over_critical", "kurtosis", labels=("gamma / gamma_c [1]", "kurtosis of the answer force [1]"),
+        own, "gamma_over_critical", "kurtosis", labels=("γ / γ$_c$ [1]", "kurtosis of the answer force [1]"),
         title="Per-answer variances: V of T6", bar="closed form / exact - 1", scales=("log", "linear"), ax=panels[2],
     )  # fmt: skip
     return figure, {"limits_saturation": bent, "limits_mixture": mixed, "limits_per_answer": own}
@@ -118,9 +129,9 @@ FIGURES: dict[str, Callable[[Mode, np.random.Generator, bool], Drawn]] = {
 def write_figure(name: str, out: Path, mode: Mode, seed: int, *, quick: bool) -> str:
     """Compute one figure, write its tables, draw it; returns its name."""
     rng = np.random.default_rng([seed, 100 + list(FIGURES).index(name)])
-    with styled():  # type: ignore[attr-defined]
+    with styled(SCALE):
         figure, tables = FIGURES[name](mode, rng, quick)
-        save(figure, out / f"{name}.png")
+        save(figure, out / f"{name}.png", dpi=DPI)
     for table_name, table in tables.items():
         write_csv(out / f"{table_name}.csv", table)
     return name

@@ -15,13 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from amvl_model.results.provenance import PROJECT_ROOT
+from amvl_style import GREY, SERIES
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
-from paper_figs.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILLION, page
+from paper_figs.style import page
 
 TITLE = "architecture: one query, two passes; tokens, positions and masks of a real batch"
 CHECKPOINT = "tiny-amvl"
 QUESTIONS = ("Counting", "Object_Localization")
+BLUE, VERMILLION, GREEN, PINK, ORANGE = (each.colour for each in SERIES[:5])
 COLOURS = {
     "pictures of x": "#9A9A9A",
     "words of x": "#C9C9C9",

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from amvl_model.results.files import Result
 from amvl_model.results.seeds import interval
+from amvl_style import GREY, METHODS, RULE, Look, look, look_of, marks, over_seeds
 from amvl_theory import (
     EQUAL_WEIGHT_CROSSOVER,
     GaussianGame,
@@ -21,11 +22,13 @@ from amvl_theory import (
 from paper_figs.build import Drawn
 from paper_figs.ours import LEAK, LEAKAGE, PARETO, command, setting
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, LINES, MARKERS, OBJECTIVES, look, marks, page
+from paper_figs.style import page
 
 TITLE = "contamination and leaked information against gamma: theory and checkpoints"
 MODE = {"force_mean": 0.8, "curvature": 1.3, "posterior_precision": 1.0, "prior_precision": 1.0, "beta": 0.7}
 ABSORPTIONS = (0.1, 0.5, 0.9, 1.0)
+OWN = (0, 3, 4, 5)
+"""Looks of weights and absorptions, other than those of forward-only and the ELBO."""
 OWN_LABEL = "answer_direction.training.leverage"
 FLOOR = 1e-4
 """Leaked information below it is drawn there, nats."""
@@ -40,16 +43,14 @@ def draw(sources: Sources) -> Drawn:
     results = [*sources.study("pareto", PARETO), *sources.study("leakage", LEAKAGE)]
     series = by_gamma(results)
     taken = by_gamma(sources.study("direction", command("direction")))
-    looks = {name: i for i, name in enumerate(series)}
     taken = {name.replace("study direction", "study leakage"): each for name, each in taken.items()}
-    looks |= {name: len(looks) for name in taken if name not in looks}
+    looks = dict(zip(dict.fromkeys([*series, *taken]), map(look_of, OWN), strict=False))
     _checkpoints(c, series, looks, LEAK, "leaked information [nats]")
     _checkpoints(d, taken, looks, OWN_LABEL, "weight of the own label [1]")
     c.set_title("(c) checkpoints: leaked information")
     d.set_title("(d) checkpoints: own label in the prior mean")
     d.axhline(0, color="black", lw=0.6)
     if series:
-        c.set_yscale("log")
         c.set_ylim(bottom=0.6 * FLOOR)
         figure.legend(*c.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return Drawn(figure)
@@ -58,7 +59,7 @@ def draw(sources: Sources) -> Drawn:
 def _contamination(ax: Axes, sources: Sources) -> None:
     gamma, dots = np.geomspace(0.01, 30.0, 121), np.geomspace(0.03, 10.0, 6)
     h, lam, g = MODE["curvature"], MODE["posterior_precision"], MODE["force_mean"]
-    for i, s in enumerate(ABSORPTIONS):
+    for i, s in zip(OWN, ABSORPTIONS, strict=True):
         anchor = MODE["beta"] * MODE["prior_precision"] * (1 - s) / s
         game = GaussianGame(np.array([[[g]]]), h, anchor, None, True, False, False, len(dots))
         start = initial_state(game, posterior_var=1 / lam, prior_var=1 / MODE["prior_precision"])
@@ -81,20 +82,25 @@ def _leaked(ax: Axes, sources: Sources) -> None:
     weight = np.geomspace(0.01, 3.0, 160)
     dots = np.array([0.02, 0.06, 0.2, 0.5, 0.8])
     for objective, loss in (("dual", "amvl"), ("elbo", "elbo")):
-        name, i = OBJECTIVES[objective]
-        ax.plot(weight, self_consistent_spread(1.0, 1.0, weight, objective).leaked_nats, label=name, **look(i))  # type: ignore[arg-type]
+        method = METHODS[objective]
+        ax.plot(
+            weight,
+            self_consistent_spread(1.0, 1.0, weight, objective).leaked_nats,
+            label=method.label,
+            **look(objective),
+        )  # type: ignore[arg-type]
         exact = exact_leaked_information([1.0, -1.0], 1.0, weight[::4], objective)  # type: ignore[arg-type]
-        ax.plot(weight[::4], exact, color=COLOURS[i], lw=0.7, label=f"{name}, two answers")
+        ax.plot(weight[::4], exact, color=method.colour, lw=0.7, label=f"{method.label}, two answers")
         game = GaussianGame(np.array([[[1.0], [-1.0]]]), 1.0, instances=len(dots))
         beta, gamma = (0.5, dots) if objective == "dual" else (dots, 0.0)
         run = equilibrium_by_simulation(game, objective=loss, beta=beta, gamma=gamma)
         ratio = run.spread_cov[:, 0, 0] / np.exp(run.state.posterior_log_var[:, 0, 0])
-        ax.plot(dots, 0.5 * np.log1p(ratio), **marks(i))
+        ax.plot(dots, 0.5 * np.log1p(ratio), **marks(objective))
     sources.compute(self_consistent_spread, force_var=1.0, curvature=1.0, weight=[0.01, 3.0])
     sources.compute(exact_leaked_information, forces=[1.0, -1.0], curvature=1.0)
-    ax.axhline(np.log(2), color=GREY, lw=0.7, ls=(0, (2, 2)))
+    ax.axhline(np.log(2), **RULE)
     ax.text(3.0, np.log(2) + 0.03, "log 2", ha="right", color=GREY)
-    ax.axvline(EQUAL_WEIGHT_CROSSOVER, ymax=0.5, color=GREY, lw=0.7, ls=(0, (2, 2)))
+    ax.axvline(EQUAL_WEIGHT_CROSSOVER, ymax=0.5, **RULE)
     ax.text(EQUAL_WEIGHT_CROSSOVER * 1.06, 1.1, "0.764", color=GREY)
     ax.set_xscale("log")
     ax.set_ylim(0, 2.5)
@@ -118,7 +124,7 @@ def by_gamma(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
 
 
 def _checkpoints(
-    ax: Axes, series: dict[str, dict[float, list[Result]]], looks: dict[str, int], metric: str, label: str
+    ax: Axes, series: dict[str, dict[float, list[Result]]], looks: dict[str, Look], metric: str, label: str
 ) -> None:
     """Mean over seeds with its 95 % interval, and every seed; forward-only stands at the left end.
 
@@ -131,23 +137,12 @@ def _checkpoints(
         return
     positive = sorted({gamma for each in series.values() for gamma in each if gamma > 0})
     zero = positive[0] / 4
-    for place, (name, each) in enumerate(series.items()):
-        gammas, i = sorted(each), looks[name]
-        values = [_values(each[gamma], metric) for gamma in gammas]
-        x = np.array([gamma or zero for gamma in gammas]) * 1.06 ** (place - (len(series) - 1) / 2)
-        if metric == LEAK:
-            values = [np.maximum(value, FLOOR) for value in values]
-            logs = [np.log(value) for value in values]
-            means, ends = np.exp([log.mean() for log in logs]), np.exp([interval(log) for log in logs])
-        else:
-            means, ends = np.array([v.mean() for v in values]), np.array([interval(v) for v in values])
-        bars = np.abs(ends.T - means)
-        ax.errorbar(
-            x, means, yerr=bars, color=COLOURS[i], ls=LINES[i], marker=MARKERS[i], label=name, lw=1.1, elinewidth=0.8
-        )
-        for at, value in zip(x, values, strict=True):
-            ax.plot([at] * len(value), value, color=COLOURS[i], marker=MARKERS[i], ms=2, ls="none", alpha=0.5, mew=0)
-    ax.set_xscale("log")
+    values = {
+        name: {gamma or zero: _values(each[gamma], metric) for gamma in sorted(each)} for name, each in series.items()
+    }
+    if metric == LEAK:
+        values = {name: {x: np.maximum(v, FLOOR) for x, v in each.items()} for name, each in values.items()}
+    over_seeds(ax, values, [looks[name] for name in series], interval, log=metric == LEAK, dodge=1.06)
     ax.set_xticks([zero, *positive], ["forward-\nonly", *(f"{gamma:g}" for gamma in positive)])
     ax.minorticks_off()
 
