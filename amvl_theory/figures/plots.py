@@ -45,7 +45,7 @@ def order_contamination(table: Table, *, ax: Axes | None = None, column: str = "
     if column == "contamination":
         ax.plot([], [], **SIMULATION)
     ax.set_xlabel("time [rate × steps]")
-    name = "prior contamination c" if column == "contamination" else "posterior shift dbar"
+    name = "prior contamination c" if column == "contamination" else "posterior shift δ̄"
     ax.set_ylabel(f"{name} [latent]")
     ax.set_title("Contamination under three orders" if column == "contamination" else "What the prior follows")
     ax.set_ylim(bottom=0)
@@ -62,8 +62,8 @@ def order_weights(table: Table, *, ax: Axes | None = None) -> Axes:
         shift = 0.012 * (i - 1)
         ax.plot(table["time"][rows], table["beta"][rows] + shift, **{**look(i), "linewidth": 2.8}, label=order)
         ax.plot(table["time"][rows], table["gamma"][rows] + shift, **{**look(i), "linewidth": 1.2})
-    ax.plot([], [], color=GREY, linewidth=2.8, label="thick: beta")
-    ax.plot([], [], color=GREY, linewidth=1.2, label="thin: gamma")
+    ax.plot([], [], color=GREY, linewidth=2.8, label="thick: β")
+    ax.plot([], [], color=GREY, linewidth=1.2, label="thin: γ")
     ax.set_xlabel("time [rate × steps]")
     ax.set_ylabel("loss weight [1]")
     ax.set_title("Schedules")
@@ -88,13 +88,7 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
             label=f"{name}, two answers, exact",
         )
     ax.axhline(np.log(2), **RULE)
-    ax.annotate(
-        "log 2, entropy of the answer",
-        (2.5, np.log(2)),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-    )
+    ax.annotate("log 2", (2.5, np.log(2)), xytext=(0, 3), textcoords="offset points", ha="right")
     top = 2.9
     for weight, text in ((1.0, "β$_c$"), (2.0, "γ$_c$"), (EQUAL_WEIGHT_CROSSOVER, "2/φ²")):
         ax.axvline(weight, **RULE)
@@ -159,7 +153,7 @@ def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
     for i, gamma in enumerate(np.unique(table["gamma"])):
         rows = table["gamma"] == gamma
         n = table["questions"][rows]
-        ax.plot(n, table["variance"][rows], label=f"gamma = {gamma:g}", **look(i))
+        ax.plot(n, table["variance"][rows], label=f"γ = {gamma:g}", **look(i))
         ax.errorbar(
             n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
         )
@@ -182,7 +176,7 @@ def double_descent(table: Table, *, ax: Axes | None = None) -> Axes:
     for i, ridge in enumerate(np.unique(table["ridge"])):
         rows = table["ridge"] == ridge
         n = table["questions"][rows]
-        name = "no ridge" if ridge == 0 else f"rho_eff = {ridge:g}"
+        name = "no ridge" if ridge == 0 else f"ρ = {ridge:g}"
         ax.plot(n, table["noise_nats"][rows], label=name, **look(i))
         ax.errorbar(
             n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
@@ -350,7 +344,7 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
         ],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.15),
-        ncols=4,
+        ncols=2,
     )
     return ax
 
@@ -363,17 +357,16 @@ def stability(
     xs, ys, matrix = grid(table, "eta_ratio", "gamma", value)
     stable = matrix > 0
     shown = np.where(stable, matrix, np.nan)
-    decades = np.log10([np.nanmin(shown), np.nanmax(shown)])
-    steps = (1.0, 10**0.5) if np.ptp(decades) < 4 else (1.0,)
-    edges = np.arange(np.floor(decades[0]), np.ceil(decades[1]) + 1)
-    levels = [step * 10.0**edge for edge in edges for step in steps]
+    low, high = np.log10([np.nanmin(shown), np.nanmax(shown)])
+    step = 0.5 if high - low < 4 else 1.0
+    levels = 10.0 ** np.arange(step * np.floor(low / step), high + step, step)
     ax.grid(False)
     ax.set(xscale="log", yscale="log")
     bands = ax.contourf(xs, ys, shown, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap=SEQUENTIAL)
     bar = ax.figure.colorbar(bands, ax=ax, pad=0.02, format="%.3g")
     bar.set_label(label)
     if not stable.all():
-        ax.contourf(xs, ys, (~stable).astype(float), levels=[0.5, 1.5], colors="white", hatches=["xxx"])
+        ax.patch.set_hatch("xxx")
         middle = np.sqrt(np.prod(ys[(~stable).any(axis=1)][[0, -1]]))
         ax.text(xs[0] * 1.5, middle, "unstable", va="center", bbox=BOX | {"alpha": 1.0})
     if mark is not None:
