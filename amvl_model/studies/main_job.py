@@ -95,11 +95,12 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
     _write(out / "eval.json", {name: m.to_dict()["evaluation"] for name, m in measured.items()})
     _write(out / "diagnostics.json", {name: m.to_dict() for name, m in measured.items() if m.contamination is not None})
     from amvl_model.studies import summary as reporting
+    from amvl_style import save
 
     plain = {name: m.to_dict() for name, m in measured.items()}
     print(f"\nHeld-out accuracy by task, prior mean [%]\n{reporting.task_table(plain)}\n")
     print(f"Mean and 95 % interval over questions\n{reporting.table(plain)}")
-    reporting.figure(plain).savefig(out / "summary.png", dpi=150)
+    save(reporting.figure(plain), out / "summary.png", dpi=150)
     print(f"\n{time.perf_counter() - began:.0f} s in all, peak memory {_peak_memory_gib():.1f} GiB.\n{_closing(out)}")
     return 0
 
@@ -133,6 +134,7 @@ def ship(run: Path) -> int:
 def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     """One test question, with every option's posterior under the two shipped checkpoints."""
     from amvl_model.studies.summary import quick_figure
+    from amvl_style import save
 
     question = synthetic_question(task, split="test", index=index, difficulty=config.data.difficulty)
     panels, sentences = [], []
@@ -142,7 +144,7 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
         panels.append({"title": name.removeprefix("tiny-"), **panel})
         sentences.append(f"{name.removeprefix('tiny-'):>12}: {sentence}")
     out.mkdir(parents=True, exist_ok=True)
-    quick_figure(question, panels).savefig(out / "quick.png", dpi=150)
+    save(quick_figure(question, panels), out / "quick.png", dpi=150)
     print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
     print("\n".join(sentences))
     print(f"\npicture: {out / 'quick.png'}")
