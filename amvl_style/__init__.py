@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 STYLE_FILE, PALETTE_FILE = (Path(__file__).with_name(name) for name in ("amvl.mplstyle", "palette.json"))
 SEQUENTIAL, SIGNED = "cividis", "PuOr_r"
 """Colour maps: of amounts; of signed values, orange above 0."""
-GREY, RULE = "#666666", {"color": "#666666", "linewidth": 0.7, "linestyle": (0, (2.5, 1))}
+GREY = "#666666"
+RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (2.5, 1))}
 """Colour of annotations, and the look of reference lines."""
 
 
@@ -87,7 +88,7 @@ def marks(key: str | int) -> dict[str, Any]:
     }
 
 
-SIMULATION = {"color": GREY, "marker": "o", "linestyle": "none", "markerfacecolor": "white", "label": "simulation"}
+SIMULATION: dict[str, Any] = {**marks(0), "color": GREY, "label": "simulation"}
 """The legend's entry for `marks`."""
 
 
@@ -126,31 +127,31 @@ def save(figure: Figure, path: Path, **options: Any) -> Path:
 
 def over_seeds(
     ax: Axes,
-    series: Mapping[str, Mapping[float, Iterable[float]]],
+    series: Mapping[str, Mapping[Any, Iterable[float]]],
     looks: Sequence[Look],
     interval: Callable[[Any], tuple[float, float]],
     *,
     log: bool = False,
     top: float = np.inf,
+    xscale: str = "log",
     dodge: float = 1.035,
-    **options: Any,
 ) -> Axes:
     """Mean over seeds with its interval, a line per series, and every seed as a small marker.
 
     Args:
         ax: axes to draw on; both axis labels are left to the caller.
-        series: per label and place on the x axis, which becomes logarithmic, one value per seed.
+        series: per label and place on the x axis, one value per seed.
         looks: of the series, in their order.
         interval: both ends of the interval of the mean of some values.
         log: a logarithmic y axis, geometric means and intervals of the logarithm; for values that span decades.
         top: intervals end there.
+        xscale: of the x axis.
         dodge: factor between the places of neighbouring series.
-        options: of `seaborn.lineplot`.
     """
     import pandas as pd
     import seaborn as sns
 
-    ax.set_xscale("log")
+    ax.set_xscale(xscale)
     ax.set_yscale("log" if log else "linear")  # seaborn averages what the axis shows: logarithms give geometric means
     rows = [
         (name, x * dodge ** (i - (len(series) - 1) / 2), value)
@@ -163,18 +164,18 @@ def over_seeds(
         "data": frame, "x": "x", "y": "y", "hue": "series", "style": "series", "ax": ax, "hue_order": list(series),
         "style_order": list(series), "palette": [each.colour for each in looks], "markers": [each.marker for each in looks],
     }  # fmt: skip
+    size = matplotlib.rcParams["lines.markersize"]
     lines = sns.lineplot(
         **shared,
         dashes=[each.line[1] if isinstance(each.line, tuple) else "" for each in looks],
         errorbar=lambda values: tuple(np.minimum(interval(np.asarray(values)), top)),
         err_style="bars",
         err_kws={"linewidth": 0.8},
-        markersize=5.0,
+        markersize=1.25 * size,
         markeredgecolor="white",
         markeredgewidth=0.4,
-        **options,
     )
-    sns.scatterplot(**shared, s=5, alpha=0.5, linewidth=0, legend=False)
+    sns.scatterplot(**shared, s=(0.55 * size) ** 2, alpha=0.5, linewidth=0, legend=False)
     if (legend := lines.get_legend()) is not None:
         legend.remove()
     return ax

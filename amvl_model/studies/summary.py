@@ -171,7 +171,7 @@ def _columns(
             interval = lookup(measured[name], path) or {}
             mean, low, high = (interval.get(key) for key in ("mean", "low", "high"))
             values.append(float("nan") if mean is None else scale * mean)
-            ends.append(tuple(values[-1] if end is None else scale * end for end in (low, high)))
+            ends.append((values[-1] if low is None else scale * low, values[-1] if high is None else scale * high))
         columns.append((values, ends))
     return columns
 

@@ -253,7 +253,8 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
     for i, level in enumerate(levels, start=2):  # the first two looks are AMVL's and forward-only's
         shown = look_of(i)
         line = {gamma: np.exp(np.log(each).mean()) for gamma, each in means_at(level, plan.all_gammas).items()}
-        ax.plot(line.keys(), line.values(), marker=shown.marker, ms=4, lw=1.1, label=_label(level), **look(i))
+        if line:
+            ax.plot(*zip(*line.items(), strict=True), marker=shown.marker, ms=4, lw=1.1, label=_label(level), **look(i))
     trained = means_at(TRAINED, plan.gammas)
     if trained:
         amvl = replace(METHODS["amvl"], label="trained at that γ (95 % over seeds)")

@@ -59,8 +59,8 @@ def _curve(ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Se
         ax.plot(*zip(*points, strict=True), lw=0.9, color=look.colour, ls=look.line)
     for cell, (x, y) in zip(group, points, strict=True):
         across, along = np.exp(interval(_logs(cell))), scale * np.array(interval(cell.values[metric]))
-        bars = {"xerr": np.abs(across[:, None] - x), "yerr": np.abs(along[:, None] - y)}
-        ax.errorbar(x, y, **bars, color=look.colour, ls="none", elinewidth=0.7, capsize=0, alpha=0.45)
+        xerr, yerr = np.abs(across[:, None] - x), np.abs(along[:, None] - y)
+        ax.errorbar(x, y, yerr, xerr, color=look.colour, ls="none", elinewidth=0.7, capsize=0, alpha=0.45)
         marker = SERIES[betas.index(cell.beta)].marker
         ax.plot(x, y, color=look.colour, marker=marker, ls="none", mec="white", mew=0.5, ms=5.5, zorder=4)
 
@@ -85,7 +85,9 @@ def _logs(cell: Cell) -> np.ndarray:
 def _looks(gammas: Sequence[float]) -> dict[float | None, Look]:
     """Forward-only in its own look; AMVL in shades of its colour, darker with gamma."""
     own, shaded = METHODS["amvl"], zip(gammas, shades("amvl", len(gammas)), strict=True)
-    amvl = {gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour) for gamma, colour in shaded}
+    amvl: dict[float | None, Look] = {
+        gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour) for gamma, colour in shaded
+    }
     return {None: METHODS["ntp+fwd"], **amvl}
 
 

@@ -83,12 +83,8 @@ def _leaked(ax: Axes, sources: Sources) -> None:
     dots = np.array([0.02, 0.06, 0.2, 0.5, 0.8])
     for objective, loss in (("dual", "amvl"), ("elbo", "elbo")):
         method = METHODS[objective]
-        ax.plot(
-            weight,
-            self_consistent_spread(1.0, 1.0, weight, objective).leaked_nats,
-            label=method.label,
-            **look(objective),
-        )  # type: ignore[arg-type]
+        leaked = self_consistent_spread(1.0, 1.0, weight, objective).leaked_nats  # type: ignore[arg-type]
+        ax.plot(weight, leaked, label=method.label, **look(objective))
         exact = exact_leaked_information([1.0, -1.0], 1.0, weight[::4], objective)  # type: ignore[arg-type]
         ax.plot(weight[::4], exact, color=method.colour, lw=0.7, label=f"{method.label}, two answers")
         game = GaussianGame(np.array([[[1.0], [-1.0]]]), 1.0, instances=len(dots))

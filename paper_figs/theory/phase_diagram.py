@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -16,7 +18,7 @@ TITLE = "phase diagram: leaked information of dual KL and ELBO over their weight
 POINTS = 161
 LIMIT = 2.0
 """Full colour of the difference, nats; no difference is larger."""
-THIN = {"color": "black", "lw": 0.7, "ls": (0, (1, 1.1))}
+THIN: dict[str, Any] = {"color": "black", "lw": 0.7, "ls": (0, (1, 1.1))}
 BOX = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
 
 
@@ -74,10 +76,8 @@ def _order_parameter(ax: Axes, sources: Sources) -> None:
     """sqrt(V): 0 above the critical weight; markers are simulations of the full game."""
     weight = np.linspace(0.0, 2.6, 400)[1:]
     for objective, loss, top in (("dual", "amvl", 1.8), ("elbo", "elbo", 0.95)):
-        name = METHODS[objective].label
-        ax.plot(
-            weight, np.sqrt(self_consistent_spread(1.0, 1.0, weight, objective).variance), label=name, **look(objective)
-        )  # type: ignore[arg-type]
+        variance = self_consistent_spread(1.0, 1.0, weight, objective).variance  # type: ignore[arg-type]
+        ax.plot(weight, np.sqrt(variance), label=METHODS[objective].label, **look(objective))
         dots = np.linspace(0.1, top, 7)
         beta, gamma = (0.5, dots) if objective == "dual" else (dots, 0.0)
         game = GaussianGame(np.array([[[1.0], [-1.0]]]), 1.0, instances=len(dots))

@@ -299,7 +299,7 @@ def test_the_picture_has_units_and_shows_other_data_differently() -> None:
     plan = Plan(gammas=(0.1, 1.0), more_gammas=())
     page = draw({"cell": {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.4, 1.0: 0.1})}}, plan)
     ax = page.axes[0]
-    assert "[nats]" in ax.get_ylabel() and "[per nat]" in ax.get_xlabel() and ax.get_yscale() == "log"
+    assert "[nats]" in ax.get_ylabel() and "[1]" in page.axes[-1].get_xlabel() and ax.get_yscale() == "log"
     other = draw({"cell": {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.3, 1.0: 0.1})}}, plan)
     assert list(ax.lines[0].get_ydata()) != list(other.axes[0].lines[0].get_ydata())
 
