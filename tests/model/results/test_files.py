@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amvl_model.results import files as results
+from amvl_model.results import provenance as provenance_module
 from amvl_model.results.files import (
     SCHEMA_VERSION,
     Metric,
@@ -24,9 +26,7 @@ from amvl_model.results.files import (
     result_path,
     write_result,
 )
-from amvl_model.results.files import files as results
 from amvl_model.results.provenance import provenance, to_jsonable
-from amvl_model.results.provenance import provenance as provenance_module
 
 
 def _write(root: Path, cell: str = "fwd", seed: int = 0, **changes: Any) -> Path:
