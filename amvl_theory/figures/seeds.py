@@ -187,7 +187,7 @@ def lines(
 def growth_panel(table: Table, *, ax: Axes | None = None) -> Axes:
     """Growth rate against gamma; the threshold is 1 whatever the width."""
     ax = lines(
-        table, "posterior_std", "gamma", "rate", ax=ax, name="σ = {:g}", seen="simulated",
+        table, "posterior_std", "gamma", "rate", ax=ax, name="σ$_q$ = {:g}", seen="simulated",
         xlabel="weight of the reverse KL, γ [1]", ylabel="growth rate r [1/step]", title="Reading grows below γ = 1",
     )  # fmt: skip
     ax.set_xscale("symlog", linthresh=0.001)
