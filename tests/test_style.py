@@ -55,11 +55,11 @@ def test_lines_over_seeds_show_the_mean_and_interval_of_what_the_axis_shows(log:
     ax = over_seeds(Figure().subplots(), {"AMVL": values}, [METHODS["amvl"]], interval, log=log)
     line = ax.lines[0]
     (bars,) = ax.containers
-    forth, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
+    forth, back = (np.log, np.exp) if log else (np.array, np.array)
     assert line.get_xdata() == pytest.approx([0.1, 1.0])
-    assert line.get_ydata() == pytest.approx([back(np.mean(forth(each))) for each in values.values()])
+    assert line.get_ydata() == pytest.approx([float(back(np.mean(forth(each)))) for each in values.values()])
     for segment, each in zip(bars.lines[2][0].get_segments(), values.values(), strict=True):
-        assert segment[:, 1] == pytest.approx(back(interval(forth(np.array(each)))))
+        assert segment[:, 1] == pytest.approx(np.array(back(interval(forth(np.array(each))))))
     (dots,) = [each for each in ax.collections if len(each.get_offsets()) == 6]
     assert sorted(dots.get_offsets()[:, 1]) == pytest.approx(
         sorted(value for each in values.values() for value in each)
