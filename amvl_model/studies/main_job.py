@@ -147,7 +147,7 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     save(quick_figure(question, panels), out / "quick.png", dpi=150)
     print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
     print("\n".join(sentences))
-    print(f"\npicture: {out / 'quick.png'}")
+    print(f"\nimage: {out / 'quick.png'}")
     print("next: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
     return 0
 
@@ -170,7 +170,7 @@ def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> t
 
 
 def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: str, config: RunConfig) -> int:
-    """Answer a question about the user's own pictures with any checkpoint."""
+    """Answer a question about the user's own images with any checkpoint."""
     model, processor = load_checkpoint(resolve(checkpoint))
     question = VisualQuestion(
         id="your question",
@@ -211,7 +211,7 @@ def _open(path: str) -> Image.Image:
             image.load()
             return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"the picture {path} cannot be read ({error}); give a PNG, JPEG or WebP file") from error
+        raise ValueError(f"the image {path} cannot be read ({error}); give a PNG, JPEG or WebP file") from error
 
 
 def _write(path: Path, value: Any) -> None:

@@ -229,7 +229,7 @@ def test_fig1_says_who_attends_to_whom(layout) -> None:  # type: ignore[no-untyp
         return bool(each.visible[np.ix_(rows, columns)].any())
 
     for latents in ("prior latents", "posterior latents", "answer y"):
-        assert sees(one, latents, "pictures of x") and sees(one, latents, "words of x")
+        assert sees(one, latents, "images of x") and sees(one, latents, "words of x")
     assert sees(one, "posterior latents", "answer y") and not sees(one, "prior latents", "answer y")
     assert not sees(one, "prior latents", "posterior latents") and not sees(one, "posterior latents", "prior latents")
     assert not sees(one, "answer y", "prior latents") and not sees(one, "answer y", "posterior latents")
