@@ -31,7 +31,7 @@ def contamination(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("prior contamination c [latent]")
     ax.set_title("Only absorption below 1 lets γ act")
     ax.legend(ncols=2, loc="upper right")
-    return _headroom(ax, 1.32)
+    return _headroom(ax, 1.42)
 
 
 def order_contamination(table: Table, *, ax: Axes | None = None, column: str = "contamination") -> Axes:
@@ -76,30 +76,24 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     x = table["weight_h_over_v0"]
     for objective in ("dual", "elbo"):
-        name = METHODS[objective].label
-        ax.plot(x, table[f"{objective}_nats"], label=f"{name}, Gaussian channel", **look(objective))
-        ax.plot(x, table[f"{objective}_simulated_nats"], label=f"{name}, simulated", **marks(objective))
-        ax.plot(
-            x,
-            table[f"{objective}_exact_nats"],
-            color=METHODS[objective].colour,
-            linewidth=0.9,
-            linestyle="-",
-            label=f"{name}, two answers, exact",
-        )
+        method = METHODS[objective]
+        ax.plot(x, table[f"{objective}_nats"], label=method.label, **look(objective))
+        exact = table[f"{objective}_exact_nats"]
+        ax.plot(x, exact, color=method.colour, linewidth=0.9, label=f"{method.label}, two answers")
+        ax.plot(x, table[f"{objective}_simulated_nats"], **marks(objective))
+    ax.plot([], [], **SIMULATION)
     ax.axhline(np.log(2), **RULE)
-    ax.annotate("log 2", (2.5, np.log(2)), xytext=(0, 3), textcoords="offset points", ha="right")
-    top = 2.9
+    ax.text(2.5, np.log(2) + 0.04, "log 2", ha="right")
     for weight, text in ((1.0, "β$_c$"), (2.0, "γ$_c$"), (EQUAL_WEIGHT_CROSSOVER, "2/φ²")):
-        ax.axvline(weight, **RULE)
-        ax.annotate(text, (weight, 0.68 * top), rotation=90, ha="right", va="top")
+        ax.axvline(weight, ymax=0.5, **RULE)
+        ax.text(0.97 * weight, 1.3, text, rotation=90, ha="right", va="top")
     ax.set_xscale("log")
-    ax.set_ylim(0, top)
+    ax.set_ylim(0, 2.5)
     ax.set_xlim(0.01, 2.6)
-    ax.set_xlabel("weight × h / v0 [1]   (γ for dual KL, β for ELBO)")
+    ax.set_xlabel("weight × h / v0 [1]  (γ of dual KL, β of ELBO)")
     ax.set_ylabel("leaked information [nats]")
     ax.set_title("Leaked information at equal weight")
-    ax.legend(loc="upper left", bbox_to_anchor=(0.27, 1.0))
+    ax.legend(loc="upper right")
     return ax
 
 
@@ -314,8 +308,7 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
         grid(table, "gamma_h_over_v0", "beta_h_over_v0", "dual_nats")[2]
         + grid(table, "gamma_h_over_v0", "beta_h_over_v0", "elbo_nats")[2]
     )
-    lines = ax.contour(xs, ys, gap, levels=[-1.0, -0.5, -0.2, 0.2, 0.5], colors="#444444", linewidths=0.7)
-    ax.clabel(lines, fontsize=8, fmt="%g")
+    ax.contour(xs, ys, gap, levels=[-1.5, -1.0, -0.5, 0.5], colors=GREY, linewidths=0.7)
     ax.contour(xs, ys, np.where(total > 0, gap, np.nan), levels=[0.0], colors="black", linewidths=2.0)
     ax.plot(xs, xs, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)))
     ax.axvline(2.0, **look("dual"))
@@ -325,6 +318,7 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.annotate("2/φ²", (cross, cross), xytext=(9, -14), textcoords="offset points", bbox=BOX)
     for x, y, text in (
         (0.55, 0.2, "dual KL\nleaks less"),
+        (0.042, 0.55, "ELBO\nleaks less"),
         (0.2, 2.5, "only dual KL leaks"),
         (2.83, 1.5, "none"),
         (2.83, 0.045, "only\nELBO"),
