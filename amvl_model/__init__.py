@@ -41,6 +41,7 @@ _HOMES = {
     "amvl_objective": "training.objective",
     "leaked_information": "diagnostics",
     "load_preset": "config.schema",
+    "load_results": "results.frame",
     "parse_choice": "evaluation",
     "synthetic_blink": "data.synthetic",
 }
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from amvl_model.models.configuration import AMVLConfig
     from amvl_model.models.distributions import DiagonalGaussian
     from amvl_model.models.pause import PauseForConditionalGeneration
+    from amvl_model.results.frame import load_results
     from amvl_model.training.objective import ObjectiveTerms, amvl_objective
     from amvl_model.training.trainer import AMVLTrainer
 
@@ -74,6 +76,7 @@ __all__ = [
     "amvl_objective",
     "leaked_information",
     "load_preset",
+    "load_results",
     "parse_choice",
     "synthetic_blink",
 ]

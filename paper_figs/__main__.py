@@ -5,9 +5,9 @@
     python -m paper_figs --list
     python -m paper_figs --out DIR --results DIR
 
-Each is written as PDF and PNG (tables also as Markdown and LaTeX) with <name>.provenance.json beside it: every input file with
-its hash, commit, command and seeds. The same inputs give the same bytes. What is missing is named with the command that makes it,
-and the rest is drawn. Exit status: 0 all complete, 1 something is missing, 2 something failed or the command line is wrong.
+Figures are written as PDF and PNG, tables as Markdown, LaTeX and CSV, each with <name>.provenance.json: every input file with
+its hash, commit, command and seeds. The same inputs give the same bytes. Missing results are listed with the command that makes
+them, and the rest is drawn. Exit status: 0 all complete, 1 something is missing, 2 something failed or the command line is wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         page.error(f"--results: expected a folder, found none at {asked.results}")
     if asked.list:
         width = max(map(len, build.NAMES))
-        print("\n".join(f"{name:<{width}}  {build.module(name).TITLE}" for name in build.NAMES))
+        print("\n".join(f"{name:<{width}}  {build.title(name)}" for name in build.NAMES))
         return 0
     began = time.perf_counter()
     commits = build.file_commits()

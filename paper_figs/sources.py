@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from amvl_model.results.files import Result, read_study
 from amvl_model.results.provenance import PROJECT_ROOT
 from amvl_model.studies.declared import STUDIES
@@ -56,23 +58,24 @@ class Sources:
     computed: list[dict[str, Any]] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
 
-    def reported(self, name: str) -> list[dict[str, str]]:
-        """The rows of reported/<name>.csv; every cell as the text that stands there.
+    def reported(self, name: str) -> pd.DataFrame:
+        """The table reported/<name>.csv; every cell as text.
 
         Raises:
             FileNotFoundError: if there is no such table.
-            ValueError: if a row has not as many cells as the heading.
+            ValueError: if a row has more or fewer cells than the header.
         """
         path = REPORTED / f"{name}.csv"
         if not path.is_file():
             known = ", ".join(sorted(each.stem for each in REPORTED.glob("*.csv")))
             raise FileNotFoundError(f"no reported numbers named {name!r}; there are {known}")
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError(f"{path.name}: a row has not as many cells as the heading; mend the file")
+            header, *rows = csv.reader(file)
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"{path.name}: row has {len(row)} cells, header has {len(header)}: {','.join(row)}")
         self.files[path] = {"kind": "reported", "source": PAPER}
-        return rows
+        return pd.DataFrame(rows, columns=header)
 
     def study(self, name: str, command: str, *, cells: Sequence[str] | None = None) -> list[Result]:
         """All results of a study, or none; cells and seeds that are declared and not there are noted as missing.

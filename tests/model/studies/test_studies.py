@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from amvl_model.results.files import Metric, Result, read_result, write_result
-from amvl_model.studies.declared import STUDIES, Study, pareto
+from amvl_model.studies import pareto
+from amvl_model.studies.declared import STUDIES, Study
 from amvl_model.studies.runner import cell_config, draw_study, run_cell, run_study, study_results
 
 
