@@ -7,7 +7,7 @@ together with two one-sided KL terms; inference decodes from z ~ p.
 Sub-packages, in the order in which data flows; each imports only from those above it:
 
     config        every setting of a run: fields with bound, unit and documentation; presets; command line (no torch)
-    results       result files with provenance, statistics over questions and over seeds
+    results       result files with provenance, as pandas tables; statistics over questions and over seeds
     two_pass      one query, two passes: layout, attention, what both passes share, gradient checkpointing
     data          the question schema, processor, readers of benchmarks and training sets, synthetic BLINK
     models        AMVLForConditionalGeneration, the baselines, generation, checkpoints, the tiny base

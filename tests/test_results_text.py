@@ -95,19 +95,22 @@ def matches(rows: np.ndarray, shown: tuple[str, ...]) -> np.ndarray:
     return found.all(1)
 
 
-def p_values(name: str) -> Iterator[tuple[float, float, float, float]]:
-    """Every difference of a study that is corrected for many comparisons, both ways round, with its adjusted p."""
+@lru_cache(maxsize=16)
+def p_values(name: str) -> np.ndarray:
+    """(n, 4) mean, low, high and adjusted p of the differences that are corrected for many comparisons, of either sign."""
     results, study = studies()[name], STUDIES[name]
     reference = study.reference or study.all_cells[0]
     pairs = [family.pairs for family in families() if family.study == name]
+    found = []
     for metric, scale in SCALED.items():
         tables = [paired_differences(results, metric, [*family.values()]) for family in pairs]
         if reference in {*results.cell}:
             tables.append(differences(results, metric, reference))
-        found = pd.concat(tables).dropna()
-        for mean, low, high, p in found[["mean", "low", "high", "adjusted"]].to_numpy():
-            yield scale * mean, scale * low, scale * high, p
-            yield -scale * mean, -scale * high, -scale * low, p
+        for table in tables:
+            table[["mean", "low", "high"]] *= scale
+            found.append(table[["mean", "low", "high", "adjusted"]].dropna().to_numpy())
+    rows = np.concatenate(found)
+    return np.concatenate([rows, np.stack([-rows[:, 0], -rows[:, 2], -rows[:, 1], rows[:, 3]], axis=1)])
 
 
 @pytest.mark.parametrize("name", ["RESULTS.md", "README.md"])
@@ -126,7 +129,7 @@ def test_every_interval_in_the_text_is_that_of_the_files(name: str) -> None:
 def test_every_p_beside_an_interval_is_the_corrected_one() -> None:
     wrong, count = [], 0
     for text, named in sections("RESULTS.md"):
-        rows = np.array([row for name in named for row in p_values(name)]).reshape(-1, 4)
+        rows = np.concatenate([np.empty((0, 4)), *map(p_values, named)])
         for mean, low, high, p in WITH_P.findall(text):
             adjusted = rows[matches(rows[:, :3], (mean, low, high)), 3]
             count += 1

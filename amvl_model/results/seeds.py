@@ -106,10 +106,10 @@ def paired_differences(
         seed in common; low, high and the two p are NaN with one seed.
     """
     values = by_seed(results, metric)
-    values = values.reindex(columns=list(dict.fromkeys([*values, *(cell for pair in pairs for cell in pair)])))
+    first, second = (values.reindex(columns=[pair[i] for pair in pairs]).to_numpy() for i in (0, 1))
     rows = []
-    for first, second in pairs:
-        found = (values[first] - values[second]).dropna().to_numpy()
+    for found in (first - second).T:
+        found = found[np.isfinite(found)]
         low, high = interval(found, level) if len(found) > 1 else (np.nan, np.nan)
         rows.append((found.mean() if len(found) else np.nan, low, high, len(found), _p_value(found)))
     table = pd.DataFrame(rows, columns=["mean", "low", "high", "n", "p"])

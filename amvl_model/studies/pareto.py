@@ -52,7 +52,7 @@ class Cell:
 
 
 def cells(results: Sequence[Result]) -> list[Cell]:
-    """Results grouped by cell."""
+    """Results grouped by cell, in the order of the results."""
     settings = [f"objective.{name}" for name in ("name", "beta", "gamma")]
     runs = wide(tidy(results, settings=settings)).set_index("seed")
     return [

@@ -61,7 +61,7 @@ def table(measured: Mapping[str, Measured]) -> str:
     ]
     text = text_table([row for row in rows if {*row[1:]} != {"-"}], ["", *measured])
     verdicts = [
-        f"{name}: {said}" for name, model in measured.items() if (said := lookup(model, "interventions.verdict"))
+        f"{name}: {verdict}" for name, model in measured.items() if (verdict := lookup(model, "interventions.verdict"))
     ]
     return "\n".join([text, "", *verdicts])
 

@@ -18,7 +18,7 @@ from paper_figs.tables.table import NO_VALUE, NOT_RUN, SEEDS, drawn, number
 
 LEVEL = 0.05
 FEWEST = 5
-"""Seeds below which no difference gets a star."""
+"""Fewest seeds of a difference with a star."""
 METRICS = ((ACCURACY, 100.0, 1), (NLL, 1.0, 3), (LEAK, 1.0, 2), (OUT_ACCURACY, 100.0, 1))
 SAMPLED = (
     ("prior_sample.accuracy", 100.0, 1),
@@ -26,7 +26,7 @@ SAMPLED = (
     None,
     ("out_of_distribution.prior_sample.accuracy", 100.0, 1),
 )
-"""(metric, scale, digits) of every column; None where a study has none."""
+"""(metric, scale, digits) of every column; None where a study lacks the metric."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Family:
 
     Attributes:
         heading: what is subtracted from what.
-        study: whose results.
+        study: of the results.
         pairs: label -> (cell, the cell that is subtracted).
         metrics: of the columns.
     """
