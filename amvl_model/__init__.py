@@ -6,12 +6,13 @@ together with two one-sided KL terms; inference decodes from z ~ p.
 
 Sub-packages, in the order in which data flows; each imports only from those above it:
 
+    objectives    the registry of objectives: terms, losses, schedule (no torch)
     config        every setting of a run: fields with bound, unit and documentation; presets; command line (no torch)
     results       result files with provenance, as pandas tables; statistics over questions and over seeds
     two_pass      one query, two passes: layout, attention, what both passes share, gradient checkpointing
     data          the question schema, processor, readers of benchmarks and training sets, synthetic BLINK
     models        AMVLForConditionalGeneration, the baselines, generation, checkpoints, the tiny base
-    training      objective, trainer, batches, sharding, one run, pre-training of the tiny base
+    training      trainer, batches, sharding, one run, pre-training of the tiny base
     evaluation    answer parsing, scores with confidence intervals, benchmarks, the plug-in for lmms-eval
     diagnostics   leaked information, interventions on the latents, response of the decoder, the report
     studies       studies of many runs, and the main job
@@ -33,16 +34,19 @@ _HOMES = {
     "AMVLProcessor": "data.processing",
     "AMVLTrainer": "training.trainer",
     "DiagonalGaussian": "models.distributions",
+    "Objective": "objectives",
     "ObjectiveConfig": "config.schema",
-    "ObjectiveTerms": "training.objective",
+    "ObjectiveTerms": "objectives",
     "PauseForConditionalGeneration": "models.pause",
     "RunConfig": "config.schema",
+    "Term": "objectives",
     "VisualQuestion": "data.schema",
-    "amvl_objective": "training.objective",
+    "amvl_objective": "objectives",
     "leaked_information": "diagnostics",
     "load_preset": "config.schema",
     "load_results": "results.frame",
     "parse_choice": "evaluation",
+    "register_objective": "objectives",
     "synthetic_blink": "data.synthetic",
 }
 
@@ -57,8 +61,8 @@ if TYPE_CHECKING:
     from amvl_model.models.configuration import AMVLConfig
     from amvl_model.models.distributions import DiagonalGaussian
     from amvl_model.models.pause import PauseForConditionalGeneration
+    from amvl_model.objectives import Objective, ObjectiveTerms, Term, amvl_objective, register_objective
     from amvl_model.results.frame import load_results
-    from amvl_model.training.objective import ObjectiveTerms, amvl_objective
     from amvl_model.training.trainer import AMVLTrainer
 
 __all__ = [
@@ -67,10 +71,12 @@ __all__ = [
     "AMVLProcessor",
     "AMVLTrainer",
     "DiagonalGaussian",
+    "Objective",
     "ObjectiveConfig",
     "ObjectiveTerms",
     "PauseForConditionalGeneration",
     "RunConfig",
+    "Term",
     "VisualQuestion",
     "__version__",
     "amvl_objective",
@@ -78,6 +84,7 @@ __all__ = [
     "load_preset",
     "load_results",
     "parse_choice",
+    "register_objective",
     "synthetic_blink",
 ]
 

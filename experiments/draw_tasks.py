@@ -1,7 +1,9 @@
-"""Draw one example of every task of synthetic BLINK into one picture.
+"""Draw one example of every task of synthetic BLINK, or of the multi-hop tasks, into one picture.
 
 python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
 python experiments/draw_tasks.py --out results/synthetic_blink_shifted.png --shifted
+python experiments/draw_tasks.py --family multihop --out results/multihop_tasks.png --hops 4
+python experiments/draw_tasks.py --family multihop --out results/multihop_shifted.png --shifted
 """
 
 from __future__ import annotations
@@ -9,17 +11,22 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from amvl_model.data.schema import LETTERS, VisualQuestion
 from amvl_model.data.synthetic import (
     DEFAULT_DIFFICULTY,
+    MULTIHOP_TASKS,
     SHIFTED_DIFFICULTY,
     SPLITS,
     TASKS,
+    MultihopQuestions,
     ShiftedBlink,
+    ShiftedMultihop,
     synthetic_question,
 )
 
@@ -27,23 +34,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_COLUMNS = 2
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the picture."""
-    parser = argparse.ArgumentParser(description="Draw one example of every task of synthetic BLINK.")
+    parser = argparse.ArgumentParser(description="Draw one example of every task of a synthetic family.")
     parser.add_argument("--out", type=Path, default=Path("results/synthetic_blink_tasks.png"), help="PNG to write")
+    parser.add_argument("--family", choices=("blink", "multihop"), default="blink")
     parser.add_argument("--split", choices=SPLITS, default="val")
     parser.add_argument("--seed", type=int, default=0, help="names the data set")
     parser.add_argument("--index", type=int, default=0, help="number of the question within each task")
-    parser.add_argument("--difficulty", type=float, help=f"0 (easy) to 1 (hard); default {DEFAULT_DIFFICULTY}")
-    parser.add_argument("--shifted", action="store_true", help="the set out of distribution, difficulty 0.5 by default")
+    parser.add_argument(
+        "--difficulty", type=float, help=f"0 (easy) to 1 (hard); default {DEFAULT_DIFFICULTY}; blink only"
+    )
+    parser.add_argument("--hops", type=int, help="number of hops; default: the family's mixture; multihop only")
+    parser.add_argument("--objects", type=int, help="number of objects; multihop only")
+    parser.add_argument("--shifted", action="store_true", help="the set out of distribution, with defaults of its own")
     options = parser.parse_args(arguments)
     try:
-        default = SHIFTED_DIFFICULTY if options.shifted else DEFAULT_DIFFICULTY
-        difficulty = default if options.difficulty is None else options.difficulty
-        figure = example_sheet(options.split, options.seed, options.index, difficulty, shifted=options.shifted)
+        if options.family == "multihop":
+            chosen = {"hops": options.hops, "objects": options.objects}
+            settings: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+            figure = multihop_sheet(options.split, options.seed, options.index, shifted=options.shifted, **settings)
+        else:
+            default = SHIFTED_DIFFICULTY if options.shifted else DEFAULT_DIFFICULTY
+            difficulty = default if options.difficulty is None else options.difficulty
+            figure = example_sheet(options.split, options.seed, options.index, difficulty, shifted=options.shifted)
     except ValueError as error:
         parser.error(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,32 +82,67 @@ def example_sheet(
     Raises:
         ValueError: as `synthetic_question`.
     """
+    if shifted:
+        questions = [ShiftedBlink((task,), split, seed, index + 1, difficulty)[index] for task in TASKS]
+    else:
+        questions = [synthetic_question(task, split, seed, index, difficulty) for task in TASKS]
+    return _sheet(questions, columns=2, height=2.75, images_per_row=4)
+
+
+def multihop_sheet(
+    split: str = "val", seed: int = 0, index: int = 0, *, shifted: bool = False, examples: int = 2, **settings: Any
+) -> Figure:
+    """`example_sheet` for the multi-hop tasks: ``examples`` consecutive questions of each, with their chains.
+
+    Args:
+        split, seed, index: of the first question of each task.
+        shifted: the set out of distribution.
+        examples: questions of each task, side by side.
+        **settings: as for `MultihopQuestions`, for example hops and objects.
+
+    Raises:
+        ValueError: as `MultihopQuestions`.
+    """
+    kind = ShiftedMultihop if shifted else MultihopQuestions
+    sets = [kind((task,), split, seed, index + examples, **settings) for task in MULTIHOP_TASKS]
+    questions = [questions[index + i] for i in range(examples) for questions in sets]
+    return _sheet(questions, columns=examples, height=4.0, images_per_row=1)
+
+
+def _sheet(questions: Sequence[VisualQuestion], *, columns: int, height: float, images_per_row: int) -> Figure:
+    """Questions column by column, ``height`` inches each."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(TASKS) // _COLUMNS)
-    figure = Figure(figsize=(14.5, 2.75 * rows), dpi=110)
-    for number, task in enumerate(TASKS):
-        if shifted:
-            question = ShiftedBlink((task,), split, seed, index + 1, difficulty)[index]
-        else:
-            question = synthetic_question(task, split, seed, index, difficulty)
+    rows = -(-len(questions) // columns)
+    figure = Figure(figsize=(7.25 * columns, height * rows), dpi=110)
+    for number, question in enumerate(questions):
         column, row = divmod(number, rows)
-        left, bottom = (column + 0.02) / _COLUMNS, 1.0 - (row + 1.0) / rows
-        width, height = 0.96 / _COLUMNS, 1.0 / rows
-        figure.text(left, bottom + 0.93 * height, task, weight="bold", fontsize=11, va="top")
-        figure.text(left, bottom + 0.85 * height, question.question, fontsize=10, va="top")
-        for i, image in enumerate(question.images):
-            axes = figure.add_axes((left + i * width / 4, bottom + 0.19 * height, 0.23 * width, 0.55 * height))
-            axes.imshow(image, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_xlabel(f"image {i + 1}", fontsize=8, labelpad=2)
-        options = "   ".join(
-            f"({'ABCD'[i]}) {choice}{' [right]' if i == question.answer else ''}"
-            for i, choice in enumerate(question.choices)
-        )
-        figure.text(left, bottom + 0.08 * height, textwrap.fill(options, 100), fontsize=9, va="top")
+        left, bottom = (column + 0.02) / columns, 1.0 - (row + 1.0) / rows
+        _entry(figure, question, (left, bottom, 0.96 / columns, 1.0 / rows), images_per_row)
     return figure
+
+
+def _entry(figure: Figure, question: VisualQuestion, box: tuple[float, float, float, float], images: int) -> None:
+    """One question in the box (left, bottom, width, height), as shares of the figure."""
+    left, bottom, width, height = box
+    figure.text(left, bottom + 0.93 * height, question.task, weight="bold", fontsize=11, va="top")
+    figure.text(left, bottom + 0.85 * height, textwrap.fill(question.question, 100), fontsize=10, va="top")
+    for i, image in enumerate(question.images):
+        axes = figure.add_axes(
+            (left + i * width / images, bottom + 0.22 * height, 0.92 * width / images, 0.52 * height)
+        )
+        axes.imshow(image, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(f"image {i + 1}", fontsize=8, labelpad=2)
+    words = [f"({LETTERS[i]}) {choice}" for i, choice in enumerate(question.choices)]
+    if question.answer is not None:
+        words[question.answer] += " [right]"
+    options = "   ".join(word.replace(" ", "\u00a0") for word in words)  # lines break between options only
+    if question.chain:
+        options += f"\nchain: {', '.join(question.chain)}"
+    lines = [textwrap.fill(line, 100) for line in options.split("\n")]
+    figure.text(left, bottom + 0.12 * height, "\n".join(lines), fontsize=9, va="top")
 
 
 if __name__ == "__main__":

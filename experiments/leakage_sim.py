@@ -1,4 +1,4 @@
-"""The nine statements of the mean-leakage model: proven, in closed form, simulated, compared, and drawn.
+"""The twelve statements of the mean-leakage model: proven, in closed form, simulated, compared, and drawn.
 
     python experiments/leakage_sim.py                          # everything: a verdict per statement, CSV, JSON, figures
     python experiments/leakage_sim.py --quick                  # a few seconds: fewer instances, coarser figures
@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-NAMES = tuple(f"T{number}" for number in range(1, 10))
+NAMES = tuple(f"T{number}" for number in range(1, 13))
 OWN_FILES = ("verdicts.json", "sweep.csv", "benchmark.json")
 """One of these marks a folder as written by this program."""
 MODE_FIELDS = {

@@ -104,30 +104,25 @@ def count_moves(walk: Callable[[], Any], folders: tuple[Path, ...] | None = None
 
 
 def batch(folder: Path) -> Callable[[], Any]:
-    """One batch from question to loss: questions drawn, processor, model.forward, objective."""
+    """One batch from question to loss: processor, model.forward, objective; the images are drawn before."""
     from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import load_checkpoint
-    from amvl_model.training.objective import amvl_objective
 
     config = load_preset("tiny")
     model, processor = load_checkpoint(CHECKPOINT)
-    questions = training_questions(config.data)
+    drawn = training_questions(config.data)
+    questions = [drawn[i] for i in range(QUESTIONS)]
 
     def walk() -> Any:
-        inputs = processor.collate([processor.encode(questions[i]) for i in range(QUESTIONS)])
-        output = model(**inputs)
-        beta, gamma = config.objective.weights(1.0)
-        terms = amvl_objective(
-            output.prior, output.posterior, output.answer_nll, beta, gamma, objective=config.objective.name
-        )
-        return terms.total.mean()
+        inputs = processor.collate([processor.encode(question) for question in questions])
+        return model(**inputs, loss=config.objective.loss(1.0)).loss
 
     return walk
 
 
 def training_step(folder: Path) -> Callable[[], Any]:
-    """One step of AMVLTrainer.train; model, questions and trainer are made before."""
+    """One step of AMVLTrainer.train; model, questions with their images, and trainer are made before."""
     from amvl_model.config.schema import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import build_model
@@ -136,6 +131,8 @@ def training_step(folder: Path) -> Callable[[], Any]:
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
     model, processor = build_model(config)
+    drawn = training_questions(config.data)
+    questions = [drawn[i] for i in range(50 * QUESTIONS)]
 
     def trainer(number: int) -> AMVLTrainer:
         return AMVLTrainer(
@@ -145,7 +142,7 @@ def training_step(folder: Path) -> Callable[[], Any]:
             latent_learning_rate=config.train.latent_learning_rate,
             group_by_length=config.train.group_by_length,
             args=training_arguments(config, folder / str(number), disable_tqdm=True),
-            train_dataset=QuestionDataset(training_questions(config.data), processor, cache=False),
+            train_dataset=QuestionDataset(questions, processor, cache=False),
         )
 
     trainers = iter([trainer(0), trainer(1)])
@@ -213,7 +210,7 @@ def modules_behind_loading() -> list[str]:
     code = f"""
 import json, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
-from amvl_model.run import load_checkpoint
+from amvl_model.models.loading import load_checkpoint
 load_checkpoint({CHECKPOINT!r})
 print(json.dumps(sorted(name for name in sys.modules if name.split(".")[0] in {PACKAGES!r})))
 """

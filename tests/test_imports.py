@@ -24,7 +24,18 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 # Every sub-package, lowest first: it imports from itself and from those before it.
 LAYERS = {
     "amvl_model": (
-        *("distributed", "config", "results", "two_pass", "data", "models", "training", "evaluation", "diagnostics"),
+        *(
+            "distributed",
+            "objectives",
+            "config",
+            "results",
+            "two_pass",
+            "data",
+            "models",
+            "training",
+            "evaluation",
+            "diagnostics",
+        ),
         *("studies", "profiling", "cli"),
     ),
     "amvl_theory": (

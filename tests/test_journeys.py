@@ -103,7 +103,15 @@ def test_a_journey_is_walked_and_its_count_is_the_same_again(name: str) -> None:
     assert found.moves == walked(name).moves
 
 
-@pytest.mark.xfail(strict=True, reason="loading and training share a module: run.py imports the trainer")
+@pytest.mark.parametrize(
+    ("name", "moves", "files"), [("batch", 90, 12), ("training step", 200, None), ("diagnostics", 300, None)]
+)
+def test_a_journey_stays_within_its_moves(name: str, moves: int, files: int | None) -> None:
+    found = walked(name)
+    assert found.moves.total() <= moves
+    assert files is None or len(found.files) <= files
+
+
 def test_loading_a_checkpoint_imports_no_trainer_and_no_parquet_reader() -> None:
     modules = modules_behind_loading()
     assert "amvl_model" in modules

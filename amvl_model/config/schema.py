@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from amvl_model.config.loading import (
     add_field_arguments,
@@ -29,52 +29,22 @@ from amvl_model.config.loading import (
     suggest_nearest,
     walk,
 )
+from amvl_model.objectives import OBJECTIVES, Loss, Objective, Weights, objective_named, schedule
 
 PRESET_FOLDER = Path(__file__).parents[1] / "presets"
 
-ObjectiveName = Literal["ntp", "fwd", "rev", "ntp+fwd", "ntp+rev", "amvl", "elbo", "jeffreys"]
-BaselineName = Literal["sft", "pause"]
-TrainingName = Literal[ObjectiveName, BaselineName]
-BASELINES: tuple[str, ...] = get_args(BaselineName)
 Order = Literal["forward-first", "reverse-first", "simultaneous"]
-
-# Which of the two weighted KL terms (beta's, gamma's) an objective has.
-_KL_TERMS: dict[str, tuple[bool, bool]] = {
-    "ntp": (False, False),
-    "fwd": (True, False),
-    "rev": (False, True),
-    "ntp+fwd": (True, False),
-    "ntp+rev": (False, True),
-    "amvl": (True, True),
-    "elbo": (True, False),
-    "jeffreys": (True, True),
-    "sft": (False, False),
-    "pause": (False, False),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The training loss and the schedule of its weights.
+    """The training loss and the schedule of its weights (amvl_model/objectives.py: names, equations, the schedule).
 
-    With sg the stop-gradient, q the posterior, p the prior, and t the progress of training from 0 to 1:
-
-        NTP = -log p(y | x, z),  z ~ q          F = beta(t) KL(sg[q] || p)          R = gamma(t) KL(sg[p] || q)
-        ntp = NTP      fwd = F      rev = R      ntp+fwd = NTP + F      ntp+rev = NTP + R      amvl = NTP + F + R
-        elbo = NTP + beta(t) KL(q || p)          jeffreys = NTP + beta(t) KL(q || p) + gamma(t) KL(p || q)
-
-    forward-first (the paper's order): beta(t) rises linearly from 0 at t = 0 to ``beta`` at ``beta_warmup``; gamma(t)
-    is 0 up to ``gamma_delay`` and reaches ``gamma`` after another ``gamma_warmup``. reverse-first exchanges the two
-    schedules, simultaneous gives both the first one. An objective with one KL term keeps that term's place in the
-    schedule, so that ablations differ in the term alone.
-
-    Two baselines have no distributions, and no weight, order or schedule has an effect on them:
-
-        sft = -log p(y | x)                      supervised fine-tuning without latents
-        pause = -log p(y | x, w_1 .. w_k)        deterministic latent tokens: ``model.num_latents`` learnt input embeddings
+    Objectives without KL terms, among them the baselines sft and pause, have no use for weights, order and schedule; pause takes
+    ``model.num_latents`` for its number of tokens.
     """
 
-    name: TrainingName = option("amvl", "which terms the loss has, or a baseline without latents; see the class")
+    name: str = option("amvl", f"which terms the loss has: {', '.join(OBJECTIVES)}, or an entry of your own")
     beta: float = option(0.003, "full weight of the forward KL (prior to posterior)", unit="per nat", low=0)
     gamma: float = option(0.0003, "full weight of the reverse KL (posterior to prior)", unit="per nat", low=0)
     order: Order = option("forward-first", "which of the two weights rises first")
@@ -90,6 +60,10 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        try:
+            objective_named(self.name)
+        except ValueError as error:
+            raise ValueError(f"objective.name: {error}") from None
         if self.gamma_delay + self.gamma_warmup > 1 + 1e-9:
             raise problem(
                 "objective.gamma_warmup",
@@ -107,24 +81,18 @@ class ObjectiveConfig:
         Raises:
             ValueError: for a progress outside [0, 1].
         """
-        if not 0 <= progress <= 1:
-            raise problem("progress", "a number from 0 to 1", progress, "give steps done / steps in all")
-        first = _ramp(progress, 0.0, self.beta_warmup)
-        second = _ramp(progress, self.gamma_delay, self.gamma_warmup)
-        of_beta, of_gamma = {
-            "forward-first": (first, second),
-            "reverse-first": (second, first),
-            "simultaneous": (first, first),
-        }[self.order]
-        has_beta, has_gamma = _KL_TERMS[self.name]
-        return self.beta * of_beta * has_beta, self.gamma * of_gamma * has_gamma
+        beta, gamma = schedule(progress, self.order, self.beta_warmup, self.gamma_delay, self.gamma_warmup)
+        used = self.entry.weights
+        return self.beta * beta * ("beta" in used), self.gamma * gamma * ("gamma" in used)
 
+    def loss(self, progress: float) -> Loss:
+        """The loss at this progress: what a model's ``forward`` takes."""
+        return Loss(self.entry, Weights(*self.weights(progress)), self.kl_reduction, self.nll_reduction)
 
-def _ramp(progress: float, start: float, length: float) -> float:
-    """0 before ``start``, 1 from ``start + length`` on, linear between."""
-    if progress < start:
-        return 0.0
-    return 1.0 if length <= 0 else min(1.0, (progress - start) / length)
+    @property
+    def entry(self) -> Objective:
+        """The objective's entry in the registry."""
+        return objective_named(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,19 +132,19 @@ class DataConfig:
 
     source: str = option(
         "synthetic-blink",
-        "training questions: synthetic-blink, blink, visual-cot, refocus, cogcom, zebra-cot, a file of questions (.jsonl) "
-        "or a folder in BLINK's schema; several joined by +, with weights if wanted (visual-cot:4+refocus:1)",
+        "training questions: synthetic-blink, multihop, blink, visual-cot, refocus, cogcom, zebra-cot, a file of questions "
+        "(.jsonl) or a folder in BLINK's schema; several joined by +, with weights if wanted (visual-cot:4+refocus:1)",
     )
     eval_source: str | None = option(
         None,
-        "evaluation questions: synthetic-blink, synthetic-blink-shifted, blink, vstar, hrbench4k, hrbench8k, visual-puzzles, "
-        "a file or a folder; null: held-out questions of source",
+        "evaluation questions: synthetic-blink, multihop, either with -shifted, blink, vstar, hrbench4k, hrbench8k, "
+        "visual-puzzles, a file or a folder; null: held-out questions of source",
     )
     path: str | None = option(None, "folder with local copies of the sources; null: the Hugging Face cache or hub")
     tasks: tuple[str, ...] | None = option(None, "only these tasks, for example Counting,Jigsaw; null: all")
     train_size: int | None = option(600, "training questions; null: all there are", unit="questions in all", low=1)
     eval_size: int | None = option(50, "evaluation questions; null: all there are", unit="questions a task", low=1)
-    label_noise: float = option(0.3, "synthetic-blink: share of training labels moved to another option", low=0, high=1)
+    label_noise: float = option(0.3, "drawn questions: share of training labels moved to another option", low=0, high=1)
     difficulty: float = option(0.25, "synthetic-blink: from 0, plain drawings, to 1, crowded ones", low=0, high=1)
     seed: int = option(0, "of the drawn questions and of the order in which they are shown", low=0)
     min_pixels: int | None = option(
@@ -190,9 +158,10 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and not all(part.strip() for part in value.split("+")):
                 raise problem(f"data.{name}", "a name, a path, or names joined by +", value, "name a source")
-        if self.train_size is None and "synthetic-blink" in self.sources:
+        endless = [name for name in ("synthetic-blink", "multihop") if name in self.sources]
+        if self.train_size is None and endless:
             fix = "say how many questions to draw, for example 600"
-            raise problem("data.train_size", "a number with the endless source synthetic-blink", None, fix)
+            raise problem("data.train_size", f"a number with the endless source {endless[0]}", None, fix)
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             fix = "lower it or raise data.max_pixels"
             raise problem("data.min_pixels", f"at most data.max_pixels ({self.max_pixels})", self.min_pixels, fix)

@@ -32,6 +32,7 @@ class VisualQuestion:
         task: category that accuracies are reported by, for example ``Counting``.
         source: name of the data set.
         answer_probs: p(y|x) over the options where it is known (synthetic BLINK with label noise), else None.
+        chain: names of the intermediate states of a multi-hop question, from the start to the right answer; else empty.
     """
 
     id: str
@@ -44,6 +45,12 @@ class VisualQuestion:
     task: str = ""
     source: str = ""
     answer_probs: tuple[float, ...] | None = None
+    chain: tuple[str, ...] = ()
+
+    @property
+    def hops(self) -> int | None:
+        """Number of steps of a multi-hop question (its chain has one state more), else None."""
+        return len(self.chain) - 1 if self.chain else None
 
     def __post_init__(self) -> None:
         if self.answer is not None and not 0 <= self.answer < len(self.choices):

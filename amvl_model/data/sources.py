@@ -1,8 +1,8 @@
 """Questions by the name that a configuration gives: one place that knows which reader serves which source.
 
-    data.source    synthetic-blink | blink | visual-cot | refocus | cogcom | zebra-cot | a file of questions (.jsonl) |
+    data.source    synthetic-blink | multihop | blink | visual-cot | refocus | cogcom | zebra-cot | a file of questions (.jsonl) |
                    a folder in BLINK's layout; several joined by +, each with a weight if wanted: visual-cot:4+cogcom:1
-    data.eval_source   synthetic-blink | synthetic-blink-shifted (out of distribution) | blink | vstar | hrbench4k |
+    data.eval_source   synthetic-blink | multihop | either with -shifted (out of distribution) | blink | vstar | hrbench4k |
                    hrbench8k | visual-puzzles | .jsonl | a folder
     data.path      the folder that holds them: <path>/<name> if that exists, else the path itself
 
@@ -23,7 +23,17 @@ from amvl_model.data.readers import training_sets
 from amvl_model.data.readers.blink import load_blink
 from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.data.synthetic import SHIFTED_SOURCE, TASKS, ShiftedBlink, SyntheticBlink
+from amvl_model.data.synthetic import (
+    MULTIHOP_SOURCE,
+    MULTIHOP_TASKS,
+    SHIFTED_MULTIHOP_SOURCE,
+    SHIFTED_SOURCE,
+    TASKS,
+    MultihopQuestions,
+    ShiftedBlink,
+    ShiftedMultihop,
+    SyntheticBlink,
+)
 
 _TRAINING: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
     "visual-cot": training_sets.load_visual_cot,
@@ -38,8 +48,9 @@ _BENCHMARKS: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
     "hrbench8k": lambda path=None, **options: vision_benchmarks.load_hrbench("8k", path, **options),
     "visual-puzzles": vision_benchmarks.load_visual_puzzles,
 }
-TRAINING_SOURCES: Final = ("synthetic-blink", "blink", *_TRAINING)
-EVALUATION_SOURCES: Final = ("synthetic-blink", SHIFTED_SOURCE, *_BENCHMARKS)
+_DRAWN: Final = ("synthetic-blink", MULTIHOP_SOURCE)
+TRAINING_SOURCES: Final = (*_DRAWN, "blink", *_TRAINING)
+EVALUATION_SOURCES: Final = (*_DRAWN, SHIFTED_SOURCE, SHIFTED_MULTIHOP_SOURCE, *_BENCHMARKS)
 _WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
 
 
@@ -82,7 +93,8 @@ def training_questions(config: DataConfig) -> Sequence[VisualQuestion]:
         raise ValueError(f"data.source {config.source!r}: expected every source once; give it a weight instead")
     if len(parts) == 1 and not set(parts) & set(_TRAINING) and not weights:
         # drawn questions are always readable; those in files are mixed with themselves, so that damaged ones are skipped
-        return parts["synthetic-blink"] if "synthetic-blink" in parts else MixedQuestions(parts, seed=config.seed)
+        (name, part), *_ = parts.items()
+        return part if name in _DRAWN else MixedQuestions(parts, seed=config.seed)
     return MixedQuestions(parts, weights or None, config.train_size, seed=config.seed)
 
 
@@ -150,6 +162,8 @@ def _place(name: str, config: DataConfig) -> Path | None:
 def _training_part(name: str, config: DataConfig) -> Sequence[VisualQuestion]:
     if name == "synthetic-blink":
         return _synthetic(config, training=True, split="train")
+    if name == MULTIHOP_SOURCE:
+        return _multihop(config, training=True, split="train")
     place = _place(name, config)
     if name in _TRAINING:
         return _TRAINING[name](place, **_tasks(name, config))
@@ -165,6 +179,11 @@ def _evaluation_part(name: str, config: DataConfig, split: str) -> Sequence[Visu
         return _synthetic(config, training=False, split=split)
     if name == SHIFTED_SOURCE:
         return ShiftedBlink(config.tasks or TASKS, split=split, size=_eval_size(config))
+    if name == MULTIHOP_SOURCE:
+        return _multihop(config, training=False, split=split)
+    if name == SHIFTED_MULTIHOP_SOURCE:
+        size = _eval_size(config, MULTIHOP_TASKS)
+        return ShiftedMultihop(config.tasks or MULTIHOP_TASKS, split=split, size=size)
     place = _place(name, config)
     if name in _TRAINING:
         raise ValueError(
@@ -213,7 +232,16 @@ def _synthetic(config: DataConfig, *, training: bool, split: str) -> Sequence[Vi
     return SyntheticBlink(tasks=tasks, split=split, seed=0, size=_eval_size(config), difficulty=config.difficulty)
 
 
-def _eval_size(config: DataConfig) -> int:
-    """Questions in all of an endless source."""
+def _multihop(config: DataConfig, *, training: bool, split: str) -> MultihopQuestions:
+    tasks = config.tasks or MULTIHOP_TASKS
+    if not training:
+        return MultihopQuestions(tasks, split, seed=0, size=_eval_size(config, MULTIHOP_TASKS))
+    if config.train_size is None:
+        raise ValueError("data.train_size: expected a number with the endless source multihop, got null")
+    return MultihopQuestions(tasks, split, config.seed, config.train_size, label_noise=config.label_noise)
+
+
+def _eval_size(config: DataConfig, tasks: Sequence[str] = TASKS) -> int:
+    """Questions in all of an endless source with these tasks."""
     each = 50 if config.eval_size is None else config.eval_size
-    return each * len(TASKS if config.tasks is None else config.tasks)
+    return each * len(tasks if config.tasks is None else config.tasks)

@@ -138,7 +138,8 @@ class Scorer(ABC):
 
     def _behind(self, query: EncodedQuery, embeddings: Tensor, offsets: Sequence[Tensor], visible: Tensor) -> Tensor:
         """Hidden states (B, S, hidden) of short tokens behind x; ``visible`` (S, S) says which of them see which."""
-        from amvl_model.two_pass.layout import run_text_model, second_pass_mask, short_positions
+        from amvl_model.two_pass.layout import second_pass_mask, short_positions
+        from amvl_model.two_pass.passes import run_text_model
 
         rows = embeddings.shape[1]
         mask = second_pass_mask(query.state.mask, rows)
@@ -218,6 +219,7 @@ class BackboneScorer(Scorer):
 
     def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
         from amvl_model.two_pass.layout import PrefixCache, QueryState
+        from amvl_model.two_pass.passes import Pass
         from amvl_model.two_pass.transformers_compat import CACHE, call_backbone
 
         ids, mask, inner = batch["input_ids"], batch["attention_mask"], self.model.model
@@ -228,8 +230,8 @@ class BackboneScorer(Scorer):
             image_grid_thw=batch["image_grid_thw"],
             attention_mask=mask,
         )
-        cache = PrefixCache(self.model.config.get_text_config().num_hidden_layers)
-        cache.record = ids.shape[1]
+        cache = PrefixCache()
+        recording = Pass(cache, record=ids.shape[1])
         hidden = call_backbone(
             inner,
             input_ids=ids,
@@ -238,10 +240,9 @@ class BackboneScorer(Scorer):
             pixel_values=batch["pixel_values"],
             image_grid_thw=batch["image_grid_thw"],
             use_cache=True,
-            **{CACHE: cache},
+            **{CACHE: recording},
         ).last_hidden_state
-        cache.check_pass(ids.shape[1], hidden.shape[1])
-        cache.record = None
+        recording.check(len(inner.language_model.layers), ids.shape[1], hidden.shape[1])
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return EncodedQuery(QueryState(cache, mask, positions.amax(dim=(0, 2)) + 1), None, last)
 

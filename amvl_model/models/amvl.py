@@ -4,8 +4,8 @@
     q(Z|x,y)    posterior head on the hidden states of k posterior queries, which see x and y
     p(y|x,Z)    the backbone, reading x and k injected tokens W z
 
-The layout of the passes is described in two_pass/layout.py. `forward` returns distributions and logits; losses live in
-objective.py.
+The layout of the passes is described in two_pass/layout.py. `forward` returns distributions and logits, and calls the loss that
+it is given (amvl_model/objectives.py).
 
 Shapes: B batch, N query tokens, M answer tokens, k latents, d latent dimension, V vocabulary.
 """
@@ -31,18 +31,16 @@ from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
 from amvl_model.two_pass.attention import install_attention
-from amvl_model.two_pass.last_layer import install_last_layer
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,
     first_pass_mask,
     full_mask,
     posterior_mask,
-    run_text_model,
     second_pass_mask,
     short_positions,
 )
-from amvl_model.two_pass.shared_weights import SharedWeights, install_shared_weights
+from amvl_model.two_pass.passes import Pass, SharedWeights, install_two_pass, run_text_model
 from amvl_model.two_pass.transformers_compat import call_backbone
 
 Batch = Mapping[str, Tensor]
@@ -57,8 +55,10 @@ class AMVLOutput(ModelOutput):
     """What `AMVLForConditionalGeneration.forward` returns.
 
     Attributes:
+        loss: mean over the examples of the loss that was given; None without one.
+        terms: what it is made of, example by example (`amvl_model.objectives.ObjectiveTerms`); None without a loss.
         logits: (B, M, V), logits[:, j] predicts answer token j from x, Z and the tokens before j.
-        answer_nll: (B,), -log p(y|x,Z), summed over the answer's tokens, nats.
+        answer_nll: (B,), -log p(y|x,Z), nats; summed over the answer's tokens unless the loss says otherwise.
         prior_mean, prior_log_std: (B, k, d).
         posterior_mean, posterior_log_std: (B, k, d).
         latents: (B, k, d), the Z that was injected.
@@ -66,6 +66,8 @@ class AMVLOutput(ModelOutput):
             features live in another norm regime: a hundred times larger in the tiny base).
     """
 
+    loss: Tensor | None = None
+    terms: Any = None
     logits: Tensor | None = None
     answer_nll: Tensor | None = None
     prior_mean: Tensor | None = None
@@ -88,7 +90,7 @@ class AMVLOutput(ModelOutput):
 
 def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
     if mean is None or log_std is None:
-        raise ValueError("this output holds no such distribution: the posterior needs answer_ids")
+        raise ValueError("pass answer_ids to get a posterior, and no loss that reads the prior's pass alone")
     return DiagonalGaussian(mean, log_std)
 
 
@@ -111,8 +113,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
         self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
         install_attention(self.backbone)
-        install_last_layer(self.backbone.model.language_model)
-        install_shared_weights(self.backbone.model.language_model)
+        install_two_pass(self.backbone.model.language_model)
         self.post_init()
 
     # ------------------------------------------------------------------ building, loading, saving
@@ -213,7 +214,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         answer_ids: Tensor | None = None,
         answer_mask: Tensor | None = None,
         *,
-        latents: str | Tensor = "posterior",
+        latents: str | Tensor | None = None,
+        loss: Any = None,
         latent_temperature: float = 1.0,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
@@ -228,32 +230,51 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         Args:
             input_ids, attention_mask: (B, N), right-padded query.
             answer_ids, answer_mask: (B, M), right-padded answer.
-            latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d).
+            latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d). Default:
+                a sample of the distribution that each pass of ``loss`` is named after, or of the posterior.
+            loss: called with the passes' answer NLLs and the distributions (`amvl_model.objectives.Loss`); its ``passes``
+                are computed, and its value and terms returned.
             latent_temperature: scales the standard deviation of samples, 0 = mean.
             generator: CPU generator of the samples' noise.
             noise: (B, k, d), standard normal numbers to use instead of drawing them.
             **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
 
         The remaining arguments are those of generation steps and are set by `generate`.
+
+        Raises:
+            ValueError: without an answer, for unknown ``latents``, or for a loss that needs another pass than prior and
+                posterior.
         """
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         if answer_ids is None or answer_mask is None:
             raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
         batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
+        passes: tuple[str, ...] = ("posterior",) if loss is None else loss.passes
+        if not set(passes) <= {"prior", "posterior"}:
+            raise ValueError(f"this model computes the passes prior and posterior; the loss needs {', '.join(passes)}")
         weights = SharedWeights(len(answer_ids) * (self.config.num_latents + answer_ids.shape[1] - 1))
-        state, prior, posterior, (x, y) = self._first_pass(batch, answer_ids, answer_mask, weights)
-        assert posterior is not None
-        z = self._choose(latents, prior, posterior, latent_temperature, generator, noise)
-        injected = self.inject(z)
-        logits = self._second_pass(state, injected, y)
+        state, prior, posterior, (x, y) = self._first_pass(
+            batch, answer_ids, answer_mask, weights, posterior="posterior" in passes
+        )
+        nll, reduction = {}, "sum" if loss is None else loss.nll_reduction
+        for name in passes:
+            z = self._choose(
+                name if latents is None else latents, prior, posterior, latent_temperature, generator, noise
+            )
+            injected = self.inject(z)
+            logits = self._second_pass(state, injected, y, weights)
+            nll[name] = answer_nll(logits, answer_ids, answer_mask, reduction=reduction)
+        terms = None if loss is None else loss(nll, prior, posterior)
         return AMVLOutput(
+            loss=None if terms is None else terms.total.mean(),
+            terms=terms,
             logits=logits,
-            answer_nll=answer_nll(logits, answer_ids, answer_mask),
+            answer_nll=nll[name],
             prior_mean=prior.mean,
             prior_log_std=prior.log_std,
-            posterior_mean=posterior.mean,
-            posterior_log_std=posterior.log_std,
+            posterior_mean=None if posterior is None else posterior.mean,
+            posterior_log_std=None if posterior is None else posterior.log_std,
             latents=z,
             latent_norm_ratio=_norm_ratio(injected, x, self._is_text(batch)),
         )
@@ -295,11 +316,13 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         answer_ids: Tensor | None,
         answer_mask: Tensor | None,
         weights: SharedWeights | None = None,
+        *,
+        posterior: bool = True,
     ) -> tuple[QueryState, DiagonalGaussian, DiagonalGaussian | None, tuple[Tensor, Tensor]]:
-        """[x | prior | posterior | y], or [x | prior] without an answer.
+        """[x | prior | posterior | y], or [x | prior] without an answer or without ``posterior``.
 
         Also returns the embeddings of x (B, N, hidden) and of y (B, M, hidden; M = 0 without an answer). ``weights``: set
-        where one second pass will follow; it then makes no weight gradients of its own (see two_pass/shared_weights.py).
+        where a second pass will follow; it then makes no weight gradients of its own (see two_pass/passes.py).
         """
         ids, k = batch["input_ids"], self.config.num_latents
         query_mask = full_mask(ids, batch.get("attention_mask"))
@@ -307,27 +330,25 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         next_position = positions.amax(dim=(0, 2)) + 1
         blocks = [x, self._queries(self.prior_queries, len(ids))]
         offsets = [torch.arange(k)]
-        if answer_ids is not None:
+        posterior = posterior and answer_ids is not None
+        if posterior:
             blocks += [self._queries(self.posterior_queries, len(ids)), y]
-            offsets += [torch.arange(k), k + torch.arange(answer_ids.shape[1])]
-        cache = PrefixCache(self.config.get_text_config().num_hidden_layers)
-        cache.record = prefix = ids.shape[1]
-        cache.read = (prefix, prefix + (k if answer_ids is None else 2 * k))
-        cache.weights = weights
+            offsets += [torch.arange(k), k + torch.arange(y.shape[1])]
+        cache, prefix = PrefixCache(), ids.shape[1]
         hidden = self._text_model(
             torch.cat(blocks, dim=1),
             torch.cat([positions, short_positions(next_position, *offsets)], dim=-1),
-            first_pass_mask(query_mask, k, answer_mask),
-            cache,
+            first_pass_mask(query_mask, k, answer_mask if posterior else None),
+            Pass(cache, record=prefix, read=(prefix, prefix + (2 * k if posterior else k)), weights=weights),
         )
-        cache.record = cache.read = None
         if weights is not None:
             weights.first = False
-        prior = self.prior_head(hidden[:, :k])
-        posterior = None if answer_ids is None else self.posterior_head(hidden[:, k:])
-        return QueryState(cache, query_mask, next_position), prior, posterior, (x, y)
+        state = QueryState(cache, query_mask, next_position)
+        return state, self.prior_head(hidden[:, :k]), self.posterior_head(hidden[:, k:]) if posterior else None, (x, y)
 
-    def _second_pass(self, state: QueryState, injected: Tensor, y: Tensor) -> Tensor:
+    def _second_pass(
+        self, state: QueryState, injected: Tensor, y: Tensor, weights: SharedWeights | None = None
+    ) -> Tensor:
         """[injected | y] behind the recorded x -> logits of the answer (B, M, V); only those positions are projected.
 
         ``y``: embeddings (B, M, hidden) of the answer.
@@ -336,10 +357,10 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         embeddings = torch.cat([injected, y[:, :-1]], dim=1)
         positions = short_positions(state.next_position, torch.arange(k + answers - 1))
         mask = second_pass_mask(state.mask, k + answers - 1)
-        hidden = self._text_model(embeddings, positions, mask, state.cache)
+        hidden = self._text_model(embeddings, positions, mask, Pass(state.cache, weights=weights))
         return self.get_output_embeddings()(hidden[:, k - 1 :])
 
-    def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: PrefixCache) -> Tensor:
+    def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Pass | PrefixCache) -> Tensor:
         return run_text_model(self.backbone.model.language_model, embeddings, positions, mask, cache)
 
     def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -402,7 +423,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         self,
         latents: str | Tensor,
         prior: DiagonalGaussian,
-        posterior: DiagonalGaussian,
+        posterior: DiagonalGaussian | None,
         temperature: float,
         generator: torch.Generator | None,
         noise: Tensor | None,
@@ -413,7 +434,10 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         if latents not in names:
             raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
         scale = 0.0 if latents.endswith("_mean") else temperature
-        return names[latents].rsample(temperature=scale, generator=generator, noise=noise)
+        chosen = names[latents]
+        if chosen is None:
+            raise ValueError("latents of the posterior need a loss that reads the posterior's pass, or none")
+        return chosen.rsample(temperature=scale, generator=generator, noise=noise)
 
 
 def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:

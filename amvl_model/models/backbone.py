@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from amvl_model.models.checkpoints import inspect_checkpoint, refuse_missing_weights
-from amvl_model.two_pass.recompute import disable_checkpointing, enable_checkpointing
+from amvl_model.two_pass.passes import disable_checkpointing, enable_checkpointing
 
 
 def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:

@@ -22,14 +22,8 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from amvl_model.two_pass.layout import (
-    PrefixCache,
-    QueryState,
-    full_mask,
-    run_text_model,
-    second_pass_mask,
-    short_positions,
-)
+from amvl_model.two_pass.layout import PrefixCache, QueryState, full_mask, second_pass_mask, short_positions
+from amvl_model.two_pass.passes import run_text_model
 from amvl_model.two_pass.transformers_compat import CACHE
 
 if TYPE_CHECKING:
@@ -53,8 +47,8 @@ class SampleCache(DynamicCache):
         super().__init__()
         self.prefix, self.query_mask, self.samples = prefix, query_mask, samples
         self.prefix_length = query_mask.shape[1]
-        self.filled = [0] * len(prefix.keys)  # tokens of a sample behind x, per layer
-        self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(prefix.keys)
+        self.filled = [0] * len(prefix.layers)  # tokens of a sample behind x, per layer
+        self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(prefix.layers)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of one sample, x included."""

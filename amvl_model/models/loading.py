@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.config.schema import BASELINES, RunConfig
+from amvl_model.config.schema import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
@@ -113,8 +113,8 @@ def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:
     backbone, processor = load_base(config)
     settings, seed = config.model, config.train.seed
     model: TrainedModel
-    if config.objective.name in BASELINES:
-        pauses = settings.num_latents if config.objective.name == "pause" else 0
+    if not config.objective.entry.latents:
+        pauses = settings.num_latents if "pause" in config.objective.entry.passes else 0
         model = PauseForConditionalGeneration.from_backbone(backbone, pauses, seed=seed)
     else:
         model = AMVLForConditionalGeneration.from_backbone(

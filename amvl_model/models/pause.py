@@ -41,10 +41,13 @@ class PauseOutput(ModelOutput):
     """What `PauseForConditionalGeneration.forward` returns.
 
     Attributes:
+        loss, terms: as in `AMVLOutput`.
         logits: (B, M, V), logits[:, j] predicts answer token j from x, the pause tokens and the tokens before j.
         answer_nll: (B,), -log p(y|x), summed over the answer's tokens, nats.
     """
 
+    loss: Tensor | None = None
+    terms: Any = None
     logits: Tensor | None = None
     answer_nll: Tensor | None = None
 
@@ -114,6 +117,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         attention_mask: Tensor | None = None,
         answer_ids: Tensor | None = None,
         answer_mask: Tensor | None = None,
+        *,
+        loss: Any = None,
         **vision: Any,
     ) -> PauseOutput:
         """The one pass under teacher forcing.
@@ -121,16 +126,20 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         Args:
             input_ids, attention_mask: (B, N), right-padded query.
             answer_ids, answer_mask: (B, M), right-padded answer.
+            loss: called with the answer NLL of the pass "plain" (no pause tokens) or "pause" (`amvl_model.objectives.Loss`).
             **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
 
         Raises:
-            ValueError: without an answer.
+            ValueError: without an answer, or for a loss that needs another pass.
         """
         if answer_ids is None or answer_mask is None:
             raise ValueError(
                 "forward needs answer_ids and answer_mask (B, M); to answer a question, use "
                 "amvl_model.evaluation.scorers.scorer_for(model, processor).greedy"
             )
+        name = "pause" if self.config.num_pauses else "plain"
+        if loss is not None and loss.passes != (name,):
+            raise ValueError(f"this model computes the pass {name}; the loss needs {', '.join(loss.passes)}")
         inner, pauses = self.backbone.model, self.pauses(len(input_ids))
         query_mask, k, prefix = full_mask(input_ids, attention_mask), pauses.shape[1], input_ids.shape[1]
         positions, _ = call_backbone(
@@ -158,7 +167,9 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         last = query_mask.sum(1) - 1
         before = hidden[:, prefix + k - 1] if k else hidden[torch.arange(len(last), device=last.device), last]
         logits = self.get_output_embeddings()(torch.cat([before.unsqueeze(1), hidden[:, prefix + k :]], dim=1))
-        return PauseOutput(logits=logits, answer_nll=answer_nll(logits, answer_ids, answer_mask))
+        nll = answer_nll(logits, answer_ids, answer_mask, reduction="sum" if loss is None else loss.nll_reduction)
+        terms = None if loss is None else loss({name: nll})
+        return PauseOutput(None if terms is None else terms.total.mean(), terms, logits, nll)
 
     def pauses(self, batch: int) -> Tensor:
         """The input tokens between x and y, (B, k, hidden), in the backbone's precision; k = 0 for sft."""

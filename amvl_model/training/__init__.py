@@ -1,6 +1,5 @@
 """Training.
 
-objective      the eight objectives
 trainer        AMVLTrainer on transformers' Trainer
 batches        data set, samplers, collator, latent noise by question
 sharding       FSDP2, DeepSpeed, checkpoints of sharded runs

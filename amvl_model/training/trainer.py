@@ -22,14 +22,10 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from amvl_model import distributed
-from amvl_model.config.schema import BASELINES, ObjectiveConfig, RunConfig
+from amvl_model.config.schema import ObjectiveConfig, RunConfig
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.models.distributions import answer_nll
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
-from amvl_model.training.objective import amvl_objective
 from amvl_model.training.sharding import keep_float32, sharding_arguments
-
-LOGGED_TERMS = ("ntp", "forward_kl", "reverse_kl", "weighted_forward", "weighted_reverse")
 
 
 class JsonlLog(TrainerCallback):
@@ -49,7 +45,7 @@ class AMVLTrainer(Trainer):
 
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
-    ``latent_norm_ratio``. Of a baseline ``ntp`` alone.
+    ``latent_norm_ratio``, and further terms of the objective by name. Of a baseline ``ntp`` alone.
 
     Args:
         objective: which loss, with its weights and schedule.
@@ -74,8 +70,7 @@ class AMVLTrainer(Trainer):
         kwargs.setdefault("data_collator", AMVLCollator(processor))
         super().__init__(processing_class=processor, **kwargs)
         config = self.model.config
-        self._plain = objective.name in BASELINES  # one pass, no distributions
-        self._latent_shape = None if self._plain else (config.num_latents, config.latent_dim)
+        self._latent_shape = (config.num_latents, config.latent_dim) if objective.entry.latents else None
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")
         # the loss below is normalised over the whole accumulated batch, and must not be divided once more
@@ -101,31 +96,13 @@ class AMVLTrainer(Trainer):
         weight, index = batch.pop(WEIGHT), batch.pop(INDEX, None)
         if index is not None and self._latent_shape is not None:
             batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
-        output = model(**batch)
-        beta, gamma = self.objective.weights(self.progress)
-        nll = output.answer_nll
-        if self.objective.nll_reduction != "sum":
-            nll = answer_nll(
-                output.logits, batch["answer_ids"], batch["answer_mask"], reduction=self.objective.nll_reduction
-            )
-        losses, terms = nll, {"ntp": nll}
-        if not self._plain:
-            found = amvl_objective(
-                output.prior,
-                output.posterior,
-                nll,
-                beta,
-                gamma,
-                objective=self.objective.name,
-                kl_reduction=self.objective.kl_reduction,
-            )
-            losses, terms = found.total, {name: getattr(found, name) for name in LOGGED_TERMS}
-        total = (losses * weight).sum()
+        output = model(**batch, loss=self.objective.loss(self.progress))
+        total = (output.terms.total * weight).sum()
         items = weight.sum() if num_items_in_batch is None else num_items_in_batch
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = total * scale / items
         if model.training:
-            self._remember(terms, output, weight, beta, gamma)
+            self._remember(output, weight)
         return (loss, output) if return_outputs else loss
 
     def autocast_smart_context_manager(self, *args: Any, **kwargs: Any) -> Any:
@@ -148,17 +125,18 @@ class AMVLTrainer(Trainer):
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
-    def _remember(self, terms: dict[str, Tensor], output: Any, weight: Tensor, beta: float, gamma: float) -> None:
+    def _remember(self, output: Any, weight: Tensor) -> None:
         count = float(weight.sum())
         with torch.no_grad():
-            for name, values in terms.items():
+            for name, values in output.terms.named().items():
                 self._sums[name] += float((values * weight).sum())
-            if not self._plain:
+            if self._latent_shape is not None:
                 for name in ("prior", "posterior"):
-                    self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                    if output[f"{name}_mean"] is not None:
+                        self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
                 self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
-                self._sums["beta"] += beta * count
-                self._sums["gamma"] += gamma * count
+                for name, value in zip(("beta", "gamma"), self.objective.weights(self.progress), strict=True):
+                    self._sums[name] += value * count
         self._count += count
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -1,8 +1,7 @@
 """One query, two passes: x is encoded once for prior, posterior and decoding.
 
-layout            masks, positions and the cache of the shared prefix
-attention         attention functions without N x N masks
-last_layer        pass 1's last layer at the latents alone
-shared_weights    weight gradients of both passes in one piece
-recompute         gradient checkpointing through the shared prefix
+layout                masks, positions, and the keys and values of the shared prefix
+passes                how the text model's layers run in a pass: narrowing, recomputation, shared weight gradients
+attention             attention functions without N x N masks
+transformers_compat   the supported versions of transformers, guards against renamed arguments
 """

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from amvl_model.two_pass.last_layer import KEYS_ONLY
 from amvl_model.two_pass.transformers_compat import incompatible
+
+KEYS_ONLY = "amvl_keys_only"
+"""Option of the attention function: nobody reads the result, the keys alone are wanted (see passes.py)."""
 
 # Shapes: B batch, H heads, Q queries, K keys, D head dimension, N prefix tokens, S short tokens.
 TEXT_ATTENTION = "amvl_shared_prefix"
@@ -87,7 +89,7 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attention of the text model: causal on the prefix rows, ``attention_mask`` (B, 1, S, K) on the last S rows.
 
-    With the option `last_layer.KEYS_ONLY` nothing is attended: the queries come back, of the right shape, to be dropped.
+    With the option `KEYS_ONLY` nothing is attended: the queries come back, of the right shape, to be dropped.
 
     Raises:
         RuntimeError: if there are not as many keys as the mask has columns, because the layer ignored its cache.

@@ -2,14 +2,14 @@
 
 The backbone's ``forward`` methods accept any keyword (``**kwargs``) and ignore those they do not know, so after a renaming a
 pass would run without its cache or its pictures, and return other numbers without an error. Therefore the backbone is called
-through `call_backbone`, and every pass checks that it saw the prefix (see shared_prefix.py and attention.py).
+through `call_backbone`, and every pass checks that it saw the prefix (see passes.py and attention.py).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -58,16 +58,21 @@ def incompatible(problem: str) -> RuntimeError:
 
 
 def call_backbone(target: Any, **inputs: Any) -> Any:
-    """``target(**inputs)`` of a module or a method.
+    """``target(**inputs)`` of a module or a method, after `check_arguments`."""
+    check_arguments(target, inputs)
+    return target(**inputs)
+
+
+def check_arguments(target: Any, names: Iterable[str]) -> None:
+    """Check that a module or a method has parameters of these names.
 
     Raises:
-        RuntimeError: if the target has no parameter of one of these names, and would ignore it.
+        RuntimeError: if it lacks one, and would ignore it.
     """
     function = getattr(target, "__func__", None) or type(target).forward
-    unknown = inputs.keys() - _parameters(function)
+    unknown = set(names) - _parameters(function)
     if unknown:
         raise incompatible(f"{function.__qualname__} has no parameter {', '.join(sorted(unknown))}")
-    return target(**inputs)
 
 
 @lru_cache(maxsize=32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from amvl_theory.figures import curves, plots
+from amvl_theory.figures import curves, plots, seeds
 from amvl_theory.figures.curves import Mode
 from amvl_theory.figures.style import page, save, styled
 from amvl_theory.verification.core import Table, write_csv
@@ -104,6 +104,57 @@ def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     return figure, {"limits_saturation": bent, "limits_mixture": mixed, "limits_per_answer": own}
 
 
+def widening(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Widths and leak at a gap that no head can close."""
+    table = seeds.widening_paths(30 if quick else 200)
+    figure, panels = page(2)
+    seeds.lines(
+        table, "gamma", "step", "posterior_var", ax=panels[0], name="gamma = {:g}", seen="simulated", xlabel="steps",
+        ylabel="sigma_q^2 [latent^2]", title="A gap that stays widens for ever",
+    )  # fmt: skip
+    seeds.lines(
+        table, "gamma", "step", "leaked_nats", ax=panels[1], name="gamma = {:g}", xlabel="steps",
+        ylabel="leaked information [nats]", title="and the leak falls like 1/(gamma t)", yscale="log",
+    )  # fmt: skip
+    return figure, {"widening": table}
+
+
+def reading(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """Growth of reading, collapse against budget, the weight that holds."""
+    count = 100 if quick else 1000
+    rates, shares, held = seeds.growth_rates(count), seeds.collapse_against_budget(count), seeds.holding_weights()
+    figure, panels = page(3)
+    seeds.growth_panel(rates, ax=panels[0])
+    seeds.lines(
+        shares, "gamma", "budget", "share", ax=panels[1], name="gamma = {:g}", seen="simulated", xlabel="budget [steps]",
+        ylabel="share of seeds that read the leak [1]", title="Collapse against budget",
+    )  # fmt: skip
+    seeds.lines(
+        held, "share", "budget", "gamma", ax=panels[2], name="share {:g}", xlabel="budget [steps]",
+        ylabel="gamma* [1]", title="Weight that holds the share",
+    )  # fmt: skip
+    return figure, {"reading_rates": rates, "reading_collapse": shares, "reading_weights": held}
+
+
+def coadaptation(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
+    """A decoder that learns: no resting point, and what the route from x loses."""
+    paths, starved = seeds.coadapted_paths(), seeds.starving_paths(20 if quick else 200)
+    names = np.array([f"{o}, {w:g}" for o, w in zip(paths["objective"], paths["weight"], strict=True)])
+    table = {**paths, "run": names}
+    figure, panels = page(3)
+    common = {"name": "{}", "xlabel": "steps", "xscale": "log", "yscale": "log"}
+    seeds.lines(
+        table, "run", "step", "snr", ax=panels[0], limit="snr_limit", ylabel="leak rho = a^2/sigma_q^2 [1]",
+        title="The leak tends to a limit", **common,
+    )  # fmt: skip
+    seeds.lines(
+        table, "run", "step", "prior_std", ax=panels[1], limit="prior_std_limit", ylabel="sigma_p [latent]",
+        title="the widths do not, under dual KL", **common,
+    )  # fmt: skip
+    seeds.starving_panel(starved, ax=panels[2])
+    return figure, {"coadaptation": paths, "coadaptation_starving": starved}
+
+
 FIGURES: dict[str, Callable[[Mode, np.random.Generator, bool], Drawn]] = {
     "contamination": contamination,
     "trajectories": trajectories,
@@ -112,6 +163,9 @@ FIGURES: dict[str, Callable[[Mode, np.random.Generator, bool], Drawn]] = {
     "stability_map": stability_map,
     "finite_sample": finite_sample,
     "limits": limits,
+    "widening": widening,
+    "reading": reading,
+    "coadaptation": coadaptation,
 }
 
 

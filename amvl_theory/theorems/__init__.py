@@ -1,4 +1,4 @@
-"""The nine statements about the mean-leakage model, each derived with sympy from the loss, checked, and rendered to LaTeX.
+"""The twelve statements about the mean-leakage model, each derived with sympy from the loss, checked, and rendered to LaTeX.
 
     python -m amvl_theory.theorems                 table; exit status 1 if a statement fails
     python -m amvl_theory.theorems --latex FILE    all statements and proof steps as one LaTeX document
@@ -25,6 +25,9 @@ from amvl_theory.theorems.t6_transition import prove_t6
 from amvl_theory.theorems.t7_stability import prove_t7
 from amvl_theory.theorems.t8_amortised import prove_t8
 from amvl_theory.theorems.t9_beyond import prove_t9
+from amvl_theory.theorems.t10_widening import prove_t10
+from amvl_theory.theorems.t11_reading import prove_t11
+from amvl_theory.theorems.t12_coadaptation import prove_t12
 
 THEOREMS: dict[str, Prover] = {
     "T1": prove_t1,
@@ -36,12 +39,15 @@ THEOREMS: dict[str, Prover] = {
     "T7": prove_t7,
     "T8": prove_t8,
     "T9": prove_t9,
+    "T10": prove_t10,
+    "T11": prove_t11,
+    "T12": prove_t12,
 }
 """Name -> the function that proves the statement."""
 
 
 def prove_all(only: Sequence[str] | None = None) -> list[Theorem]:
-    """Run the proofs, T1 to T9 in order, or the named ones.
+    """Run the proofs, T1 to T12 in order, or the named ones.
 
     Raises:
         ValueError: if ``only`` names a statement that does not exist.
@@ -72,6 +78,9 @@ __all__ = [
     "prove_t7",
     "prove_t8",
     "prove_t9",
+    "prove_t10",
+    "prove_t11",
+    "prove_t12",
     "table",
     "theorem",
 ]

@@ -63,7 +63,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """One line per statement; under it a line for every symbolic check or comparison that failed."""
     width = max(len(item.title) for item in verdicts)
     heads = "  ".join(f"{head:>17}" for head, _, _ in COLUMNS.values())
-    head = f"{'':3}{'statement':{width}}  {'symbolic':>8}  {'compared':>8}  {heads}  verdict"
+    head = f"{'':4}{'statement':{width}}  {'symbolic':>8}  {'compared':>8}  {heads}  verdict"
     lines = [head, "-" * len(head)]
     for item in verdicts:
         proof = "not run" if item.proof is None else f"{item.proof.passed}/{item.proof.total}"
@@ -71,7 +71,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
         count = f"{sum(c.passed for c in compared)}/{len(compared)}"
         cells = "  ".join(f"{_largest(item.worst(kind, unit)):>17}" for _, kind, unit in COLUMNS.values())
         verdict = "PASS" if item.passed else "FAIL"
-        lines.append(f"{item.name:3}{item.title:{width}}  {proof:>8}  {count:>8}  {cells}  {verdict}")
+        lines.append(f"{item.name:4}{item.title:{width}}  {proof:>8}  {count:>8}  {cells}  {verdict}")
         lines += [f"     FAILED symbolic: {text}" for text in (item.proof.failed if item.proof else ())]
         lines += [
             f"     FAILED {c.kind}: {c.name}: {c.discrepancy:.3g}, tolerance {c.tolerance:g} {c.unit}"
@@ -99,5 +99,5 @@ def departure_table(verdicts: Sequence[Verdict]) -> str:
     lines = ["Outside the statements' conditions (measured, not counted as a failure):"]
     for item in verdicts:
         for gap in item.evidence.departures:
-            lines.append(f"{item.name:3}{gap.size:>10.4g} {gap.unit}: {gap.name} ({gap.where})")
+            lines.append(f"{item.name:4}{gap.size:>10.4g} {gap.unit}: {gap.name} ({gap.where})")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The nine statements: their numbers, and their proofs for a second process beside them."""
+"""The twelve statements: their numbers, and their proofs for a second process beside them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from amvl_theory.verification.beyond import t9
 from amvl_theory.verification.core import Evidence, Proof, Verdict
 from amvl_theory.verification.fixed import t1, t2, t3, t4
 from amvl_theory.verification.free import t5
+from amvl_theory.verification.in_motion import t10, t11, t12
 from amvl_theory.verification.learnt import t8
 from amvl_theory.verification.motion import t7
 from amvl_theory.verification.transition import t6
@@ -29,6 +30,9 @@ STATEMENTS: dict[str, tuple[str, Numbers]] = {
     "T7": ("Stability", t7),
     "T8": ("Amortised prior, finite data", t8),
     "T9": ("Beyond the linear Gaussian case", t9),
+    "T10": ("Widening", t10),
+    "T11": ("Reading the leak", t11),
+    "T12": ("A decoder that learns", t12),
 }
 """Name -> title, and the function that compares its closed forms with direct solves and simulation."""
 

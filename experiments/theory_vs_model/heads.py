@@ -58,7 +58,7 @@ from amvl_model.diagnostics.common.gradients import differentiable
 from amvl_model.evaluation.scorers import batches, latent_scorer
 from amvl_model.models.amvl import LATENT_MODULES
 from amvl_model.models.distributions import DiagonalGaussian, answer_nll
-from amvl_model.training.objective import amvl_objective
+from amvl_model.objectives import amvl_objective
 from amvl_model.two_pass.layout import PrefixCache, QueryState, posterior_mask, second_pass_mask, short_positions
 from experiments.theory_vs_model.plan import Plan
 from experiments.theory_vs_model.rungs import Rung, checkpoint_posteriors
@@ -125,9 +125,8 @@ class EncodedSet:
         """Encoded queries, priors and answers of some questions, padding cut to the longest of them."""
         mask = self.mask[index]
         longest = int(mask.sum(1).max())
-        cache = PrefixCache(len(self.keys))
-        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.keys[layer], cache.values[layer] = keys[index, :, :longest], values[index, :, :longest]
+        pairs = enumerate(zip(self.keys, self.values, strict=True))
+        cache = PrefixCache({i: (keys[index, :, :longest], values[index, :, :longest]) for i, (keys, values) in pairs})
         prior = DiagonalGaussian(self.prior.mean[index], self.prior.log_std[index])
         state = QueryState(cache, mask[:, :longest], self.next_position[index])
         return state, prior, self.answer_ids[index], self.answer_mask[index]
@@ -162,7 +161,7 @@ def encode_set(
     with differentiable(model), torch.no_grad():
         for batch in batches(questions, processor, batch_size, description="encode", progress=progress):
             query = scorer.encode_batch(batch)
-            layers = [query.state.cache.layer(i) for i in range(len(query.state.cache.keys))]
+            layers = [query.state.cache.layer(i) for i in range(len(query.state.cache.layers))]
             assert query.prior is not None
             for row, index in enumerate(batch.index):
                 length = int(query.state.mask[row].sum())
@@ -351,10 +350,8 @@ def _losses(
 
 def _tiled(state: QueryState, times: int) -> QueryState:
     """All queries, then all of them again, ..."""
-    cache = PrefixCache(len(state.cache.keys))
-    for i in range(len(state.cache.keys)):
-        keys, values = state.cache.layer(i)
-        cache.keys[i], cache.values[i] = keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1)
+    pairs = state.cache.layers.items()
+    cache = PrefixCache({i: (k.repeat(times, 1, 1, 1), v.repeat(times, 1, 1, 1)) for i, (k, v) in pairs})
     return QueryState(cache, state.mask.repeat(times, 1), state.next_position.repeat(times))
 
 

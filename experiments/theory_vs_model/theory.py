@@ -157,10 +157,11 @@ def moving_prior(forces: Array, curvature: Array, weights: Array, gamma: float) 
             f"no rest point of the moving prior at gamma = {gamma}: a force without curvature against it"
         )
     kept = np.flatnonzero(curved)
-    # Every mode starts with the variance that the strongest would have alone: no unit of the latents, and none silent too early.
+    # Every mode starts with the variance that the strongest would have alone, which has no unit. From the prior's width, at
+    # curvatures far below 1, strong modes outgrow the others by more than SILENT before they come to rest.
     strongest = np.sqrt(float((weights @ centred[:, kept] ** 2 / diagonal[kept]).max(initial=0.0)))
-    variance = np.sqrt(2 * gamma) * max(strongest, 1e-150) / np.where(curved, diagonal, 1.0)
-    spread = np.zeros_like(variance)
+    variance, spread = np.ones(forces.shape[1]), np.zeros(forces.shape[1])
+    variance[kept] = np.maximum(np.sqrt(2 * gamma) * strongest / diagonal[kept], 1e-300)
     shifts, best, response = np.zeros_like(centred), np.inf, None
     for sweep in range(SWEEPS):
         if not len(kept):

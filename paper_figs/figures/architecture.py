@@ -82,8 +82,8 @@ def record() -> tuple[list[dict[str, Any]], dict[str, Any], int]:
                 "tokens": embeddings.shape[1],
                 "positions": positions[0].numpy(),
                 "mask": mask[:, 0].numpy(),
-                "record": cache.record,
-                "read": cache.read,
+                "record": getattr(cache, "record", None),
+                "read": getattr(cache, "read", None),
             }
         )
         return inner(embeddings, positions, mask, cache)

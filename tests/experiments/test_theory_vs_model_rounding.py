@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from amvl_theory import sparse_spread
 from experiments.theory_vs_model.reference import Reference
 from experiments.theory_vs_model.theory import (
     NoRestPointError,
@@ -53,9 +54,21 @@ def test_a_prior_that_follows_has_no_unit_however_small_the_forces(scale: float)
     known = question((0.5, 0.3, 0.15))
     expected = moving(known.forces, known.curvature)
     found = moving(scale * known.forces, scale**2 * known.curvature)
-    np.testing.assert_allclose(found.shifts, expected.shifts, atol=1e-3)
-    np.testing.assert_allclose(found.widths, expected.widths, atol=1e-3)
-    assert np.abs(expected.shifts).max() > 0.1
+    np.testing.assert_allclose(found.shifts, expected.shifts, atol=1e-6)
+    np.testing.assert_allclose(found.widths, expected.widths, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-15, 2.0**-20, 2.0**-40, SMALLEST])
+def test_a_prior_that_follows_solves_the_group_lasso_at_every_size(scale: float) -> None:
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(4, 4))
+    curvature, forces = root @ root.T + 0.3 * np.eye(4), rng.normal(size=(3, 4))
+    exact = sparse_spread(curvature, forces - WEIGHTS @ forces, GAMMA, WEIGHTS)
+    found = moving_prior(scale * forces, scale**2 * curvature, WEIGHTS, GAMMA)
+    ratio = (WEIGHTS @ found.shifts**2) / found.widths[0] ** 2
+    expected = exact.variance / np.where(exact.active, exact.posterior_variance, 1.0)
+    np.testing.assert_allclose(ratio[exact.active], expected[exact.active], rtol=0.05)
+    assert (ratio[~exact.active] < 0.05).all()
 
 
 def test_forces_near_the_smallest_float32_numbers_move_a_held_prior_by_force_over_gamma() -> None:

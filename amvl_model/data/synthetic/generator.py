@@ -11,8 +11,6 @@ and changing eps never changes a picture. H(y | x) is the answer information tha
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, overload
@@ -22,8 +20,8 @@ import numpy as np
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic import correspondence, objects, paintings, puzzles, scenes
 from amvl_model.data.synthetic.canvas import Task
+from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, noisy_answer
 
-SPLITS: Final = ("train", "val", "test")
 DEFAULT_DIFFICULTY: Final = 0.25
 SOURCE: Final = "synthetic-blink"
 
@@ -49,51 +47,20 @@ _TASKS: Final[dict[str, Task]] = {
 TASKS: Final = tuple(_TASKS)
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
-    """The valid name most like ``name`` (case ignored)."""
-    lowered = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.0)
-    return lowered[close[0]]
-
-
-def _check_name(what: str, name: str, names: Sequence[str]) -> None:
-    if name not in names:
-        raise ValueError(
-            f"{what} must be one of {', '.join(names)}, got {name!r}; did you mean {_nearest(name, names)!r}?"
-        )
-
-
-def _check_unit(what: str, value: float) -> None:
-    if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-        raise ValueError(f"{what} must be a number in [0, 1], got {value!r}; pass a value between 0 and 1")
-
-
-def _check_count(what: str, value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{what} must be an integer of at least 0, got {value!r}; count from 0")
-
-
 def _check(task: str, split: str, seed: int, index: int, difficulty: float, label_noise: float) -> None:
     """Raise a ValueError that says what was expected if an argument is out of range."""
-    _check_name("task", task, TASKS)
-    _check_name("split", split, SPLITS)
-    _check_unit("difficulty", difficulty)
-    _check_unit("label_noise", label_noise)
-    _check_count("seed", seed)
-    _check_count("index", index)
+    check_name("task", task, TASKS)
+    check_name("split", split, SPLITS)
+    check_unit("difficulty", difficulty)
+    check_unit("label_noise", label_noise)
+    check_count("seed", seed)
+    check_count("index", index)
 
 
 def _stream(task: str, split: str, seed: int, index: int, stream: int) -> np.random.Generator:
     """Stream 0 (pictures, text, right option) or 1 (label noise) of one question."""
     key = (TASKS.index(task), SPLITS.index(split), index, stream)
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=key))
-
-
-def _noisy(clean: int, options: int, label_noise: float, rng: np.random.Generator) -> int:
-    """``clean`` with probability 1 - label_noise, else another option, uniformly."""
-    flipped = float(rng.random()) < label_noise
-    shift = int(rng.integers(1, options))
-    return (clean + shift) % options if flipped else clean
 
 
 def clean_answer(task: str, split: str = "val", seed: int = 0, index: int = 0) -> int:
@@ -112,8 +79,8 @@ def answer_distribution(task: str, clean: int, label_noise: float) -> tuple[floa
     Raises:
         ValueError: for an unknown task, a label noise outside [0, 1], or an answer outside the options.
     """
-    _check_name("task", task, TASKS)
-    _check_unit("label_noise", label_noise)
+    check_name("task", task, TASKS)
+    check_unit("label_noise", label_noise)
     options = _TASKS[task].options
     if not 0 <= clean < options:
         raise ValueError(f"clean must be the index of one of {options} options of {task}, got {clean}; count from 0")
@@ -151,7 +118,9 @@ def synthetic_blink(
     rng = _stream(task, split, seed, index, 0)
     clean = int(rng.integers(spec.options))
     drawing = spec.draw(rng, float(difficulty), clean)
-    given = _noisy(clean, spec.options, label_noise, _stream(task, split, seed, index, 1)) if label_noise else clean
+    given = (
+        noisy_answer(clean, spec.options, label_noise, _stream(task, split, seed, index, 1)) if label_noise else clean
+    )
     images = [*drawing.images, None, None, None][:4]
     choices = list(drawing.choices)
     return {
@@ -214,7 +183,7 @@ class SyntheticBlink(Sequence[VisualQuestion]):
             raise ValueError(f"tasks must name at least one of {', '.join(TASKS)}, got none; leave it out for all")
         for task in tasks:
             _check(task, split, seed, 0, difficulty, label_noise)
-        _check_count("size", size)
+        check_count("size", size)
         self.tasks = tuple(tasks)
         self.split = split
         self.seed = seed

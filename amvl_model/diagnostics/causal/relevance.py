@@ -247,19 +247,18 @@ class _Path:
 
     def encode(self, embeddings: Tensor) -> EncodedQuery:
         from amvl_model.two_pass.layout import PrefixCache, QueryState, first_pass_mask, short_positions
+        from amvl_model.two_pass.passes import Pass
 
         model, rows, prefix = self.scorer.model, len(embeddings), embeddings.shape[1]
         mask, positions = self.mask.expand(rows, -1), self.positions.expand(-1, rows, -1)
         after = positions.amax(dim=(0, 2)) + 1
-        cache = PrefixCache(model.config.get_text_config().num_hidden_layers)
-        cache.record = prefix
+        cache = PrefixCache()
         hidden = model._text_model(
             torch.cat([embeddings, model._queries(model.prior_queries, rows)], dim=1),
             torch.cat([positions, short_positions(after, torch.arange(self.k))], dim=-1),
             first_pass_mask(mask, self.k, None),
-            cache,
+            Pass(cache, record=prefix),
         )
-        cache.record = None
         return EncodedQuery(QueryState(cache, mask, after), model.prior_head(hidden[:, prefix:]), None)
 
     def targets(self, query: EncodedQuery, reference: DiagonalGaussian, answer: int) -> Tensor:

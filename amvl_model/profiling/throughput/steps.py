@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.objectives import amvl_objective
 from amvl_model.profiling.footprint import MERGED, PATCH, Architecture
 from amvl_model.profiling.throughput.grid import Cell
 from amvl_model.profiling.throughput.three_pass import three_pass
-from amvl_model.training.objective import amvl_objective
 from amvl_model.two_pass.attention import TEXT_ATTENTION
-from amvl_model.two_pass.layout import PrefixCache, run_text_model, second_pass_mask, short_positions
+from amvl_model.two_pass.layout import PrefixCache, second_pass_mask, short_positions
+from amvl_model.two_pass.passes import Pass, run_text_model
 
 # ids of the special tokens in a vocabulary that has no words; ordinary tokens start behind them
 IMAGE, VIDEO, VISION_START, END, FIRST_WORD = 1, 2, 3, 4, 8
@@ -154,7 +155,7 @@ def _nll(model: Any, hidden: Tensor, answer: Tensor) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2), answer, reduction="none").sum(1).mean()
 
 
-def _run(model: Any, embeddings: Tensor, positions: Tensor, mask: Tensor | None, cache: PrefixCache | None) -> Tensor:
+def _run(model: Any, embeddings: Tensor, positions: Tensor, mask: Tensor | None, cache: Pass | None) -> Tensor:
     return run_text_model(model.backbone.model.language_model, embeddings, positions, mask, cache)
 
 
@@ -174,15 +175,15 @@ def sequential_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     query_mask = batch["attention_mask"]
     x, positions = model._embed_query(batch, query_mask)
     start, n = positions.amax(dim=(0, 2)) + 1, x.shape[1]
-    cache = PrefixCache(model.config.get_text_config().num_hidden_layers)
-    cache.record = n
-    hidden = _run(model, x, positions, None, cache)
-    cache.record, cache.append = None, True
+    cache = PrefixCache()
+    hidden = _run(model, x, positions, None, Pass(cache, record=n))
     for j in range(k - 1):
         seen = F.pad(query_mask, (0, j), value=1)
         place = short_positions(start, torch.tensor([j]))
-        hidden = _run(model, hidden[:, -1:], place, second_pass_mask(seen, 1), cache)
+        hidden = _run(model, hidden[:, -1:], place, second_pass_mask(seen, 1), Pass(cache, append=True))
     last = torch.cat([hidden[:, -1:], model.get_input_embeddings()(answer[:, :-1])], dim=1)
     seen = F.pad(query_mask, (0, k - 1), value=1)
     place = short_positions(start, k - 1 + torch.arange(last.shape[1]))
-    return _nll(model, _run(model, last, place, second_pass_mask(seen, last.shape[1]), cache), answer)
+    return _nll(
+        model, _run(model, last, place, second_pass_mask(seen, last.shape[1]), Pass(cache, append=True)), answer
+    )

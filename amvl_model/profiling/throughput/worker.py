@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from amvl_model.objectives import amvl_objective
 from amvl_model.profiling.throughput.grid import Cell, model_flops, peak_flops, segments
 from amvl_model.profiling.throughput.meters import (
     CountCollectives,
@@ -40,7 +41,6 @@ from amvl_model.profiling.throughput.meters import (
     timed,
 )
 from amvl_model.profiling.throughput.steps import BETA, GAMMA, build_batch, build_model, losses, sft_loss
-from amvl_model.training.objective import amvl_objective
 
 OUT_OF_MEMORY = "does not fit"
 PROFILED = 20  # operations in a profile

@@ -95,3 +95,20 @@ NORM_SAFE = Assumption(
 UNIQUE_ROOT = Assumption(
     "gbar^2 <= 3 v0", "sufficient for one equilibrium of each objective", "\\bar g^2 \\le 3 v_0", _unique_root
 )
+
+KL_ONLY = Assumption("KL gradients only", "the answer loss does not move the heads", "\\nabla L_{\\rm NTP} = 0")
+GRADIENT_FLOW = Assumption("gradient flow", "steps are short beside every time scale", "\\eta \\to 0")
+SHARED_GAP = Assumption(
+    "one gap", "the mean square gap is that of all answers together", "D = E_y (\\mu_{q_y} - \\mu_p)^2"
+)
+ANSWER_PRIOR = Assumption(
+    "E xi = 0, Var xi = 1",
+    "the decoder without the latent is calibrated, the leak is centred",
+    "E \\xi = 0, E \\xi^2 = 1",
+)
+GAUSSIAN_START = Assumption("Gaussian start", "the random start is Gaussian with mean 0", "x(0) \\sim N(0, \\Sigma_0)")
+SMALL_LEAK = Assumption("small leak", "second order in decoder and leak", "w, a \\to 0")
+SCALE_FREE = Assumption("scale-free decoder", "the decoder reads z through w z only", "L_{\\rm NTP} = f(w z)")
+NO_DECAY = Assumption("no weight decay", "nothing but the loss moves the weights", "\\lambda = 0")
+MATCHED_PRIOR = Assumption("beta > 0", "the prior's width follows", "\\beta > 0", lambda model, beta, gamma: beta > 0)
+LATE_TIME = Assumption("late times", "the widths have grown past every rate", "t \\to \\infty")

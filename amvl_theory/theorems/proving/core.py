@@ -71,7 +71,7 @@ class Theorem:
     """One statement about the mean-leakage model, with the proof that was run for it.
 
     Attributes:
-        name: T1 to T9.
+        name: T1 to T12.
         title: what it is about, in a few words.
         statement: in plain words and formulas.
         formula: its main equations in LaTeX, without delimiters.
@@ -160,6 +160,18 @@ def escape_latex(text: str) -> str:
     return _FORMULA.sub(render, text).replace("$$", "")
 
 
+def plain_text(equation: Any) -> str:
+    """A sympy equation as a line of text: powers as ^, products as spaces."""
+    return f"{sp.sstr(equation.lhs)} = {sp.sstr(equation.rhs)}".replace("**", "^").replace("*", " ")
+
+
+class _Quotes(dict[str, str]):
+    """What a statement quotes; an equation that the derivation did not come to is named as missing."""
+
+    def __missing__(self, label: str) -> str:
+        return f"({label} was not proven)"
+
+
 def is_zero(expression: Any) -> bool:
     """Whether a sympy expression or matrix vanishes identically (rational normal form, else simplify)."""
     entries: Iterable[Any] = expression if isinstance(expression, sp.MatrixBase) else (sp.sympify(expression),)
@@ -187,6 +199,13 @@ class Proof:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.checks: list[Check] = []
+        self.stated: dict[str, Any] = {}
+
+    def state(self, label: str, left: Any, derived: Any, closed: Any, kind: str = SYMBOLIC) -> None:
+        """Check ``derived == closed``, and state ``left = closed``: the statement quotes it as {label}, the LaTeX lists it."""
+        equation = sp.Eq(left, closed, evaluate=False)
+        self.equal(f"{label.replace('_', ' ')}: {plain_text(equation)}", derived, closed, kind)
+        self.stated[label] = equation
 
     def step(self, text: str, expression: Any = None) -> None:
         """Write one step of the proof down."""
@@ -233,10 +252,11 @@ Prover = Callable[[], Theorem]
 
 
 def theorem(
-    *, name: str, title: str, statement: str, formula: str, assumptions: tuple[Assumption, ...]
+    *, name: str, title: str, statement: str, assumptions: tuple[Assumption, ...], formula: str = ""
 ) -> Callable[[Callable[[Proof], None]], Prover]:
     """Turn a function that writes into a `Proof` into one that returns the timed `Theorem`.
 
+    Where the derivation states equations (`Proof.state`), the statement's {label} quotes them and the formula lists them.
     An exception inside the derivation becomes a failed check, so that one broken statement does not hide the others.
     """
 
@@ -249,7 +269,11 @@ def theorem(
                 proof.record("the derivation runs to its end", SYMBOLIC, False, f"{type(error).__name__}: {error}")
             seconds = time.perf_counter() - start
             steps, checks = tuple(proof.steps), tuple(proof.checks)
-            return Theorem(name, title, statement, formula, assumptions, steps, checks, seconds)
+            words, equations = statement, formula
+            if not formula:
+                words = statement.format_map(_Quotes({key: plain_text(item) for key, item in proof.stated.items()}))
+                equations = " \\\\\n".join(sp.latex(item) for item in proof.stated.values())
+            return Theorem(name, title, words, equations, assumptions, steps, checks, seconds)
 
         prove.__name__ = prove.__qualname__ = derive.__name__
         prove.__doc__ = derive.__doc__

@@ -67,7 +67,7 @@ def test_every_benchmark_is_found_by_name(folder: Path) -> None:
 
 def test_unreadable_sources_say_what_can_be_read(folder: Path) -> None:
     with pytest.raises(
-        ValueError, match="data source 'llava' cannot be read: expected synthetic-blink, blink, visual-cot"
+        ValueError, match="data source 'llava' cannot be read: expected synthetic-blink, multihop, blink, visual-cot"
     ):
         training_questions(config("llava", folder))
     with pytest.raises(ValueError, match="set data.eval_source"):

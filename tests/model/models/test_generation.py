@@ -286,9 +286,9 @@ def test_the_cache_of_shared_samples_holds_x_once_and_grows_without_losing_anyth
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(generation, "FIRST_ROOM", 1)
-    prefix = PrefixCache(1)
     draw = torch.Generator().manual_seed(0)
-    prefix.keys[0], prefix.values[0] = torch.randn(2, 2, 1, 5, 4, generator=draw)
+    kept = torch.randn(2, 2, 1, 5, 4, generator=draw)
+    prefix = PrefixCache({0: (kept[0], kept[1])})
     cache = generation.SampleCache(prefix, torch.ones(2, 5), samples=3)
     written = []
     for tokens in (2, 1, 1):
@@ -296,13 +296,12 @@ def test_the_cache_of_shared_samples_holds_x_once_and_grows_without_losing_anyth
         written.append(pair)
         keys, values = cache.update(pair[0], pair[1], 0)
     assert cache.get_seq_length() == 5 + 4
-    assert torch.equal(keys, torch.cat([prefix.keys[0], *(pair[0] for pair in written)], dim=2))
-    assert torch.equal(values, torch.cat([prefix.values[0], *(pair[1] for pair in written)], dim=2))
+    assert torch.equal(keys, torch.cat([kept[0], *(pair[0] for pair in written)], dim=2))
+    assert torch.equal(values, torch.cat([kept[1], *(pair[1] for pair in written)], dim=2))
 
 
 def test_the_order_of_tokens_in_a_shared_row_is_undone_exactly_and_no_sample_sees_another() -> None:
-    prefix = PrefixCache(1)
-    prefix.keys[0], prefix.values[0] = torch.zeros(2, 1, 2, 4), torch.zeros(2, 1, 2, 4)
+    prefix = PrefixCache({0: (torch.zeros(2, 1, 2, 4), torch.zeros(2, 1, 2, 4))})
     cache = generation.SampleCache(prefix, torch.tensor([[1, 1], [1, 0]]), samples=2)
     rows = torch.arange(4 * 3).view(4, 3)
     assert torch.equal(cache.apart(cache.side_by_side(rows)), rows)
@@ -312,7 +311,7 @@ def test_the_order_of_tokens_in_a_shared_row_is_undone_exactly_and_no_sample_see
 
 
 def test_what_a_shared_cache_cannot_do_is_refused() -> None:
-    cache = generation.SampleCache(PrefixCache(1), torch.ones(1, 2), samples=2)
+    cache = generation.SampleCache(PrefixCache(), torch.ones(1, 2), samples=2)
     with pytest.raises(NotImplementedError, match="beam search"):
         cache.reorder_cache(torch.zeros(1, dtype=torch.long))
     with pytest.raises(NotImplementedError, match="num_return_sequences=1"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amvl_model.config.schema import BASELINES, ObjectiveConfig
+from amvl_model.config.schema import ObjectiveConfig
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.evaluation.scorers import PauseScorer, scorer_for
@@ -124,7 +124,7 @@ def test_scores_behind_the_recorded_question_are_those_of_the_whole_pass(k: int)
 QUESTIONS = [synthetic_question(task, index=i) for i in range(3) for task in ("Counting", "Object_Localization")]
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ["sft", "pause"])
 def test_a_baseline_is_trained_stored_loaded_and_measured_like_any_model(name: str, tmp_path: Path) -> None:
     settings = config(**{"objective.name": name, "train.steps": 2, "train.batch_size": 4, "train.log_every": 1})
     model, made = train(settings, tmp_path / "run", questions=QUESTIONS, quiet=True)
@@ -160,10 +160,10 @@ def test_zeroed_pause_tokens_are_measured_against_the_trained_ones() -> None:
 
 
 def test_weights_of_the_kl_terms_have_no_effect_on_baselines() -> None:
-    for name in BASELINES:
+    for name in ("sft", "pause"):
         assert ObjectiveConfig(name=name, beta=1.0, gamma=1.0).weights(0.9) == (0.0, 0.0)
-    with pytest.raises(ValueError, match="did you mean pause"):
-        ObjectiveConfig(name="pauses")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="did you mean 'pause'"):
+        ObjectiveConfig(name="pauses")
 
 
 def test_what_needs_a_distribution_refuses_a_baseline_in_plain_words(tmp_path: Path) -> None:

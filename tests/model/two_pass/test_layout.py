@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
-from amvl_model.training.objective import amvl_objective
-from amvl_model.two_pass.attention import TEXT_ATTENTION, shared_prefix_attention
-from amvl_model.two_pass.last_layer import KEYS_ONLY
+from amvl_model.objectives import amvl_objective
+from amvl_model.two_pass.attention import KEYS_ONLY, TEXT_ATTENTION, shared_prefix_attention
 from amvl_model.two_pass.layout import PrefixCache
+from amvl_model.two_pass.passes import Pass
 from tests.helpers import collate, examples, gradients, tiny_model
 from tests.reference import three_pass
 
@@ -207,7 +207,7 @@ def test_the_last_layer_is_as_it_was_for_the_backbone_alone_and_for_later_passes
     layer = model.backbone.model.language_model.layers[-1]
     embedded = model.get_input_embeddings()(batch["input_ids"])
     wrapped = model.backbone.model.language_model(inputs_embeds=embedded).last_hidden_state
-    layer.forward = layer._amvl_full_forward
+    layer.forward = layer._amvl_plain_forward
     assert torch.equal(wrapped, model.backbone.model.language_model(inputs_embeds=embedded).last_hidden_state)
     assert wrapped.shape[1] == embedded.shape[1]
 
@@ -270,12 +270,11 @@ def test_a_copy_of_a_checkpointed_model_runs_its_own_layers() -> None:
 
 
 def test_a_layer_that_updates_the_cache_twice_is_reported() -> None:
-    cache = PrefixCache(2)
-    cache.record = 1
+    cache = Pass(PrefixCache(), record=1)
     pair = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
     for layer in (0, 0, 1):
         cache.update(*pair, layer)
     with pytest.raises(RuntimeError, match=r"one cache update per layer and pass, got \[2, 1\]"):
-        cache.check_pass(2, 2)
+        cache.check(2, 2, 2)
     with pytest.raises(RuntimeError, match="before pass 1"):
-        PrefixCache(1).layer(0)
+        PrefixCache().layer(0)

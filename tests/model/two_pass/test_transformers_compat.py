@@ -20,7 +20,7 @@ from amvl_model.models.generation import LatentGenerationMixin, SampleCache
 from amvl_model.models.loading import load_checkpoint
 from amvl_model.profiling import doctor
 from amvl_model.training.trainer import AMVLTrainer
-from amvl_model.two_pass import last_layer, transformers_compat
+from amvl_model.two_pass import passes, transformers_compat
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.transformers_compat import CACHE, OLDEST, UNSUPPORTED, call_backbone, check_version
 from tests.helpers import collate, examples, processor, tiny_model, without_answers
@@ -86,9 +86,12 @@ def test_a_plain_backbone_whose_layer_ignores_the_cache_is_an_error() -> None:
 
 
 def test_a_last_layer_that_does_not_find_the_cache_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(last_layer, "CACHE", "renamed")
+    model = tiny_model()
+    monkeypatch.setattr(
+        passes, "_narrowed_forward", lambda layer, hidden, **kwargs: layer._amvl_plain_forward(hidden, **kwargs)
+    )
     with pytest.raises(RuntimeError, match="expected the last hidden states of 6 tokens, got"):
-        tiny_model()(**collate(examples((1,), (1,))))
+        model(**collate(examples((1,), (1,))))
 
 
 def test_an_argument_that_the_backbone_would_ignore_is_refused() -> None:

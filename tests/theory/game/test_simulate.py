@@ -1,4 +1,4 @@
-"""Simulation against the nine statements' numbers, against direct linear solves, and against itself."""
+"""Simulation against the statements' numbers, against direct linear solves, and against itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from scipy.linalg import expm, solve_discrete_lyapunov
 
 from amvl_theory.dynamics.schedules import Schedule
+from amvl_theory.game import kernel as game_kernel
+from amvl_theory.game import shared_kernel
 from amvl_theory.game.game import (
     OBJECTIVES,
     GameState,
@@ -16,9 +18,7 @@ from amvl_theory.game.game import (
     fixed_state,
     gradients,
     initial_state,
-    shared_kernel,
 )
-from amvl_theory.game.game import kernel as game_kernel
 from amvl_theory.game.simulate import equilibrium_by_simulation, simulate
 from amvl_theory.model import MeanLeakageModel
 

@@ -45,8 +45,29 @@ def test_the_statement_is_verified(proven: list[Theorem], name: str) -> None:
     assert len({check.name for check in item.checks}) == len(item.checks)
 
 
-def test_there_are_nine_statements_in_order(proven: list[Theorem]) -> None:
-    assert [item.name for item in proven] == [f"T{k}" for k in range(1, 10)]
+def test_there_are_twelve_statements_in_order(proven: list[Theorem]) -> None:
+    assert [item.name for item in proven] == [f"T{k}" for k in range(1, 13)]
+
+
+def test_t10_to_t12_quote_the_equations_that_were_proven(proven: list[Theorem]) -> None:
+    for item, equation in zip(
+        proven[9:],
+        ("Qdot_inf = 4 V a b/(a + b)", "gamma_r = kappa^2/(k + lambda/s)", "Ndot = gamma rho + lambda w^2"),
+        strict=True,
+    ):
+        assert equation in item.statement and "not proven" not in item.statement
+        assert any(check.name.endswith(equation) for check in item.checks)
+        assert "{" not in item.statement and item.formula.count(r"\\") >= 5
+
+
+def test_an_equation_that_was_not_derived_is_named_in_the_statement() -> None:
+    @theorem(name="T0", title="Quotes", statement="{found} but {lost}", assumptions=())
+    def prove(proof: Proof) -> None:
+        x = sp.Symbol("x")
+        proof.state("found", sp.Symbol("y"), x + x, 2 * x)
+
+    item = prove()
+    assert item.statement == "y = 2 x but (lost was not proven)" and item.formula == "y = 2 x" and item.verified
 
 
 def test_t2_to_t7_carry_exact_counter_examples(proven: list[Theorem]) -> None:
@@ -79,8 +100,8 @@ def test_the_package_hands_out_the_proofs_on_first_use() -> None:
 
 def test_only_the_named_statements_are_proven() -> None:
     assert [item.name for item in prove_all(["T2"])] == ["T2"]
-    with pytest.raises(ValueError, match=r"only: expected names among T1.*received T10"):
-        prove_all(["T10"])
+    with pytest.raises(ValueError, match=r"only: expected names among T1.*received T13"):
+        prove_all(["T13"])
 
 
 # A broken statement is reported
@@ -323,4 +344,4 @@ def test_a_statement_lists_its_conditions_on_an_instance(proven: list[Theorem]) 
 
 def test_the_table_names_checks_and_seconds(proven: list[Theorem]) -> None:
     text = table(proven)
-    assert "9 of 9 statements verified by" in text and SYMBOLIC in text
+    assert "12 of 12 statements verified by" in text and SYMBOLIC in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +10,18 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from amvl_model.config.schema import ObjectiveConfig
 from amvl_model.models.distributions import DiagonalGaussian, answer_nll
-from amvl_model.training.objective import OBJECTIVES, amvl_objective
+from amvl_model.objectives import (
+    FORWARD_OF_BOTH,
+    NTP,
+    OBJECTIVES,
+    Objective,
+    Term,
+    amvl_objective,
+    register_objective,
+)
+from tests.helpers import collate, examples, tiny_model
 
 B, K, D = 5, 3, 4
 BETA, GAMMA = 0.7, 0.2
@@ -57,11 +68,82 @@ REACHED = {
 }
 
 
-def test_there_are_eight_objectives() -> None:
-    assert set(OBJECTIVES) == set(FORMULAS) and len(OBJECTIVES) == 8
+POSTERIOR = [name for name, entry in OBJECTIVES.items() if entry.passes == ("posterior",)]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_there_are_eight_objectives_with_a_posterior_and_three_without() -> None:
+    assert set(POSTERIOR) == set(FORMULAS) and len(POSTERIOR) == 8
+    assert {name: OBJECTIVES[name].passes for name in set(OBJECTIVES) - set(POSTERIOR)} == {
+        "prior": ("prior",),
+        "sft": ("plain",),
+        "pause": ("pause",),
+    }
+    assert OBJECTIVES["amvl"].equation == "NTP + beta KL(sg[q] || p) + gamma KL(sg[p] || q)"
+
+
+@pytest.fixture
+def own_objective() -> Iterator[Objective]:
+    """An entry made by a user: AMVL without the stop-gradient of the forward KL, and at least one nat of the reverse KL."""
+    free = Term(
+        "free_bits",
+        "max(KL(sg[p] || q), 1)",
+        "posterior",
+        lambda out: out.kl(out.prior.detach(), out.posterior).clamp(min=1.0),
+        weight="gamma",
+    )
+    yield register_objective(Objective("mine", (NTP, FORWARD_OF_BOTH, free)))
+    del OBJECTIVES["mine"]
+
+
+def test_an_objective_of_ones_own_is_one_entry(own_objective: Objective) -> None:
+    prior, posterior, ntp = gaussian(0), gaussian(1), torch.rand(B, dtype=torch.float64)
+    terms = amvl_objective(prior, posterior, ntp, BETA, GAMMA, objective="mine")
+    reverse = torch_kl(prior, posterior).clamp(min=1.0)
+    torch.testing.assert_close(terms.total, ntp + BETA * torch_kl(posterior, prior) + GAMMA * reverse)
+    torch.testing.assert_close(terms.named()["free_bits"], reverse)
+    torch.testing.assert_close(terms.named()["weighted_free_bits"], GAMMA * reverse)
+    assert own_objective.equation == "NTP + beta KL(q || p) + gamma max(KL(sg[p] || q), 1)"
+    settings = ObjectiveConfig(name="mine", beta=0.5, gamma=0.25)
+    assert settings.weights(1.0) == (0.5, 0.25)
+
+
+def test_an_objective_of_ones_own_trains_a_model(own_objective: Objective) -> None:
+    model, batch = tiny_model(), collate(examples())
+    output = model(**batch, loss=ObjectiveConfig(name="mine").loss(1.0), latents="posterior_mean")
+    assert torch.equal(output.loss, output.terms.total.mean())
+    output.loss.backward()
+    assert model.posterior_head.linear.weight.grad.any()
+
+
+def test_entries_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is an objective 'amvl' already: NTP"):
+        register_objective(Objective("amvl", (NTP,)))
+    with pytest.raises(ValueError, match="terms of different names"):
+        Objective("twice", (NTP, NTP))
+    with pytest.raises(ValueError, match="weight must be one of beta, gamma, got 'delta'"):
+        Objective("unknown", (Term("x", "x", "posterior", lambda out: out.answer_nll["posterior"], weight="delta"),))
+
+
+def test_prior_sample_training_has_no_posterior_and_its_gradient_reaches_the_prior() -> None:
+    model, batch = tiny_model(), collate(examples())
+    loss = ObjectiveConfig(name="prior").loss(0.5)
+    output = model(**batch, loss=loss, latents="prior_mean")
+    with torch.no_grad():
+        other = model(**batch, latents="prior_mean")
+    torch.testing.assert_close(output.answer_nll, other.answer_nll)
+    assert output.posterior_mean is None and output.terms.forward_kl is None
+    output.loss.backward()
+    assert model.prior_head.linear.weight.grad.any() and model.posterior_head.linear.weight.grad is None
+    with pytest.raises(ValueError, match="pass answer_ids to get a posterior"):
+        _ = output.posterior
+
+
+def test_a_loss_that_needs_a_pass_the_model_does_not_compute_is_refused() -> None:
+    with pytest.raises(ValueError, match="computes the passes prior and posterior; the loss needs plain"):
+        tiny_model()(**collate(examples()), loss=ObjectiveConfig(name="sft").loss(0.0))
+
+
+@pytest.mark.parametrize("objective", POSTERIOR)
 def test_total_is_the_formula_of_its_terms(objective: str) -> None:
     prior, posterior, ntp = gaussian(0), gaussian(1), torch.rand(B, dtype=torch.float64)
     terms = amvl_objective(prior, posterior, ntp, BETA, GAMMA, objective=objective)
@@ -71,7 +153,7 @@ def test_total_is_the_formula_of_its_terms(objective: str) -> None:
     torch.testing.assert_close(terms.total, parts)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", POSTERIOR)
 def test_both_kls_are_reported_whether_or_not_they_are_trained(objective: str) -> None:
     prior, posterior, ntp = gaussian(0), gaussian(1), torch.rand(B, dtype=torch.float64)
     terms = amvl_objective(prior, posterior, ntp, BETA, GAMMA, objective=objective)
@@ -80,7 +162,7 @@ def test_both_kls_are_reported_whether_or_not_they_are_trained(objective: str) -
     assert terms.ntp is ntp
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", POSTERIOR)
 def test_kls_send_gradient_only_where_the_objective_says(objective: str) -> None:
     prior, posterior = gaussian(0), gaussian(1)
     terms = amvl_objective(prior, posterior, torch.zeros(B, dtype=torch.float64), BETA, GAMMA, objective=objective)
@@ -107,7 +189,7 @@ def test_the_stop_gradient_is_what_tells_amvl_from_jeffreys(objective: str) -> N
         torch.testing.assert_close(got.log_std.grad, expected.log_std.grad)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", POSTERIOR)
 def test_kls_and_their_gradients_are_zero_where_prior_and_posterior_agree(objective: str) -> None:
     prior, posterior = gaussian(3), gaussian(3)
     terms = amvl_objective(prior, posterior, torch.ones(B, dtype=torch.float64), BETA, GAMMA, objective=objective)
@@ -146,7 +228,7 @@ def test_unknown_names_and_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="objective must be one of .*amvl.*, got 'vae'"):
         amvl_objective(prior, posterior, ntp, 1, 1, objective="vae")
     with pytest.raises(ValueError, match="kl_reduction must be 'sum' or 'mean'.*got 'none'"):
-        amvl_objective(prior, posterior, ntp, 1, 1, kl_reduction="none")
+        amvl_objective(prior, posterior, ntp, 1, 1, kl_reduction="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"answer_nll \(batch,\), got .*\(1,\)"):
         amvl_objective(prior, posterior, ntp[:1], 1, 1)
     with pytest.raises(ValueError, match="one shape"):

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amvl_model.objectives import amvl_objective
 from amvl_model.profiling.throughput.grid import Cell
 from amvl_model.profiling.throughput.meters import LiveBytes
 from amvl_model.profiling.throughput.steps import build_batch, build_model, losses
-from amvl_model.training.objective import amvl_objective
-from amvl_model.two_pass import recompute as checkpointed
-from amvl_model.two_pass.shared_weights import SharedLinear, SharedWeights, install_shared_weights, sharing
+from amvl_model.two_pass.passes import Pass, SharedLinear, SharedWeights, install_two_pass, sharing
 from tests.helpers import collate, examples, gradients, tiny_model
 
 ROWS, INSIDE, OUTSIDE = 3, 10, 12
@@ -116,7 +115,7 @@ def test_only_plain_linear_maps_take_part_and_the_state_dict_stays() -> None:
     text = nn.Module()
     text.layers = nn.ModuleList([layer])
     before = list(text.state_dict())
-    install_shared_weights(text)
+    install_two_pass(text)
     assert type(layer.plain) is SharedLinear and type(layer.quantised) is Quantised
     assert list(text.state_dict()) == before
 
@@ -141,7 +140,7 @@ def test_the_model_shares_every_linear_map_and_its_gradients_stay(
     model, batch = tiny_model().train(), collate(examples((1, 2), (2, 3)))
     if checkpointing:
         model.gradient_checkpointing_enable()
-        monkeypatch.setattr(checkpointed, "_is_short", lambda *_: False)  # both passes are computed again
+        monkeypatch.setattr(Pass, "is_short", False)  # both passes are computed again
     used: dict[nn.Module, list[bool]] = {}
     original = SharedWeights._in_second_pass
 
@@ -170,7 +169,7 @@ def test_under_autocast_the_gradients_are_those_of_ordinary_passes(
     model, batch = tiny_model().train(), collate(examples((1, 2), (2, 3)))
     if checkpointing:
         model.gradient_checkpointing_enable()
-        monkeypatch.setattr(checkpointed, "_is_short", lambda *_: False)
+        monkeypatch.setattr(Pass, "is_short", False)
     with torch.autocast("cpu", torch.bfloat16):
         _, got = step(model, batch)
         ordinary(monkeypatch)

@@ -1,0 +1,386 @@
+"""A small base for the multi-hop tasks: its configuration, and training without latents on shared scenes.
+
+The base is transformers' own Qwen2.5-VL with L text layers and a vision tower in which each cell of 28 x 28 pixels is a
+window of its own (no full attention), so that the tower reads single arrows and cannot compose them. One step draws S scenes
+with Q questions each; the tower runs once per scene and its features are shared by the scene's questions:
+
+    features (S, T, hidden)  ->  embeddings (S Q, N, hidden)  ->  logits (S Q, M, vocabulary)
+
+S scenes, Q questions per scene, T image tokens, N query and answer tokens, M answer tokens. The same loop pre-trains (hops 1
+and 2, fresh weights) and fine-tunes (all hops, pre-trained weights, frozen tower): what differs is the recipe. It is the
+baseline that latents are compared with, "SFT".
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amvl_model.data.processing import AMVLProcessor, pad_right
+from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
+from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
+from amvl_model.models.tiny import SPECIAL_TOKENS, tiny_image_processor, tiny_tokenizer
+from amvl_model.training.pretraining import patchify
+from amvl_model.two_pass.attention import install_attention
+
+LARGEST_IMAGE = 28 * 28 * 72  # pixels: 12 cells in six rows
+
+
+@dataclass(kw_only=True)
+class BaseShape:
+    """Size of the base.
+
+    Attributes:
+        num_layers: L, text layers.
+        hidden_size: of the text model; heads have 16 dimensions.
+        vision_size, vision_layers: of the vision tower.
+        window: side of the tower's attention windows in pixels; 28 is one cell.
+        initializer_range: standard deviation of the text model's fresh weights.
+    """
+
+    num_layers: int = 2
+    hidden_size: int = 64
+    vision_size: int = 64
+    vision_layers: int = 1
+    window: int = 28
+    initializer_range: float = 0.1
+
+
+@dataclass(kw_only=True)
+class MultihopRecipe:
+    """One training without latents.
+
+    Attributes:
+        task: of `MULTIHOP_TASKS`.
+        hops: weight of each number of hops.
+        objects, colours, shuffled, listed: as for `multihop_record`.
+        scenes, questions_per_scene: S and Q.
+        steps: optimiser steps.
+        learning_rate: peak; linear warm-up over ``warmup`` steps, then cosine to 5 %.
+        weight_decay: AdamW's, on matrices only.
+        freeze_vision: leave the tower as it is.
+        reading_weight: weight of the NLL of single arrows (`collate_readings`; cells and dots only) against the answers'.
+        seed: of new weights and of the questions.
+        eval_every: steps between looks at the validation split (``eval_size`` questions for each number of hops).
+    """
+
+    task: str = "Coloured_Cells"
+    hops: Mapping[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0})
+    objects: int = 8
+    colours: int = 8
+    shuffled: bool = False
+    listed: bool = False
+    scenes: int = 16
+    questions_per_scene: int = 8
+    steps: int = 1_000
+    learning_rate: float = 2e-3
+    warmup: int = 50
+    weight_decay: float = 0.01
+    freeze_vision: bool = False
+    reading_weight: float = 0.0
+    seed: int = 0
+    eval_every: int = 100
+    eval_size: int = 256
+
+    def rate(self, step: int) -> float:
+        """Learning rate at ``step``."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        return self.learning_rate * rise * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+    def questions(self, split: str, hops: int | Mapping[int, float], size: int) -> MultihopQuestions:
+        """A set of questions of this task; the training set of another seed is another one."""
+        return MultihopQuestions(
+            (self.task,),
+            split,
+            seed=self.seed if split == "train" else 0,
+            size=size,
+            hops=hops,
+            objects=self.objects,
+            colours=self.colours,
+            shuffled=self.shuffled,
+            listed=self.listed,
+            questions_per_scene=self.questions_per_scene,
+        )
+
+
+def base_config(tokenizer: Any, shape: BaseShape) -> Any:
+    """Qwen2_5_VLConfig of the given shape whose token ids are those of ``tokenizer``."""
+    from transformers import Qwen2_5_VLConfig
+
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    hidden, heads = shape.hidden_size, shape.hidden_size // 16
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": -(-len(tokenizer) // 64) * 64,
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": shape.num_layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "max_position_embeddings": 1024,
+            "rms_norm_eps": 1e-6,
+            "initializer_range": shape.initializer_range,
+            # head_dim / 2 = 8 rotary frequencies: 2 for time, 3 for height, 3 for width
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [2, 3, 3]},
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": shape.vision_layers,
+            "hidden_size": shape.vision_size,
+            "intermediate_size": shape.vision_size * 2,
+            "num_heads": shape.vision_size // 32,
+            "out_hidden_size": hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "window_size": shape.window,
+            "fullatt_block_indexes": [],
+        },
+        tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+
+
+def build_multihop_base(shape: BaseShape, *, seed: int = 0) -> tuple[Any, AMVLProcessor]:
+    """A randomly initialised base and its processor; the tokenizer knows the text of every multi-hop task."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    texts = []
+    for shuffled in (False, True):
+        tasks = [task for task in MULTIHOP_TASKS if task != "Dots_And_Arrows"]  # the text of cells, and slow to draw
+        questions = MultihopQuestions(tasks, split="train", seed=1, size=640, shuffled=shuffled)
+        texts += [f"user\n{q.prompt}" for q in questions] + [f"assistant\n{q.answer_text}" for q in questions]
+    processor = AMVLProcessor(tiny_tokenizer(texts, 384), tiny_image_processor())
+    size = dict(processor.image_processor.size)
+    size.update(shortest_edge=28 * 28, longest_edge=LARGEST_IMAGE)
+    processor.image_processor.size = type(processor.image_processor.size)(**size)
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(base_config(processor.tokenizer, shape))
+    install_attention(model)
+    return model, processor
+
+
+def deepened(model: Any, extra: int) -> Any:
+    """The same function with ``extra`` more text layers in front of the last one: the ceiling that depth alone allows.
+
+    A new layer is a copy of the one before the last, with zero output projections, so that at first it adds nothing.
+    """
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    config = copy.deepcopy(model.config)
+    last = config.text_config.num_hidden_layers - 1
+    config.text_config.num_hidden_layers += extra
+    config.text_config.layer_types = None  # derived from the number of layers
+    config = type(config).from_dict(config.to_dict())
+    deep = Qwen2_5_VLForConditionalGeneration(config)
+    old, new = model.model.language_model.layers, deep.model.language_model.layers
+    state = {name: value for name, value in model.state_dict().items() if ".language_model.layers." not in name}
+    deep.load_state_dict(state, strict=False)
+    for i, layer in enumerate(new):
+        source = i if i < last else last - 1 if i < last + extra else last
+        layer.load_state_dict(old[source].state_dict())
+        if last <= i < last + extra:
+            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    install_attention(deep)
+    return deep
+
+
+def collate_scenes(processor: AMVLProcessor, questions: list[VisualQuestion], per_scene: int) -> dict[str, Tensor]:
+    """Encode S Q consecutive questions of S scenes.
+
+    Returns:
+        images (S, H, W, 3) bytes; ids (S Q, N), right-padded, answer included; target (S Q, M), the answer's ids; where
+        (S Q, M), the places whose outputs predict them.
+    """
+    images = np.stack([np.asarray(question.images[0]) for question in questions[::per_scene]])
+    texts = [question.prompt for question in questions]
+    answers = {text: processor.encode_answer(text) for text in {question.answer_text for question in questions}}
+    target = torch.stack([answers[question.answer_text] for question in questions])
+    rows = _query_rows(processor, texts, images.shape[1:3])
+    lengths = torch.tensor([len(row) for row in rows])
+    rows = [torch.cat([row, tail]) for row, tail in zip(rows, target, strict=True)]
+    return {
+        "images": torch.from_numpy(images),
+        "ids": pad_right(rows, processor.pad_token_id)[0],
+        "target": target,
+        "where": lengths[:, None] - 1 + torch.arange(target.shape[1]),
+    }
+
+
+def collate_readings(
+    processor: AMVLProcessor, facts: list[str], size: tuple[int, int], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """One row for each scene in which the model reads single arrows: the pairs of the picture in random order.
+
+    Only the second word of a pair is a target, so that no composition is taught, and no order.
+
+    Args:
+        processor: of the base.
+        facts: of each scene, pairs such as ``red blue, green red``.
+        size: height and width of the pictures in pixels.
+        rng: of the order.
+
+    Returns:
+        ids (S, N); target and where (S, n), the ids of the second words and the places of the first.
+    """
+    prompt, *_ = _query_rows(processor, ["Read the arrows."], size)
+    rows, places = [], []
+    for text in facts:
+        pairs = text.replace(". ", ", ").split(", ")
+        words = [word for i in rng.permutation(len(pairs)) for word in pairs[i].split()]
+        listed = processor.tokenizer(["".join(f" {word}" for word in words)], add_special_tokens=False)["input_ids"][0]
+        rows.append(torch.cat([prompt, torch.tensor(listed)]))
+        places.append(len(prompt) + torch.arange(0, len(listed), 2))
+    ids, where = torch.stack(rows), torch.stack(places)
+    return {"ids": ids, "target": ids.gather(1, where + 1), "where": where}
+
+
+def _query_rows(processor: AMVLProcessor, texts: list[str], size: tuple[int, ...]) -> list[Tensor]:
+    """Token ids of each query: a picture of ``size`` pixels, then the text."""
+    cell = processor.image_processor.patch_size * processor.image_processor.merge_size
+    tokens = (size[0] // cell) * (size[1] // cell)
+    template = processor.tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "\0"}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    ).replace("<|image_pad|>", "<|image_pad|>" * tokens)
+    ids = processor.tokenizer([template.replace("\0", text) for text in texts], add_special_tokens=False)["input_ids"]
+    return [torch.tensor(row) for row in ids]
+
+
+def scene_features(model: Any, processor: AMVLProcessor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Tower features (S, T, hidden) of pictures (S, H, W, 3), and their grid (S, 3)."""
+    pixels, grid = patchify(images, processor)
+    frozen = not any(parameter.requires_grad for parameter in model.model.visual.parameters())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        return torch.stack(list(model.model.get_image_features(pixels, grid).pooler_output)), grid
+
+
+def target_logits(
+    model: Any, processor: AMVLProcessor, batch: dict[str, Tensor], features: Tensor, grid: Tensor
+) -> Tensor:
+    """Logits (R, M, vocabulary) at the places ``where`` of R rows; each scene's features serve R / S consecutive rows."""
+    ids, inner = batch["ids"], model.model
+    features = features.repeat_interleave(len(ids) // len(features), dim=0)
+    is_image = ids == processor.image_token_id
+    embeddings = inner.get_input_embeddings()(ids).masked_scatter(is_image.unsqueeze(-1), features)
+    # one row's positions serve all: the image stands at the same place of each, and padding at the end
+    position, _ = inner.get_rope_index(ids[:1], is_image[:1].int(), image_grid_thw=grid[:1])
+    hidden = inner.language_model(
+        inputs_embeds=embeddings, position_ids=position.expand(-1, len(ids), -1), use_cache=False
+    ).last_hidden_state
+    return model.lm_head(hidden[torch.arange(len(ids))[:, None], batch["where"]])
+
+
+@torch.no_grad()
+def hop_accuracy(model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, hops: int, split: str = "val") -> float:
+    """Share of right letters among the options, for questions with this number of hops."""
+    letters = torch.stack([processor.encode_answer(option_letter(i))[0] for i in range(len(LETTERS[: recipe.objects]))])
+    questions, hits = recipe.questions(split, hops, recipe.eval_size), 0
+    for start in range(0, recipe.eval_size, 128):
+        part = questions[start : start + 128]
+        batch = collate_scenes(processor, part, recipe.questions_per_scene)
+        features, grid = scene_features(model, processor, batch["images"])
+        best = target_logits(model, processor, batch, features, grid)[:, 0, letters].argmax(-1)
+        hits += int((best == torch.tensor([question.answer for question in part])).sum())
+    return hits / recipe.eval_size
+
+
+def train_multihop(
+    model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, curve: Path | None = None, max_hops: int = 4
+) -> list[dict[str, float]]:
+    """Train in place; returns (and appends to ``curve``, a CSV file) the validation accuracy at each number of hops.
+
+    Rows: step, seconds of processor time, loss (nats a question), hop_1 ... hop_``max_hops`` (0 to 1).
+    """
+    model.model.visual.requires_grad_(not recipe.freeze_vision)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    each = recipe.scenes * recipe.questions_per_scene
+    questions = recipe.questions("train", recipe.hops, recipe.steps * each)
+    began, losses, rows = time.process_time(), [], []
+    model.train()
+    for step in range(recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        loss, answer_nll = _losses(model, processor, recipe, questions, step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(answer_nll)
+        if (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.steps:
+            row = {"step": step + 1, "seconds": round(time.process_time() - began, 1), "loss": float(np.mean(losses))}
+            row |= {f"hop_{h}": hop_accuracy(model, processor, recipe, h) for h in range(1, max_hops + 1)}
+            rows.append(row)
+            losses = []
+            _append(curve, row)
+    return rows
+
+
+def _losses(
+    model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, questions: MultihopQuestions, step: int
+) -> tuple[Tensor, float]:
+    """What one step minimises, and the part of it that is the answers' NLL (nats a question)."""
+    each = recipe.scenes * recipe.questions_per_scene
+    numbers = range(step * each, (step + 1) * each)
+    batch = collate_scenes(processor, questions[numbers.start : numbers.stop], recipe.questions_per_scene)
+    features, grid = scene_features(model, processor, batch["images"])
+    loss = _sum_nll(target_logits(model, processor, batch, features, grid), batch["target"]) / each
+    answer_nll = loss.item()
+    if recipe.reading_weight:
+        facts = [questions.record(i)["explanation"] for i in numbers[:: recipe.questions_per_scene]]
+        size = (batch["images"].shape[1], batch["images"].shape[2])
+        rng = np.random.default_rng([recipe.seed, step])
+        reading = collate_readings(processor, facts, size, rng)
+        nll = _sum_nll(target_logits(model, processor, reading, features, grid), reading["target"])
+        loss = loss + recipe.reading_weight * nll / reading["target"].numel()
+    return loss, answer_nll
+
+
+def _sum_nll(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+
+
+def _append(path: Path | None, row: dict[str, float]) -> None:
+    """Write a row of the curve to the file and to the screen."""
+    if path is not None:
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    print(json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)
+
+
+def save_multihop_base(model: Any, processor: AMVLProcessor, folder: Path, recipe: MultihopRecipe) -> None:
+    """Write a checkpoint that `from_pretrained` reads, with the recipe beside it."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")

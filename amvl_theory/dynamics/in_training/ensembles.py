@@ -1,0 +1,272 @@
+"""Seeds by the thousand: minibatches, sampled answers and latents, SGD and Adam. What T10 to T12 are tested against.
+
+Nothing here knows the linear algebra of `reading` or the expectations of `decoders`. Every seed trains a decoder gain w, a gain u
+on x, a leak amplitude a and both log stds on its own minibatches; answers y = +-1, z = y a + sigma_q e by the reparametrised
+sample, x = y m + tau e. With l = u x + w z and the slope d = dL/d(y l) of each question,
+
+    dL/dw = E[d y z]   dL/du = E[d y x]   dL/da = E[d w]   dL/d log sigma_q = E[d y w sigma_q e]
+
+(batch means), to which the KL terms add their gradients, with the stop-gradients of the objective:
+
+    gamma KL(sg p || q):  gamma a/Q  to a,   gamma (1 - (P + a^2)/Q)  to log sigma_q
+    beta KL(sg q || p):   beta (1 - (Q + a^2)/P)  to log sigma_p
+
+`run_answers` does the same for m answers, softmax logits W z + log p, and posterior means M (e_y - p).
+Source: derived for this project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit
+
+from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, weight
+from amvl_theory.dynamics.in_training.coadaptation import Start, XRoute
+from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, logistic_loss
+from amvl_theory.dynamics.in_training.widening import HeadRates
+
+NAMES = ("decoder_gain", "leak", "posterior_log_std", "prior_log_std", "x_gain")
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+"""Adam's."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """How the seeds of an ensemble train.
+
+    Attributes:
+        seeds: how many. batch: questions per step.
+        decoder: "linear" (-kappa y l + k/2 (y l)^2 with kappa = k = 1) or "logistic".
+        decoder_rate, posterior_rate, posterior_std_rate, prior_std_rate: learning rates; the route's is its own.
+        beta: weight of the forward KL. weight_decay: lambda, on w.
+        optimizer: "sgd" or "adam" (on every parameter).
+        noise: standard deviation of further Gaussian noise in the gradients of w, a and u: all that a shared network adds.
+        start: means of the starting point. decoder_std, leak_std: of its Gaussian spread over seeds.
+        route: beside the latent.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+
+    seeds: int = 1000
+    batch: int = 16
+    decoder: Decoder = "logistic"
+    decoder_rate: float = 0.02
+    posterior_rate: float = 0.02
+    posterior_std_rate: float = 0.02
+    prior_std_rate: float = 0.02
+    beta: float = 1.0
+    weight_decay: float = 0.0
+    optimizer: str = "sgd"
+    noise: float = 0.0
+    start: Start = field(default_factory=lambda: Start(0.0, 0.0))
+    decoder_std: float = 0.02
+    leak_std: float = 0.02
+    route: XRoute = field(default_factory=XRoute)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds: expected at least 1, received {self.seeds}")
+        if self.batch < 1:
+            raise ValueError(f"batch: expected at least 1 question, received {self.batch}")
+        one_of("decoder", self.decoder, DECODERS)
+        one_of("optimizer", self.optimizer, ("sgd", "adam"))
+        for name in ("decoder_rate", "posterior_rate", "posterior_std_rate", "prior_std_rate", "beta", "weight_decay"):
+            weight(name, getattr(self, name))
+        for name in ("noise", "decoder_std", "leak_std"):
+            weight(name, getattr(self, name))
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleRun:
+    """Parameters of every seed after the recorded steps; arrays (T, seeds).
+
+    Attributes:
+        steps: (T,). decoder_gain: w. leak: a. posterior_var, prior_var: Q, P. x_gain: u.
+    """
+
+    steps: Array
+    decoder_gain: Array
+    leak: Array
+    posterior_var: Array
+    prior_var: Array
+    x_gain: Array
+
+    @property
+    def benefit(self) -> Array:
+        """What a logistic decoder gains from posterior latents, ln 2 - E loss (T, seeds) [nats], without a route from x."""
+        return np.log(2.0) - logistic_loss(self.decoder_gain * self.leak, self.decoder_gain**2 * self.posterior_var)
+
+    def collapsed(self, threshold: float = 0.05) -> Array:
+        """Share of seeds whose benefit has been above `threshold` nats by each recorded step (T,)."""
+        return np.maximum.accumulate(self.benefit > threshold, axis=0).mean(axis=1)
+
+    def reached(self, amplitude: float) -> Array:
+        """Share of seeds for which w a has been above the amplitude's square by each recorded step (T,)."""
+        return np.maximum.accumulate(self.decoder_gain * self.leak > amplitude**2, axis=0).mean(axis=1)
+
+
+def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: ArrayLike, seed: int = 0) -> EnsembleRun:
+    """Train all seeds for `steps` steps.
+
+    Args:
+        setting: how they train.
+        gamma: weight of the reverse KL, a number or one per step (steps,).
+        record: rising numbers of steps after which parameters are kept, each at most `steps`.
+        seed: of the random generator.
+
+    Raises:
+        ValueError: for a negative weight, or a record that is not within the steps.
+    """
+    weights = not_negative("gamma", gamma)
+    if weights.shape not in ((), (steps,)):
+        raise ValueError(f"gamma: expected a number or shape ({steps},), received shape {weights.shape}")
+    weights = np.broadcast_to(weights, (steps,))
+    kept = np.atleast_1d(np.asarray(record, dtype=int))
+    if kept.size == 0 or kept[0] < 0 or kept[-1] > steps or (np.diff(kept) <= 0).any():
+        raise ValueError(f"record: expected rising numbers from 0 to {steps}, received {kept.tolist()}")
+    rng, start = np.random.default_rng(seed), setting.start
+    first = [start.decoder_gain, start.leak, np.log(start.posterior_std), np.log(start.prior_std), start.x_gain]
+    state = np.repeat(np.array(first)[:, None], setting.seeds, axis=1)
+    state[0] += setting.decoder_std * rng.normal(size=setting.seeds)
+    state[1] += setting.leak_std * rng.normal(size=setting.seeds)
+    rates = np.array(
+        [
+            setting.decoder_rate,
+            setting.posterior_rate,
+            setting.posterior_std_rate,
+            setting.prior_std_rate,
+            setting.route.rate,
+        ]
+    )[:, None]
+    moments, found = np.zeros((2, *state.shape)), []
+    for step in range(steps + 1):
+        if step in kept:
+            found.append(state.copy())
+        if step < steps:
+            gradient = _gradients(setting, state, float(weights[step]), rng)
+            state = state - rates * _direction(setting.optimizer, gradient, moments, step + 1)
+    w, a, log_q, log_p, u = np.stack(found, axis=1)
+    return EnsembleRun(kept, w, a, np.exp(2 * log_q), np.exp(2 * log_p), u)
+
+
+def _gradients(setting: Ensemble, state: Array, gamma: float, rng: np.random.Generator) -> Array:
+    """Gradients (5, seeds) of one minibatch."""
+    w, a, log_q, log_p, u = state
+    std, q, p = np.exp(log_q), np.exp(2 * log_q), np.exp(2 * log_p)
+    y = rng.integers(0, 2, size=(setting.batch, setting.seeds)) * 2.0 - 1.0
+    noise = std * rng.standard_normal(y.shape)
+    z = y * a + noise
+    logit, x = w * z, None
+    if setting.route.rate:
+        x = y * setting.route.signal + setting.route.noise * rng.standard_normal(y.shape)
+        logit = logit + u * x
+    slope = (-expit(-y * logit) if setting.decoder == "logistic" else y * logit - 1.0) * y
+    gradient = np.stack(
+        [
+            (slope * z).mean(0) + setting.weight_decay * w,
+            (slope * y).mean(0) * w + gamma * a / q,
+            (slope * noise).mean(0) * w + gamma * (1 - (p + a**2) / q),
+            setting.beta * (1 - (q + a**2) / p),
+            (slope * x).mean(0) if x is not None else np.zeros_like(w),
+        ]
+    )
+    if setting.noise:
+        gradient[[0, 1, 4]] += setting.noise * rng.normal(size=(3, setting.seeds))
+    return gradient
+
+
+def _direction(optimizer: str, gradient: Array, moments: Array, step: int) -> Array:
+    """The gradient, or Adam's step for it; updates Adam's moments (2, ...)."""
+    if optimizer == "sgd":
+        return gradient
+    moments[0] += (1 - BETA_1) * (gradient - moments[0])
+    moments[1] += (1 - BETA_2) * (gradient**2 - moments[1])
+    return moments[0] / (1 - BETA_1**step) / (np.sqrt(moments[1] / (1 - BETA_2**step)) + EPSILON)
+
+
+def run_answers(
+    answer_probabilities: ArrayLike,
+    *,
+    gamma: float,
+    variance: float,
+    rate: float = 0.02,
+    seeds: int = 200,
+    batch: int = 64,
+    steps: int = 400,
+    start_std: float = 0.02,
+    seed: int = 0,
+) -> tuple[Array, Array]:
+    """(W, M) (seeds, m, m) after training a softmax decoder on sampled questions, at a fixed posterior variance.
+
+    Args:
+        answer_probabilities: p(y|x) (m,), m at least 2. gamma: at least 0. variance: sigma_q^2, above 0 [latent^2].
+        rate: learning rate of W and M. start_std: of their entries at the start.
+
+    Raises:
+        ValueError: for what are no probabilities, a negative weight or a variance that is not above 0.
+    """
+    p = real_array("answer_probabilities", answer_probabilities)
+    p = probabilities("answer_probabilities", p, max(p.size, 2))
+    count, std, pull = p.size, float(np.sqrt(positive("variance", variance))), weight("gamma", gamma)
+    rng = np.random.default_rng(seed)
+    W, M = (start_std * rng.normal(size=(seeds, count, count)) for _ in range(2))
+    bias, bounds = np.log(p), np.cumsum(p)[:-1]
+    for _ in range(steps):
+        y = np.searchsorted(bounds, rng.random((seeds, batch)))
+        centred = np.eye(count)[y] - p
+        z = centred @ M.transpose(0, 2, 1) + std * rng.normal(size=centred.shape)
+        logit = bias + z @ W.transpose(0, 2, 1)
+        slope = np.exp(logit - logit.max(-1, keepdims=True))
+        slope = slope / slope.sum(-1, keepdims=True) - np.eye(count)[y]
+        to_z = slope @ W + pull / std**2 * (centred @ M.transpose(0, 2, 1))
+        W = W - rate / batch * slope.transpose(0, 2, 1) @ z
+        M = M - rate / batch * to_z.transpose(0, 2, 1) @ centred
+    return W, M
+
+
+def run_widening(
+    *,
+    gap: float,
+    fixed_gap_var: float,
+    gamma: float,
+    rates: HeadRates,
+    beta: float = 1.0,
+    stds: tuple[float, float] = (1.0, 1.0),
+    seeds: int = 1000,
+    batch: int = 16,
+    steps: int = 500,
+    seed: int = 0,
+) -> tuple[Array, Array, Array]:
+    """(Q, P, Delta) (seeds,) after training the heads on the KLs alone, by samples of their scores (T10).
+
+    gamma KL(sg p || q) = E_p[-log q] + const is trained on z ~ p, beta KL(sg q || p) on z ~ q_y, y = +-1, whose mean is
+    +- sqrt(V) from the posterior head's: what no head can close.
+
+    Args:
+        gap, fixed_gap_var: Delta_0, V. gamma, beta: weights. rates: of the heads. stds: sigma_q, sigma_p at the start.
+
+    Raises:
+        ValueError: for a negative weight or variance, or a width that is not above 0.
+    """
+    rng = np.random.default_rng(seed)
+    w, b, apart = (
+        weight("gamma", gamma),
+        weight("beta", beta),
+        float(np.sqrt(not_negative("fixed_gap_var", fixed_gap_var))),
+    )
+    log_q, log_p = (np.full(seeds, float(np.log(positive("stds", std)))) for std in stds)
+    mean_q, mean_p = np.full(seeds, float(gap)), np.zeros(seeds)
+    for _ in range(steps):
+        std_q, std_p = np.exp(log_q), np.exp(log_p)
+        y = apart * (rng.integers(0, 2, size=(batch, seeds)) * 2.0 - 1.0)
+        from_p = (mean_p + std_p * rng.standard_normal(y.shape) - mean_q - y) / std_q
+        from_q = (mean_q + y + std_q * rng.standard_normal(y.shape) - mean_p) / std_p
+        mean_q = mean_q + rates.posterior_mean * w * from_p.mean(0) / std_q
+        mean_p = mean_p + rates.prior_mean * b * from_q.mean(0) / std_p
+        log_q = log_q + rates.posterior_std * w * ((from_p**2).mean(0) - 1)
+        log_p = log_p + rates.prior_std * b * ((from_q**2).mean(0) - 1)
+    return np.exp(2 * log_q), np.exp(2 * log_p), mean_q - mean_p

@@ -1,0 +1,206 @@
+"""Figures of T10 to T12: tables and panels, theory as lines, simulated seeds as marks."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from amvl_theory import (
+    Ensemble,
+    HeadRates,
+    ReadingModel,
+    Start,
+    XRoute,
+    accuracy_with_prior_latents,
+    coadapted_asymptotics,
+    coadapted_trajectory,
+    holding_weight,
+    prior_latent_accuracy,
+    reading_rate,
+    run_ensemble,
+    run_widening,
+    widening,
+)
+from amvl_theory.figures.style import axes, look, marks
+from amvl_theory.verification.core import Table
+from amvl_theory.verification.in_motion import collapse_shares
+
+SIMULATED = {"marker": "o", "linestyle": "none", "color": "#444444", "markerfacecolor": "white", "label": "seeds"}
+
+
+def _stacked(rows: list[dict[str, np.ndarray]]) -> Table:
+    return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in rows[0]}
+
+
+def widening_paths(seeds: int) -> Table:
+    """Posterior variance and leaked nats in time at a gap that no head can close, flow and sampled KLs (T10)."""
+    times, rates, rows = np.arange(0, 601, 20), HeadRates(0.01, 0.01, 0.0, 0.0), []
+    seen = times[5::5]
+    for gamma in (0.01, 0.1, 1.0):
+        common = {"fixed_gap_var": 0.3, "gamma": gamma, "rates": rates}
+        path = widening(times, gap=0.0, beta=1.0, posterior_std=0.5, prior_std=0.7, **common)  # type: ignore[arg-type]
+        found = np.full(times.size, np.nan)
+        found[5::5] = [
+            run_widening(gap=0.0, stds=(0.5, 0.7), seeds=seeds, steps=int(t), seed=1, **common)[0].mean()  # type: ignore[arg-type]
+            for t in seen
+        ]
+        rows.append(
+            {
+                "gamma": np.full(times.size, gamma),
+                "step": times,
+                "posterior_var": path.posterior_var,
+                "leaked_nats": path.leaked_nats,
+                "simulated": found,
+            }
+        )
+    return _stacked(rows)
+
+
+def growth_rates(seeds: int) -> Table:
+    """r against gamma at three widths, and the growth of the mean over seeds on minibatches (T11)."""
+    gamma, rows = np.concatenate([[0.0], np.geomspace(0.001, 2.0, 41)]), []
+    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    for std in (0.2, 0.4, 0.8):
+        found = np.full(gamma.size, np.nan)
+        for i in (1, 9, 17, 25, 33):
+            ensemble = Ensemble(seeds, 16, start=Start(0.006, 0.006, std, std), decoder_std=0.0, leak_std=0.0)
+            run = run_ensemble(ensemble, float(gamma[i]), steps=250, record=[100, 250], seed=3)
+            found[i] = np.log(run.decoder_gain[1].mean() / run.decoder_gain[0].mean()) / 150
+        rows.append(
+            {
+                "posterior_std": np.full(gamma.size, std),
+                "gamma": gamma,
+                "rate": reading_rate(model, std**2, gamma),
+                "simulated": found,
+            }
+        )
+    return _stacked(rows)
+
+
+def collapse_against_budget(seeds: int) -> Table:
+    """Share of seeds that have come to read the leak against the budget (T11)."""
+    record, rows = np.arange(100, 901, 50), []
+    for gamma in (0.0, 0.02, 0.05, 0.1):
+        found, expected, error = collapse_shares(gamma, 0.4, record, seeds, 11)
+        rows.append(
+            {
+                "gamma": np.full(record.size, gamma),
+                "budget": record,
+                "share": expected,
+                "simulated": found,
+                "standard_error": error,
+            }
+        )
+    return _stacked(rows)
+
+
+def holding_weights() -> Table:
+    """gamma*(T) for three tolerated shares (T11)."""
+    budgets, rows = np.linspace(100, 2000, 61), []
+    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    for share in (0.01, 0.1, 0.5):
+        held = holding_weight(budgets, probability=share, critical=15.0, model=model, variance=0.16)
+        rows.append({"share": np.full(budgets.size, share), "budget": budgets, "gamma": held})
+    return _stacked(rows)
+
+
+def coadapted_paths() -> Table:
+    """rho and sigma_p in time, dual KL and ELBO, and their limits (T12)."""
+    times, rows, model = np.geomspace(10, 1e5, 81), [], ReadingModel(1.0, 1.0)
+    for name, weight in (("dual", 0.02), ("dual", 0.1), ("elbo", 0.1)):
+        path = coadapted_trajectory(
+            times, model=model, gamma=weight, beta=weight if name == "elbo" else 1.0, objective=name,  # type: ignore[arg-type]
+            start=Start(0.1, 0.1, 0.3, 0.3),
+        )  # fmt: skip
+        limit = coadapted_asymptotics(model, weight, objective=name)  # type: ignore[arg-type]
+        rows.append(
+            {
+                "objective": np.full(times.size, name),
+                "weight": np.full(times.size, weight),
+                "step": times,
+                "snr": path.snr,
+                "snr_limit": np.full(times.size, limit.snr),
+                "prior_std": np.sqrt(path.prior_var),
+                "prior_std_limit": np.sqrt(limit.prior_var_rate * times)
+                if name == "dual"
+                else np.full(times.size, np.nan),
+            }
+        )
+    return _stacked(rows)
+
+
+def starving_paths(seeds: int) -> Table:
+    """Accuracy with prior latents, gamma raised from 0.02 half-way or kept (logistic decoder)."""
+    steps, route, rows = 6000, XRoute(1.0, 1.0, 0.01), []
+    times, start = np.arange(0, steps + 1, 50), Start(0.05, 0.05, 0.5, 0.5)
+    for raised in (0.02, 0.6):
+        weights = np.where(np.arange(steps + 1) < steps // 2, 0.02, raised)
+        path = coadapted_trajectory(
+            times, model=ReadingModel(decoder_rate=0.02, posterior_rate=0.02), gamma=weights[times],
+            std_rates=(0.02, 0.02), decoder="logistic", route=route, start=start,
+        )  # fmt: skip
+        ensemble = Ensemble(seeds, 16, start=start, decoder_std=0.0, leak_std=0.0, route=route)
+        seen = times[10::10]
+        run = run_ensemble(ensemble, weights[:-1], steps=steps, record=seen, seed=2)
+        accuracy = np.full(times.size, np.nan)
+        accuracy[10::10] = accuracy_with_prior_latents(run, route).mean(axis=1)  # type: ignore[arg-type]
+        rows.append(
+            {
+                "raised_to": np.full(times.size, raised),
+                "step": times,
+                "accuracy": accuracy_with_prior_latents(path, route),
+                "simulated": accuracy,
+            }
+        )
+    return _stacked(rows)
+
+
+def lines(
+    table: Table,
+    key: str,
+    x: str,
+    y: str,
+    *,
+    ax: Axes | None = None,
+    name: str = "{:g}",
+    seen: str | None = None,
+    limit: str | None = None,
+    **labels: str,
+) -> Axes:
+    """One line per value of `key`, simulated seeds as marks, limits thin; `labels` go to the Axes."""
+    ax = axes(ax)
+    for i, value in enumerate(dict.fromkeys(table[key].tolist())):
+        rows = table[key] == value
+        ax.plot(table[x][rows], table[y][rows], label=name.format(value), **look(i))
+        if seen is not None:
+            ax.plot(table[x][rows], table[seen][rows], **marks(i))
+        if limit is not None:
+            ax.plot(table[x][rows], table[limit][rows], **{**look(i), "linewidth": 0.8, "linestyle": (0, (1, 1))})
+    if seen is not None:
+        ax.plot([], [], **SIMULATED)
+    ax.set(**labels)
+    ax.legend(loc="best")
+    return ax
+
+
+def growth_panel(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Growth rate against gamma; the threshold is 1 whatever the width."""
+    ax = lines(
+        table, "posterior_std", "gamma", "rate", ax=ax, name="sigma_q = {:g}", seen="simulated",
+        xlabel="weight of the reverse KL, gamma [1]", ylabel="growth rate r [1/step]", title="Reading grows below gamma = 1",
+    )  # fmt: skip
+    ax.set_xscale("symlog", linthresh=0.001)
+    ax.set_xlim(left=0)
+    ax.axhline(0.0, color="#777777", linewidth=0.9)
+    ax.axvline(1.0, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    return ax
+
+
+def starving_panel(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Accuracy with prior latents in time."""
+    ax = lines(
+        table, "raised_to", "step", "accuracy", ax=ax, name="gamma 0.02, then {:g}", seen="simulated",
+        xlabel="steps", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
+    )  # fmt: skip
+    ax.axhline(float(prior_latent_accuracy(1.0, 0.0)), color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    return ax

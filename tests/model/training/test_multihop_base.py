@@ -1,0 +1,164 @@
+"""The small base of the multi-hop tasks: cells are read one by one, scenes are shared, the loop learns and is repeatable."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from amvl_model import AMVLForConditionalGeneration
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.training.multihop_base import (
+    BaseShape,
+    MultihopRecipe,
+    build_multihop_base,
+    collate_readings,
+    collate_scenes,
+    deepened,
+    hop_accuracy,
+    save_multihop_base,
+    scene_features,
+    target_logits,
+    train_multihop,
+)
+from experiments import train_multihop as train_script
+
+
+@pytest.fixture(scope="module")
+def base() -> tuple[Any, AMVLProcessor]:
+    model, processor = build_multihop_base(BaseShape())
+    return model.eval(), processor
+
+
+def test_the_base_is_small_and_its_tower_has_no_full_attention(base: tuple[Any, AMVLProcessor]) -> None:
+    model, _ = base
+    assert 200_000 < sum(p.numel() for p in model.parameters()) < 2_000_000
+    assert model.config.text_config.num_hidden_layers == 2
+    assert model.config.vision_config.fullatt_block_indexes == []
+
+
+@torch.no_grad()
+def test_the_tower_reads_each_cell_by_itself(base: tuple[Any, AMVLProcessor]) -> None:
+    model, processor = base
+    image = np.asarray(MultihopRecipe().questions("train", 1, 1)[0].images[0]).copy()
+    before, _ = scene_features(model, processor, torch.from_numpy(image)[None])
+    image[:, 3 * 28 : 4 * 28] = 77
+    after, _ = scene_features(model, processor, torch.from_numpy(image)[None])
+    changed = (before - after).abs().amax(dim=(0, 2)) > 1e-5
+    assert before.shape == (1, 8, 64)
+    assert changed.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@torch.no_grad()
+def test_shared_scenes_give_the_logits_of_the_ordinary_forward_pass(
+    base: tuple[Any, AMVLProcessor], listed: bool
+) -> None:
+    model, processor = base
+    recipe = MultihopRecipe(listed=listed, shuffled=listed, questions_per_scene=4)
+    questions = recipe.questions("train", {1: 1, 4: 1}, 8)[:]
+    batch = collate_scenes(processor, questions, 4)
+    features, grid = scene_features(model, processor, batch["images"])
+    shared = target_logits(model, processor, batch, features, grid)
+    for row, question in enumerate(questions):
+        one = processor([question])
+        ids = torch.cat([one["input_ids"], one["answer_ids"]], dim=1)
+        types = torch.nn.functional.pad(one["mm_token_type_ids"], (0, one["answer_ids"].shape[1]))
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=types,
+            pixel_values=one["pixel_values"],
+            image_grid_thw=one["image_grid_thw"],
+        ).logits
+        places = slice(one["input_ids"].shape[1] - 1, -1)
+        assert torch.equal(one["answer_ids"][0], batch["target"][row])
+        assert torch.allclose(logits[0, places], shared[row], atol=2e-4)
+
+
+def test_readings_ask_for_the_second_word_of_each_pair(base: tuple[Any, AMVLProcessor]) -> None:
+    _, processor = base
+    facts = ["red blue, blue green, green red", "green red, red blue, blue green"]
+    batch = collate_readings(processor, facts, (28, 3 * 28), np.random.default_rng(0))
+    for row, text in enumerate(facts):
+        pairs = dict(pair.split() for pair in text.split(", "))
+        keys = processor.tokenizer.convert_ids_to_tokens(batch["ids"][row][batch["where"][row]])
+        values = processor.tokenizer.convert_ids_to_tokens(batch["target"][row])
+        assert {key.strip("Ġ"): value.strip("Ġ") for key, value in zip(keys, values, strict=True)} == pairs
+
+
+def test_training_is_repeatable_and_writes_its_curve(tmp_path: Path) -> None:
+    recipe = MultihopRecipe(steps=12, eval_every=6, eval_size=16, scenes=2, warmup=2, reading_weight=1.0)
+    curves = []
+    for run in ("a", "b"):
+        model, processor = build_multihop_base(BaseShape(hidden_size=32, vision_size=32))
+        curves.append(train_multihop(model, processor, recipe, tmp_path / f"{run}.csv"))
+    one, other = ([{k: v for k, v in row.items() if k != "seconds"} for row in curve] for curve in curves)
+    assert one == other
+    assert [row["step"] for row in one] == [6, 12]
+    assert one[1]["loss"] < one[0]["loss"]
+    with (tmp_path / "a.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["6", "12"]
+
+
+def test_a_frozen_tower_stays_as_it_is(base: tuple[Any, AMVLProcessor]) -> None:
+    model, processor = build_multihop_base(BaseShape(hidden_size=32, vision_size=32))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    train_multihop(model, processor, MultihopRecipe(steps=2, eval_size=8, scenes=1, freeze_vision=True))
+    same = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
+    assert same == {name for name in before if "visual" in name}
+
+
+def test_a_saved_base_is_a_backbone_for_latents(base: tuple[Any, AMVLProcessor], tmp_path: Path) -> None:
+    model, processor = base
+    save_multihop_base(model, processor, tmp_path, MultihopRecipe())
+    again = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    latent = AMVLForConditionalGeneration.from_backbone(tmp_path, num_latents=2, latent_dim=16)
+    read = AMVLProcessor.from_pretrained(tmp_path)
+    questions = MultihopRecipe().questions("train", 3, 8)[:]
+    output = latent(**read(questions))
+    assert output.logits.shape[:2] == (8, 3)
+    assert output.latents.shape == (8, 2, 16)
+    recipe = MultihopRecipe(eval_size=16)
+    assert hop_accuracy(again, read, recipe, 1) == pytest.approx(hop_accuracy(model, processor, recipe, 1))
+
+
+@torch.no_grad()
+def test_a_deepened_base_starts_as_the_same_function(base: tuple[Any, AMVLProcessor]) -> None:
+    model, processor = base
+    batch = collate_scenes(processor, MultihopRecipe().questions("train", 2, 8)[:], 8)
+    deep = deepened(model, 3).eval()
+    assert len(deep.model.language_model.layers) == 5
+    logits = [target_logits(m, processor, batch, *scene_features(m, processor, batch["images"])) for m in (model, deep)]
+    assert torch.allclose(*logits, atol=1e-4)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    recipe = MultihopRecipe(steps=100, warmup=10)
+    rates = [recipe.rate(step) for step in range(100)]
+    assert max(rates) <= recipe.learning_rate
+    assert np.argmax(rates) == 9
+    assert rates[-1] < 0.06 * recipe.learning_rate
+
+
+def test_the_command_line_trains_a_base_and_goes_on_from_it(tmp_path: Path) -> None:
+    small = ["--steps", "2", "--eval-size", "8"]
+    pre = ["--layers", "1", "--hidden", "32", "--hops", "1:1,2:1", "--reading-weight", "1"]
+    train_script.main(["--out", str(tmp_path / "base"), *small, *pre])
+    train_script.main(["--out", str(tmp_path / "sft"), "--base", str(tmp_path / "base"), "--freeze-vision", *small])
+    recipe = json.loads((tmp_path / "sft" / "recipe.json").read_text())
+    assert recipe["hops"] == {"1": 1, "2": 1, "3": 2, "4": 2}
+    assert recipe["freeze_vision"] is True
+    weights = [Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("base", "sft")]
+    towers = [list(model.model.visual.parameters()) for model in weights]
+    assert all(torch.equal(a, b) for a, b in zip(*towers, strict=True))
+    assert (tmp_path / "sft" / "curve.csv").read_text().startswith("step,seconds,loss,hop_1")
+    with pytest.raises(SystemExit):
+        train_script.main(["--out", str(tmp_path / "base"), "--hops", "1,2"])
