@@ -15,6 +15,7 @@ from scipy import stats
 from amvl_model.results.files import Metric, Result
 from amvl_model.results.frame import tidy
 from amvl_model.studies.declared import STUDIES
+from amvl_style import styled
 from paper_figs import build, sources
 from paper_figs.ours import command
 from paper_figs.sources import REPORTED, Sources
@@ -50,7 +51,8 @@ def test_reported_gains_add_up_to_the_headline() -> None:
 
 
 def test_a_table_keeps_reported_numbers_and_ours_in_columns_of_their_own(empty: Path) -> None:
-    text = build.draw("table_perception", Sources(results=empty)).texts[".md"]
+    with styled():
+        text = build.draw("table_perception", Sources(results=empty)).texts[".md"]
     heading, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     groups = ["reported" in cell for cell in heading.split("|")]
     amvl = next(row for row in rows if row.startswith("| AMVL")).split("|")
@@ -133,7 +135,8 @@ def test_a_row_without_runs_of_its_own_shows_those_of_the_study_leakage_and_says
         write(empty, "leakage", "elbo", seed, {}, trained(rng) | {"accuracy": 0.25})
         write(empty, "objectives", "amvl", seed, {}, trained(rng) | {"accuracy": 0.75})
     sources = Sources(results=empty)
-    text = build.draw("table_objectives", sources).texts[".md"]
+    with styled():
+        text = build.draw("table_objectives", sources).texts[".md"]
     assert row_of(text, "AMVL, forward-first")[4] == "75.0 [75.0, 75.0]"
     assert row_of(text, "ELBO, no stop-gradient")[4] == "25.0 [25.0, 25.0]"
     assert row_of(text, "SFT, no latents")[4:7] == [NOT_RUN] * 3
@@ -149,7 +152,8 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
         for seed, gap in enumerate(found):
             metrics = {"accuracy": 0.9 - 0.1 * seed, "held_out.nll_gap_mean": gap, "held_out.leaked_information": 0.5}
             write(empty, "leakage", objective, seed, {"objective": {"name": objective}}, metrics)
-    text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
+    with styled():
+        text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
     assert row_of(text, "forward-only")[1:] == ["leakage", "3", "2", "1", "1", "0–1", "−0.30", "70.0", "0.50"]
     assert row_of(text, "AMVL")[3:7] == ["0", "0", "0", "–"]
     assert (
@@ -160,7 +164,8 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
         for seed in STUDIES["stability"].seeds:
             metrics = {"accuracy": 0.9, "held_out.nll_gap_mean": low, "held_out.leaked_information": 0.5}
             write(empty, "stability", objective, seed, {"objective": {"name": objective}}, metrics)
-    text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
+    with styled():
+        text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
     assert "2 of 3 runs forward-only, 0 of 3 AMVL" in text, (
         "fresh seeds are not counted among those that were seen before"
     )
@@ -168,7 +173,8 @@ def test_runs_whose_decoder_reads_the_leak_are_counted_with_their_seeds(empty: P
     assert "| forward-only | stability | 15 | 15 |" in " ".join(text.split())
     assert "15 seeds forward-only alone, 0 AMVL alone (McNemar's p = 6.1e-05)" in text
     (empty / "stability" / "amvl" / "seed7.json").unlink()
-    text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
+    with styled():
+        text = build.draw("table_exploited", Sources(results=empty)).texts[".md"]
     assert "(600 steps). Not complete: 29 of 30 runs." in text, "nobody looks at a planned test before its end"
 
 
@@ -181,7 +187,8 @@ def test_differences_are_paired_by_seed_and_starred_after_holm(empty: Path) -> N
             write(empty, "objectives", cell, seed, {}, {"accuracy": 0.5 + spread + offset + noise, "answer_nll": 0.5})
 
     def drawn() -> str:
-        return build.draw("table_differences", Sources(results=empty)).texts[".md"]
+        with styled():
+            return build.draw("table_differences", Sources(results=empty)).texts[".md"]
 
     text = drawn()
     sft, pause = row_of(text, "SFT, no latents"), row_of(text, "pause tokens")
