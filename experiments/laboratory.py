@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latents", type=int, default=2, help="k")
     parser.add_argument("--latent-dim", type=int, default=16, help="d")
     parser.add_argument("--log-std", type=float, default=-2.0, help="initial log standard deviation")
-    parser.add_argument("--fresh-queries", action="store_true", help="latent queries do not begin at the prompt's last token")
+    parser.add_argument(
+        "--fresh-queries", action="store_true", help="latent queries do not begin at the prompt's last token"
+    )
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-size", type=int, default=256)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")

@@ -221,17 +221,17 @@ def measure_leak(
 ) -> dict[str, tuple[float, float]]:
     """Leaked information I(Z; A | x) in nats with uniform answers, by number of hops: mean and its standard error.
 
-    At most log(options); ``CHUNK`` questions of each number of hops.
+    At most log(options); ``recipe.eval_size`` questions of each number of hops, at most ``CHUNK``.
     """
     model.eval()
     options = [processor.encode_answer(option_letter(i)) for i in range(len(LETTERS[: recipe.objects]))]
-    found = {}
+    found, count = {}, min(CHUNK, recipe.eval_size)
     for hops in sorted(recipe.hops):
-        batch = encode_scenes(model, processor, recipe.questions(split, hops, CHUNK)[:], recipe.questions_per_scene)
+        batch = encode_scenes(model, processor, recipe.questions(split, hops, count)[:], recipe.questions_per_scene)
         state, _ = model.encode_query(batch)
         posteriors = []
         for answer in options:
-            ids = answer.expand(CHUNK, -1)
+            ids = answer.expand(count, -1)
             posteriors.append(model.posterior_from(state, ids, torch.ones_like(ids)))
         means, stds = (
             torch.stack([getattr(q, name).flatten(1) for q in posteriors], dim=1) for name in ("mean", "std")
@@ -259,7 +259,7 @@ def run_arm(base: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, log: Pa
     }
     if isinstance(model, AMVLForConditionalGeneration):
         for name, (mean, error) in measure_leak(model, processor, arm.recipe, "test").items():
-            metrics[name] = Metric(mean, "nats", mean - 1.96 * error, mean + 1.96 * error, CHUNK)
+            metrics[name] = Metric(mean, "nats", mean - 1.96 * error, mean + 1.96 * error, min(CHUNK, arm.recipe.eval_size))
     return write_result(
         path,
         study="laboratory",
