@@ -3,7 +3,8 @@
 A base of L text layers that was pre-trained on few hops answers questions that need more serial steps than it has layers only
 through its latents: computed in pass 1 (depth L) and injected in pass 2 (depth L) they give depth 2L. An arm is
 
-    warm-up     prior-sample training (objective "prior") until fresh questions of the hardest kind are answered, or a limit
+    warm-up     prior-sample training (objective "prior") at a constant rate until fresh questions of the hardest kind are
+                answered, or a limit; once for a seed, and shared by its arms
     arm         the objective, the posterior starting as a copy of the prior, on fresh questions
     measures    by number of hops: accuracy with the means of prior and posterior, and with latents of another scene;
                 leaked information I(Z; A | x) with uniform answers, in nats
@@ -18,8 +19,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ class Arm:
     Attributes:
         objective: a name of `amvl_model.objectives.OBJECTIVES`.
         beta, gamma: weights per nat, constant from the end of the warm-up on.
-        recipe: questions, steps in all (warm-up included) and optimiser, as for the base without latents.
+        recipe: questions, steps (those of the warm-up not counted) and optimiser, as for the base without latents.
         num_latents, latent_dim: k (pause: its tokens) and d.
         initial_log_std: of fresh priors and posteriors.
         queries_from_prompt: latent queries begin at the embedding of the prompt's last token, at which the base answers.
-        warmup: most steps of prior-sample training; 0 for none (sft and pause have none).
+        warmup: most steps of the warm-up; 0 for none.
         warmup_accuracy: share of right answers at the hardest hop that ends it, on fresh questions; looked at every
             ``recipe.eval_every`` steps.
     """
@@ -60,13 +61,13 @@ class Arm:
     beta: float = 1.0
     gamma: float = 1.0
     recipe: MultihopRecipe = field(
-        default_factory=lambda: MultihopRecipe(hops={1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0}, steps=1_400, freeze_vision=True)
+        default_factory=lambda: MultihopRecipe(hops={1: 1.0, 2: 1.0, 3: 2.0}, steps=800, freeze_vision=True)
     )
     num_latents: int = 2
     latent_dim: int = 16
     initial_log_std: float = -2.0
     queries_from_prompt: bool = True
-    warmup: int = 800
+    warmup: int = 2_400
     warmup_accuracy: float = 0.8
 
     @property
@@ -127,50 +128,69 @@ def encode_scenes(
     }
 
 
-def train_arm(model: Any, processor: AMVLProcessor, arm: Arm, log: Path | None = None) -> dict[str, Any]:
-    """Train in place; one line of ``log`` (JSON) for every look at fresh questions.
+def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, log: Path | None = None) -> dict[str, Any]:
+    """Prior-sample training in place, until the hardest questions are answered or ``arm.warmup`` steps are over.
 
     Returns:
-        warmup_steps (int), started (whether the warm-up reached its accuracy; True without one), and the curve.
+        warmup_steps (int), started (whether the accuracy was reached), and the curve.
     """
-    recipe, curve = arm.recipe, []
-    entry = objective_named(arm.objective)
-    loss = Loss(entry, Weights(arm.beta, arm.gamma))
-    warming = arm.warmup > 0 and entry.latents and arm.objective != "prior"
-    warmup_steps, started = 0, not warming
+    curve: list[dict[str, Any]] = []
+    loss = Loss(objective_named("prior"))
+    hardest = f"hop_{max(arm.recipe.hops)}"
+    for row in _steps(
+        model, processor, arm, loss, arm.warmup, log, rate=lambda step: arm.recipe.rate(step, decay=False)
+    ):
+        curve.append(row | {"warming": True})
+        if row[hardest] >= arm.warmup_accuracy:
+            return {"warmup_steps": row["step"], "started": True, "warmup": curve}
+    return {"warmup_steps": arm.warmup, "started": False, "warmup": curve}
+
+
+def train_arm(model: Any, processor: AMVLProcessor, arm: Arm, log: Path | None = None) -> dict[str, Any]:
+    """Train in place on the arm's objective; returns the curve, one row for every look at fresh questions."""
+    loss = Loss(objective_named(arm.objective), Weights(arm.beta, arm.gamma))
+    if "posterior" in loss.passes:
+        model.start_posterior_as_prior()
+    return {"curve": list(_steps(model, processor, arm, loss, arm.recipe.steps, log, rate=arm.recipe.rate))}
+
+
+def _steps(
+    model: Any,
+    processor: AMVLProcessor,
+    arm: Arm,
+    loss: Loss,
+    steps: int,
+    log: Path | None,
+    rate: Callable[[int], float],
+) -> Iterator[dict[str, Any]]:
+    """Train; yields a row (also a JSON line of ``log``) every ``eval_every`` steps and at the end."""
+    recipe = arm.recipe
+    each = recipe.scenes * recipe.questions_per_scene
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, recipe)
-    each = recipe.scenes * recipe.questions_per_scene
-    questions = recipe.questions("train", recipe.hops, recipe.steps * each)
-    generator, began, losses = torch.Generator().manual_seed(recipe.seed), time.process_time(), []
-    for step in range(recipe.steps):
+    # the warm-up and the arm draw different questions, and the arms of a seed the same
+    stream = replace(recipe, seed=2 * recipe.seed + (loss.objective.name != "prior" or arm.objective == "prior"))
+    questions = stream.questions("train", recipe.hops, steps * each)
+    own = {"generator": torch.Generator().manual_seed(stream.seed)} if loss.objective.latents else {}
+    began, losses = time.process_time(), []
+    for step in range(steps):
         model.train()
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
+            group["lr"] = rate(step)
         batch = encode_scenes(model, processor, questions[step * each : (step + 1) * each], recipe.questions_per_scene)
-        own = {"generator": generator} if entry.latents else {}
-        output = model(**batch, **own, loss=Loss(objective_named("prior")) if warming else loss)
+        output = model(**batch, **own, loss=loss)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append({name: float(value.detach().mean()) for name, value in output.terms.named().items()})
-        last = step + 1 == recipe.steps
-        if (step + 1) % recipe.eval_every and not last:
-            continue
-        row = {"step": step + 1, "seconds": round(time.process_time() - began, 1), "warming": warming}
-        row |= {name: float(np.mean([each[name] for each in losses if name in each])) for name in losses[-1]}
-        row |= measure_accuracy(model, processor, recipe)
-        losses = []
-        curve.append(row)
-        _append(log, row)
-        if warming and not last:
-            hardest = row[f"hop_{max(recipe.hops)}"]
-            started = hardest >= arm.warmup_accuracy
-            if started or step + 1 >= arm.warmup:
-                warming, warmup_steps = False, step + 1
-                model.start_posterior_as_prior()
-    return {"warmup_steps": warmup_steps, "started": started, "curve": curve}
+        if (step + 1) % recipe.eval_every == 0 or step + 1 == steps:
+            row = {"step": step + 1, "seconds": round(time.process_time() - began, 1), "objective": loss.objective.name}
+            row |= {name: float(np.mean([terms[name] for terms in losses])) for name in losses[-1]}
+            row |= measure_accuracy(model, processor, recipe)
+            losses = []
+            _append(log, row)
+            yield row
 
 
 def _optimizer(parameters: list[Any], recipe: MultihopRecipe) -> torch.optim.Optimizer:
@@ -241,8 +261,14 @@ def measure_leak(
     return found
 
 
-def run_arm(base: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, log: Path | None = None) -> Path:
+def run_arm(
+    model: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, warmed: dict[str, Any], log: Path | None = None
+) -> Path:
     """Train and measure an arm on the test split, and write its result file (study "laboratory").
+
+    Args:
+        model: of `build_arm`, changed in place; warmed up if the arm is to be.
+        warmed: what `warm_up` returned, stored with the result; empty without one.
 
     Raises:
         FileExistsError: if the result is there.
@@ -251,7 +277,6 @@ def run_arm(base: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, log: Pa
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder, or remove it to run the arm again")
     began = time.time()
-    model = build_arm(base, processor, arm)
     trained = train_arm(model, processor, arm, log)
     metrics = {
         name: Metric(value, "fraction", n=arm.recipe.eval_size)
@@ -259,7 +284,9 @@ def run_arm(base: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, log: Pa
     }
     if isinstance(model, AMVLForConditionalGeneration):
         for name, (mean, error) in measure_leak(model, processor, arm.recipe, "test").items():
-            metrics[name] = Metric(mean, "nats", mean - 1.96 * error, mean + 1.96 * error, min(CHUNK, arm.recipe.eval_size))
+            metrics[name] = Metric(
+                mean, "nats", mean - 1.96 * error, mean + 1.96 * error, min(CHUNK, arm.recipe.eval_size)
+            )
     return write_result(
         path,
         study="laboratory",
@@ -269,7 +296,7 @@ def run_arm(base: Any, processor: AMVLProcessor, arm: Arm, out: Path, *, log: Pa
         metrics=metrics,
         wall_seconds=time.time() - began,
         device="cpu",
-        extra=trained,
+        extra=warmed | trained,
     )
 
 

@@ -94,9 +94,11 @@ class MultihopRecipe:
     eval_every: int = 100
     eval_size: int = 256
 
-    def rate(self, step: int) -> float:
-        """Learning rate at ``step``."""
+    def rate(self, step: int, *, decay: bool = True) -> float:
+        """Learning rate at ``step``; without ``decay`` constant after its rise."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
+        if not decay:
+            return self.learning_rate * rise
         return self.learning_rate * rise * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
     def questions(self, split: str, hops: int | Mapping[int, float], size: int) -> MultihopQuestions:

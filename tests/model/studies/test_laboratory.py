@@ -19,7 +19,7 @@ from amvl_model.studies.laboratory import (
     measure_accuracy,
     measure_leak,
     run_arm,
-    train_arm,
+    warm_up,
 )
 from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base
 
@@ -47,21 +47,24 @@ def test_every_arm_trains_is_measured_and_leaves_one_result(
     base: tuple[Any, Any], objective: str, tmp_path: Path
 ) -> None:
     settings = arm(objective)
-    path = run_arm(copy.deepcopy(base[0]), base[1], settings, tmp_path, log=tmp_path / "curve.jsonl")
-    result = read_result(path)
     latents = objective not in ("sft", "pause")
+    model = built(base, settings)
+    warmed = warm_up(model, base[1], settings, tmp_path / "curve.jsonl") if latents else {}
+    path = run_arm(model, base[1], settings, tmp_path, warmed=warmed, log=tmp_path / "curve.jsonl")
+    result = read_result(path)
     names = {
         f"{name}_{h}" for h in (1, 2) for name in (["hop", "posterior", "exchanged", "leaked"] if latents else ["hop"])
     }
     assert set(result.metrics) == names
     assert all(0 <= result.metrics[f"hop_{h}"].value <= 1 for h in (1, 2))
     rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4]
-    warmed = latents and objective != "prior"
-    assert [row["warming"] for row in rows] == ([True, False] if warmed else [False, False])
-    assert result.extra is not None and result.extra["warmup_steps"] == (2 if warmed else 0)
+    warming = [(2, "prior")] if latents else []
+    assert [(row["step"], row["objective"]) for row in rows] == [*warming, (2, objective), (4, objective)]
+    assert result.extra is not None and len(result.extra["curve"]) == 2
+    if latents:
+        assert (result.extra["warmup_steps"], result.extra["started"]) == (2, False)
     with pytest.raises(FileExistsError, match="run the arm again"):
-        run_arm(base[0], base[1], settings, tmp_path)
+        run_arm(model, base[1], settings, tmp_path, warmed={})
 
 
 def test_the_names_of_the_cells_state_the_weights_that_are_used() -> None:
@@ -85,16 +88,20 @@ def test_an_encoding_that_a_scene_shares_gives_the_output_of_one_for_each_questi
     torch.testing.assert_close(got.prior_mean, expected.prior_mean, rtol=1e-4, atol=1e-4)
 
 
-def test_after_the_warm_up_the_posterior_starts_as_the_prior(base: tuple[Any, Any]) -> None:
+def test_the_posterior_starts_as_a_copy_of_the_prior(base: tuple[Any, Any]) -> None:
     model = built(base, arm())
     assert isinstance(model, AMVLForConditionalGeneration)
     assert not torch.equal(model.posterior_head.linear.weight, model.prior_head.linear.weight)
-    train_arm(model, base[1], arm(recipe=MultihopRecipe(**{**vars(arm().recipe), "steps": 2})))
     model.start_posterior_as_prior()
     assert torch.equal(model.posterior_head.linear.weight, model.prior_head.linear.weight)
     assert torch.equal(model.posterior_queries.weight, model.prior_queries.weight)
     model.posterior_head.linear.weight.data.zero_()
     assert model.prior_head.linear.weight.any()  # copied, not shared
+
+
+def test_the_warm_up_ends_with_the_accuracy_that_was_asked_for(base: tuple[Any, Any]) -> None:
+    ended = warm_up(built(base, arm()), base[1], arm(warmup=6, warmup_accuracy=0.0))
+    assert (ended["warmup_steps"], ended["started"]) == (2, True)
 
 
 def test_queries_begin_at_the_prompts_last_token_unless_they_are_fresh(base: tuple[Any, Any]) -> None:
