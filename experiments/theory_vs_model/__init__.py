@@ -3,10 +3,10 @@
 From what is measured at one reference checkpoint to what training makes of another gamma is a ladder; each rung adds one thing
 that the rung before it leaves out, so that it shows where theory and model part:
 
-    T4            linear response at the measured posterior precision                          theory.py
-    T6 held       linear response, widths at rest before the held prior                        theory.py
-    T6 moving     linear response, the prior follows by moment matching (group lasso)          theory.py
-    T6 letter     T6 held with one force a letter and task, from the other half of the questions   theory.py
+    T4            linear response at the measured posterior precision                          amvl_theory: measured_response.py
+    T6 held       linear response, widths at rest before the held prior                        measured_response.py
+    T6 moving     linear response, the prior follows by moment matching (group lasso)          measured_response.py
+    T6 letter     T6 held with one force a letter and task, from the other half of the questions   reference.py
     softmax       the log-linear decoder with the same forces, otherwise as T6 held            rungs.py
     softmax letter  the same with one posterior a letter and task, from the other half         rungs.py
     free          the real decoder, a free posterior a question and option                     diagnostics/free_posterior.py

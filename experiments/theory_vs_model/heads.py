@@ -60,9 +60,9 @@ from amvl_model.models.amvl import LATENT_MODULES
 from amvl_model.models.distributions import DiagonalGaussian, answer_nll
 from amvl_model.objectives import amvl_objective
 from amvl_model.two_pass.layout import PrefixCache, QueryState, posterior_mask, second_pass_mask, short_positions
+from amvl_theory import AnswerPosteriors
 from experiments.theory_vs_model.plan import Plan
 from experiments.theory_vs_model.rungs import Rung, checkpoint_posteriors
-from experiments.theory_vs_model.theory import Posteriors
 
 POSTERIOR = ("posterior_queries", "posterior_head")
 PRIOR = ("prior_queries", "prior_head")
@@ -392,7 +392,7 @@ UNTRAINED = {False: "head untrained", True: "both heads untrained"}
 
 @dataclass(frozen=True, eq=False)
 class TrainedHeads:
-    """Posteriors that trained heads give the held-out questions.
+    """AnswerPosteriors that trained heads give the held-out questions.
 
     Attributes:
         rungs: per rung, per gamma, one a question.
@@ -401,7 +401,7 @@ class TrainedHeads:
     """
 
     rungs: dict[str, Rung]
-    noisy: dict[float, dict[str, list[Posteriors | None]]]
+    noisy: dict[float, dict[str, list[AnswerPosteriors | None]]]
     losses: dict[str, tuple[float, float]]
 
 
@@ -423,7 +423,7 @@ def train_heads(model: Any, processor: Any, questions: Sequence[VisualQuestion],
         return found
     data = encode_set(model, processor, training_questions(plan, seed, plan.train_noise), progress=False)
 
-    def posteriors(trained: Trained) -> list[Posteriors | None]:
+    def posteriors(trained: Trained) -> list[AnswerPosteriors | None]:
         with installed(model, trained):
             return checkpoint_posteriors(model, processor, questions)
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amvl_model.diagnostics.leakage.information import leaked_information_batch
+from amvl_theory import AnswerPosteriors
 from experiments.theory_vs_model.heads import train_heads
 from experiments.theory_vs_model.plan import DIRECTION, QUANTITIES, UNITS, Plan
-from experiments.theory_vs_model.reference import Reference, measure_references
+from experiments.theory_vs_model.reference import Reference, halves, measure_references
 from experiments.theory_vs_model.rungs import (
     Rung,
     checkpoint_posteriors,
@@ -27,7 +28,6 @@ from experiments.theory_vs_model.rungs import (
     softmax_letter_rung,
     softmax_rung,
 )
-from experiments.theory_vs_model.theory import Posteriors, halves
 
 Array = NDArray[np.float64]
 Values = dict[str, list[float | None]]
@@ -56,11 +56,11 @@ class Climb:
 
 
 def figures(
-    posteriors: Sequence[Posteriors | None],
+    posteriors: Sequence[AnswerPosteriors | None],
     weights: Sequence[Array],
     samples: int,
     seed: int,
-    own: Sequence[Posteriors] | None = None,
+    own: Sequence[AnswerPosteriors] | None = None,
 ) -> Values:
     """The figures of every question (definitions in plan.py).
 
@@ -84,7 +84,7 @@ def figures(
     return values
 
 
-def direction(predicted: Posteriors, own: Posteriors) -> float | None:
+def direction(predicted: AnswerPosteriors, own: AnswerPosteriors) -> float | None:
     """Cosine between the displacements (O, D) of two sets of means from their mean, -1 to 1; None where one has none."""
     a, b = (each.shifts - each.shifts.mean(0) for each in (predicted, own))
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -141,7 +141,7 @@ def climb(model: Any, processor: Any, plan: Plan) -> Climb:
             {"gamma": s.gamma, "fall": s.fall, "converged": s.converged, "steps": s.steps} for s in searches
         ]
         clock.lap("free")
-    own = [Posteriors(shifts=r.shifts, widths=r.widths) for r in references]
+    own = [AnswerPosteriors(shifts=r.shifts, widths=r.widths) for r in references]
     found = {
         name: {gamma: figures(row, weights, plan.samples, plan.seed, own) for gamma, row in rung.items()}
         for name, rung in rungs.items()

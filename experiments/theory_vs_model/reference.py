@@ -1,7 +1,16 @@
 """What the theory is given: one checkpoint's forces, curvature and distributions at the prior mean, question by question.
 
 Everything is in the prior's whitened coordinates, w = (z - m_p) / s_p with D = k d entries: the prior is N(0, I), forces are in
-nats per prior standard deviation, and a rescaled latent changes nothing (definitions in `diagnostics/linear_response.py`).
+nats per prior standard deviation, and a rescaled latent changes nothing (definitions:
+`diagnostics/response/linear_response.py`).
+
+A posterior head answers for all questions at once. If it can only add a displacement that depends on the answer's letter
+(and the task), w_a = u_a + s_a eps for every question, then averaging the loss over the questions that show letter a gives
+the equations of a single question (`amvl_theory.held_prior_posteriors`) with
+
+    letter force   gbar_a = sum_x p(a|x) g(x,a) / sum_x p(a|x)        letter curvature   Hbar_a likewise
+
+computed on one half of the questions and applied to the other (`letter_averages`, `halves`).
 """
 
 from __future__ import annotations
@@ -121,3 +130,51 @@ def _batch(scorer: Any, batch: QuestionBatch) -> list[Reference]:
 
 def _flat(tensor: torch.Tensor, keep: int) -> Array:
     return tensor.detach().double().cpu().flatten(keep).numpy()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LetterAverage:
+    """Averages over the questions of one group, letter by letter.
+
+    Attributes:
+        forces: gbar (O, D) [nats/prior std]. curvatures: Hbar (O, D, D). weights: share of each letter (O,).
+    """
+
+    forces: Array
+    curvatures: Array
+    weights: Array
+
+
+def letter_averages(references: Sequence[Reference], *, by_task: bool = True) -> dict[str, LetterAverage]:
+    """Averages with weights p(a|x), for each task or ("" as the only key) for all together.
+
+    Raises:
+        ValueError: for no questions.
+    """
+    if not references:
+        raise ValueError("expected at least one question to average over, got none")
+    groups: dict[str, list[Reference]] = {}
+    for each in references:
+        groups.setdefault(each.task if by_task else "", []).append(each)
+    return {name: _average(members) for name, members in groups.items()}
+
+
+def _average(members: Sequence[Reference]) -> LetterAverage:
+    options, size = max(each.options for each in members), members[0].forces.shape[1]
+    forces, curvatures, total = np.zeros((options, size)), np.zeros((options, size, size)), np.zeros(options)
+    for each in members:
+        n, p = each.options, each.known_probs
+        forces[:n] += p[:, None] * each.forces
+        curvatures[:n] += p[:, None, None] * each.curvature
+        total[:n] += p
+    total_or_one = np.where(total > 0, total, 1.0)
+    return LetterAverage(
+        forces=forces / total_or_one[:, None],
+        curvatures=curvatures / total_or_one[:, None, None],
+        weights=total / total.sum(),
+    )
+
+
+def halves(count: int, seed: int) -> NDArray[np.int64]:
+    """(n,) 0 or 1 in equal numbers, at random."""
+    return np.random.default_rng(seed).permutation(count) % 2

@@ -1,6 +1,6 @@
 """The rungs between the linear theory and training: predicted posteriors of every question, for every gamma.
 
-Each function takes references (`reference.py`) and gives, per gamma, one `Posteriors` a question; None where a rung has no
+Each function takes references (`reference.py`) and gives, per gamma, one `AnswerPosteriors` a question; None where a rung has no
 prediction for it.
 """
 
@@ -27,32 +27,30 @@ from amvl_model.diagnostics.response.free_posterior import (
     softmax_nll,
 )
 from amvl_model.evaluation.scorers import batches, latent_scorer
-from experiments.theory_vs_model.reference import Reference
-from experiments.theory_vs_model.theory import (
-    LetterAverage,
+from amvl_theory import (
+    AnswerPosteriors,
     NoRestPointError,
-    Posteriors,
-    held_prior,
-    letter_averages,
-    measured_precision,
-    moving_prior,
+    fixed_precision_posteriors,
+    held_prior_posteriors,
+    moving_prior_posteriors,
 )
+from experiments.theory_vs_model.reference import LetterAverage, Reference, letter_averages
 
-Rung = dict[float, list[Posteriors | None]]
+Rung = dict[float, list[AnswerPosteriors | None]]
 """Per gamma, one prediction a question."""
 
 
 def linear_rungs(references: Sequence[Reference], gammas: Sequence[float]) -> dict[str, Rung]:
     """T4, T6 held and T6 moving: each question from its own forces."""
-    rules: dict[str, Callable[[Reference, float], Posteriors]] = {
-        "T4": lambda r, gamma: measured_precision(r.forces, r.curvature, r.widths, gamma),
-        "T6 held": lambda r, gamma: held_prior(r.forces, r.curvature, gamma),
-        "T6 moving": lambda r, gamma: moving_prior(r.forces, r.curvature, r.known_probs, gamma),
+    rules: dict[str, Callable[[Reference, float], AnswerPosteriors]] = {
+        "T4": lambda r, gamma: fixed_precision_posteriors(r.forces, r.curvature, r.widths, gamma),
+        "T6 held": lambda r, gamma: held_prior_posteriors(r.forces, r.curvature, gamma),
+        "T6 moving": lambda r, gamma: moving_prior_posteriors(r.forces, r.curvature, r.known_probs, gamma),
     }
     return {name: {g: [_settled(rule, r, g) for r in references] for g in gammas} for name, rule in rules.items()}
 
 
-def _settled(rule: Callable[[Any, float], Posteriors], of: Any, gamma: float) -> Posteriors | None:
+def _settled(rule: Callable[[Any, float], AnswerPosteriors], of: Any, gamma: float) -> AnswerPosteriors | None:
     """The rule's prediction, None where the theory has no rest point."""
     try:
         return rule(of, gamma)
@@ -75,18 +73,18 @@ def letter_rung(references: Sequence[Reference], half: NDArray[np.int64], gammas
     return found
 
 
-def _held_average(average: LetterAverage, gamma: float) -> Posteriors:
-    return held_prior(average.forces, average.curvatures, gamma)
+def _held_average(average: LetterAverage, gamma: float) -> AnswerPosteriors:
+    return held_prior_posteriors(average.forces, average.curvatures, gamma)
 
 
 def _of_other_half(
-    solved: Sequence[Mapping[str, Posteriors | None]], reference: Reference, half: int
-) -> Posteriors | None:
+    solved: Sequence[Mapping[str, AnswerPosteriors | None]], reference: Reference, half: int
+) -> AnswerPosteriors | None:
     found = solved[1 - half].get(reference.task)
     if found is None:
         return None
     n = reference.options
-    return Posteriors(shifts=found.shifts[:n], widths=found.widths[:n])
+    return AnswerPosteriors(shifts=found.shifts[:n], widths=found.widths[:n])
 
 
 def softmax_rung(references: Sequence[Reference], gammas: Sequence[float], search: Search) -> Rung:
@@ -103,15 +101,15 @@ def softmax_letter_rung(
     references: Sequence[Reference], half: NDArray[np.int64], gammas: Sequence[float], search: Search
 ) -> Rung:
     """softmax letter: one posterior a letter and task, the loss averaged over the other half's questions with p(a|x)."""
-    solved: list[dict[float, dict[str, Posteriors | None]]] = []
+    solved: list[dict[float, dict[str, AnswerPosteriors | None]]] = []
     for part in (0, 1):
         members = [references[i] for i in np.flatnonzero(half == part).tolist()]
-        by_gamma: dict[float, dict[str, Posteriors | None]] = {gamma: {} for gamma in gammas}
+        by_gamma: dict[float, dict[str, AnswerPosteriors | None]] = {gamma: {} for gamma in gammas}
         for task in dict.fromkeys(r.task for r in members):
             group = [r for r in members if r.task == task]
             options, size = group[0].options, group[0].forces.shape[1]
             for each in free_posteriors(shared_softmax_nll(group), options, size, gammas, search):
-                by_gamma[each.gamma][task] = Posteriors(shifts=each.shifts, widths=each.widths)
+                by_gamma[each.gamma][task] = AnswerPosteriors(shifts=each.shifts, widths=each.widths)
         solved.append(by_gamma)
     return {
         gamma: [
@@ -189,21 +187,22 @@ def free_rung(
 def _by_question(solved: Sequence[FreePosteriors], pairs: Sequence[tuple[int, int]], count: int) -> Rung:
     rows = [[p for p, (i, _) in enumerate(pairs) if i == question] for question in range(count)]
     return {
-        each.gamma: [Posteriors(shifts=each.shifts[row], widths=each.widths[row]) for row in rows] for each in solved
+        each.gamma: [AnswerPosteriors(shifts=each.shifts[row], widths=each.widths[row]) for row in rows]
+        for each in solved
     }
 
 
 def checkpoint_posteriors(
     model: Any, processor: AMVLProcessor, questions: Sequence[VisualQuestion]
-) -> list[Posteriors | None]:
+) -> list[AnswerPosteriors | None]:
     """A checkpoint's own posteriors of every option, in its own prior's whitened coordinates."""
     return [whitened(each) for each in option_posteriors(model, processor, questions, progress=False)]
 
 
-def whitened(each: OptionPosteriors) -> Posteriors:
-    """Posteriors of one question in its prior's whitened coordinates."""
+def whitened(each: OptionPosteriors) -> AnswerPosteriors:
+    """AnswerPosteriors of one question in its prior's whitened coordinates."""
     options = len(each.posterior_means)
-    return Posteriors(
+    return AnswerPosteriors(
         shifts=((each.posterior_means - each.prior_mean) / each.prior_std).reshape(options, -1),
         widths=(each.posterior_stds / each.prior_std).reshape(options, -1),
     )

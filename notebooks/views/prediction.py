@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.report.suite import (Diagnosed)
-from amvl_theory import MeanLeakageModel, leaked_information, spread
+from amvl_theory import MeanLeakageModel, critical_weight, leaked_information, spread
 from amvl_theory.checks import Array
 from amvl_theory.figures.style import (COLOURS, MARKERS, axes, look, styled)
 from notebooks.views.checkpoints import (measured)
@@ -89,7 +89,7 @@ def predicted(each: Diagnosed) -> Predicted:
                 bound,
                 np.sqrt(np.trace(spread(model, gamma))),
                 np.sqrt(own.weights @ (centred**2).sum(axis=1)),
-                2 * own.force_variance_over_curvature,
+                float(critical_weight(own.force_variance_over_curvature, 1.0)),
                 [min(leaked_information(model, value), bound) for value in GAMMAS],
             )
         )

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq
 
 from amvl_model.diagnostics.response.free_posterior import Search
 from amvl_model.diagnostics.response.linear_response import measure_linear_response
 from amvl_model.results.files import Metric, read_result
 from amvl_theory import (
-    MeanLeakageModel,
-    frozen_prior_response,
-    leaked_information,
-    self_consistent_spread,
-    sparse_spread,
-    spread,
+    AnswerPosteriors,
+    fixed_precision_posteriors,
+    held_prior_posteriors,
+    moving_prior_posteriors,
 )
 from experiments import theory_vs_checkpoints
 from experiments.theory_vs_model.ladder import climb, climb_heads, direction, figures
 from experiments.theory_vs_model.plan import Plan
-from experiments.theory_vs_model.reference import Reference, measure_references
+from experiments.theory_vs_model.reference import Reference, halves, letter_averages, measure_references
 from experiments.theory_vs_model.rungs import letter_rung
 from experiments.theory_vs_model.scores import (
     baseline_points,
@@ -38,112 +34,9 @@ from experiments.theory_vs_model.scores import (
 )
 from experiments.theory_vs_model.study import cell_gamma, draw, measure_trained, read_tables, score, write_climb
 from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, read_table, write_table
-from experiments.theory_vs_model.theory import (
-    NoRestPointError,
-    Posteriors,
-    halves,
-    held_prior,
-    letter_averages,
-    measured_precision,
-    moving_prior,
-)
 from tests import helpers
 
 NOISE = helpers.NOISE
-
-
-def instance(seed: int, options: int = 3, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Forces, a dense positive definite curvature and answer weights."""
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(size, size))
-    weights = rng.uniform(0.2, 1.0, options)
-    return rng.normal(size=(options, size)), root @ root.T + 0.3 * np.eye(size), weights / weights.sum()
-
-
-# ------------------------------------------------------------------ theory
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
-def test_t4_is_the_theory_packages_spread_and_response(gamma: float) -> None:
-    forces, curvature, _ = instance(0)
-    widths = np.random.default_rng(1).uniform(0.4, 2.0, 4)
-    found = measured_precision(forces, curvature, np.tile(widths, (3, 1)), gamma)
-    centred = forces - forces.mean(0)
-    model = MeanLeakageModel(curvature, forces.mean(0), centred.T @ centred / 3, np.diag(widths**-2.0), 1.0, 0.0)
-    deviation = found.shifts - found.shifts.mean(0)
-    np.testing.assert_allclose(deviation.T @ deviation / 3, spread(model, gamma), atol=1e-9)
-    np.testing.assert_allclose(found.shifts.mean(0), frozen_prior_response(model, gamma), atol=1e-9)
-    channel = 0.5 * np.linalg.slogdet(np.eye(4) + np.diag(widths**-2.0) @ (deviation.T @ deviation) / 3)[1]
-    assert channel == pytest.approx(leaked_information(model, gamma))
-
-
-def test_with_the_prior_held_mean_and_width_solve_their_equations() -> None:
-    force, h, gamma = 0.8, 1.3, 0.2
-
-    def imbalance(s2: float) -> float:
-        delta = force / (h + gamma / s2)
-        return h * s2**2 + gamma * s2 - gamma * (1 + delta**2)
-
-    found = held_prior(np.array([[force]]), np.array([[h]]), gamma)
-    s2 = brentq(imbalance, 1e-6, 10.0)
-    assert found.widths[0, 0] ** 2 == pytest.approx(s2, rel=1e-4)
-    assert found.shifts[0, 0] == pytest.approx(force / (h + gamma / s2), rel=1e-4)
-    forces, curvature, _ = instance(2)
-    dense = held_prior(forces, curvature, gamma)
-    for delta, s in zip(dense.shifts, dense.widths, strict=True):
-        g = forces[np.flatnonzero((dense.shifts == delta).all(1))[0]]
-        np.testing.assert_allclose(curvature @ delta + gamma * delta / s**2, g, atol=1e-4)
-        np.testing.assert_allclose(np.diag(curvature) * s**4 + gamma * s**2, gamma * (1 + delta**2), rtol=1e-4)
-
-
-@pytest.mark.parametrize("gamma", [0.05, 0.5])
-def test_with_a_prior_that_follows_one_mode_is_t6_in_closed_form(gamma: float) -> None:
-    found = moving_prior(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), gamma)
-    expected = self_consistent_spread(1.0, 1.3, gamma)
-    snr = np.mean(found.shifts**2) / found.widths[0, 0] ** 2
-    assert snr == pytest.approx(float(expected.snr), rel=1e-3)
-    assert found.widths[0, 0] ** 2 + np.mean(found.shifts**2) == pytest.approx(
-        1.0
-    )  # in units of the prior that has followed
-
-
-def test_above_the_critical_weight_nothing_is_left() -> None:
-    found = moving_prior(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), 2.5)
-    np.testing.assert_allclose(found.shifts, 0.0, atol=1e-3)
-
-
-def test_several_modes_are_the_group_lasso_of_the_theory_package() -> None:
-    forces, curvature, weights = instance(3)
-    found = moving_prior(forces, curvature, weights, 0.3)
-    exact = sparse_spread(curvature, forces - weights @ forces, 0.3, weights)
-    ratio = exact.variance / np.where(exact.active, exact.posterior_variance, 1.0)
-    mine = (weights @ found.shifts**2) / found.widths[0] ** 2
-    np.testing.assert_allclose(mine[exact.active], ratio[exact.active], rtol=0.02)
-    assert (mine[~exact.active] < 0.02).all()
-
-
-def test_a_weight_without_limit_leaves_nothing_to_leak() -> None:
-    forces, curvature, weights = instance(5)
-    heavy = 1e4
-    found = (
-        measured_precision(forces, curvature, np.ones_like(forces), heavy),
-        held_prior(forces, curvature, heavy),
-        moving_prior(forces, curvature, weights, heavy),
-    )
-    for each in found:
-        values = figures([each], [weights], 256, 0)
-        assert values["leak"][0] == pytest.approx(0.0, abs=1e-5) and values["shift"][0] == pytest.approx(0.0, abs=1e-2)
-
-
-def test_a_slope_without_curvature_has_no_rest_point() -> None:
-    with pytest.raises(NoRestPointError, match="no rest point"):
-        held_prior(np.array([[1.0]]), np.array([[0.0]]), 0.1)
-
-
-@pytest.mark.parametrize("rule", [held_prior, lambda g, h, x: moving_prior(g, h, np.ones(3) / 3, x)])
-def test_without_gamma_widths_have_no_rest_point(rule: Any) -> None:
-    with pytest.raises(ValueError, match="gamma must be above 0"):
-        rule(*instance(0)[:2], 0.0)
 
 
 # ------------------------------------------------------------------ letters and halves
@@ -282,6 +175,19 @@ def test_rank_correlation_within_tasks_ignores_what_the_task_alone_says() -> Non
 # ------------------------------------------------------------------ files and figure
 
 
+def test_a_weight_without_limit_leaves_nothing_to_leak() -> None:
+    rng = np.random.default_rng(5)
+    root, forces, weights = rng.normal(size=(4, 4)), rng.normal(size=(3, 4)), np.array([0.5, 0.3, 0.2])
+    curvature, heavy = root @ root.T + 0.3 * np.eye(4), 1e4
+    for posteriors in (
+        fixed_precision_posteriors(forces, curvature, np.ones_like(forces), heavy),
+        held_prior_posteriors(forces, curvature, heavy),
+        moving_prior_posteriors(forces, curvature, weights, heavy),
+    ):
+        values = figures([posteriors], [weights], 256, 0)
+        assert values["leak"][0] == pytest.approx(0.0, abs=1e-5) and values["shift"][0] == pytest.approx(0.0, abs=1e-2)
+
+
 def test_tables_come_back_as_they_were_written_and_half_a_table_is_refused(tmp_path: Path) -> None:
     one = table({0.1: 0.2}, {0.1: 0.4})
     write_table(tmp_path / "seed0.csv", one)
@@ -305,18 +211,18 @@ def test_the_picture_has_units_and_shows_other_data_differently() -> None:
 
 
 def test_figures_of_posteriors_that_say_nothing_are_zero_and_missing_ones_stay_missing() -> None:
-    blind = Posteriors(shifts=np.ones((2, 3)), widths=np.ones((2, 3)))
+    blind = AnswerPosteriors(shifts=np.ones((2, 3)), widths=np.ones((2, 3)))
     values = figures([blind, None], [np.array([0.7, 0.3])] * 2, 16, 0)
     assert values["leak"] == [pytest.approx(0.0, abs=1e-9), None] and values["spread"][0] == 0.0
 
 
 def test_the_direction_is_the_cosine_of_the_spread_and_the_shift_counts_the_common_part() -> None:
-    a = Posteriors(shifts=np.array([[1.0, 5.0], [-1.0, 5.0]]), widths=np.ones((2, 2)))
-    b = Posteriors(shifts=np.array([[3.0, 0.0], [1.0, 0.0]]), widths=np.ones((2, 2)))
+    a = AnswerPosteriors(shifts=np.array([[1.0, 5.0], [-1.0, 5.0]]), widths=np.ones((2, 2)))
+    b = AnswerPosteriors(shifts=np.array([[3.0, 0.0], [1.0, 0.0]]), widths=np.ones((2, 2)))
     assert direction(a, b) == pytest.approx(1.0)
-    assert direction(a, Posteriors(shifts=-b.shifts, widths=b.widths)) == pytest.approx(-1.0)
-    assert direction(a, Posteriors(shifts=b.shifts[:, ::-1], widths=b.widths)) == pytest.approx(0.0)
-    assert direction(a, Posteriors(shifts=np.ones((2, 2)), widths=b.widths)) is None
+    assert direction(a, AnswerPosteriors(shifts=-b.shifts, widths=b.widths)) == pytest.approx(-1.0)
+    assert direction(a, AnswerPosteriors(shifts=b.shifts[:, ::-1], widths=b.widths)) == pytest.approx(0.0)
+    assert direction(a, AnswerPosteriors(shifts=np.ones((2, 2)), widths=b.widths)) is None
     values = figures([a], [np.array([0.5, 0.5])], 16, 0, [b])
     assert values["shift"][0] == pytest.approx(np.sqrt(26.0)) and values["spread"][0] == pytest.approx(1.0)
     assert values["direction"] == [pytest.approx(1.0)]
