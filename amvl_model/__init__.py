@@ -42,25 +42,35 @@ _HOMES = {
     "Term": "objectives",
     "VisualQuestion": "data.schema",
     "amvl_objective": "objectives",
+    "diagnose": "diagnostics.report.suite",
+    "evaluate": "evaluation.evaluate",
     "leaked_information": "diagnostics",
+    "load_model": "models.loading",
     "load_preset": "config.schema",
+    "load_questions": "data.sources",
     "parse_choice": "evaluation",
     "register_objective": "objectives",
     "synthetic_blink": "data.synthetic",
+    "train": "training.run",
 }
 
 if TYPE_CHECKING:
     from amvl_model.config.schema import ObjectiveConfig, RunConfig, load_preset
     from amvl_model.data.processing import AMVLProcessor
     from amvl_model.data.schema import VisualQuestion
+    from amvl_model.data.sources import load_questions
     from amvl_model.data.synthetic import synthetic_blink
     from amvl_model.diagnostics import leaked_information
+    from amvl_model.diagnostics.report.suite import diagnose
     from amvl_model.evaluation import parse_choice
+    from amvl_model.evaluation.evaluate import evaluate
     from amvl_model.models.amvl import AMVLForConditionalGeneration
     from amvl_model.models.configuration import AMVLConfig
     from amvl_model.models.distributions import DiagonalGaussian
+    from amvl_model.models.loading import load_model
     from amvl_model.models.pause import PauseForConditionalGeneration
     from amvl_model.objectives import Objective, ObjectiveTerms, Term, amvl_objective, register_objective
+    from amvl_model.training.run import train
     from amvl_model.training.trainer import AMVLTrainer
 
 __all__ = [
@@ -78,11 +88,16 @@ __all__ = [
     "VisualQuestion",
     "__version__",
     "amvl_objective",
+    "diagnose",
+    "evaluate",
     "leaked_information",
+    "load_model",
     "load_preset",
+    "load_questions",
     "parse_choice",
     "register_objective",
     "synthetic_blink",
+    "train",
 ]
 
 

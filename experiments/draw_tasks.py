@@ -1,4 +1,4 @@
-"""Draw one example of every task of synthetic BLINK, or of the multi-hop tasks, into one picture.
+"""Draw one example of every task of synthetic BLINK, or of the multi-hop tasks, into one figure.
 
 python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
 python experiments/draw_tasks.py --out results/synthetic_blink_shifted.png --shifted
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and write the picture."""
+    """Parse the command line and write the figure."""
     parser = argparse.ArgumentParser(description="Draw one example of every task of a synthetic family.")
     parser.add_argument("--out", type=Path, default=Path("results/synthetic_blink_tasks.png"), help="PNG to write")
     parser.add_argument("--family", choices=("blink", "multihop"), default="blink")
@@ -61,7 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, metadata={"Software": None})
+    from amvl_style import save
+
+    save(figure, options.out)
     print(options.out)
 
 
@@ -73,9 +75,9 @@ def example_sheet(
     *,
     shifted: bool = False,
 ) -> Figure:
-    """A matplotlib figure: each task's pictures under its name and question, options below, the right one marked.
+    """A matplotlib figure: each task's images under its name and question, options below, the correct one marked.
 
-    With ``shifted`` the pictures are those of `ShiftedBlink`.
+    With ``shifted`` the images are those of `ShiftedBlink`.
 
     Needs matplotlib (imported here only). The same arguments give the same figure.
 

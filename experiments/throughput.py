@@ -192,9 +192,10 @@ def measure(arguments: argparse.Namespace) -> int:
 
 
 def report(results: Sequence[Result], arguments: argparse.Namespace) -> int:
-    """Print table and verdicts, draw the picture; 1 if a requirement is not met."""
+    """Print table and verdicts, draw the figure; 1 if a requirement is not met."""
     from amvl_model.profiling.throughput.report import figure, profiles, table, verdicts
     from amvl_model.profiling.throughput.runner import STUDY
+    from amvl_style import save
 
     print(table(results) + "\n")
     if arguments.profile:
@@ -204,7 +205,7 @@ def report(results: Sequence[Result], arguments: argparse.Namespace) -> int:
         print(verdict)
     if any(result.config["kind"] == "train" for result in results):
         path = arguments.out / STUDY / "throughput.png"
-        figure(results).savefig(path, dpi=150)
+        save(figure(results), path, dpi=150)
         print(f"\n{path}")
     return 1 if any(verdict.passed is False for verdict in found) else 0
 

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from amvl_model.results.files import ResultError
 from amvl_model.results.provenance import PROJECT_ROOT, to_jsonable
+from amvl_style import PALETTE_FILE, STYLE_FILE, styled
 from paper_figs.sources import Missing, Sources, file_commits, relative, sha256
-from paper_figs.style import STYLE_FILE, problems, save, styled
+from paper_figs.style import problems, save
 
 NAMES = {
     "fig1_architecture": "figures.architecture",
@@ -131,7 +132,7 @@ def provenance(name: str, sources: Sources, outputs: Sequence[Path], commits: di
         shown = relative(path, sources.root)
         return {"path": shown, "sha256": sha256(path), "commit": commits.get(shown)}
 
-    own = [Path(str(module(name).__file__)), Path(__file__).with_name("style.py"), STYLE_FILE]
+    own = [Path(str(module(name).__file__)), Path(__file__).with_name("style.py"), STYLE_FILE, PALETTE_FILE]
     inputs = [known(path) | facts for path, facts in sorted(sources.files.items(), key=lambda item: str(item[0]))]
     return {
         "name": name,

@@ -6,58 +6,63 @@ where they cannot read. `parse_choice` never picks: a reply is read only where i
 unread reply is None, to be counted wrong and reported as unparsed (`accuracy_report` in
 `amvl_model.results.statistics`).
 
-Options are labelled A, B, C, ... in the order of ``choices``. Order of the rules:
+Options are labelled A, B, C, ... in the order of ``choices``. A reply is read in four steps:
 
-0. Cleaning. Unicode is normalised (full-width letters and brackets become plain ones); thoughts are dropped
-   (``<think>`` to ``</think>``; to the end if never closed; from the start if never opened), and so are special
-   tokens, Markdown emphasis and LaTeX wrappers.
-1. Whole reply. The reply is nothing but a label ("(B)", "b)", "Option B"), an option text ("the third image", "two"
-   for the option "2"), or a label with its own text ("B: 3").
-2. Explicit statements, the last of which wins: ``<answer>..</answer>``, ``\boxed{..}``, "the answer is ..", "I choose
-   ..", "so ..", ".. is correct", "答案是 ..", and a line that is nothing but one option (unless lines name different
-   options). If the last one is unfinished ("The answer is ("), names two options, or names a letter beyond the
-   options, the reply is unread. Questions, conditions and negated statements are no statements.
-3. Opening. The reply opens with an option and goes on after a stop: "(B) Because ..", "Yes, ..". It does not count if
-   the reply then goes through other options one by one ("A. .." and on a new line "B. ..") or takes it back.
-4. Mentions. The reply is no refusal, and all that it mentions without negating or comparing ("not A", "darker than
-   B", "C is wrong") is one option: its text anywhere ("There are 2 floats"), or its letter where a clause ends ("It
-   must be B."). No mentions: a letter that is the subject of a clause ("A is ..") or a place ("at A"), the article A,
-   the pronoun I, what is only looked at ("consider the third image").
+1. Text (`reply_text`). Thoughts are dropped; reply and option texts are cleaned by one function.
+2. Items (`reply_items`). The text becomes a list of items: options (a label, or an option text), the concepts of `reply_lexicon`
+   (negation, condition, "the answer", ...), signs, other words. Of all that begins at one word the longest counts.
+3. Groups. Options named together are one group ("A, B and C", "(A) red, (B) blue"; "B: 3" is one option, named
+   twice). A group is negated as a whole ("neither A nor B", "A and C are wrong"), and it is open in a question or under
+   a condition. This is decided once, and holds for every rule.
+4. Rules, of which the first that applies decides:
 
-Wherever two readings compete the reply is unread: "A or B", "A, B", "(B) 3" where 3 is the text of (A), and a bare "A"
-where the text of option B is "A". What the rules cannot exclude: a sentence that mentions one option's text, and only
-that, while meaning another.
+   whole        the reply is nothing but one group
+   statements   the last of: a marked answer (``<answer>``, ``\boxed{}``); an option after "the answer is", "I choose",
+                "therefore", "leaves"; one before "is correct", "remains"; a line that is nothing but one group
+   opening      the reply opens with an option and goes on after a stop: "(B) Because ..", "Yes, .."
+   mention      the reply is no refusal, and puts forward one option only: its text anywhere, or its letter where a
+                clause ends ("It must be B.")
+
+Wherever two readings compete the reply is unread: a group of two options, options or verdicts gone through one by one,
+an answer taken back ("A. No wait, B"), a letter beyond the options, a label with the text of another option. What the
+rules cannot exclude: a sentence that mentions one option's text, and only that, while meaning another.
+
+The time is linear in the length of the reply, of which at most the last `LIMIT` characters and `MAX_TOKENS` tokens are read.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import Final
 
-from amvl_model.evaluation import reply_patterns as rp
+from amvl_model.evaluation.reply_groups import Group, find_groups
+from amvl_model.evaluation.reply_items import UNSURE, Item, find_items, find_options, skip, skip_back
+from amvl_model.evaluation.reply_kinds import ADVERBS, CUTS, ENDS, IS, LISTS, QUOTES, SIGNS, STOPS
+from amvl_model.evaluation.reply_kinds import Kind as K
+from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
 
-_UNSURE = -1
-"""A statement was made, but which option it means is not known."""
+LIMIT: Final = 12_288
+MAX_TOKENS: Final = 3_072
+"""Characters and tokens that are read; of a longer reply the last ones, and in them only statements."""
 
-
-@dataclass(frozen=True)
-class _Found:
-    """An option named between ``start`` and ``end``; ``value`` is its index or _UNSURE."""
-
-    start: int
-    end: int
-    value: int
-    is_letter: bool
+_SIGNS = frozenset(SIGNS.values()) | {K.SUFFIX, K.TAIL}
+_LINKS = IS | {K.COLON, K.LINK, K.DASH, K.CHOOSE}
+_PASSED = IS | ADVERBS | QUOTES | {K.COLON, K.LINE, K.LINK, K.DASH, K.OPEN_MARK, K.CLOSE_MARK, K.BECAUSE, K.RIGHT}
+"""What may stand between "the answer is" and the option."""
+_ADJECTIVES = frozenset({K.ANSWER, K.CHOICE, K.CORRECT, K.RIGHT, K.QUOTE, K.CLOSE, K.CLOSE_MARK, K.FILLER})
+_BETWEEN_ITEMS = frozenset({K.LINE, K.STOP, K.SEMICOLON, K.COMMA})
+_TO = 16
+"""Items of "the answer to the question is" from "to" on."""
+_SENTENCE = 60
+"""Items after "the answer is" in which the option may stand, if it is the only one that is put forward."""
 
 
 def parse_choice(reply: str, choices: Sequence[str]) -> int | None:
     """Index of the option that ``reply`` chooses, or None where the reply does not say; never a guess.
 
-    The rules and their order are in the docstring of this module: whole reply, last explicit statement, opening,
-    the only option mentioned.
+    The rules and their order are in the docstring of this module: whole reply, last statement, opening, the only
+    option mentioned.
 
     Args:
         reply: what the model generated, special tokens and thoughts included.
@@ -76,352 +81,248 @@ def parse_choice(reply: str, choices: Sequence[str]) -> int | None:
         raise TypeError(f"expected the reply as a string, got {type(reply).__name__}; decode the tokens first")
     if not choices:
         raise ValueError("expected at least one choice, got none; open questions are not scored by parse_choice")
-    value = _reader(tuple(choices)).read(_clean(reply))
-    return None if value == _UNSURE else value
+    text = without_thoughts(reply)
+    is_cut = len(text) > LIMIT
+    text = clean(text[-LIMIT:])
+    words = tokens(text)
+    is_cut = is_cut or len(words) > MAX_TOKENS
+    items = find_items(text, words[-MAX_TOKENS:], find_options(tuple(choices)))
+    value = _Reading(items, is_lower=text.islower()).read(is_cut=is_cut)
+    return value if value is not None and value >= 0 else None
 
 
-def _normalise(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").replace("\r\n", "\n")
+class _Reading:
+    """The rules for the items of one reply, or of one marked answer in it."""
 
+    def __init__(self, items: list[Item], *, is_lower: bool) -> None:
+        self.items = items
+        self.is_lower = is_lower
+        self.groups = find_groups(items)
+        self.group_at = {position: group for group in self.groups for position in range(group.start, group.end)}
 
-def _clean(reply: str) -> str:
-    """Rule 0."""
-    text = rp.THOUGHT.sub("\n", _normalise(reply))
-    text = rp.THOUGHT_UNOPENED.sub("\n", text)
-    if "<answer>" not in text.lower():
-        text = rp.STRAY_CLOSE.sub(" ", text)
-    text = rp.LATEX_DELIMITER.sub(" ", rp.SPECIAL_TOKEN.sub(" ", text))
-    text = rp.MARKDOWN.sub("", rp.LATEX_FONT.sub(r"\1", text))
-    return text.strip()
-
-
-@lru_cache(maxsize=4096)
-def _reader(choices: tuple[str, ...]) -> _Reader:
-    return _Reader(choices)
-
-
-def _text_pattern(text: str) -> str:
-    """Regular expression for an option text: any case and spacing, leading article optional, numbers also as words."""
-    words = text.split()
-    if len(words) > 1 and words[0].lower() in {"the", "a", "an"}:
-        prefix, words = rf"(?:{words[0]}\s+)?", words[1:]
-    else:
-        prefix = ""
-    body = r"\s+".join(re.escape(word) for word in words)
-    number = text.lower()
-    if number in rp.NUMBER_WORDS:
-        number = str(rp.NUMBER_WORDS.index(number))
-    if number.isdecimal() and len(number) <= 2 and int(number) < len(rp.NUMBER_WORDS):
-        body = rf"(?:{number}|{rp.NUMBER_WORDS[int(number)]})"
-    left = r"(?<![A-Za-z0-9_])(?<!\d[.,/:])(?<![\-−$]\b)" if text[0].isascii() and text[0].isalnum() else ""
-    right = r"(?![A-Za-z0-9_])" if text[-1].isascii() and text[-1].isalnum() else ""
-    if text[-1].isdecimal() or number.isdecimal():
-        right += r"(?![.,/:]\d)(?!\s*[%°]|\s*[\-–]\s*\d)"
-    if text.lower() == "no":
-        right += rf"(?:{rp.STOP}|(?=\s+(?:it|the|they|this|that|he|she)\b))"
-    elif text.lower() in rp.WEAK_TEXTS:
-        right += rp.STOP
-    return left + prefix + body + right
-
-
-class _Reader:
-    """The rules for one tuple of option texts; keeps the compiled expressions."""
-
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        self.size = len(choices)
-        texts = [" ".join(_normalise(choice).split()).rstrip(".") for choice in choices]
-        self.letter_texts: dict[str, set[int]] = {}
-        self.marks: dict[str, set[int]] = {}
-        groups: dict[str, set[int]] = {}
-        for index, text in enumerate(texts):
-            if len(text) == 1 and text.isascii() and text.isalpha():
-                self.letter_texts.setdefault(text.upper(), set()).add(index)
-            elif text:
-                groups.setdefault(text.lower(), set()).add(index)
-            for mark in re.findall(r"(?<![A-Za-z0-9'])[A-Z](?![A-Za-z0-9'])", text.upper() if len(text) == 1 else text):
-                self.marks.setdefault(mark, set()).add(index)
-        ordered = sorted(groups, key=len, reverse=True)
-        self.text_values = [next(iter(groups[t])) if len(groups[t]) == 1 else _UNSURE for t in ordered]
-        patterns = [_text_pattern(text) for text in ordered] or ["(?!)"]
-        any_text = "|".join(f"(?P<t{i}>{pattern})" for i, pattern in enumerate(patterns))
-        self.bracketed_text = re.compile(rf"[(\[{{\"'“]?(?:{any_text})", re.IGNORECASE)
-        self.named = re.compile(f"(?i:{any_text})|{rp.ANNOUNCED}(?!(?i:{'|'.join(patterns)})){rp.LETTER}")
-
-    # One option at one place.
-
-    def _letter(self, match: re.Match[str], text: str, end: int, *, in_sentence: bool) -> int | None:
-        """Index that a letter names, _UNSURE for two readings or none, or None where it is no name (the article A)."""
-        bracketed, bare = match["bracketed"], match["bare"]
-        letter = (bracketed or bare).upper()
-        if bare and not match["half"]:
-            after = rp.AFTER_LETTER.match(text, match.end(), end)
-            if bare.islower() and not after:
-                return None
-            if letter == "A" and not rp.AFTER_ARTICLE_LETTER.match(text, match.end(), end):
-                return None
-            if letter == "I" and (bare.islower() or not rp.AFTER_PRONOUN_LETTER.match(text, match.end(), end)):
-                return None
-        label = {ord(letter) - ord("A")} & set(range(self.size))
-        if match["mark"]:
-            readings = self.marks.get(letter, set())
-        elif match["label"] or bracketed:
-            readings = label
-        else:
-            readings = label | (self.marks if in_sentence else self.letter_texts).get(letter, set())
-        return next(iter(readings)) if len(readings) == 1 else _UNSURE
-
-    def _found(self, match: re.Match[str], text: str, end: int, *, in_sentence: bool) -> _Found | None:
-        group = match.lastgroup or ""
-        if re.fullmatch(r"t\d+", group):
-            return _Found(match.start(), match.end(), self.text_values[int(group[1:])], is_letter=False)
-        value = self._letter(match, text, end, in_sentence=in_sentence)
-        return None if value is None else _Found(match.start(), match.end(), value, is_letter=True)
-
-    def _option_at(self, text: str, start: int, end: int) -> _Found | None:
-        """The option named at ``start``, after quotes, or None."""
-        opened = rp.OPENERS.match(text, start, end)
-        start = opened.end() if opened else start
-        match = self.named.match(text, start, end) or self.bracketed_text.match(text, start, end)
-        return self._found(match, text, end, in_sentence=False) if match else None
-
-    def _options_at(self, text: str, start: int, end: int) -> _Found | None:
-        """The options named one after the other from ``start``: one value if they agree ("B: 3"), else _UNSURE."""
-        found = self._option_at(text, start, end)
-        if found is None:
-            return None
-        while True:
-            gap = rp.SEPARATOR.match(text, found.end, end)
-            after = gap.end() if gap else found.end
-            following = self._option_at(text, after, end) or self._option_at(text, found.end, end)
-            if following is None or following.end <= found.end:
-                return found
-            if following.is_letter and not rp.AFTER_LETTER.match(text, following.end, end):
-                return found
-            value = found.value if following.value == found.value else _UNSURE
-            found = _Found(found.start, following.end, value, found.is_letter and following.is_letter)
-
-    def _whole(self, text: str, start: int, end: int) -> int | None:
-        """Rule 1 for one stretch of text."""
-        found = self._options_at(text, start, end)
-        if found is None or not rp.ONLY_PUNCTUATION.match(text, found.end, end):
-            return None
-        if re.fullmatch(r"\W*[Aa]:\s*", text[start:end]):
-            return _UNSURE  # "A:" announces an answer as often as it is one
-        return found.value
-
-    # The rules.
-
-    def read(self, text: str) -> int | None:
-        """Rules 1 to 4 on a cleaned reply: an index, _UNSURE, or None."""
-        whole = self._whole(text, 0, len(text))
-        if whole is not None:
+    def read(self, *, is_cut: bool = False) -> int | None:
+        """Index of the option that is chosen, `UNSURE` for several or an unknown one, or None for none."""
+        whole = self._whole(0, len(self.items) - 1)
+        if whole is not None and not is_cut:
             return whole
-        marks, plain = self._marked(text)
-        lines = list(self._lines(plain))
-        statements = marks + list(self._stated(plain)) + list(self._affirmed(plain))
-        if len({value for _, value in lines}) == 1:
-            statements += lines
+        lines = list(self._lines())
+        agree = len({value for _, value in lines}) == 1
+        statements = sorted([*self._marked(), *self._after_cues(), *self._affirmed(), *(lines if agree else [])])
         if statements:
-            end, value = max(statements, key=lambda item: item[0])
-            return _UNSURE if self._is_retracted(plain, end, value) else value
-        if len({value for _, value in lines}) > 1:
-            return _UNSURE
-        opening = self._opening(plain)
+            end = statements[-1][0]
+            value = statements[-1][1] if len({value for at, value in statements if at == end}) == 1 else UNSURE
+            return UNSURE if self._is_taken_back(end, value) else value
+        if lines or is_cut:
+            return UNSURE
+        opening = self._opening()
         if opening is not None:
             return opening
-        if rp.REFUSAL.search(plain) or any(first != second for first, second in rp.RUN_ON.findall(plain)):
+        return None if self._is_refusal(0) else self._only_mention(0, len(self.items))
+
+    # Rules.
+
+    def _whole(self, start: int, end: int) -> int | None:
+        """The items from ``start`` to before ``end`` are nothing but one group."""
+        group = self._first_group(start)
+        if group is None or group.end > end:
             return None
-        return self._only_mention(plain, 0, len(plain))
-
-    def _marked(self, text: str) -> tuple[list[tuple[int, int]], str]:
-        """Statements in answer tags and boxes as (position, value), and the text with those marks blanked out."""
-        statements: list[tuple[int, int]] = []
-        spans: list[tuple[int, int]] = []
-        for match in rp.ANSWER_TAG.finditer(text):
-            value = self.read(match[1].strip())
-            statements.append((match.end(1), _UNSURE if value is None else value))
-            spans += [(match.start(), match.start(1)), match.span(2)]
-        for match in rp.BOXED.finditer(text):
-            close = _closing_brace(text, match.end())
-            spans += [match.span(), *([(close, close + 1)] if close is not None else [])]
-            content = "" if close is None else text[match.end() : close].strip()
-            if not rp.BOXED.search(content):  # a box in a box makes its own statement
-                value = self.read(content)
-                statements.append((len(text) if close is None else close, _UNSURE if value is None else value))
-        characters = list(text)
-        for start, end in spans:
-            characters[start:end] = " " * (end - start)
-        return statements, "".join(characters)
-
-    def _lines(self, text: str) -> Iterator[tuple[int, int]]:
-        """Lines that are nothing but one option."""
-        for match in re.finditer(r"[^\n]+", text):
-            if (value := self._whole(text, *match.span())) is not None:
-                yield match.end(), value
-
-    def _stated(self, text: str) -> Iterator[tuple[int, int]]:
-        """Statements after "the answer is", "I choose", "so" and the like."""
-        for pattern, is_weak in ((rp.CUE, False), (rp.WEAK_CUE, True)):
-            for cue in pattern.finditer(text):
-                end = _sentence_end(text, cue.end())
-                if _is_open(text, cue.start(), end):
-                    continue
-                found = self._after_cue(text, cue.end())
-                if found is not None and is_weak and not rp.AT_STOP.match(text, found.end):
-                    continue
-                if found is not None and rp.OR.match(text, found.end):
-                    found = _Found(found.start, found.end, _UNSURE, is_letter=found.is_letter)
-                if found is not None and text[found.start : found.end] == "a" and not cue[0].endswith(":"):
-                    found = _Found(found.start, found.end, _UNSURE, is_letter=True)  # "The answer is a", cut off
-                if found is not None:
-                    yield found.end, found.value
-                elif not is_weak:
-                    value = self._only_mention(text, cue.end(), end)
-                    if value is not None:
-                        yield end, value
-                    elif rp.ONLY_PUNCTUATION.match(text, cue.end()):
-                        yield len(text), _UNSURE
-
-    def _after_cue(self, text: str, position: int) -> _Found | None:
-        """The options named at ``position``, filler words such as "clearly the" skipped."""
-        while True:
-            blanks = rp.BLANKS.match(text, position)
-            found = self._options_at(text, blanks.end() if blanks else position, len(text))
-            filler = rp.FILLER.match(text, position)
-            if found is not None or filler is None:
-                return found
-            position = filler.end()
-
-    def _affirmed(self, text: str) -> Iterator[tuple[int, int]]:
-        """Statements of the form "(B) is the correct answer"."""
-        for match in self.named.finditer(text):
-            found = self._found(match, text, len(text), in_sentence=False)
-            if found is None:
-                continue
-            suffix = rp.IS_CORRECT.match(text, found.end)
-            if suffix is None or _is_open(text, found.start, _sentence_end(text, suffix.end())):
-                continue
-            if not rp.NEGATED_BEFORE.search(_clause_before(text, found.start)):
-                yield suffix.end(), found.value
-
-    def _opening(self, text: str) -> int | None:
-        """Rule 3."""
-        found = self._options_at(text, 0, len(text))
-        if found is None or rp.NEGATED_AFTER.match(text, found.end) or text[found.end :].lstrip()[:1] in {"?", "？"}:
+        rest = skip(self.items, group.end, _SIGNS, end - group.end)
+        if rest < end or group.open:
             return None
-        if found.value == _UNSURE or rp.OR.match(text, found.end):
-            return _UNSURE
-        opening = text[: found.end]
-        rest = text[found.end :]
-        if found.is_letter:
-            goes_on = re.match(r"\s*[A-Z]" if opening.endswith((")", "]")) else r"(?!)", rest)
-            accepted = goes_on or re.match(rp.STOP + r"|\s+[-–—]", rest)
-        elif opening.lower().lstrip("\"'(") == "yes":
-            accepted = re.match(r"\s", rest) or re.match(rp.STOP, rest)
+        if group.end < end and self.items[group.end].kind is K.COLON and group.is_letter and group.start == start:
+            return UNSURE  # "A:" announces an answer as often as it is one
+        return group.value
+
+    def _lines(self) -> Iterator[tuple[int, int]]:
+        """Lines that are nothing but one group."""
+        start = 0
+        for position, item in enumerate(self.items):
+            if item.kind in {K.LINE, K.END}:
+                if position > start and (value := self._whole(start, position)) is not None:
+                    yield position, value
+                start = position + 1
+
+    def _marked(self) -> Iterator[tuple[int, int]]:
+        """Answers in tags and boxes, of which the innermost count; two that stand together must agree."""
+        start: int | None = None
+        previous: tuple[int, int | None] = (-1, None)
+        for position, item in enumerate(self.items):
+            if item.kind is K.OPEN_MARK:
+                start = position + 1
+            elif item.kind is K.LOST_MARK:
+                yield position, UNSURE
+                start = None
+            elif start is not None and item.kind in {K.CLOSE_MARK, K.END}:
+                content = [*self.items[start:position], Item(K.END, "", item.start, item.start)]
+                value = _Reading(content, is_lower=self.is_lower).read()
+                if previous[0] == start - 1 and previous[1] != value:
+                    value = UNSURE
+                yield position, UNSURE if value is None else value
+                previous = (
+                    skip(self.items, min(position + 1, len(self.items) - 1), _SIGNS - {K.OPEN_MARK} | LISTS),
+                    value,
+                )
+                start = None
+
+    def _after_cues(self) -> Iterator[tuple[int, int]]:
+        """Options after "the answer is", "I choose", "so", "leaves" and the like."""
+        previous_end, previous = -1, UNSURE
+        for position, item in enumerate(self.items):
+            is_weak = item.kind in {K.SO, K.LEAVES}
+            after = position + 1 if is_weak or item.kind is K.CHOOSE else self._after_noun(position)
+            if after is None:
+                continue
+            first = skip(self.items, after, _PASSED)
+            group = self.group_at.get(first)
+            if group is None or group.start != first:
+                if not is_weak:
+                    yield from self._later(after, first)
+                continue
+            end = skip(self.items, group.end, {K.CLOSE, K.QUOTE, K.SUFFIX, K.COMPARE})
+            if group.open or group.negated or (is_weak and self.items[end].kind not in STOPS):
+                continue
+            is_second = position > 0 and self.items[skip_back(self.items, position - 1, ADVERBS)].kind is K.OR
+            value = UNSURE if is_second or group.goes_on or self._is_cut_off(group, after) else group.value
+            if previous_end == position and previous not in {UNSURE, value}:
+                value = UNSURE  # "Answer: B. Answer: C."
+            previous_end, previous = skip(self.items, end, _SIGNS), value
+            yield group.end, value
+
+    def _after_noun(self, position: int) -> int | None:
+        """The item after "answer is", "correct option:", "correct is" and the like, or None."""
+        items, kind = self.items, self.items[position].kind
+        if kind not in {K.ANSWER, K.CHOICE, K.CORRECT, K.RIGHT}:
+            return None
+        before = items[position - 1].kind if position else K.END
+        end = skip(items, position + 1, _ADJECTIVES)
+        if kind in {K.ANSWER, K.CHOICE}:
+            if items[end].kind in {K.PLACE, K.STANDS}:  # the answer to the question is
+                end = next((e for e in range(end, min(end + _TO, len(items))) if items[e].kind in _LINKS | ENDS), end)
+            is_cue = before is not K.EACH and items[end].kind in _LINKS
         else:
-            is_number = opening.strip("\"'(").isdecimal()
-            accepted = re.match(r"\s*[,;!\n]|\s+because\b" if is_number else rp.STOP + r"|\s+[-–—]", rest)
-        if found.is_letter and any(match[1].upper() not in opening.upper() for match in rp.LIST_ITEM.finditer(rest)):
-            return _UNSURE  # the options are gone through one by one
-        if not accepted or (not found.is_letter and rp.REFUSAL.search(rest)):
+            start = skip_back(items, position - 1, ADVERBS | {K.QUOTE})
+            is_first = start < 0 or items[start].kind in CUTS
+            is_cue = before not in IS and (
+                items[end].kind in IS | {K.LINK} or (items[end].kind is K.COLON and is_first)
+            )
+        return skip(items, end, _LINKS | ADVERBS) if is_cue else None
+
+    def _later(self, after: int, first: int) -> Iterator[tuple[int, int]]:
+        """After a cue without an option: the only one that the rest of the sentence puts forward."""
+        limit = min(first + _SENTENCE, len(self.items) - 1)
+        end = next((e for e in range(first, limit) if self.items[e].kind in ENDS), limit)
+        if self.items[end].kind is not K.QUESTION:
+            value = self._only_mention(first, end)
+            if value is not None:
+                yield end, value
+        if all(item.kind in _SIGNS for item in self.items[after:-1]):
+            yield len(self.items), UNSURE  # cut off
+
+    def _affirmed(self) -> Iterator[tuple[int, int]]:
+        """Options that are called right afterwards; UNSURE from the second one on."""
+        seen: set[int] = set()
+        for group in self.groups:
+            if group.affirmed is not None and not group.open and not group.negated:
+                seen.add(group.value)
+                yield group.affirmed, group.value if len(seen) == 1 else UNSURE
+
+    def _opening(self) -> int | None:
+        """The reply opens with an option and goes on after a stop."""
+        group = self._first_group(0)
+        if group is None or group.negated or group.open:
             return None
-        return _UNSURE if self._is_retracted(text, found.end, found.value) else found.value
+        if group.value == UNSURE or group.goes_on:
+            return UNSURE
+        if self._lists_others(group):
+            return UNSURE
+        end = skip(self.items, group.end, {K.SUFFIX, K.CLOSE, K.QUOTE})
+        qualified = skip(self.items, end, ADVERBS)  # "B of course"
+        if self.items[qualified].kind in STOPS:
+            end = qualified
+        after, text = self.items[end].kind, group.members[-1].text.lower()
+        if group.is_letter:
+            runs_on = end > group.end and group.members[-1].is_bracketed and self.items[end].text[:1].isalnum()
+            accepted = runs_on or after in STOPS | {K.DASH, K.OPEN, K.BUT, K.NOT} or self.items[group.end].kind in STOPS
+        elif self._is_refusal(end):
+            return None
+        elif text.isdecimal():
+            accepted = after in {K.COMMA, K.SEMICOLON, K.LINE, K.BECAUSE, K.END} or self.items[end].text == "!"
+        else:
+            accepted = after in STOPS | {K.DASH} or text == "yes"
+        if not accepted:
+            return None
+        return UNSURE if self._is_taken_back(group.end, group.value) else group.value
 
-    def _is_retracted(self, text: str, start: int, value: int) -> bool:
-        """Whether another option is put forward from ``start`` on after a "wait" or the like."""
-        retraction = rp.RETRACTION.search(text, start)
-        return retraction is not None and bool(self._mentions(text, start, len(text))[0] - {value})
-
-    def _only_mention(self, text: str, start: int, end: int) -> int | None:
-        """Rule 4 between two positions: the one option mentioned there, _UNSURE for several, None for none."""
-        values, negated = self._mentions(text, start, end)
+    def _only_mention(self, start: int, end: int) -> int | None:
+        """The one option that is put forward from ``start`` to ``end``, UNSURE for several, None for none."""
+        values, negated = self._mentions(start, end)
         if not values:
             return None
-        return _UNSURE if len(values) > 1 or values & negated else values.pop()
+        return UNSURE if len(values) > 1 or values & negated else values.pop()
 
-    def _mentions(self, text: str, start: int, end: int) -> tuple[set[int], set[int]]:
-        """Options named between two positions: those put forward, and those negated or compared with."""
+    def _mentions(self, start: int, end: int) -> tuple[set[int], set[int]]:
+        """Options named from ``start`` to ``end``: those put forward, and those negated or compared with."""
         values: set[int] = set()
         negated: set[int] = set()
-        for match in self.named.finditer(text, start, end):
-            found = self._found(match, text, end, in_sentence=True)
-            if found is None:
-                continue
-            before = _clause_before(text, found.start)
-            if rp.NEGATED_AFTER.match(text, found.end) or rp.NEGATED_BEFORE.search(before):
-                negated.add(found.value)
-            elif not self._is_talked_about(text, found, before) and (
-                self._is_put_forward(text, found, end) if found.is_letter else not _is_counting_word(text, found)
-            ):
-                values.add(found.value)
+        first, last = (bisect_left(self.groups, position, key=lambda group: group.start) for position in (start, end))
+        for group in self.groups[first:last]:
+            named = {item.in_sentence for item in group.members}
+            if group.negated:
+                negated |= named
+            elif group.put_forward and not group.open:
+                values |= named
         return values, negated
 
-    @staticmethod
-    def _is_talked_about(text: str, found: _Found, before: str) -> bool:
-        """Whether an option is named in a question, under a condition, or as something to look at."""
-        stop = _sentence_end(text, found.end)
-        return (
-            text[stop : stop + 1] in {"?", "？"}
-            or rp.CONDITION_BEFORE.search(text, max(0, found.start - 200), found.start) is not None
-            or rp.TALKED_ABOUT.search(before) is not None
-        )
+    # What is said around a group.
 
-    def _is_put_forward(self, text: str, letter: _Found, end: int) -> bool:
-        """Whether a letter ends a clause or has its own text beside it, and is no item of a list and no place."""
-        line_start = text.rfind("\n", 0, letter.start)
-        is_first = line_start >= 0 and not text[line_start : letter.start].strip(" \n-•")
-        before = _clause_before(text, letter.start)
-        is_bare = len(text[letter.start : letter.end].strip("\"'“‘「 ")) == 1
-        if is_first and rp.LIST_ITEM.match(text, line_start):
-            return False
-        if rp.LETTER_IN_A_PLACE.search(before) or (is_bare and not rp.LETTER_STANDS.search(before)):
-            return False
-        return rp.AFTER_MENTION.match(text, letter.end, end) is not None or self._has_own_text(text, letter, end)
+    def _first_group(self, start: int) -> Group | None:
+        """The group at ``start``, after quotes, brackets, and "option" before a letter."""
+        first = skip(self.items, start, QUOTES)
+        group = self.group_at.get(first)
+        if group is None or group.start != first:
+            return None
+        is_numbered = first > start and self.items[first - 1].kind is K.MARK and not group.is_letter  # image 2
+        return None if is_numbered else group
 
-    def _has_own_text(self, text: str, letter: _Found, end: int) -> bool:
-        gap = rp.SEPARATOR.match(text, letter.end, end)
-        following = self._option_at(text, gap.end() if gap else letter.end, end)
-        return following is not None and not following.is_letter and following.value == letter.value
+    def _is_cut_off(self, group: Group, after: int) -> bool:
+        """Whether a final "a" may be the article of what is missing: "The answer is a"."""
+        is_last = self.items[group.end].kind is K.END and group.members[0].text == "a"
+        return is_last and self.items[after - 1].kind in IS and not self.is_lower
 
-
-def _closing_brace(text: str, start: int) -> int | None:
-    """Position of the brace that closes the one before ``start``, or None if it is never closed."""
-    depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return position
-    return None
-
-
-def _sentence_end(text: str, start: int) -> int:
-    """Position of the stop that ends the sentence around ``start`` (leading blanks and brackets skipped)."""
-    stop = rp.SENTENCE_STOP.search(text, start + len(text[start:]) - len(text[start:].lstrip()))
-    return stop.start() if stop else len(text)
-
-
-def _clause_before(text: str, position: int) -> str:
-    """The part before ``position`` of the clause around it."""
-    stretch = text[max(0, position - 100) : position]
-    starts = [match.end() for match in rp.CLAUSE_START.finditer(stretch)]
-    return stretch[starts[-1] :] if starts else stretch
-
-
-def _is_open(text: str, start: int, end: int) -> bool:
-    """Whether a statement from ``start`` to the end of its sentence is a question or a condition."""
-    return text[end : end + 1] in {"?", "？"} or rp.CONDITION.search(_clause_before(text, start)) is not None
-
-
-def _is_counting_word(text: str, found: _Found) -> bool:
-    """Whether an option text is used as something else: "image 2", the "1." of a list, "this one", "all right"."""
-    named, before = text[found.start : found.end].lower(), text[: found.start]
-    if named == "one" and not rp.THERE_IS.search(before):
-        return True
-    if named == "right" and rp.RIGHT_IDIOM.search(text[max(0, found.start - 4) : found.end + 8]):
-        return True
-    if (named.isdecimal() or named in rp.NUMBER_WORDS) and re.match(r"\s+of\b", text[found.end :]):
-        return True
-    if not named.isdecimal():
+    def _is_taken_back(self, start: int, value: int) -> bool:
+        """Whether another option is put forward from ``start`` on after a "wait" or the like."""
+        for position in range(start, len(self.items)):
+            if self.items[position].kind in {K.WAIT, K.NO, K.REFUSAL}:
+                return bool(self._mentions(position, len(self.items))[0] - {value})
+            if self.items[position].kind is K.BUT:
+                other = self.group_at.get(skip(self.items, position + 1, QUOTES | {K.FILLER, K.COPULA, K.SO}))
+                if other is not None and other.value != value and other.put_forward and not other.negated:
+                    return True
         return False
-    in_list = re.search(r"(?:\A|[.!?:\n])\s*\Z", before) and re.match(r"[.)]\s+\w", text[found.end :])
-    return rp.NUMBERED_THING.search(before) is not None or in_list is not None
+
+    def _lists_others(self, first: Group) -> bool:
+        """Whether the reply goes through other options after the first one, each marked like a list item."""
+        for group in self.groups:
+            is_other = group.start > first.end and group.is_letter == first.is_letter and group.value != first.value
+            if not is_other or group.negated:
+                continue
+            before = self.items[skip_back(self.items, group.start - 1, QUOTES | {K.DASH})]
+            if before.kind not in _BETWEEN_ITEMS and not before.text[-1:].isdecimal() and before.text != "%":
+                continue
+            end = skip(self.items, group.end, {K.CLOSE, K.QUOTE})
+            after = self.items[end].kind
+            is_label = group.is_letter and (end > group.end or after is K.STOP)
+            if (is_label or after in {K.COLON, K.DASH, K.OPEN}) and after not in IS | {K.END, K.LINE}:
+                return True
+        return False
+
+    def _is_refusal(self, start: int) -> bool:
+        """Whether the reply says that it does not answer."""
+        for position in range(start, len(self.items)):
+            kind = self.items[position].kind
+            if kind is K.REFUSAL:
+                return True
+            verbs = self.items[position + 1 : position + 4] if kind is K.CANNOT else []
+            if any(item.kind in {K.TELL, K.ANSWER} for item in verbs):
+                return True
+        return start == 0 and self.items[skip(self.items, 0, _SIGNS)].kind is K.SOME

@@ -108,6 +108,10 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float3
     return model.eval(), AMVLProcessor.from_pretrained(folder)
 
 
+load_model = load_checkpoint
+"""The public name: `amvl_model.load_model`."""
+
+
 def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:
     """The model that a run trains: base, fresh latent modules (or the baseline's), what is frozen frozen."""
     backbone, processor = load_base(config)

@@ -8,7 +8,8 @@ over seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,12 +17,10 @@ from matplotlib.lines import Line2D
 
 from amvl_model.results.files import Result
 from amvl_model.results.seeds import interval
+from amvl_style import GREY, METHODS, SERIES, Look, shades, styled
 
 LEAK, NLL, ZEROED = "held_out.leaked_information", "answer_nll", "zeroed.accuracy_difference"
 MARGIN = 0.02  # nats
-# Okabe-Ito; forward-only black
-_COLOURS = {None: "#000000", 0.0003: "#E69F00", 0.003: "#0072B2", 0.03: "#CC79A7"}
-_SHAPES = ("o", "s", "^", "D", "P", "X")
 
 
 @dataclass(frozen=True)
@@ -119,59 +118,45 @@ def draw(results: Sequence[Result]) -> Figure:
 
     Colour tells gamma, shape tells beta; a line joins the betas of one gamma. Leaked information is on a logarithmic axis.
     """
-    page = Figure(figsize=(9.2, 4.4), layout="constrained")
-    left, right = page.subplots(1, 2)
     found = cells(results)
-    shapes = dict(zip(sorted({cell.beta for cell in found}), _SHAPES, strict=False))
-    for gamma in (None, *sorted({cell.gamma for cell in found if cell.gamma is not None})):
-        group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
-        colour = _COLOURS.get(gamma, "#009E73")
-        for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
-            means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
-            ax.plot(*zip(*means, strict=True), color=colour, lw=1, zorder=2)
-            for cell, (x, y) in zip(group, means, strict=True):
-                shape = shapes.get(cell.beta, "v")
-                ax.scatter(
-                    _visible(cell.values[LEAK]),
-                    scale * cell.values[metric],
-                    marker=shape,
-                    s=12,
-                    lw=0,
-                    alpha=0.35,
-                    color=colour,
-                )
-                ax.scatter(x, y, marker=shape, s=52, color=colour, edgecolor="white", lw=0.6, zorder=3)
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_xlabel("leaked information, held-out questions [nats]")
-    left.set_ylabel("answer NLL, held out, prior mean [nats]")
-    right.set_ylabel("accuracy change when latents are zeroed [points]")
-    right.axhline(0, color="0.6", lw=0.8, ls=":")
-    seeds = sorted({len(cell.seeds) for cell in found}) or [0]
-    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    page.suptitle(f"large: mean over {count} seeds; small: every seed", fontsize=9)
-    left.legend(handles=_legend(found, shapes), frameon=False, fontsize=8, loc="upper left")
+    own, gammas = METHODS["amvl"], sorted({cell.gamma for cell in found if cell.gamma is not None})
+    looks: dict[float | None, Look] = {None: METHODS["ntp+fwd"]} | {
+        gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour)
+        for gamma, colour in zip(gammas, shades("amvl", len(gammas)), strict=True)
+    }
+    shapes = dict(zip(sorted({cell.beta for cell in found}), cycle(each.marker for each in SERIES), strict=False))
+    with styled(1.2):
+        page = Figure(figsize=(9.2, 4.8))
+        left, right = page.subplots(1, 2)
+        for gamma, look in looks.items():
+            group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
+            for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
+                means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
+                ax.plot(*zip(*means, strict=True), color=look.colour, ls=look.line, lw=1, zorder=2)
+                for cell, mean in zip(group, means, strict=True):
+                    shown = {"color": look.colour, "marker": shapes[cell.beta]}
+                    ax.scatter(
+                        _visible(cell.values[LEAK]), scale * cell.values[metric], s=12, lw=0, alpha=0.35, **shown
+                    )
+                    ax.scatter(*mean, s=52, edgecolor="white", lw=0.6, zorder=3, **shown)
+        for ax in (left, right):
+            ax.set_xscale("log")
+            ax.set_xlabel("leaked information, held-out questions [nats]")
+        left.set_ylabel("answer NLL, held out, prior mean [nats]")
+        right.set_ylabel("accuracy change, latents zeroed [points]")
+        right.axhline(0, color="black", lw=0.6)
+        seeds = sorted({len(cell.seeds) for cell in found}) or [0]
+        count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        page.suptitle(f"large: mean over {count} seeds; small: every seed")
+        handles = [Line2D([], [], color=look.colour, ls=look.line, label=look.label) for look in looks.values()]
+        handles += [
+            Line2D([], [], color=GREY, marker=shape, ls="", ms=5, label=f"β = {beta:g}")
+            for beta, shape in shapes.items()
+        ]
+        page.legend(handles=handles, loc="outside lower center", ncols=5)
     return page
 
 
 def _visible(leak: np.ndarray) -> np.ndarray:
     """Leaked information with the few values below a tenth of a millinat at that value, for a logarithmic axis."""
     return np.maximum(leak, 1e-4)
-
-
-def _legend(found: Sequence[Cell], shapes: dict[float, str]) -> list[Line2D]:
-    gammas = (None, *sorted({cell.gamma for cell in found if cell.gamma is not None}))
-    colours = [
-        Line2D(
-            [],
-            [],
-            color=_COLOURS.get(gamma, "#009E73"),
-            label="forward-only" if gamma is None else f"AMVL, gamma = {gamma:g}",
-        )
-        for gamma in gammas
-        if any(cell.gamma == gamma for cell in found)
-    ]
-    return colours + [
-        Line2D([], [], color="0.4", marker=shape, ls="", ms=5, label=f"beta = {beta:g}")
-        for beta, shape in shapes.items()
-    ]

@@ -234,10 +234,11 @@ def draw_study(study: Study, out: Path) -> str:
         (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
         return f"{text}\ntable: {out / study.name / 'table.txt'}"
     from amvl_model.studies.pareto import draw, verdict
+    from amvl_style import save
 
     path = out / study.name / f"{study.name}.png"
-    draw(results).savefig(path, dpi=150)
-    return f"{verdict(results)}\npicture: {path}"
+    save(draw(results), path, dpi=150)
+    return f"{verdict(results)}\nimage: {path}"
 
 
 CLUSTERS = ("local", "slurm")

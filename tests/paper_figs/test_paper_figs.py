@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
+from amvl_style import styled
 from paper_figs import build, style
 from paper_figs.__main__ import main
 from paper_figs.measure import CHECKPOINTS
@@ -54,7 +55,7 @@ def test_a_complete_set_of_results_gives_a_figure_that_can_be_read_and_traced(
 @pytest.mark.parametrize("name", [name for name in build.NAMES if name not in THEORY_ALONE])
 def test_without_results_no_figure_fails_and_each_names_commands(name: str, empty: Path) -> None:
     sources = Sources(results=empty)
-    with style.styled():
+    with styled():
         try:
             drawn = build.draw(name, sources)
         except build.NothingToDrawError:
@@ -183,7 +184,7 @@ def test_overlapping_small_and_cut_texts_are_found() -> None:
 
 
 def test_a_tidy_figure_has_no_problems_and_ticks_out_of_view_do_not_count() -> None:
-    with style.styled():
+    with styled():
         figure = style.page(2.0, style.COLUMN)
         ax = figure.subplots()
         ax.plot([0, 1], [0, 1])
@@ -228,7 +229,7 @@ def test_fig1_says_who_attends_to_whom(layout) -> None:  # type: ignore[no-untyp
         return bool(each.visible[np.ix_(rows, columns)].any())
 
     for latents in ("prior latents", "posterior latents", "answer y"):
-        assert sees(one, latents, "pictures of x") and sees(one, latents, "words of x")
+        assert sees(one, latents, "images of x") and sees(one, latents, "words of x")
     assert sees(one, "posterior latents", "answer y") and not sees(one, "prior latents", "answer y")
     assert not sees(one, "prior latents", "posterior latents") and not sees(one, "posterior latents", "prior latents")
     assert not sees(one, "answer y", "prior latents") and not sees(one, "answer y", "posterior latents")

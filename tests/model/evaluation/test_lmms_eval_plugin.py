@@ -105,10 +105,12 @@ def test_our_description_of_their_reader_is_their_reader() -> None:
     from amvl_model.data.schema import LETTERS
     from amvl_model.evaluation.harness_readers import blink_rule
     from tests.model.evaluation import test_parsing as forms
+    from tests.model.evaluation.reply_forms import load_forms
 
     tables = (value for name, value in vars(forms).items() if name.isupper() and isinstance(value, list))
     cases = [(row[0], row[1]) for table in tables for row in table]
-    assert len(cases) > 300
+    cases += [(form.reply, form.choices) for form in load_forms()]
+    assert len(cases) > 2_500
     for reply, choices in cases:
         read, _ = blink_rule(reply, choices)
         theirs = _extract_answer_letter(reply, LETTERS[: len(choices)])
