@@ -1,4 +1,4 @@
-"""What the theory is given: one checkpoint's forces, curvature and distributions at the prior mean, question by question.
+"""Input of the theory: one checkpoint's forces, curvature and distributions at the prior mean, question by question.
 
 Everything is in the prior's whitened coordinates, w = (z - m_p) / s_p with D = k d entries: the prior is N(0, I), forces are in
 nats per prior standard deviation, and a rescaled latent changes nothing (definitions:
@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.common.gradients import answer_forces, differentiable
+from amvl_model.diagnostics.common.posteriors import OptionPosteriors, option_posteriors
 from amvl_model.diagnostics.response.response_arrays import LEAST_OTHER
 from amvl_model.evaluation.scorers import QuestionBatch, batches, latent_scorer
+from amvl_theory import AnswerPosteriors
 
 Array = NDArray[np.float64]
 
@@ -61,12 +63,12 @@ class Reference:
     @property
     def curvature(self) -> Array:
         """H (D, D) = sum_a p_a g_a g_a^T, all other answers counted as one more [nats/prior std^2]."""
-        found = (self.answer_probs[:, None] * self.forces).T @ self.forces
+        matrix = (self.answer_probs[:, None] * self.forces).T @ self.forces
         other = 1 - float(self.answer_probs.sum())
         if other > LEAST_OTHER:
             pull = self.answer_probs @ self.forces
-            found = found + np.outer(pull, pull) / other
-        return 0.5 * (found + found.T)
+            matrix = matrix + np.outer(pull, pull) / other
+        return 0.5 * (matrix + matrix.T)
 
 
 def measure_references(
@@ -80,8 +82,8 @@ def measure_references(
     """Forces and distributions of every question, in the order of the set.
 
     Raises:
-        ValueError: for a model without latents, an empty set, a question with fewer than two options, or one whose answer
-            probabilities are not known.
+        ValueError: for a model without latents, an empty set, a question with fewer than two options, or one without answer
+            probabilities.
     """
     scorer = latent_scorer(model, processor)
     for question in questions:
@@ -90,7 +92,7 @@ def measure_references(
                 f"question {question.id!r}: expected known answer probabilities, got a question without them; "
                 "use synthetic BLINK with label noise"
             )
-    found: dict[int, Reference] = {}
+    references: dict[int, Reference] = {}
     with differentiable(model):
         for batch in batches(
             questions,
@@ -101,8 +103,8 @@ def measure_references(
             least_options=2,
             needs_answer=False,
         ):
-            found |= dict(zip(batch.index, _batch(scorer, batch), strict=True))
-    return [found[i] for i in range(len(questions))]
+            references |= dict(zip(batch.index, _batch(scorer, batch), strict=True))
+    return [references[i] for i in range(len(questions))]
 
 
 def _batch(scorer: Any, batch: QuestionBatch) -> list[Reference]:
@@ -132,6 +134,22 @@ def _flat(tensor: torch.Tensor, keep: int) -> Array:
     return tensor.detach().double().cpu().flatten(keep).numpy()
 
 
+def checkpoint_posteriors(
+    model: Any, processor: AMVLProcessor, questions: Sequence[VisualQuestion]
+) -> list[AnswerPosteriors | None]:
+    """A checkpoint's own posteriors of every option, in its own prior's whitened coordinates."""
+    return [whitened(answers) for answers in option_posteriors(model, processor, questions, progress=False)]
+
+
+def whitened(answers: OptionPosteriors) -> AnswerPosteriors:
+    """AnswerPosteriors of one question in its prior's whitened coordinates."""
+    options = len(answers.posterior_means)
+    return AnswerPosteriors(
+        shifts=((answers.posterior_means - answers.prior_mean) / answers.prior_std).reshape(options, -1),
+        widths=(answers.posterior_stds / answers.prior_std).reshape(options, -1),
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LetterAverage:
     """Averages over the questions of one group, letter by letter.
@@ -154,18 +172,18 @@ def letter_averages(references: Sequence[Reference], *, by_task: bool = True) ->
     if not references:
         raise ValueError("expected at least one question to average over, got none")
     groups: dict[str, list[Reference]] = {}
-    for each in references:
-        groups.setdefault(each.task if by_task else "", []).append(each)
+    for reference in references:
+        groups.setdefault(reference.task if by_task else "", []).append(reference)
     return {name: _average(members) for name, members in groups.items()}
 
 
 def _average(members: Sequence[Reference]) -> LetterAverage:
-    options, size = max(each.options for each in members), members[0].forces.shape[1]
+    options, size = max(member.options for member in members), members[0].forces.shape[1]
     forces, curvatures, total = np.zeros((options, size)), np.zeros((options, size, size)), np.zeros(options)
-    for each in members:
-        n, p = each.options, each.known_probs
-        forces[:n] += p[:, None] * each.forces
-        curvatures[:n] += p[:, None, None] * each.curvature
+    for member in members:
+        n, p = member.options, member.known_probs
+        forces[:n] += p[:, None] * member.forces
+        curvatures[:n] += p[:, None, None] * member.curvature
         total[:n] += p
     total_or_one = np.where(total > 0, total, 1.0)
     return LetterAverage(

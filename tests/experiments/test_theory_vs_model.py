@@ -1,4 +1,4 @@
-"""The ladder from theory to training: exact where the answer is known, halves that see not themselves, scores that can lose."""
+"""Approximation levels between theory and training: exact where the answer is known, split halves, scores that can lose."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from amvl_theory import (
     moving_prior_posteriors,
 )
 from experiments import theory_vs_checkpoints
-from experiments.theory_vs_model.ladder import climb, climb_heads, direction, figures
+from experiments.theory_vs_model.levels.linear import letter_level
 from experiments.theory_vs_model.plan import Plan
+from experiments.theory_vs_model.predictions import direction, figures, predict, predict_with_heads
 from experiments.theory_vs_model.reference import Reference, halves, letter_averages, measure_references
-from experiments.theory_vs_model.rungs import letter_rung
 from experiments.theory_vs_model.scores import (
     baseline_points,
-    digest,
     error_of,
     gamma_points,
+    level_gap,
     pair_means,
     rank_correlation,
-    rung_gap,
-    verdict,
 )
-from experiments.theory_vs_model.study import cell_gamma, draw, measure_trained, read_tables, score, write_climb
+from experiments.theory_vs_model.study import cell_gamma, draw, measure_trained, read_tables, score, write_prediction
+from experiments.theory_vs_model.summary import digest, verdict
 from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from tests import helpers
 
@@ -78,9 +77,9 @@ def test_a_question_is_predicted_from_the_other_half_only() -> None:
     questions = references(20, 1.0, 0.3)
     half = halves(20, seed=0)
     assert sorted(half.tolist()) == [0] * 10 + [1] * 10
-    plain = letter_rung(questions, half, [0.1])[0.1]
+    plain = letter_level(questions, half, [0.1])[0.1]
     changed = [replace(q, forces=9 * q.forces) if h == 0 else q for q, h in zip(questions, half, strict=True)]
-    after = letter_rung(changed, half, [0.1])[0.1]
+    after = letter_level(changed, half, [0.1])[0.1]
     for h, a, b in zip(half, plain, after, strict=True):
         assert a is not None and b is not None
         assert np.allclose(a.shifts, b.shifts) == (h == 0)
@@ -118,20 +117,20 @@ def table(measured: dict[float, float], predicted: dict[float, float], *, n: int
     for gamma, value in measured.items():
         rows[NOISE, TRAINED, gamma, "leak"] = value * shape / shape.mean()
     for gamma, value in predicted.items():
-        rows[NOISE, "rung", gamma, "leak"] = value * shape / shape.mean()
+        rows[NOISE, "level", gamma, "leak"] = value * shape / shape.mean()
     rows[NOISE, REFERENCE, 0.1, "leak"] = np.full(n, 0.25)
     return Table(ids=tuple(f"q{i}" for i in range(n)), tasks=tuple("ab"[i % 2] for i in range(n)), rows=rows)
 
 
 def test_errors_are_zero_for_a_right_prediction_and_log_two_for_twice_as_much() -> None:
     right = {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.2, 1.0: 0.05})}
-    assert error_of(gamma_points(right, "rung", "leak", (0.1, 1.0), NOISE), "leak").error.mean == pytest.approx(0)
+    assert error_of(gamma_points(right, "level", "leak", (0.1, 1.0), NOISE), "leak").error.mean == pytest.approx(0)
     twice = {seed: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.4, 1.0: 0.1}, jitter=seed) for seed in (0, 1)}
-    found = error_of(gamma_points(twice, "rung", "leak", (0.1, 1.0), NOISE), "leak")
+    found = error_of(gamma_points(twice, "level", "leak", (0.1, 1.0), NOISE), "leak")
     assert found.error.mean == pytest.approx(np.log(2))
     assert found.bias == pytest.approx(np.log(2))
     assert found.points == 4 and found.error.low == pytest.approx(np.log(2))
-    gap = rung_gap(twice, "rung", TRAINED, "leak", NOISE)
+    gap = level_gap(twice, "level", TRAINED, "leak", NOISE)
     assert gap is not None and gap.bias == pytest.approx(np.log(2))
 
 
@@ -162,12 +161,12 @@ def test_rank_correlation_within_tasks_ignores_what_the_task_alone_says() -> Non
     base = np.where(step % 2 == 0, 0.0, 100.0)
     rows = {
         (NOISE, TRAINED, 1.0, "leak"): base + step,
-        (NOISE, "rung", 1.0, "leak"): base - step,
+        (NOISE, "level", 1.0, "leak"): base - step,
         (NOISE, "flat", 1.0, "leak"): np.ones(16),
     }
     tables = {0: Table(ids=tuple(map(str, range(16))), tasks=tuple("ab"[i % 2] for i in range(16)), rows=rows)}
-    whole = rank_correlation(tables, "rung", "leak", 1.0, NOISE, n_bootstrap=50)
-    inside = rank_correlation(tables, "rung", "leak", 1.0, NOISE, within_tasks=True, n_bootstrap=50)
+    whole = rank_correlation(tables, "level", "leak", 1.0, NOISE, n_bootstrap=50)
+    inside = rank_correlation(tables, "level", "leak", 1.0, NOISE, within_tasks=True, n_bootstrap=50)
     assert whole is not None and inside is not None and whole.low is not None
     assert whole.mean > 0.3 and inside.mean == pytest.approx(-1.0)
     assert rank_correlation(tables, "flat", "leak", 1.0, NOISE, n_bootstrap=50) is None
@@ -197,8 +196,10 @@ def test_tables_come_back_as_they_were_written_and_half_a_table_is_refused(tmp_p
     for key, values in one.rows.items():
         np.testing.assert_allclose(again.rows[key], values, rtol=1e-3)
     text = (tmp_path / "seed0.csv").read_text()
+    (tmp_path / "seed1.csv").write_text(text.replace("noise,level,", "noise,rung,", 1))  # as earlier versions wrote it
+    assert read_table(tmp_path / "seed1.csv").rows.keys() == one.rows.keys()
     (tmp_path / "seed0.csv").write_text(text[: text.rindex(",") - 20])
-    with pytest.raises(ValueError, match="half of one"):
+    with pytest.raises(ValueError, match="not a complete table"):
         read_table(tmp_path / "seed0.csv")
 
 
@@ -233,7 +234,7 @@ def test_the_direction_is_the_cosine_of_the_spread_and_the_shift_counts_the_comm
     assert values["direction"] == [pytest.approx(1.0)]
 
 
-def test_the_verdict_ranks_rungs_of_all_points_and_names_the_others_apart() -> None:
+def test_the_verdict_ranks_levels_of_all_points_and_names_the_others_apart() -> None:
     def metric(value: float, points: int) -> Metric:
         return Metric(value, "nats of ratio", None, None, points)
 
@@ -247,7 +248,7 @@ def test_the_verdict_ranks_rungs_of_all_points_and_names_the_others_apart() -> N
         },
         "leak",
     )
-    assert "best rung both heads 300 2.00; power law 0.90; gamma alone 1.50; head 300 1.00 at 5 of 20 points" in told
+    assert "best level both heads 300 2.00; power law 0.90; gamma alone 1.50; head 300 1.00 at 5 of 20 points" in told
 
 
 def test_gamma_of_a_cell() -> None:
@@ -256,7 +257,7 @@ def test_gamma_of_a_cell() -> None:
         cell_gamma("other")
 
 
-def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
+def test_predictions_from_checkpoint_to_scores(tmp_path: Path) -> None:
     plan = Plan(
         gammas=(0.001, 0.01),
         more_gammas=(1.0,),
@@ -277,20 +278,20 @@ def test_a_climb_from_checkpoint_to_scores(tmp_path: Path) -> None:
         folder = tmp_path / "kept" / cell / "seed0" / "checkpoint"
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    found = climb(model, processor, plan)
-    assert all(len(v["leak"]) == 8 for by_gamma in found.rungs.values() for v in by_gamma.values())
+    found = predict(model, processor, plan)
+    assert all(len(v["leak"]) == 8 for by_gamma in found.levels.values() for v in by_gamma.values())
     # an untrained decoder puts next to nothing on the letters: forces without curvature, and no rest point to predict
-    assert found.rungs["T6 held"][0.001]["leak"] == [None] * 8
-    assert [x is None for x in found.rungs["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
-    heads = climb_heads(model, processor, 0, plan)
-    assert set(heads.rungs["head 2"]) == {0.01} and set(heads.rungs["both heads 2"]) == {0.001, 0.01}
-    assert heads.noise_rungs[0.5]["both heads 2"]["leak"][0] is not None
-    assert heads.rungs["head 2"][0.01]["direction"][0] is not None
+    assert found.levels["T6 held"][0.001]["leak"] == [None] * 8
+    assert [x is None for x in found.levels["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
+    heads = predict_with_heads(model, processor, 0, plan)
+    assert set(heads.levels["head 2"]) == {0.01} and set(heads.levels["both heads 2"]) == {0.001, 0.01}
+    assert heads.by_noise[0.5]["both heads 2"]["leak"][0] is not None
+    assert heads.levels["head 2"][0.01]["direction"][0] is not None
     assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == ["amvl,gamma=0.01", "ntp+fwd"]
     assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == []
     target = tmp_path / "prediction" / "ntp+fwd" / "seed0.json"
-    write_climb(target, "ntp+fwd", 0, found, plan, 1.0)
-    write_climb(tmp_path / "prediction" / "ntp+fwd,heads" / "seed0.json", "ntp+fwd", 0, heads, plan, 1.0)
+    write_prediction(target, "ntp+fwd", 0, found, plan, 1.0)
+    write_prediction(tmp_path / "prediction" / "ntp+fwd,heads" / "seed0.json", "ntp+fwd", 0, heads, plan, 1.0)
     assert read_result(target).metrics["leak.T4.gamma=1"].unit == "nats"
     np.testing.assert_allclose(
         read_tables(tmp_path / "prediction", "ntp+fwd")[0].rows[NOISE, TRAINED, 0.0, "leak"],
