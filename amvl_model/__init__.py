@@ -8,7 +8,7 @@ Sub-packages, in the order in which data flows; each imports only from those abo
 
     objectives    the registry of objectives: terms, losses, schedule (no torch)
     config        every setting of a run: fields with bound, unit and documentation; presets; command line (no torch)
-    results       result files with provenance, statistics over questions and over seeds
+    results       result files with provenance, as pandas tables; statistics over questions and over seeds
     two_pass      one query, two passes: layout, attention, what both passes share, gradient checkpointing
     data          the question schema, processor, readers of benchmarks and training sets, synthetic BLINK
     models        AMVLForConditionalGeneration, the baselines, generation, checkpoints, the tiny base
@@ -48,6 +48,7 @@ _HOMES = {
     "load_model": "models.loading",
     "load_preset": "config.schema",
     "load_questions": "data.sources",
+    "load_results": "results.frame",
     "parse_choice": "evaluation",
     "register_objective": "objectives",
     "synthetic_blink": "data.synthetic",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from amvl_model.models.loading import load_model
     from amvl_model.models.pause import PauseForConditionalGeneration
     from amvl_model.objectives import Objective, ObjectiveTerms, Term, amvl_objective, register_objective
+    from amvl_model.results.frame import load_results
     from amvl_model.training.run import train
     from amvl_model.training.trainer import AMVLTrainer
 
@@ -94,6 +96,7 @@ __all__ = [
     "load_model",
     "load_preset",
     "load_questions",
+    "load_results",
     "parse_choice",
     "register_objective",
     "synthetic_blink",

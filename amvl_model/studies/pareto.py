@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from amvl_model.results.files import Result
+from amvl_model.results.frame import tidy, wide
 from amvl_model.results.seeds import interval
 from amvl_style import GREY, METHODS, SERIES, Look, shades, styled
 
@@ -30,15 +32,18 @@ class Cell:
     Attributes:
         name: of the cell.
         beta: forward weight; gamma: reverse weight, None for forward-only.
-        seeds: in the order of the values.
-        values: per metric, one value per seed.
+        values: a row per seed, a column per metric.
     """
 
     name: str
     beta: float
     gamma: float | None
-    seeds: tuple[int, ...]
-    values: dict[str, np.ndarray]
+    values: pd.DataFrame
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In the order of the values."""
+        return tuple(self.values.index)
 
     def mean(self, metric: str) -> float:
         """Mean over seeds."""
@@ -46,35 +51,18 @@ class Cell:
 
 
 def cells(results: Sequence[Result]) -> list[Cell]:
-    """Results grouped by cell."""
-    grouped: dict[str, list[Result]] = {}
-    for result in results:
-        grouped.setdefault(result.cell, []).append(result)
-    found = []
-    for name, runs in grouped.items():
-        objective = runs[0].config["objective"]
-        found.append(
-            Cell(
-                name=name,
-                beta=objective["beta"],
-                gamma=objective["gamma"] if objective["name"] == "amvl" else None,
-                seeds=tuple(run.seed for run in runs),
-                values={metric: np.array([_figure(run, metric) for run in runs]) for metric in (LEAK, NLL, ZEROED)},
-            )
-        )
-    return found
+    """Results grouped by cell, in the order of the results."""
+    settings = [f"objective.{name}" for name in ("name", "beta", "gamma")]
+    runs = wide(tidy(results, settings=settings)).set_index("seed")
+    return [
+        Cell(cell, beta, gamma if name == "amvl" else None, group[[LEAK, NLL, ZEROED]])
+        for (cell, name, beta, gamma), group in runs.groupby(["cell", *settings], sort=False)
+    ]
 
 
-def _figure(run: Result, metric: str) -> float:
-    value = run.value(metric)
-    return float("nan") if value is None else value
-
-
-def paired(a: Cell, b: Cell, metric: str) -> np.ndarray:
+def paired(a: Cell, b: Cell, metric: str) -> pd.Series:
     """a - b on the seeds that both have."""
-    common = [seed for seed in a.seeds if seed in b.seeds]
-    pick = {cell.name: [cell.seeds.index(seed) for seed in common] for cell in (a, b)}
-    return a.values[metric][pick[a.name]] - b.values[metric][pick[b.name]]
+    return (a.values[metric] - b.values[metric]).dropna()
 
 
 def verdict(results: Sequence[Result]) -> str:

@@ -16,6 +16,7 @@ from matplotlib.patches import Ellipse
 
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.results.files import Metric
+from amvl_model.results.text import text_table
 from amvl_style import GREY, METHODS, SERIES, keys_of, look_of, styled
 
 Measured = Mapping[str, Any]
@@ -60,20 +61,16 @@ def lookup(measured: Measured, path: str) -> Any | None:
 
 
 def table(measured: Mapping[str, Measured]) -> str:
-    """One column per model, one row per figure with its 95 % interval; "-" where a model has no such figure."""
-    names = list(measured)
+    """One column per model, one row per measure with its 95 % interval; "-" where a model lacks the measure."""
     rows = [
-        [label, *(_cell(lookup(measured[name], path), scale, form) for name in names)]
+        [label, *(_cell(lookup(model, path), scale, form) for model in measured.values())]
         for label, path, scale, form in _ROWS
     ]
-    rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
-    widths = [max(len(row[i]) for row in (["", *names], *rows)) for i in range(len(names) + 1)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (["", *names], *rows)
+    text = text_table([row for row in rows if {*row[1:]} != {"-"}], ["", *measured])
+    verdicts = [
+        f"{name}: {verdict}" for name, model in measured.items() if (verdict := lookup(model, "interventions.verdict"))
     ]
-    verdicts = [f"{name}: {text}" for name in names if (text := lookup(measured[name], "interventions.verdict"))]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *verdicts])
+    return "\n".join([text, "", *verdicts])
 
 
 def task_table(measured: Mapping[str, Measured], scoring: str = "likelihood") -> str:
@@ -82,14 +79,15 @@ def task_table(measured: Mapping[str, Measured], scoring: str = "likelihood") ->
         name: {task["task"]: task for task in (lookup(m, f"evaluation.accuracy.{scoring}.tasks") or [])}
         for name, m in measured.items()
     }
-    tasks = next(iter(per_model.values()))
-    width = max(len(name) for name in (*tasks, "task"))
-    head = "  ".join([f"{'task':{width}}", *(f"{name:>14}" for name in per_model), f"{'chance':>8}"])
-    lines = [head, "-" * len(head)]
-    for task, entry in tasks.items():
-        cells = (f"{100 * found[task]['accuracy']['mean']:14.1f}" for found in per_model.values())
-        lines.append("  ".join([f"{task:{width}}", *cells, f"{100 * entry['chance']:8.1f}"]))
-    return "\n".join(lines)
+    rows = [
+        [
+            task,
+            *(f"{100 * tasks[task]['accuracy']['mean']:.1f}" for tasks in per_model.values()),
+            f"{100 * entry['chance']:.1f}",
+        ]
+        for task, entry in next(iter(per_model.values())).items()
+    ]
+    return text_table(rows, ["task", *per_model, "chance"])
 
 
 def _cell(interval: Any | None, scale: float, form: str) -> str:

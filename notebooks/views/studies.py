@@ -1,4 +1,4 @@
-"""The shipped results beside what a notebook measures. What is missing is said in one line with the command that makes it."""
+"""The shipped results beside what a notebook measures. A missing result gives one line with the command that makes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +18,7 @@ from amvl_model.diagnostics.report.suite import (Diagnosed)
 from amvl_model.results.seeds import (interval)
 from amvl_model.results.provenance import (PROJECT_ROOT)
 from amvl_model.results.files import (Result, ResultError, read_study)
+from amvl_model.results.frame import (tidy, wide)
 from amvl_style import (GREY, METHODS, axes, keys_of, look_of, over_seeds)
 from notebooks.views.show import styled
 
@@ -42,7 +44,7 @@ STABILITY_PANELS = (
 
 
 class MissingResults(FileNotFoundError):
-    """Results that are not there, or not complete; the message is one line with the command that makes them."""
+    """Results are missing or incomplete; the message is one line with the command that makes them."""
 
 
 def root() -> Path:
@@ -51,7 +53,7 @@ def root() -> Path:
 
 
 def missing(study: str, reason: str = "") -> str:
-    """The one line about a result that is not there."""
+    """The line about a missing result."""
     detail = f" ({reason})" if reason else ""
     return f"results/{study} is not there{detail}; make it with: {COMMANDS[study]}"
 
@@ -74,7 +76,7 @@ def runs(study: str) -> list[Result]:
     """All results of a study.
 
     Raises:
-        MissingResults: if there are none, or one cannot be read.
+        MissingResults: if there are none, or a file is damaged.
     """
     try:
         return read_study(root() / study)
@@ -108,7 +110,7 @@ def pareto_figure() -> Figure:
 
 @or_line
 def pareto_verdict() -> str:
-    """What the Pareto study says."""
+    """The verdict of the Pareto study."""
     from amvl_model.studies.pareto import (verdict)
 
     return verdict(runs("pareto"))
@@ -141,20 +143,21 @@ def against_gamma(
     return page
 
 
-def gamma_cells(results: Sequence[Result]) -> dict[float, list[Result]]:
+def gamma_cells(results: Sequence[Result]) -> dict[float, pd.DataFrame]:
     """The runs of forward-only (gamma 0) and AMVL by gamma, at the label noise that most of them have."""
-    noises = [run.config["data"]["label_noise"] for run in results]
-    usual = max(set(noises), key=noises.count) if noises else None
-    found: dict[float, list[Result]] = {}
-    for run in results:
-        goal = run.config["objective"]
-        if run.config["data"]["label_noise"] == usual and goal["name"] in ("ntp+fwd", "amvl"):
-            found.setdefault(goal["gamma"] if goal["name"] == "amvl" else 0.0, []).append(run)
-    return dict(sorted(found.items()))
+    found = _by_run(results)
+    found = found[(found.noise == found.noise.mode()[0]) & found.objective.isin(["ntp+fwd", "amvl"])]
+    return dict(iter(found.groupby(found.gamma.where(found.objective == "amvl", 0.0))))
+
+
+def _by_run(results: Sequence[Result]) -> pd.DataFrame:
+    """A row per run: metrics, objective, gamma and noise."""
+    names = {"objective.name": "objective", "objective.gamma": "gamma", "data.label_noise": "noise"}
+    return wide(tidy(results, settings=[*names])).rename(columns=names)
 
 
 def draw_against_gamma(
-    cells: Mapping[float, Sequence[Result]],
+    cells: Mapping[float, pd.DataFrame],
     metric: str,
     label: str,
     factor: float,
@@ -213,15 +216,11 @@ def objectives_figure() -> Figure:
     return page
 
 
-def objective_cells(results: Sequence[Result]) -> dict[str, list[Result]]:
+def objective_cells(results: Sequence[Result]) -> dict[str, pd.DataFrame]:
     """One cell per objective at the usual label noise; AMVL's at gamma = 0.001, the others' reverse weight."""
-    found: dict[str, list[Result]] = {}
-    for run in results:
-        goal = run.config["objective"]
-        plain = run.cell == goal["name"] or (goal["gamma"] == 0.001 and run.cell == "amvl,gamma=0.001")
-        if plain:
-            found.setdefault(goal["name"], []).append(run)
-    return found
+    found = _by_run(results)
+    plain = (found.cell == found.objective) | ((found.gamma == 0.001) & (found.cell == "amvl,gamma=0.001"))
+    return dict(iter(found[plain].groupby("objective", sort=False)))
 
 
 @or_line
@@ -247,22 +246,21 @@ def noise_figure() -> Figure:
     return page
 
 
-def noise_cells(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
+def noise_cells(results: Sequence[Result]) -> dict[str, dict[float, pd.DataFrame]]:
     """Runs by label noise, of forward-only and of AMVL at gamma = 0.001.
 
     Raises:
         MissingResults: if one of the two has fewer than two noise levels.
     """
-    found: dict[str, dict[float, list[Result]]] = {"forward-only": {}, "AMVL, gamma = 0.001": {}}
-    for run in results:
-        goal, noise = run.config["objective"], run.config["data"]["label_noise"]
-        if goal["name"] == "ntp+fwd":
-            found["forward-only"].setdefault(noise, []).append(run)
-        elif goal["name"] == "amvl" and goal["gamma"] == 0.001:
-            found["AMVL, gamma = 0.001"].setdefault(noise, []).append(run)
-    if min(len(levels) for levels in found.values()) < 2:
+    found = _by_run(results)
+    series = {
+        "forward-only": found.objective == "ntp+fwd",
+        "AMVL, gamma = 0.001": (found.objective == "amvl") & (found.gamma == 0.001),
+    }
+    levels = {name: dict(iter(found[rows].groupby("noise"))) for name, rows in series.items()}
+    if min(map(len, levels.values())) < 2:
         raise MissingResults(missing("leakage", "fewer than two levels of label noise"))
-    return found
+    return levels
 
 
 def live_value(each: Diagnosed, metric: str) -> float | None:
@@ -284,10 +282,9 @@ def live_value(each: Diagnosed, metric: str) -> float | None:
     return None if found is None else float(found["mean"])
 
 
-def _values(group: Sequence[Result], metric: str) -> np.ndarray:
+def _values(group: pd.DataFrame, metric: str) -> np.ndarray:
     """The metric of every seed that has it."""
-    known = [run.value(metric) for run in group if metric in run.metrics]
-    return np.array([value for value in known if value is not None], dtype=float)
+    return group.get(metric, pd.Series(dtype=float)).dropna().to_numpy()
 
 
 def prediction_summary() -> list[bytes | str]:
