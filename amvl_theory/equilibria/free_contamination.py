@@ -136,11 +136,11 @@ def _leaking_roots(mode: _Mode) -> list[float]:
         return [1.0]
     if k == 0:
         # (1 - t) (1 + a (u + t^2)) - 1 with t = 1 - x
-        found = _real_roots(np.array([a * u, -(1 + a * u), a, -a]) / (1 + a), 0.0, 1.0)
-        points = [1.0 - t for t in found]
+        roots = _real_roots(np.array([a * u, -(1 + a * u), a, -a]) / (1 + a), 0.0, 1.0)
+        points = [1.0 - t for t in roots]
     elif u == 0:
-        found = _real_roots(np.array([0.0, a * k - 1, a * (1 - k), -a]) / (1 + a * (1 + k)), 0.0, 1.0)
-        points = [1.0 - t for t in found]
+        roots = _real_roots(np.array([0.0, a * k - 1, a * (1 - k), -a]) / (1 + a * (1 + k)), 0.0, 1.0)
+        points = [1.0 - t for t in roots]
     else:
         points = _sextic_points(a, u, k)
     polished = {_polish(x, a, u, k) for x in points}
@@ -158,8 +158,8 @@ def _sextic_points(a: float, u: float, k: float) -> list[float]:
     )
     coefficients = poly.polysub(left, [0.0, 0.0, 0.0, 1.0])
     # t = 1 at w = (1 + sqrt(1 + u))/sqrt(u)
-    found = _real_roots(coefficients / np.abs(coefficients).max(), 1.0, (1 + np.hypot(1, root)) / root)
-    return [1.0 - root * (w - 1 / w) / 2 for w in found]
+    roots = _real_roots(coefficients / np.abs(coefficients).max(), 1.0, (1 + np.hypot(1, root)) / root)
+    return [1.0 - root * (w - 1 / w) / 2 for w in roots]
 
 
 def _real_roots(coefficients: Array, low: float, high: float) -> list[float]:
@@ -205,11 +205,11 @@ def _polish(x: float, a: float, u: float, k: float) -> float:
 
 
 def _distinct(values: list[float]) -> list[float]:
-    kept: list[float] = []
+    distinct: list[float] = []
     for value in values:
-        if not kept or abs(value - kept[-1]) > 1e-13 * abs(value):
-            kept.append(value)
-    return kept
+        if not distinct or abs(value - distinct[-1]) > 1e-13 * abs(value):
+            distinct.append(value)
+    return distinct
 
 
 def _stable(mode: _Mode, c: float, eta_q: float, eta_p: float) -> bool:

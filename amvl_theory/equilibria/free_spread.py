@@ -79,17 +79,17 @@ def self_consistent_spread(
     force = np.where(v0 > 0, root, 1.0)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         if name == "amvl":
-            lost = np.sqrt(w * h / 2) / force  # sqrt(gamma/gamma_c)
-            kept = np.where(v0 > 0, np.maximum(1.0 - lost, 0.0), 0.0)
-            variance = (root * kept / h) ** 2
-            posterior = np.sqrt(2 * w / h) * root * kept / h
-            snr = np.where(kept > 0, 0.5 * kept / lost, 0.0)
+            ratio = np.sqrt(w * h / 2) / force  # sqrt(gamma/gamma_c)
+            remaining = np.where(v0 > 0, np.maximum(1.0 - ratio, 0.0), 0.0)
+            variance = (root * remaining / h) ** 2
+            posterior = np.sqrt(2 * w / h) * root * remaining / h
+            snr = np.where(remaining > 0, 0.5 * remaining / ratio, 0.0)
         else:
-            lost = w * h / force**2  # beta/beta_c
-            kept = np.where(v0 > 0, np.maximum(1.0 - lost, 0.0), 0.0)
-            variance = (root * kept / h) ** 2
-            posterior = w / h * kept
-            snr = np.where(kept > 0, kept / lost, 0.0)
+            ratio = w * h / force**2  # beta/beta_c
+            remaining = np.where(v0 > 0, np.maximum(1.0 - ratio, 0.0), 0.0)
+            variance = (root * remaining / h) ** 2
+            posterior = w / h * remaining
+            snr = np.where(remaining > 0, remaining / ratio, 0.0)
     return Spread(np.asarray(variance), np.asarray(posterior), np.asarray(snr), np.asarray(0.5 * np.log1p(snr)))
 
 

@@ -257,20 +257,18 @@ def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
             rows = rows[~silent[rows]]
         if not len(rows):
             continue
-        found_r, found_c, error = _candidates(game.take(rows), excess[rows])
-        size = np.where(np.isfinite(error), found_r.max(axis=-1), np.nan)
+        candidates_r, candidates_c, error = _candidates(game.take(rows), excess[rows])
+        size = np.where(np.isfinite(error), candidates_r.max(axis=-1), np.nan)
         some: Mask = np.asarray(np.isfinite(size).any(axis=-1))
         lost = rows[~some & ~silent[rows]]
         if len(lost):
-            raise RuntimeError(
-                f"per-answer game: found no solution for {len(lost)} instances, the first {game.g[lost[0]]}"
-            )
+            raise RuntimeError(f"per-answer game: no solution for {len(lost)} instances, the first {game.g[lost[0]]}")
         pick = np.nanargmax(np.where(some[:, None], size, 0.0), axis=-1)
         if branch == "collapsed":
             pick = np.nanargmin(size, axis=-1)
-        index, kept = np.arange(len(rows))[some], rows[some]
-        r[kept], c[kept] = found_r[index, pick[some]], found_c[index, pick[some]]
-        residual[kept] = error[index, pick[some]]
+        index, solved = np.arange(len(rows))[some], rows[some]
+        r[solved], c[solved] = candidates_r[index, pick[some]], candidates_c[index, pick[some]]
+        residual[solved] = error[index, pick[some]]
     return r, c, residual
 
 
@@ -294,11 +292,11 @@ def _candidates(game: _Games, excess: Array) -> tuple[Array, Array, Array]:
         many = game.take(np.repeat(np.arange(count), 2 * _STARTS))
         c = np.tile(means.reshape(count, 1, _STARTS), (1, 2, 1)).ravel()
     shape = r.shape[:2]
-    found, c, error = _newton(many, r.reshape(-1, answers), c)
-    good = np.asarray(error < _TOLERANCE) & _attracting(many, found, c)
+    solutions, c, error = _newton(many, r.reshape(-1, answers), c)
+    good = np.asarray(error < _TOLERANCE) & _attracting(many, solutions, c)
     # Close to r = 0 the equations hold to first order whatever r is; a solution there needs a weight just below critical.
-    good &= found.max(axis=-1) > 0.05 * np.repeat(low, shape[1])
-    return found.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
+    good &= solutions.max(axis=-1) > 0.05 * np.repeat(low, shape[1])
+    return solutions.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
 
 
 def _starts(game: _Games, excess: Array) -> tuple[Array, Array]:

@@ -46,11 +46,11 @@ def references(count: int, letter: float, own: float, *, task: str = "t") -> lis
     """Two-option questions whose force is letter * code + own * something of the question's own."""
     rng = np.random.default_rng(4)
     code = np.array([1.0, 0.0, 0.0, 0.0])
-    found = []
+    questions = []
     for i in range(count):
         private = rng.normal(size=4) * np.array([0.0, 1.0, 1.0, 1.0])
         force = letter * code + own * private
-        found.append(
+        questions.append(
             Reference(
                 question_id=f"q{i}",
                 task=task,
@@ -61,16 +61,16 @@ def references(count: int, letter: float, own: float, *, task: str = "t") -> lis
                 widths=np.ones((2, 4)),
             )
         )
-    return found
+    return questions
 
 
 def test_a_letter_code_survives_the_average_and_what_is_a_questions_own_does_not() -> None:
-    kept = letter_averages(references(400, 1.0, 0.0))["t"]
-    np.testing.assert_allclose(kept.forces, [[1, 0, 0, 0], [-1, 0, 0, 0]], atol=1e-12)
-    lost = letter_averages(references(400, 0.0, 1.0))["t"]
-    assert np.abs(lost.forces).max() < 0.2
-    assert lost.weights.sum() == pytest.approx(1.0)
-    assert lost.curvatures[0, 1, 1] == pytest.approx(1.0, rel=0.3)  # the curvature does not average out
+    shared = letter_averages(references(400, 1.0, 0.0))["t"]
+    np.testing.assert_allclose(shared.forces, [[1, 0, 0, 0], [-1, 0, 0, 0]], atol=1e-12)
+    private = letter_averages(references(400, 0.0, 1.0))["t"]
+    assert np.abs(private.forces).max() < 0.2
+    assert private.weights.sum() == pytest.approx(1.0)
+    assert private.curvatures[0, 1, 1] == pytest.approx(1.0, rel=0.3)  # the curvature does not average out
 
 
 def test_a_question_is_predicted_from_the_other_half_only() -> None:
@@ -90,19 +90,21 @@ def test_a_question_is_predicted_from_the_other_half_only() -> None:
 
 def test_references_have_the_linear_responses_forces_in_prior_units() -> None:
     model = helpers.tiny_model()
-    found = measure_references(model, helpers.processor(), helpers.noisy_questions(), progress=False)
+    measured = measure_references(model, helpers.processor(), helpers.noisy_questions(), progress=False)
     report = measure_linear_response(
         model, helpers.processor(), helpers.noisy_questions(), hessian=False, progress=False
     )
-    for mine, theirs in zip(found, report.responses, strict=True):
-        assert mine.question_id == theirs.question_id
-        np.testing.assert_allclose(mine.forces @ mine.forces.T, theirs.forces @ theirs.forces.T, rtol=1e-3, atol=1e-9)
-        assert np.trace(mine.curvature) == pytest.approx(np.trace(theirs.curvature), rel=1e-3)
-        assert max(mine.known_probs) == pytest.approx(1 - NOISE)
+    for reference, response in zip(measured, report.responses, strict=True):
+        assert reference.question_id == response.question_id
+        np.testing.assert_allclose(
+            reference.forces @ reference.forces.T, response.forces @ response.forces.T, rtol=1e-3, atol=1e-9
+        )
+        assert np.trace(reference.curvature) == pytest.approx(np.trace(response.curvature), rel=1e-3)
+        assert max(reference.known_probs) == pytest.approx(1 - NOISE)
 
 
 def test_references_need_known_answer_probabilities() -> None:
-    plain = [replace(each, answer_probs=None) for each in helpers.noisy_questions()]
+    plain = [replace(question, answer_probs=None) for question in helpers.noisy_questions()]
     with pytest.raises(ValueError, match="known answer probabilities"):
         measure_references(helpers.tiny_model(), helpers.processor(), plain, progress=False)
 
@@ -126,17 +128,17 @@ def test_errors_are_zero_for_a_right_prediction_and_log_two_for_twice_as_much() 
     right = {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.2, 1.0: 0.05})}
     assert error_of(gamma_points(right, "level", "leak", (0.1, 1.0), NOISE), "leak").error.mean == pytest.approx(0)
     twice = {seed: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.4, 1.0: 0.1}, jitter=seed) for seed in (0, 1)}
-    found = error_of(gamma_points(twice, "level", "leak", (0.1, 1.0), NOISE), "leak")
-    assert found.error.mean == pytest.approx(np.log(2))
-    assert found.bias == pytest.approx(np.log(2))
-    assert found.points == 4 and found.error.low == pytest.approx(np.log(2))
+    error = error_of(gamma_points(twice, "level", "leak", (0.1, 1.0), NOISE), "leak")
+    assert error.error.mean == pytest.approx(np.log(2))
+    assert error.bias == pytest.approx(np.log(2))
+    assert error.points == 4 and error.error.low == pytest.approx(np.log(2))
     gap = level_gap(twice, "level", TRAINED, "leak", NOISE)
     assert gap is not None and gap.bias == pytest.approx(np.log(2))
 
 
 def test_values_below_the_floor_count_as_the_floor() -> None:
-    found = error_of({(0, 1.0): (1e-9, 1e-6)}, "leak")
-    assert found.error.mean == 0.0 and found.error.low is None
+    error = error_of({(0, 1.0): (1e-9, 1e-6)}, "leak")
+    assert error.error.mean == 0.0 and error.error.low is None
 
 
 def test_the_power_law_baseline_is_exact_for_a_power_law_and_gamma_alone_leaves_the_seed_out() -> None:
@@ -238,7 +240,7 @@ def test_the_verdict_ranks_levels_of_all_points_and_names_the_others_apart() -> 
     def metric(value: float, points: int) -> Metric:
         return Metric(value, "nats of ratio", None, None, points)
 
-    told = verdict(
+    sentence = verdict(
         {
             "error.leak.T4": metric(3.0, 20),
             "error.leak.both heads 300": metric(2.0, 20),
@@ -248,7 +250,9 @@ def test_the_verdict_ranks_levels_of_all_points_and_names_the_others_apart() -> 
         },
         "leak",
     )
-    assert "best level both heads 300 2.00; power law 0.90; gamma alone 1.50; head 300 1.00 at 5 of 20 points" in told
+    assert (
+        "best level both heads 300 2.00; power law 0.90; gamma alone 1.50; head 300 1.00 at 5 of 20 points" in sentence
+    )
 
 
 def test_gamma_of_a_cell() -> None:
@@ -278,11 +282,11 @@ def test_predictions_from_checkpoint_to_scores(tmp_path: Path) -> None:
         folder = tmp_path / "kept" / cell / "seed0" / "checkpoint"
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    found = predict(model, processor, plan)
-    assert all(len(v["leak"]) == 8 for by_gamma in found.levels.values() for v in by_gamma.values())
+    predicted = predict(model, processor, plan)
+    assert all(len(v["leak"]) == 8 for by_gamma in predicted.levels.values() for v in by_gamma.values())
     # an untrained decoder puts next to nothing on the letters: forces without curvature, and no rest point to predict
-    assert found.levels["T6 held"][0.001]["leak"] == [None] * 8
-    assert [x is None for x in found.levels["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
+    assert predicted.levels["T6 held"][0.001]["leak"] == [None] * 8
+    assert [x is None for x in predicted.levels["free"][1.0]["leak"]] == [False] * 2 + [True] * 6
     heads = predict_with_heads(model, processor, 0, plan)
     assert set(heads.levels["head 2"]) == {0.01} and set(heads.levels["both heads 2"]) == {0.001, 0.01}
     assert heads.by_noise[0.5]["both heads 2"]["leak"][0] is not None
@@ -290,12 +294,12 @@ def test_predictions_from_checkpoint_to_scores(tmp_path: Path) -> None:
     assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == ["amvl,gamma=0.01", "ntp+fwd"]
     assert measure_trained(tmp_path / "prediction", tmp_path / "kept", 0, plan) == []
     target = tmp_path / "prediction" / "ntp+fwd" / "seed0.json"
-    write_prediction(target, "ntp+fwd", 0, found, plan, 1.0)
+    write_prediction(target, "ntp+fwd", 0, predicted, plan, 1.0)
     write_prediction(tmp_path / "prediction" / "ntp+fwd,heads" / "seed0.json", "ntp+fwd", 0, heads, plan, 1.0)
     assert read_result(target).metrics["leak.T4.gamma=1"].unit == "nats"
     np.testing.assert_allclose(
         read_tables(tmp_path / "prediction", "ntp+fwd")[0].rows[NOISE, TRAINED, 0.0, "leak"],
-        found.reference["leak"],
+        predicted.reference["leak"],
         rtol=1e-3,
         atol=1e-9,
     )
@@ -303,8 +307,8 @@ def test_predictions_from_checkpoint_to_scores(tmp_path: Path) -> None:
     assert "held-out gammas" in text and (tmp_path / "prediction" / "prediction.png").stat().st_size > 10_000
     scores = read_result(tmp_path / "prediction" / "ntp+fwd,scores" / "seed0.json").metrics
     assert scores["error.leak.persistence"].n == 1 and scores["error.leak.T4"].value is not None
-    told = digest(scores, "ntp+fwd")
-    assert "leak, held-out gammas: best theory" in told and "both heads 2" in told and "persistence" in told
+    page = digest(scores, "ntp+fwd")
+    assert "leak, held-out gammas: best theory" in page and "both heads 2" in page and "persistence" in page
     assert scores["error.shift.both heads 2"].n == 1 and "gap.leak.head 2 > both heads 2" in scores
     assert -1 <= scores["direction.both heads 2.gamma=0.001"].value <= 1
     with pytest.raises(ValueError, match="measured on other questions"):
