@@ -88,7 +88,7 @@ def held_out(arguments: argparse.Namespace) -> Sequence[Any]:
         DataConfig(eval_source=arguments.source, path=arguments.path, tasks=tasks, eval_size=None)
     )
     if len(found) == 0:
-        raise ValueError(f"{arguments.source} holds no such questions; check --tasks and --path")
+        raise ValueError(f"{arguments.source} contains no such questions; check --tasks and --path")
     step = max(1, len(found) // arguments.questions)  # spread over the tasks, which follow one another
     return [found[i] for i in range(0, len(found), step)][: arguments.questions]
 
