@@ -1,14 +1,14 @@
 """Hold the theory against trained checkpoints: predict other gammas, label noises and seeds from one; nothing is fitted.
 
     python experiments/ablations.py leakage --keep runs                                    # the checkpoints, once
-    python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage                 # both references, all seeds there are
+    python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage                 # both references, all seeds
     python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage --reference ntp+fwd --seeds 0 1
-    python experiments/theory_vs_checkpoints.py --summary                                  # scores and figure from what is there
+    python experiments/theory_vs_checkpoints.py --summary                                  # scores and figure of existing results
 
 Writes results/prediction/<reference>/seed<k>.json (with a CSV of the questions beside it), likewise <reference>,heads for the
-heads that are trained on it and trained for what the trained checkpoints show; <reference>,scores/seed0.json with the scores over
-seeds, and prediction.png. What is done is skipped, so that it can be run again when more checkpoints are there. About four
-minutes a reference and seed on one core, three of them for the heads (--heads without a name leaves them out).
+heads that are trained on it, and trained for the trained checkpoints; <reference>,scores/seed0.json with the scores over seeds,
+and prediction.png. Existing results are skipped, so that the script can be run again with more checkpoints. About four minutes
+ a reference and seed on one core, three of them for the heads (--heads without a name leaves them out).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = result.add_argument
-    add("--checkpoints", type=Path, metavar="DIR", help="the kept checkpoints of the study leakage: DIR/<cell>/seed<k>")
+    add("--checkpoints", type=Path, metavar="DIR", help="the checkpoints of the study leakage: DIR/<cell>/seed<k>")
     add("--reference", nargs="+", default=list(REFERENCES), metavar="CELL", help=f"default: {' '.join(REFERENCES)}")
-    add("--seeds", type=int, nargs="+", help="default: all that have a checkpoint of the reference")
+    add("--seeds", type=int, nargs="+", help="default: all with a checkpoint of the reference")
     add("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
     add("--questions", type=int, default=48, metavar="N", help="held-out questions (default: 48)")
     add("--free-questions", type=int, default=4, metavar="N", help="of these with free posteriors (default: 4)")
@@ -46,66 +46,66 @@ def parser() -> argparse.ArgumentParser:
         '"head KL only", "both heads S" (with the prior, fresh) (default: head 300, both heads 300)',
     )
     add("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add("--summary", action="store_true", help="only score and draw what is there")
+    add("--summary", action="store_true", help="only score and draw existing results")
     return result
 
 
-def climb_one(reference: str, seed: int, asked: argparse.Namespace, plan: Any, *, heads: bool) -> Path | None:
-    """One reference and seed; None if it is done already."""
+def predict_one(reference: str, seed: int, options: argparse.Namespace, plan: Any, *, heads: bool) -> Path | None:
+    """One reference and seed; None if its result exists."""
     from amvl_model.models.loading import load_checkpoint
     from amvl_model.results.files import result_path
-    from experiments.theory_vs_model.ladder import checkpoint_folder, climb, climb_heads
-    from experiments.theory_vs_model.study import heads_cell, write_climb
+    from experiments.theory_vs_model.predictions import checkpoint_folder, predict, predict_with_heads
+    from experiments.theory_vs_model.study import heads_cell, write_prediction
 
-    target = result_path(asked.out, STUDY, heads_cell(reference) if heads else reference, seed)
+    target = result_path(options.out, STUDY, heads_cell(reference) if heads else reference, seed)
     if target.exists():
         return None
     began = time.perf_counter()
-    model, processor = load_checkpoint(checkpoint_folder(asked.checkpoints, reference, seed))
-    found = climb_heads(model, processor, seed, plan) if heads else climb(model, processor, plan)
-    return write_climb(target, reference, seed, found, plan, time.perf_counter() - began)
+    model, processor = load_checkpoint(checkpoint_folder(options.checkpoints, reference, seed))
+    prediction = predict_with_heads(model, processor, seed, plan) if heads else predict(model, processor, plan)
+    return write_prediction(target, reference, seed, prediction, plan, time.perf_counter() - began)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Climb what is missing, then score and draw."""
+def run(options: argparse.Namespace) -> int:
+    """Predict what is missing, then score and draw."""
     import torch
 
     from experiments.theory_vs_model.plan import Plan
     from experiments.theory_vs_model.study import measure_trained, score
 
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(options.threads)
     plan = replace(
         Plan(),
-        questions=asked.questions,
-        free_questions=asked.free_questions,
-        heads=tuple(asked.heads),
+        questions=options.questions,
+        free_questions=options.free_questions,
+        heads=tuple(options.heads),
     )
-    for reference in asked.reference if not asked.summary else ():
-        if asked.checkpoints is None:
-            raise ValueError("--checkpoints is needed to climb; give it, or --summary to score what is there")
-        there = sorted(int(p.parent.name[4:]) for p in (asked.checkpoints / reference).glob("seed*/checkpoint"))
-        if not there:
+    for reference in options.reference if not options.summary else ():
+        if options.checkpoints is None:
+            raise ValueError("predictions need --checkpoints; pass it, or --summary to score existing results")
+        available = sorted(int(p.parent.name[4:]) for p in (options.checkpoints / reference).glob("seed*/checkpoint"))
+        if not available:
             raise FileNotFoundError(
-                f"no checkpoint in {asked.checkpoints / reference}/seed<k>/checkpoint; "
+                f"no checkpoint in {options.checkpoints / reference}/seed<k>/checkpoint; "
                 "run experiments/ablations.py leakage --keep DIR first"
             )
-        for seed in there if asked.seeds is None else asked.seeds:
-            new = measure_trained(asked.out / STUDY, asked.checkpoints, seed, plan)
+        for seed in available if options.seeds is None else options.seeds:
+            new = measure_trained(options.out / STUDY, options.checkpoints, seed, plan)
             if new:
                 print(f"seed {seed}, trained checkpoints measured: {', '.join(new)}", flush=True)
             for heads in (False, True) if plan.heads else (False,):
-                path = climb_one(reference, seed, asked, plan, heads=heads)
+                path = predict_one(reference, seed, options, plan, heads=heads)
                 what = f"{reference}, seed {seed}{', heads' if heads else ''}"
-                print(f"{what}: {'done before' if path is None else path}", flush=True)
-    print(score(asked.out / STUDY, asked.reference, plan))
+                print(f"{what}: {'exists already' if path is None else path}", flush=True)
+    print(score(options.out / STUDY, options.reference, plan))
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; returns the exit status."""
-    asked = parser().parse_args(arguments)
+    """Run the command line; returns the exit status."""
+    options = parser().parse_args(arguments)
     try:
-        return run(asked)
+        return run(options)
     except (ValueError, FileNotFoundError) as error:
         print(f"theory_vs_checkpoints: {error}", file=sys.stderr)
         return 2
