@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amvl_model.data.images import to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -175,15 +176,10 @@ class AMVLProcessor:
             raise ValueError(
                 f"question {question.id!r}: expected at least one image, got none; visual questions need a picture"
             )
-        pictures = []
-        for number, image in enumerate(question.images, start=1):
-            try:
-                pictures.append(image.convert("RGB"))  # reads the file, if that has not been done
-            except (OSError, SyntaxError, ValueError) as error:  # PIL's errors for truncated, foreign and closed files
-                raise ValueError(
-                    f"question {question.id!r}: image {number} cannot be read ({error}); "
-                    "replace the file or leave the question out"
-                ) from error
+        pictures = [
+            to_rgb(image, f"question {question.id!r}: image {number}")
+            for number, image in enumerate(question.images, start=1)
+        ]
         try:
             pixels = self.image_processor(images=pictures, return_tensors="pt")
         except ValueError as error:

@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from amvl_model.data.images import to_rgb
+
 LETTERS = string.ascii_uppercase
 
 
@@ -120,7 +122,7 @@ def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> Vis
     index = None if hidden else answer_index(str(record["answer"]), choices, identifier)
     return VisualQuestion(
         id=identifier,
-        images=tuple(image.convert("RGB") for image in images),
+        images=tuple(to_rgb(image, f"record {identifier!r}") for image in images),
         prompt=record.get("prompt") or format_prompt(record["question"], choices),
         answer_text="" if index is None else option_letter(index),
         question=record["question"],

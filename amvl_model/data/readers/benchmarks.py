@@ -27,13 +27,12 @@ from typing import Any, Final, Literal, overload
 
 from PIL import Image
 
+from amvl_model.data.images import decode_base64, decode_picture
 from amvl_model.data.readers.files import (
     DataFolder,
     ParquetRows,
     check_unique,
     data_folder,
-    decode_base64,
-    decode_picture,
     find_shards,
     picture_cell,
 )

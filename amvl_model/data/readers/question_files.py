@@ -23,7 +23,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
-from amvl_model.data.readers.files import check_unique, read_picture
+from amvl_model.data.images import read_picture, to_rgb
+from amvl_model.data.readers.files import check_unique
 from amvl_model.data.schema import LETTERS, VisualQuestion, answer_index, format_prompt, option_letter
 
 FIELDS: Final = ("id", "images", "question", "choices", "answer", "prompt", "task", "source", "answer_text")
@@ -159,7 +160,7 @@ def write_questions(questions: Iterable[VisualQuestion], folder: str | Path, nam
             images = []
             for place, image in enumerate(question.images):
                 images.append(f"{name}/{number:07d}_{place}.png")
-                image.save(Path(folder) / images[-1])
+                to_rgb(image, f"question {question.id!r}").save(Path(folder) / images[-1])
             record = {
                 "id": question.id,
                 "images": images,

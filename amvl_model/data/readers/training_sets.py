@@ -31,6 +31,7 @@ from typing import Any, Final, Literal, overload
 
 from PIL import Image
 
+from amvl_model.data.images import read_picture
 from amvl_model.data.readers.files import (
     ParquetRows,
     check_unique,
@@ -38,7 +39,6 @@ from amvl_model.data.readers.files import (
     find_shards,
     picture_cell,
     read_json_records,
-    read_picture,
 )
 from amvl_model.data.readers.training_texts import (
     chain_of_manipulations,
