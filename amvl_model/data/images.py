@@ -52,6 +52,8 @@ def to_rgb(image: Any, place: str = "image") -> Image.Image:
         raise ValueError(
             f"{place}: expected a PIL image, got {type(image).__name__}; open it with PIL.Image.open or Image.fromarray"
         )
+    if 0 in image.size:
+        raise ValueError(f"{place} has no pixels ({image.width} x {image.height}); {_ADVICE}")
     try:
         image.load()  # TIFF files turn themselves here
         rgb, turn = _without_alpha(image), _TURNS.get(_orientation(image))

@@ -7,7 +7,8 @@ padded on the right: the latent block then stands at the same place of every row
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class AMVLProcessor:
         self.image_processor = image_processor
         self.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
         self.end_of_turn_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._reserved = sorted({*_RESERVED, *special})
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn_id
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
             raise ValueError(
@@ -96,7 +99,7 @@ class AMVLProcessor:
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
         encoded = {"input_ids": ids, "mm_token_type_ids": (ids == self.image_token_id).int(), **pixels}
         if answers:
-            encoded["answer_ids"] = self.encode_answer(question.answer_text)
+            encoded["answer_ids"] = self.encode_answer(question.answer_text, question.id)
         return encoded
 
     def query_length(self, question: VisualQuestion) -> int:
@@ -104,21 +107,28 @@ class AMVLProcessor:
         merge = self.image_processor.merge_size**2
         text = self._query_text(question)
         tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        patches = sum(
-            self.image_processor.get_number_of_image_patches(image.height, image.width) // merge
-            for image in question.images
-        )
+        with _usable_images(question):
+            patches = sum(
+                self.image_processor.get_number_of_image_patches(image.height, image.width) // merge
+                for image in question.images
+            )
         return tokens - len(question.images) + patches
 
-    def encode_answer(self, text: str) -> Tensor:
+    def encode_answer(self, text: str, question_id: str = "") -> Tensor:
         """Token ids (M,) of an answer and its end-of-turn token.
 
+        Args:
+            text: the answer.
+            question_id: of its question, for messages.
+
         Raises:
-            ValueError: if the text is empty (a hidden answer, for example).
+            ValueError: if the text is empty (a hidden answer, for example) or contains a special token.
         """
-        if not text:
+        place = f"question {question_id!r}: " if question_id else ""
+        self._refuse_special_tokens(text, f"{place}the answer", "remove it: the processor adds the end of the turn")
+        if not text.strip():
             raise ValueError(
-                "expected an answer to encode, got an empty text; questions with hidden answers can be answered "
+                f"{place}expected an answer to encode, got an empty text; questions with hidden answers can be answered "
                 "(answers=False), not trained on"
             )
         return torch.tensor(
@@ -145,13 +155,17 @@ class AMVLProcessor:
         """Texts of generated ids (B, T), without special tokens."""
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
+    def _refuse_special_tokens(self, text: str, place: str, fix: str) -> None:
+        found = next((token for token in self._reserved if token in text), None)
+        if found is not None:
+            raise ValueError(f"{place} contains the special token {found}; {fix}")
+
     def _query_text(self, question: VisualQuestion) -> str:
-        for token in _RESERVED:
-            if token in question.prompt:
-                raise ValueError(
-                    f"question {question.id!r}: its text contains the special token {token}, which the chat template "
-                    f"writes itself; to say where a picture stands write {IMAGE_PLACEHOLDER}"
-                )
+        self._refuse_special_tokens(
+            question.prompt,
+            f"question {question.id!r}: its text",
+            f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
+        )
         named = question.prompt.count(IMAGE_PLACEHOLDER)
         if named and named != len(question.images):
             raise ValueError(
@@ -180,13 +194,20 @@ class AMVLProcessor:
             to_rgb(image, f"question {question.id!r}: image {number}")
             for number, image in enumerate(question.images, start=1)
         ]
-        try:
+        with _usable_images(question):
             pixels = self.image_processor(images=pictures, return_tensors="pt")
-        except ValueError as error:
-            raise ValueError(
-                f"question {question.id!r}: its images cannot be used ({error}); replace them or leave the question out"
-            ) from error
         return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+
+
+@contextmanager
+def _usable_images(question: VisualQuestion) -> Iterator[None]:
+    """The image processor's error for images that it cannot take, such as 900 x 4 pixels, with the question's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"question {question.id!r}: its images cannot be used ({error}); replace them or leave the question out"
+        ) from error
 
 
 def pad_right(rows: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,12 @@ set in random order, convert it first (`amvl_model.data.readers.question_files.w
 from __future__ import annotations
 
 import bisect
+import difflib
 import fnmatch
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -379,3 +380,15 @@ def check_unique(identifiers: Sequence[str], place: str) -> None:
                 "(counted from 0); remove or rename one"
             )
         seen[identifier] = index
+
+
+def check_tasks(tasks: Sequence[str] | None, available: Iterable[str], place: str) -> None:
+    """Raises a ValueError for a task that the data set does not have."""
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
+    names = sorted(set(available))
+    for task in tasks or ():
+        if task not in names:
+            near = difflib.get_close_matches(task, names, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"task must be one of {', '.join(names) or 'none'} in {place}, got {task!r}{hint}")
