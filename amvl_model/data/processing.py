@@ -60,18 +60,19 @@ class AMVLProcessor:
             path: folder written by `save_pretrained`, or any Qwen2.5-VL checkpoint.
             min_pixels: smallest picture area in pixels; smaller ones are enlarged. Default: the checkpoint's.
             max_pixels: largest picture area in pixels; larger ones are shrunk. Default: the checkpoint's.
+
+        Raises:
+            ValueError: if the checkpoint's ``size`` gives no such areas, or the smallest exceeds the largest.
         """
         from transformers import AutoTokenizer
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+        if kwargs.pop("trust_remote_code", False):
+            raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **kwargs)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
-        size = dict(image_processor.size)
-        if min_pixels is not None:
-            size["shortest_edge"] = min_pixels
-        if max_pixels is not None:
-            size["longest_edge"] = max_pixels
-        image_processor.size = type(image_processor.size)(**size)
+        limits = _pixel_limits(dict(image_processor.size), min_pixels, max_pixels, str(path))
+        image_processor.size = type(image_processor.size)(**limits)
         return cls(tokenizer, image_processor)
 
     def save_pretrained(self, path: str | Path, **_: Any) -> None:
@@ -197,6 +198,22 @@ class AMVLProcessor:
         with _usable_images(question):
             pixels = self.image_processor(images=pictures, return_tensors="pt")
         return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+
+
+def _pixel_limits(size: dict[str, Any], least: int | None, most: int | None, path: str) -> dict[str, int]:
+    """The areas that the image processor takes as edges, of a ``size`` that names them edges or pixels."""
+    limits = {
+        "shortest_edge": size.get("shortest_edge", size.get("min_pixels")) if least is None else least,
+        "longest_edge": size.get("longest_edge", size.get("max_pixels")) if most is None else most,
+    }
+    low, high = limits.values()
+    if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
+        raise ValueError(
+            f"{path}, preprocessor_config.json: expected areas [pixels] 0 < shortest_edge <= longest_edge in size, or "
+            f"min_pixels and max_pixels, got {size} and, as arguments, min_pixels={least} and max_pixels={most}; correct "
+            "the file or pass both"
+        )
+    return {"shortest_edge": low, "longest_edge": high}
 
 
 @contextmanager

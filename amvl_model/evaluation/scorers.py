@@ -211,10 +211,11 @@ class BackboneScorer(Scorer):
             )
 
     def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
-        from amvl_model.two_pass.layout import PrefixCache, QueryState
+        from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded
         from amvl_model.two_pass.passes import Pass
         from amvl_model.two_pass.transformers_compat import CACHE, call_backbone
 
+        batch = right_padded(batch)
         ids, mask, inner = batch["input_ids"], batch["attention_mask"], self.model.model
         positions, _ = call_backbone(
             inner.get_rope_index,

@@ -48,7 +48,9 @@ def test_tasks_and_limit_choose_questions(tmp_path: Path) -> None:
     miniatures.vstar(tmp_path)
     assert [q.id for q in load_vstar(tmp_path, limit=1)] == ["direct_attributes/0", "relative_position/0"]
     assert [q.task for q in load_vstar(tmp_path, tasks=["relative_position"])] == ["relative_position"] * 2
-    with pytest.raises(ValueError, match="task must be one of direct_attributes, relative_position in .*, got 'colour'"):
+    with pytest.raises(
+        ValueError, match="task must be one of direct_attributes, relative_position in .*, got 'colour'"
+    ):
         load_vstar(tmp_path, tasks=["colour"])
 
 
