@@ -29,7 +29,11 @@ from typing import Any, Final
 
 from PIL import Image
 
-from amvl_model.data.images import decode_picture
+from amvl_model.data.images import MAX_PIXELS as MAX_PIXELS  # what earlier versions had here
+from amvl_model.data.images import decode_base64 as decode_base64
+from amvl_model.data.images import decode_picture as decode_picture
+from amvl_model.data.images import read_picture as read_picture
+from amvl_model.data.images import to_rgb as to_rgb
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
