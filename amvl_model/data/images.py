@@ -159,7 +159,6 @@ def _decode(file: IO[bytes], place: str) -> Image.Image:
             image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            return to_rgb(image, place)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{place}: a picture too large to decode ({error}); expected at most {MAX_PIXELS:,} pixels; shrink it first"
@@ -168,5 +167,8 @@ def _decode(file: IO[bytes], place: str) -> Image.Image:
         raise ValueError(
             f"{place} cannot be read (expected one of {', '.join(FORMATS)}, got none of them); convert or {_ADVICE}"
         ) from error
-    except (OSError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # a damaged header
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged header: as in `to_rgb`
         raise ValueError(f"{place} cannot be read ({error}); {_ADVICE}") from error
+    return to_rgb(image, place)

@@ -19,6 +19,7 @@ from amvl_model.evaluation.lmms_eval_plugin.requests import picture
 from amvl_model.studies import main_job
 from tests import helpers
 
+Image.init()
 UPRIGHT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
 
 
@@ -113,6 +114,20 @@ def test_other_modes_are_converted_as_pil_does(mode: str) -> None:
 def test_damaged_exif_is_ignored() -> None:
     data = encoded(UPRIGHT, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
     assert decode_picture(data, "here").tobytes() == UPRIGHT.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("MPO", "DIB") and kind in Image.SAVE])
+def test_damaged_files_of_every_format_are_refused_with_their_place(kind: str) -> None:
+    rng, whole = np.random.default_rng(0), encoded(UPRIGHT, kind)
+    for _ in range(60):
+        damaged = bytearray(whole[: int(rng.integers(1, len(whole)))])
+        for place in rng.integers(0, min(len(damaged), 200), 4):
+            damaged[place] = int(rng.integers(0, 256))
+        try:
+            assert decode_picture(bytes(damaged), "record 3").mode == "RGB"
+        except ValueError as error:
+            assert str(error).startswith("record 3")
 
 
 def test_formats_for_ghostscript_are_not_opened() -> None:
