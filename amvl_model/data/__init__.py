@@ -1,6 +1,7 @@
 """Questions with images: schema, sources, processor.
 
 schema        VisualQuestion
+images        any image as upright RGB; image files and bytes
 processing    AMVLProcessor: questions to padded tensors
 sources       training and evaluation questions of a configuration
 mixture       several sets by weight; damaged questions skipped and counted

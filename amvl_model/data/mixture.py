@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 
 from amvl_model.data.schema import VisualQuestion
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 MAX_SKIPPED_SHARE = 0.001
 """Share of the questions asked for that may be unreadable before it is an error; one is always borne."""
@@ -44,7 +45,8 @@ class Skipped:
 class MixedQuestions(Sequence[VisualQuestion]):
     """Training questions of several sources (rules at the top of this module). Questions are read when asked for.
 
-    A question that cannot be read is replaced by the next one of its source and added to ``skipped``.
+    A question that cannot be read, or in `read` not be converted, is replaced by the next one of its source and added to
+    ``skipped``.
 
     Args:
         sources: name to questions.
@@ -90,6 +92,18 @@ class MixedQuestions(Sequence[VisualQuestion]):
         """Question ``item``, or the list of a slice."""
         if isinstance(item, slice):
             return [self[i] for i in range(*item.indices(len(self)))]
+        return self.read(item, lambda question: question)
+
+    def read(self, item: int, convert: Callable[[VisualQuestion], T]) -> T:
+        """Question ``item`` converted, encoded for example; one that cannot be converted is skipped as an unreadable one is.
+
+        Args:
+            item: number of the question.
+            convert: called with the question; a ValueError or OSError means that the question cannot be used.
+
+        Raises:
+            ValueError: when more questions could not be used than may be.
+        """
         number = int(self._which[item])
         name = list(self.sources)[number]
         source = self.sources[name]
@@ -99,7 +113,7 @@ class MixedQuestions(Sequence[VisualQuestion]):
             index = self._index(number, draw + attempt)
             if (number, index) not in self._failed:
                 try:
-                    return source[index]
+                    return convert(source[index])
                 except (ValueError, OSError) as error:
                     self._skip(number, name, index, error)
         raise ValueError(

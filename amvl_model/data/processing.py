@@ -7,13 +7,15 @@ padded on the right: the latent block then stands at the same place of every row
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from amvl_model.data.images import to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -39,6 +41,8 @@ class AMVLProcessor:
         self.image_processor = image_processor
         self.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
         self.end_of_turn_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._reserved = sorted({*_RESERVED, *special})
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn_id
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
             raise ValueError(
@@ -56,18 +60,19 @@ class AMVLProcessor:
             path: folder written by `save_pretrained`, or any Qwen2.5-VL checkpoint.
             min_pixels: smallest picture area in pixels; smaller ones are enlarged. Default: the checkpoint's.
             max_pixels: largest picture area in pixels; larger ones are shrunk. Default: the checkpoint's.
+
+        Raises:
+            ValueError: if the checkpoint's ``size`` gives no such areas, or the smallest exceeds the largest.
         """
         from transformers import AutoTokenizer
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+        if kwargs.pop("trust_remote_code", False):
+            raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **kwargs)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
-        size = dict(image_processor.size)
-        if min_pixels is not None:
-            size["shortest_edge"] = min_pixels
-        if max_pixels is not None:
-            size["longest_edge"] = max_pixels
-        image_processor.size = type(image_processor.size)(**size)
+        limits = _pixel_limits(dict(image_processor.size), min_pixels, max_pixels, str(path))
+        image_processor.size = type(image_processor.size)(**limits)
         return cls(tokenizer, image_processor)
 
     def save_pretrained(self, path: str | Path, **_: Any) -> None:
@@ -95,7 +100,7 @@ class AMVLProcessor:
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
         encoded = {"input_ids": ids, "mm_token_type_ids": (ids == self.image_token_id).int(), **pixels}
         if answers:
-            encoded["answer_ids"] = self.encode_answer(question.answer_text)
+            encoded["answer_ids"] = self.encode_answer(question.answer_text, question.id)
         return encoded
 
     def query_length(self, question: VisualQuestion) -> int:
@@ -103,21 +108,28 @@ class AMVLProcessor:
         merge = self.image_processor.merge_size**2
         text = self._query_text(question)
         tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        patches = sum(
-            self.image_processor.get_number_of_image_patches(image.height, image.width) // merge
-            for image in question.images
-        )
+        with _usable_images(question):
+            patches = sum(
+                self.image_processor.get_number_of_image_patches(image.height, image.width) // merge
+                for image in question.images
+            )
         return tokens - len(question.images) + patches
 
-    def encode_answer(self, text: str) -> Tensor:
+    def encode_answer(self, text: str, question_id: str = "") -> Tensor:
         """Token ids (M,) of an answer and its end-of-turn token.
 
+        Args:
+            text: the answer.
+            question_id: of its question, for messages.
+
         Raises:
-            ValueError: if the text is empty (a hidden answer, for example).
+            ValueError: if the text is empty (a hidden answer, for example) or contains a special token.
         """
-        if not text:
+        place = f"question {question_id!r}: " if question_id else ""
+        self._refuse_special_tokens(text, f"{place}the answer", "remove it: the processor adds the end of the turn")
+        if not text.strip():
             raise ValueError(
-                "expected an answer to encode, got an empty text; questions with hidden answers can be answered "
+                f"{place}expected an answer to encode, got an empty text; questions with hidden answers can be answered "
                 "(answers=False), not trained on"
             )
         return torch.tensor(
@@ -144,13 +156,17 @@ class AMVLProcessor:
         """Texts of generated ids (B, T), without special tokens."""
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
+    def _refuse_special_tokens(self, text: str, place: str, fix: str) -> None:
+        found = next((token for token in self._reserved if token in text), None)
+        if found is not None:
+            raise ValueError(f"{place} contains the special token {found}; {fix}")
+
     def _query_text(self, question: VisualQuestion) -> str:
-        for token in _RESERVED:
-            if token in question.prompt:
-                raise ValueError(
-                    f"question {question.id!r}: its text contains the special token {token}, which the chat template "
-                    f"writes itself; to say where a picture stands write {IMAGE_PLACEHOLDER}"
-                )
+        self._refuse_special_tokens(
+            question.prompt,
+            f"question {question.id!r}: its text",
+            f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
+        )
         named = question.prompt.count(IMAGE_PLACEHOLDER)
         if named and named != len(question.images):
             raise ValueError(
@@ -175,22 +191,40 @@ class AMVLProcessor:
             raise ValueError(
                 f"question {question.id!r}: expected at least one image, got none; visual questions need a picture"
             )
-        pictures = []
-        for number, image in enumerate(question.images, start=1):
-            try:
-                pictures.append(image.convert("RGB"))  # reads the file, if that has not been done
-            except (OSError, SyntaxError, ValueError) as error:  # PIL's errors for truncated, foreign and closed files
-                raise ValueError(
-                    f"question {question.id!r}: image {number} cannot be read ({error}); "
-                    "replace the file or leave the question out"
-                ) from error
-        try:
+        pictures = [
+            to_rgb(image, f"question {question.id!r}: image {number}")
+            for number, image in enumerate(question.images, start=1)
+        ]
+        with _usable_images(question):
             pixels = self.image_processor(images=pictures, return_tensors="pt")
-        except ValueError as error:
-            raise ValueError(
-                f"question {question.id!r}: its images cannot be used ({error}); replace them or leave the question out"
-            ) from error
         return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+
+
+def _pixel_limits(size: dict[str, Any], least: int | None, most: int | None, path: str) -> dict[str, int]:
+    """The areas that the image processor takes as edges, of a ``size`` that names them edges or pixels."""
+    limits = {
+        "shortest_edge": size.get("shortest_edge", size.get("min_pixels")) if least is None else least,
+        "longest_edge": size.get("longest_edge", size.get("max_pixels")) if most is None else most,
+    }
+    low, high = limits.values()
+    if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
+        raise ValueError(
+            f"{path}, preprocessor_config.json: expected areas [pixels] 0 < shortest_edge <= longest_edge in size, or "
+            f"min_pixels and max_pixels, got {size} and, as arguments, min_pixels={least} and max_pixels={most}; correct "
+            "the file or pass both"
+        )
+    return {"shortest_edge": low, "longest_edge": high}
+
+
+@contextmanager
+def _usable_images(question: VisualQuestion) -> Iterator[None]:
+    """The image processor's error for images that it cannot take, such as 900 x 4 pixels, with the question's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"question {question.id!r}: its images cannot be used ({error}); replace them or leave the question out"
+        ) from error
 
 
 def pad_right(rows: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:

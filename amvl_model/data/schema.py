@@ -7,12 +7,15 @@ sees only this class.
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
+
+from amvl_model.data.images import to_rgb
 
 LETTERS = string.ascii_uppercase
 
@@ -53,6 +56,11 @@ class VisualQuestion:
         return len(self.chain) - 1 if self.chain else None
 
     def __post_init__(self) -> None:
+        choices: Any = self.choices
+        if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
+            raise ValueError(
+                f"question {self.id!r}: expected choices as a tuple of texts, got {short(choices)}; list the options"
+            )
         if self.answer is not None and not 0 <= self.answer < len(self.choices):
             raise ValueError(
                 f"question {self.id!r}: the answer must be one of its {len(self.choices)} choices "
@@ -101,6 +109,53 @@ def format_prompt(question: str, choices: Sequence[str]) -> str:
     return f"{question}\nSelect from the following choices.\n{lines}"
 
 
+def text_of(value: Any, place: str) -> str:
+    """A text from a record: a text as it is, a finite number as JSON writes it.
+
+    Args:
+        value: of the field.
+        place: file, record and field, for messages.
+
+    Raises:
+        ValueError: for null, truth values, lists, objects, and text that is not valid Unicode.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, str) and not number:
+        raise ValueError(f"{place}: expected a text, got {short(value)}; correct the record")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: expected valid Unicode, got half a surrogate pair in {short(text)}") from error
+    return text
+
+
+def option_texts(value: Any, place: str) -> tuple[str, ...]:
+    """Option texts from a record: a list of texts, or an object from the letters A, B, ... to texts.
+
+    Args:
+        value: of the field.
+        place: file, record and field, for messages.
+
+    Raises:
+        ValueError: for a text, other objects, and null, lists or objects among the options.
+    """
+    if isinstance(value, dict) and value and sorted(value) == list(LETTERS[: len(value)]):
+        value = [value[letter] for letter in sorted(value)]
+    if not isinstance(value, list | tuple):
+        raise ValueError(
+            f'{place}: expected a list of texts or an object {{"A": text, "B": text, ...}}, got {short(value)}; '
+            "write the options as a list"
+        )
+    return tuple(text_of(option, f"{place}, option {number}") for number, option in enumerate(value, start=1))
+
+
+def short(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> VisualQuestion:
     """Convert one record of BLINK's schema (PEERS.md) to a `VisualQuestion`.
 
@@ -115,12 +170,12 @@ def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> Vis
         raise ValueError(
             f"record {identifier!r}: expected at least image_1, got no image; every BLINK question has one"
         )
-    choices = tuple(str(choice) for choice in record["choices"])
+    choices = option_texts(record["choices"], f"record {identifier!r}: choices")
     hidden = str(record["answer"]).strip().lower() in {"hidden", ""}
     index = None if hidden else answer_index(str(record["answer"]), choices, identifier)
     return VisualQuestion(
         id=identifier,
-        images=tuple(image.convert("RGB") for image in images),
+        images=tuple(to_rgb(image, f"record {identifier!r}") for image in images),
         prompt=record.get("prompt") or format_prompt(record["question"], choices),
         answer_text="" if index is None else option_letter(index),
         question=record["question"],

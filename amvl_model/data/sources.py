@@ -182,7 +182,7 @@ def _training_part(name: str, config: DataConfig) -> Sequence[VisualQuestion]:
     if name in _TRAINING:
         return _TRAINING[name](place, **_tasks(name, config))
     if place is not None and place.suffix == ".jsonl":
-        return QuestionFile(place, limit=config.train_size)
+        return QuestionFile(place, limit=config.train_size, tasks=config.tasks)
     if name == "blink" or Path(name).exists():
         return load_benchmark("blink", place, limit=config.train_size, tasks=_list(config.tasks))
     raise _unreadable(name, TRAINING_SOURCES)
@@ -207,15 +207,17 @@ def _evaluation_part(name: str, config: DataConfig, split: str) -> Sequence[Visu
     if name in _BENCHMARKS:
         return load_benchmark(name, place, limit=config.eval_size, tasks=_list(config.tasks))
     if place is not None and place.suffix == ".jsonl":
-        return QuestionFile(place, limit=config.eval_size)
+        return QuestionFile(place, limit_per_task=config.eval_size, tasks=config.tasks)
     if Path(name).exists():
         return load_benchmark("blink", place, limit=config.eval_size, tasks=_list(config.tasks))
     raise _unreadable(name, EVALUATION_SOURCES)
 
 
 def _tasks(name: str, config: DataConfig) -> dict[str, Any]:
-    """The choice of tasks, for a training set that knows tasks."""
-    return {} if config.tasks is None or name == "cogcom" else {"tasks": list(config.tasks)}
+    """The choice of tasks, for a training set that has tasks."""
+    if config.tasks is not None and name == "cogcom":
+        raise ValueError(f"data.tasks: expected null with cogcom, which has no tasks, got {', '.join(config.tasks)}")
+    return {} if config.tasks is None else {"tasks": list(config.tasks)}
 
 
 def _list(names: Sequence[str] | None) -> list[str] | None:

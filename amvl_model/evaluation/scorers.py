@@ -21,17 +21,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from amvl_model.data.processing import AMVLProcessor, pad_right
-from amvl_model.data.schema import VisualQuestion, option_letter
+from amvl_model.data.schema import option_letter
+from amvl_model.evaluation.question_batches import QuestionBatch, batches, check_question
 from amvl_model.models.distributions import DiagonalGaussian
+
+__all__ = [
+    "BackboneScorer",
+    "EncodedQuery",
+    "LatentScorer",
+    "PauseScorer",
+    "QuestionBatch",
+    "Scorer",
+    "batches",
+    "check_question",
+    "inference",
+    "latent_noise",
+    "latent_scorer",
+    "sample_latents",
+    "scorer_for",
+]
 
 if TYPE_CHECKING:
     from amvl_model.two_pass.layout import QueryState
-
-_WINDOW = 16
-"""Batches drawn from the questions at a time, and sorted by length among themselves."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +61,6 @@ class EncodedQuery:
     state: QueryState
     prior: DiagonalGaussian | None
     last_hidden: Tensor | None
-
-
-@dataclass(frozen=True)
-class QuestionBatch:
-    """Questions that are encoded together.
-
-    Attributes:
-        index: their places in the whole set.
-        questions: the questions.
-        tensors: their queries as `AMVLProcessor` pads them, without answers.
-    """
-
-    index: list[int]
-    questions: list[VisualQuestion]
-    tensors: dict[str, Tensor]
-
-    @property
-    def options(self) -> list[int]:
-        """Number of options of each question."""
-        return [len(question.choices) for question in self.questions]
 
 
 class Scorer(ABC):
@@ -218,10 +211,11 @@ class BackboneScorer(Scorer):
             )
 
     def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
-        from amvl_model.two_pass.layout import PrefixCache, QueryState
+        from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded
         from amvl_model.two_pass.passes import Pass
         from amvl_model.two_pass.transformers_compat import CACHE, call_backbone
 
+        batch = right_padded(batch)
         ids, mask, inner = batch["input_ids"], batch["attention_mask"], self.model.model
         positions, _ = call_backbone(
             inner.get_rope_index,
@@ -337,85 +331,6 @@ def inference(model: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def check_question(question: VisualQuestion, *, least_options: int = 1, needs_answer: bool = True) -> None:
-    """Raise unless the question has at least ``least_options`` options and, if needed, a known answer.
-
-    Raises:
-        ValueError: naming the question and what is missing.
-    """
-    if not question.choices:
-        raise ValueError(
-            f"question {question.id!r}: expected a multiple-choice question, got one without choices; "
-            "leave open questions out"
-        )
-    if len(question.choices) < least_options:
-        raise ValueError(
-            f"question {question.id!r}: expected at least {least_options} options, got {len(question.choices)}; "
-            "nothing can be told apart with a single option, leave the question out"
-        )
-    if needs_answer and question.answer is None:
-        raise ValueError(
-            f"question {question.id!r}: expected a question with a known answer, got one whose answer is hidden; "
-            "use a split whose answers are public, such as BLINK's val"
-        )
-
-
-def batches(
-    questions: Sequence[VisualQuestion],
-    processor: AMVLProcessor,
-    batch_size: int,
-    *,
-    description: str,
-    progress: bool = True,
-    least_options: int = 1,
-    needs_answer: bool = True,
-    share: tuple[int, int] = (0, 1),
-) -> Iterator[QuestionBatch]:
-    """The questions in padded batches with a progress bar; each is drawn once.
-
-    Within windows of 16 batches the questions are sorted by number of options and length, so little is padded, yet
-    sets that are drawn or read lazily are never in memory as a whole. ``share`` (rank, processes) deals the windows out in
-    turn: a process reads and yields its own ones only, and the batches are those that one process would make.
-
-    Raises:
-        ValueError: for an empty set, a batch size below 1, or a question without choices or (if needed)
-            a known answer.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if len(questions) == 0:
-        raise ValueError("expected at least one question, got an empty set; check the split, the tasks and the limit")
-    if isinstance(questions, list | tuple):
-        for question in questions:
-            check_question(question, least_options=least_options, needs_answer=needs_answer)
-    with tqdm(total=len(questions), desc=description, unit="question", disable=not progress, leave=False) as bar:
-        for number, start in enumerate(range(0, len(questions), _WINDOW * batch_size)):
-            if number % share[1] != share[0]:
-                bar.update(min(len(questions) - start, _WINDOW * batch_size))
-                continue
-            window = [questions[i] for i in range(start, min(len(questions), start + _WINDOW * batch_size))]
-            for question in window:
-                check_question(question, least_options=least_options, needs_answer=needs_answer)
-            lengths = [(len(question.choices), _length(question, processor)) for question in window]
-            order = sorted(range(len(window)), key=lengths.__getitem__)
-            for first in range(0, len(order), batch_size):
-                chosen = order[first : first + batch_size]
-                members = [window[i] for i in chosen]
-                yield QuestionBatch([start + i for i in chosen], members, processor(members, answers=False))
-                bar.update(len(chosen))
-
-
-def _length(question: VisualQuestion, processor: AMVLProcessor) -> float:
-    """Roughly the number of query tokens, without decoding or tokenising anything."""
-    settings = processor.image_processor
-    size, token_side = dict(settings.size), settings.patch_size * settings.merge_size
-    pixels = 0.0
-    for image in question.images:
-        area = image.width * image.height
-        pixels += min(max(area, size.get("shortest_edge") or area), size.get("longest_edge") or area)
-    return pixels / token_side**2 + len(question.prompt) / 4
 
 
 def latent_noise(seed: int, index: int, samples: int, shape: tuple[int, ...]) -> Tensor:

@@ -37,6 +37,8 @@ from amvl_model.two_pass.layout import (
     first_pass_mask,
     full_mask,
     posterior_mask,
+    real_first,
+    right_padded,
     second_pass_mask,
     short_positions,
 )
@@ -239,8 +241,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         """Both passes under teacher forcing.
 
         Args:
-            input_ids, attention_mask: (B, N), right-padded query.
-            answer_ids, answer_mask: (B, M), right-padded answer.
+            input_ids, attention_mask: (B, N), the query; padding on the left is moved to the right.
+            answer_ids, answer_mask: (B, M), the answer; likewise, and logits follow the moved tokens.
             latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d). Default:
                 a sample of the distribution that each pass of ``loss`` is named after, or of the posterior.
             loss: called with the passes' answer NLLs and the distributions (`amvl_model.objectives.Loss`); its ``passes``
@@ -261,7 +263,16 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         if answer_ids is None or answer_mask is None:
             raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
-        batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask), **vision}
+        batch = right_padded(
+            {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "answer_ids": answer_ids,
+                "answer_mask": answer_mask,
+                **vision,
+            }
+        )
+        answer_ids, answer_mask = batch["answer_ids"], batch["answer_mask"]
         passes: tuple[str, ...] = ("posterior",) if loss is None else loss.passes
         if not set(passes) <= {"prior", "posterior"}:
             raise ValueError(f"this model computes the passes prior and posterior; the loss needs {', '.join(passes)}")
@@ -293,17 +304,19 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
     def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
         """Prior p(Z|x) and posterior q(Z|x,y) of a batch with answers, each (B, k, d)."""
+        batch = right_padded(batch)
         _, prior, posterior, _ = self._first_pass(batch, batch["answer_ids"], batch["answer_mask"])
         assert posterior is not None
         return prior, posterior
 
     def encode_query(self, batch: Batch) -> tuple[QueryState, DiagonalGaussian]:
         """Encode x once; returns what later passes need of it, and the prior (B, k, d)."""
-        state, prior, _, _ = self._first_pass(batch, None, None)
+        state, prior, _, _ = self._first_pass(right_padded(batch), None, None)
         return state, prior
 
     def posterior_from(self, state: QueryState, answer_ids: Tensor, answer_mask: Tensor) -> DiagonalGaussian:
         """q(Z|x,y) (B, k, d) for another answer to an encoded query."""
+        answer_mask, answer_ids = real_first(answer_mask, answer_ids)
         k, answers = self.config.num_latents, answer_ids.shape[1]
         embeddings = torch.cat(
             [self._queries(self.posterior_queries, len(answer_ids)), self.get_input_embeddings()(answer_ids)], dim=1

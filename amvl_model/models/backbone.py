@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.models.checkpoints import inspect_checkpoint, refuse_missing_weights
+from amvl_model.models.checkpoints import inspect_checkpoint, refuse_wrong_weights
 from amvl_model.two_pass.passes import disable_checkpointing, enable_checkpointing
 
 
@@ -31,8 +31,12 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
     else:
         path = str(path_or_model)
         inspect_checkpoint(path, expected_type=None)
-        backbone, report = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **kwargs)
-        refuse_missing_weights(path, report)
+        if kwargs.pop("trust_remote_code", False):
+            raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
+        backbone, report = AutoModelForImageTextToText.from_pretrained(
+            path, output_loading_info=True, trust_remote_code=False, **kwargs
+        )
+        refuse_wrong_weights(path, report)
     for module in backbone.modules():
         module._is_hf_initialized = True
     return backbone, path
@@ -65,12 +69,12 @@ class AroundBackbone:
         """transformers' ``from_pretrained``, which would draw random numbers for weights that the checkpoint lacks.
 
         Raises:
-            ValueError: if it lacks some.
+            ValueError: if it lacks some, or has some that the model does not.
         """
         wants_report = kwargs.pop("output_loading_info", False)
         load: Any = super().from_pretrained  # type: ignore[misc]
         model, report = load(path, *args, output_loading_info=True, **kwargs)
-        refuse_missing_weights(path, report)
+        refuse_wrong_weights(path, report)
         return (model, report) if wants_report else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -119,6 +123,34 @@ class AroundBackbone:
 
     def get_output_embeddings(self) -> nn.Module:
         return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_output_embeddings(value)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Another vocabulary size for input embeddings and head; arguments as in transformers.
+
+        Raises:
+            ValueError: before anything changes, with LoRA adapters, whose checkpoints do not store embeddings, and for a
+                vocabulary without the tokens that the model needs.
+        """
+        if self.config.lora:
+            raise ValueError(
+                "the token embeddings of a model with LoRA adapters cannot be resized, because its checkpoints do not store "
+                "them; resize and save the backbone first, then add the adapters"
+            )
+        vlm = self.config.vlm_config
+        ids = [getattr(vlm, f"{name}_token_id", None) for name in ("image", "video", "vision_start", "vision_end")]
+        needed = 1 + max(index for index in ids if isinstance(index, int))
+        if new_num_tokens is not None and new_num_tokens < needed:
+            raise ValueError(
+                f"expected at least {needed} tokens, because the images' token ids must remain, got {new_num_tokens}"
+            )
+        embeddings: nn.Module = self.backbone.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        self.config.vlm_config = self.backbone.config
+        if new_num_tokens is not None:
+            self.config.backbone_path = None  # no longer the weights that adapters would be loaded onto
+        return embeddings
 
 
 # every linear layer of the language model's attention and MLP, and nothing of the vision tower

@@ -108,19 +108,24 @@ def _check_weights(folder: Path) -> None:
             raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
 
 
-def refuse_missing_weights(path: str | Path, report: dict[str, Any]) -> None:
-    """Raise where transformers has drawn random numbers for weights that the checkpoint lacks.
+def refuse_wrong_weights(path: str | Path, report: dict[str, Any]) -> None:
+    """Raise where a checkpoint lacks weights, for which transformers has drawn random numbers, or has superfluous ones.
 
     Args:
         path: of the checkpoint, for the message.
         report: what ``from_pretrained(..., output_loading_info=True)`` says.
+
+    Raises:
+        ValueError: with the names of the first weights.
     """
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"the checkpoint in {path} lacks {len(missing)} weights of the model its config.json describes, "
-            f"among them {', '.join(missing[:3])}; it was written by another model, use the folder that belongs to it"
-        )
+    for key, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has superfluous")):
+        names = sorted(report[key])
+        if names:
+            counted = f"{len(names)} weights of" if key == "missing_keys" else f"{len(names)} weights beside those of"
+            raise ValueError(
+                f"the checkpoint in {path} {verb} {counted} the model its config.json describes, "
+                f"among them {', '.join(names[:3])}; it was written by another model, use the folder that belongs to it"
+            )
 
 
 def load_lora_checkpoint(

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from amvl_model.two_pass.layout import PrefixCache, QueryState, full_mask, second_pass_mask, short_positions
+from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded, second_pass_mask, short_positions
 from amvl_model.two_pass.passes import run_text_model
 from amvl_model.two_pass.transformers_compat import CACHE
 
@@ -140,7 +140,8 @@ class LatentGenerationMixin(GenerationMixin):
         """Answer a batch of questions: encode x, draw Z from the prior, decode y with the cached x.
 
         Args:
-            input_ids, attention_mask: (B, N), right-padded, from `AMVLProcessor(questions, answers=False)`.
+            input_ids, attention_mask: (B, N), from `AMVLProcessor(questions, answers=False)`; padding on the left is moved to
+                the right.
             latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
             latents: (B * num_return_sequences, k, d) to use instead of a sample, or a function that makes them from the
                 prior (rows of a question beside each other).
@@ -157,8 +158,9 @@ class LatentGenerationMixin(GenerationMixin):
             "image_grid_thw": image_grid_thw,
             "mm_token_type_ids": mm_token_type_ids,
         }
-        batch = {"input_ids": input_ids, "attention_mask": full_mask(input_ids, attention_mask)}
-        state, prior = self.encode_query(batch | {k: v for k, v in vision.items() if v is not None})
+        batch = right_padded({"input_ids": input_ids, "attention_mask": attention_mask, **vision})
+        input_ids = batch["input_ids"]
+        state, prior = self.encode_query(batch)
         if callable(latents):
             latents = latents(prior.repeat_interleave(num_return_sequences))
         elif latents is None:

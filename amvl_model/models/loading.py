@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from amvl_model.config.schema import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.backbone import load_backbone
 from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
@@ -53,10 +54,9 @@ def load_base(config: RunConfig) -> tuple[PreTrainedModel, AMVLProcessor]:
             vision_size=settings.scratch_vision_size,
         )
     path = resolve(settings.base)
-    inspect_checkpoint(path, expected_type=None)
     dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     with _explained(path):
-        backbone = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        backbone, _ = load_backbone(path, dtype=dtype)
     install_attention(backbone)
     return backbone, load_base_processor(config)
 
@@ -101,8 +101,7 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float3
     elif kind == PAUSE_TYPE:
         model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     else:
-        inspect_checkpoint(folder, expected_type=None)
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        model, _ = load_backbone(folder, dtype=dtype)
         if not isinstance(model, AMVLForConditionalGeneration):
             install_attention(model)
     return model.eval(), AMVLProcessor.from_pretrained(folder)

@@ -30,7 +30,7 @@ from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_l
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
 from amvl_model.two_pass.attention import install_attention
-from amvl_model.two_pass.layout import full_mask, second_pass_mask, short_positions
+from amvl_model.two_pass.layout import right_padded, second_pass_mask, short_positions
 from amvl_model.two_pass.transformers_compat import call_backbone
 
 PAUSE_MODULE = "pause_tokens"
@@ -124,8 +124,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         """The one pass under teacher forcing.
 
         Args:
-            input_ids, attention_mask: (B, N), right-padded query.
-            answer_ids, answer_mask: (B, M), right-padded answer.
+            input_ids, attention_mask: (B, N), the query; padding on the left is moved to the right.
+            answer_ids, answer_mask: (B, M), the answer; likewise, and logits follow the moved tokens.
             loss: called with the answer NLL of the pass "plain" (no pause tokens) or "pause" (`amvl_model.objectives.Loss`).
             **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
 
@@ -140,8 +140,19 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         name = "pause" if self.config.num_pauses else "plain"
         if loss is not None and loss.passes != (name,):
             raise ValueError(f"this model computes the pass {name}; the loss needs {', '.join(loss.passes)}")
+        vision = right_padded(
+            {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "answer_ids": answer_ids,
+                "answer_mask": answer_mask,
+                **vision,
+            }
+        )
+        input_ids, query_mask = vision["input_ids"], vision["attention_mask"]
+        answer_ids, answer_mask = vision["answer_ids"], vision["answer_mask"]
         inner, pauses = self.backbone.model, self.pauses(len(input_ids))
-        query_mask, k, prefix = full_mask(input_ids, attention_mask), pauses.shape[1], input_ids.shape[1]
+        k, prefix = pauses.shape[1], input_ids.shape[1]
         positions, _ = call_backbone(
             inner.get_rope_index,
             input_ids=input_ids,

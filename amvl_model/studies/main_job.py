@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 
 from amvl_model import distributed
 from amvl_model.config.schema import RunConfig, override
+from amvl_model.data.images import read_picture
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
 from amvl_model.data.sources import evaluation_questions, training_questions
@@ -204,14 +204,7 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
 
 
 def _open(path: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            image.load()
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"the image {path} cannot be read ({error}); give a PNG, JPEG or WebP file") from error
+    return read_picture(Path(path), "your question")
 
 
 def _write(path: Path, value: Any) -> None:

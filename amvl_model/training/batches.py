@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 
+T = TypeVar("T")
 WEIGHT = "example_weight"
 INDEX = "example_index"
 
@@ -38,16 +41,22 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
         index = item if item >= 0 else ~item
         encoded = None if self.cache is None else self.cache.get(index)
         if encoded is None:
-            encoded = self.processor.encode(self.questions[index])
+            encoded = self._converted(index, self.processor.encode)
             if self.cache is not None:
                 self.cache[index] = encoded
         return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0), INDEX: torch.tensor(item)}
+
+    def _converted(self, index: int, convert: Callable[[VisualQuestion], T]) -> T:
+        """A question encoded; one of a file that cannot be encoded is skipped and counted like a damaged file."""
+        if isinstance(self.questions, MixedQuestions):
+            return self.questions.read(index, convert)
+        return convert(self.questions[index])
 
     def length(self, index: int) -> int:
         """Query tokens of one question, from its text and the sizes of its pictures; they are not processed for it."""
         if index not in self._lengths:
             kept = None if self.cache is None else self.cache.get(index)
-            known = self.processor.query_length(self.questions[index]) if kept is None else len(kept["input_ids"])
+            known = self._converted(index, self.processor.query_length) if kept is None else len(kept["input_ids"])
             self._lengths[index] = known
         return self._lengths[index]
 

@@ -16,11 +16,12 @@ Who attends whom (each block causal within itself):
 So neither x nor the prior ever depends on the answer, gradients of all three uses flow into x through its keys and values,
 and the cost over plain fine-tuning is 2k + |y| + k tokens. Only the S short tokens need a mask, of shape (S, N + S).
 
-Shapes: B batch, N query tokens (padded on the right), M answer tokens (padded on the right), k latents, S short tokens.
+Shapes: B batch, N query tokens and M answer tokens (padded on the right, see `right_padded`), k latents, S short tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +100,38 @@ class QueryState:
 def full_mask(ids: Tensor, mask: Tensor | None) -> Tensor:
     """The mask (B, N), or ones where there is none."""
     return torch.ones_like(ids) if mask is None else mask
+
+
+def real_first(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The mask (B, N) and tensors of its shape with the real tokens of every row first: right-padded.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    for tensor in tensors:
+        if tensor.shape != mask.shape:
+            raise ValueError(
+                f"expected a mask of the shape of its tokens, {tuple(tensor.shape)}, got {tuple(mask.shape)}; pass both as "
+                "the processor makes them"
+            )
+    if not bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()):
+        return mask, *tensors
+    order = (~mask.bool()).long().argsort(dim=1, stable=True)
+    return tuple(tensor.gather(1, order) for tensor in (mask, *tensors))
+
+
+def right_padded(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch with queries and answers padded on the right, as the layout above needs them, and with a query mask.
+
+    Processors pad on the left for generation. What is right-padded already is passed on as it is.
+    """
+    batch = {name: value for name, value in batch.items() if value is not None}
+    batch["attention_mask"] = full_mask(batch["input_ids"], batch.get("attention_mask"))
+    for mask, *others in (("attention_mask", "input_ids", "mm_token_type_ids"), ("answer_mask", "answer_ids")):
+        if mask in batch:
+            names = [mask, *(name for name in others if name in batch)]
+            batch.update(zip(names, real_first(*(batch[name] for name in names)), strict=True))
+    return batch
 
 
 def causal(rows: int, device: torch.device) -> Tensor:

@@ -62,7 +62,7 @@ def read_all(path: Path) -> MixedQuestions:
     return found
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("truncated", "not a readable picture"), ("bomb", "too large to decode")])
+@pytest.mark.parametrize(("kind", "reason"), [("truncated", "cannot be read"), ("bomb", "too large to decode")])
 def test_one_damaged_picture_among_thousands_is_skipped_counted_and_named(
     tmp_path: Path, kind: str, reason: str
 ) -> None:

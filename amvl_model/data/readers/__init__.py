@@ -1,6 +1,6 @@
 """Readers of data sets in their own formats, each a sequence of VisualQuestion.
 
-files             where files lie, on disk or on the Hub; images out of bytes; rows of Parquet files
+files             where files lie, on disk or on the Hub; rows of Parquet files
 blink             BLINK
 benchmarks        V*, HRBench, VisualPuzzles
 training_sets     Visual-CoT, ReFocus, CogCoM, Zebra-CoT

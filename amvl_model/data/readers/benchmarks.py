@@ -27,17 +27,25 @@ from typing import Any, Final, Literal, overload
 
 from PIL import Image
 
+from amvl_model.data.images import decode_base64, decode_picture
 from amvl_model.data.readers.files import (
     DataFolder,
     ParquetRows,
+    check_tasks,
     check_unique,
     data_folder,
-    decode_base64,
-    decode_picture,
     find_shards,
     picture_cell,
 )
-from amvl_model.data.schema import LETTERS, VisualQuestion, answer_index, format_prompt, option_letter
+from amvl_model.data.schema import (
+    LETTERS,
+    VisualQuestion,
+    answer_index,
+    format_prompt,
+    option_letter,
+    option_texts,
+    text_of,
+)
 
 PromptStyle = Literal["official", "blink"]
 VSTAR_ID: Final = "craigwu/vstar_bench"
@@ -133,7 +141,7 @@ def load_vstar(
     for number, line in enumerate(lines, 1):
         if line.strip():
             entries.append(_vstar_entry(folder, line, f"{folder.place(name)}, line {number}", prompt))
-    return BenchmarkQuestions(_selected(entries, tasks, limit), "V*", folder.place(name))
+    return BenchmarkQuestions(_selected(entries, tasks, limit, folder.place(name)), "V*", folder.place(name))
 
 
 def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
@@ -142,7 +150,7 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)
-    text = str(record["text"])
+    text = text_of(record["text"], f"{place}: text")
     found = list(_OPTION.finditer(text))
     letters = "".join(match[1] for match in found)
     if len(found) < 2 or not LETTERS.startswith(letters):
@@ -221,7 +229,7 @@ def load_hrbench(
             zip(texts, _cycle_ids(texts, f"hrbench_{size}"), pictures, strict=True)
         )
     ]
-    return BenchmarkQuestions(_selected(entries, tasks, limit), f"HRBench{size.upper()}", place)
+    return BenchmarkQuestions(_selected(entries, tasks, limit, place), f"HRBench{size.upper()}", place)
 
 
 def _cycle_ids(records: Sequence[dict[str, Any]], prefix: str) -> list[str]:
@@ -248,7 +256,7 @@ def _hrbench_entry(
     choices = tuple(str(text) for text in given if text is not None and str(text) != "nan")
     if len(choices) < 2 or any(text is None or str(text) == "nan" for text in given[: len(choices)]):
         raise ValueError(f"{place}: expected options in A, B, ... without a gap, got {given}; correct the record")
-    question = str(record["question"])
+    question = text_of(record["question"], f"{place}: question")
     lines = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices, strict=False))
     official = f"Question: {question}\nOptions:\n{lines}Please select the correct answer from the options above. \n"
     return _Entry(
@@ -319,7 +327,7 @@ def load_visual_puzzles(
     rows = ParquetRows(folder, names, _PUZZLE_FIELDS, reader="load_visual_puzzles")
     texts = rows.columns([name for name in _PUZZLE_FIELDS if name != "image"])
     entries = [_puzzle_entry(rows, index, record, prompt) for index, record in enumerate(texts)]
-    return BenchmarkQuestions(_selected(entries, tasks, limit), "VisualPuzzles", folder.place(names[0]))
+    return BenchmarkQuestions(_selected(entries, tasks, limit, str(folder)), "VisualPuzzles", folder.place(names[0]))
 
 
 def _puzzle_files(folder: DataFolder, split: str | None, layout: str) -> list[str]:
@@ -339,8 +347,8 @@ def _puzzle_files(folder: DataFolder, split: str | None, layout: str) -> list[st
 def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt: PromptStyle) -> _Entry:
     place = rows.place(index)
     _require(record, ("id", "category", "question", "answer"), place)
-    question, options = str(record["question"]).strip(), record["options"]
-    choices = IN_PICTURE if options is None else tuple(str(option) for option in options)
+    question, options = text_of(record["question"], f"{place}: question").strip(), record["options"]
+    choices = IN_PICTURE if options is None else option_texts(options, f"{place}: options")
     identifier = f"visual_puzzles/{record['id']}"
     if options is None:
         listed = "Options: Choose from (A) (B) (C) (D) in the image."
@@ -375,16 +383,11 @@ def _require(record: Any, fields: Sequence[str], place: str) -> None:
         raise ValueError(f"{place}: expected a value in {', '.join(missing)}, got null or nothing; correct the record")
 
 
-def _selected(entries: Sequence[_Entry], tasks: Sequence[str] | None, limit: int | None) -> list[_Entry]:
+def _selected(entries: Sequence[_Entry], tasks: Sequence[str] | None, limit: int | None, place: str) -> list[_Entry]:
     """The entries of some tasks, at most ``limit`` of each."""
     if limit is not None and limit < 0:
         raise ValueError(f"limit must be None or at least 0, got {limit}; leave it out for all questions")
-    if isinstance(tasks, str):
-        raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
-    available = sorted({entry.task for entry in entries})
-    unknown = [task for task in tasks or () if task not in available]
-    if unknown:
-        raise ValueError(f"task must be one of {', '.join(available)}, got {unknown[0]!r}")
+    check_tasks(tasks, {entry.task for entry in entries}, place)
     counts: Counter[str] = Counter()
     chosen = []
     for entry in entries:

@@ -8,7 +8,6 @@ pyarrow and huggingface_hub are imported where they are needed, so importing thi
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 from collections import defaultdict
@@ -18,8 +17,8 @@ from typing import Any, Final, overload
 
 from PIL import Image
 
-from amvl_model.data.readers.files import ParquetRows, check_unique, data_folder, find_shards, picture_cell
-from amvl_model.data.schema import VisualQuestion, answer_index, question_from_blink
+from amvl_model.data.readers.files import ParquetRows, check_tasks, check_unique, data_folder, find_shards, picture_cell
+from amvl_model.data.schema import VisualQuestion, answer_index, option_texts, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"
 IMAGE_FIELDS: Final = ("image_1", "image_2", "image_3", "image_4")
@@ -150,7 +149,8 @@ def blink_answers(questions: BlinkQuestions) -> dict[str, tuple[str, tuple[str, 
     found = {}
     for part in questions._parts:
         for row in part.columns(["idx", "sub_task", "choices", "answer"]):
-            identifier, choices = str(row["idx"]), tuple(str(choice) for choice in row["choices"])
+            identifier = str(row["idx"])
+            choices = option_texts(row["choices"], f"record {identifier!r}: choices")
             hidden = str(row["answer"]).strip().lower() in {"hidden", ""}
             answer = None if hidden else answer_index(str(row["answer"]), choices, identifier)
             found[identifier] = (str(row["sub_task"]), choices, answer)
@@ -192,12 +192,8 @@ def load_blink(
             f"{folder}: expected one sub-folder per task, each with Parquet files, found none; "
             "pass the folder that holds Counting/, Jigsaw/ and so on"
         )
+    check_tasks(tasks, available, str(folder))
     parts: list[ParquetRows] = []
     for task in available if tasks is None else tasks:
-        if task not in available:
-            near = difflib.get_close_matches(task, available, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"task must be one of {', '.join(available)} in {folder}, got {task!r}; did you mean {near!r}?"
-            )
         parts.append(ParquetRows(folder, find_shards(folder, task, split), REQUIRED_FIELDS, limit, "load_blink"))
     return BlinkQuestions(parts)

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie, on disk or on the Hugging Face hub, and pictures out of their bytes.
+"""Where the files of a data set lie, on disk or on the Hugging Face hub.
 
     data_folder("blink", hub_id=...)                 a local folder, read where it lies
     data_folder(None, hub_id=..., patterns=...)      the hub's snapshot in the local cache, only the files that match
@@ -16,98 +16,27 @@ set in random order, convert it first (`amvl_model.data.readers.question_files.w
 
 from __future__ import annotations
 
-import binascii
 import bisect
+import difflib
 import fnmatch
-import io
 import json
 import re
-import warnings
-from base64 import b64decode
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from PIL import Image
 
-MAX_PIXELS: Final = 89_478_485
-"""Largest picture that is decoded [pixels]: where PIL begins to warn of a decompression bomb. 8K has 33 million."""
+from amvl_model.data.images import MAX_PIXELS as MAX_PIXELS  # what earlier versions had here
+from amvl_model.data.images import decode_base64 as decode_base64
+from amvl_model.data.images import decode_picture as decode_picture
+from amvl_model.data.images import read_picture as read_picture
+from amvl_model.data.images import to_rgb as to_rgb
+
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
-
-
-def decode_picture(data: Any, place: str) -> Image.Image:
-    """The picture in encoded bytes (PNG, JPEG, ...), fully loaded, as RGB; see `to_rgb`.
-
-    Args:
-        data: what should be the bytes.
-        place: record and file, for messages: ``record '3' of a.parquet: image``.
-
-    Raises:
-        ValueError: if there are no bytes, they are damaged, or the picture has more than `MAX_PIXELS` pixels.
-    """
-    if not isinstance(data, bytes | bytearray):
-        raise ValueError(
-            f"{place}: expected the bytes of a picture, got {type(data).__name__}; "
-            "export the data set with embedded pictures"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{place}: a picture too large to decode ({error}); expected at most {MAX_PIXELS:,} pixels; shrink it first"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for some broken PNG files
-        raise ValueError(f"{place} is not a readable picture ({error}); download the file again") from error
-    return to_rgb(image)
-
-
-def decode_base64(text: Any, place: str) -> Image.Image:
-    """The picture in a base64 text, as `decode_picture` gives it.
-
-    Raises:
-        ValueError: if the text is no base64, or as in `decode_picture`.
-    """
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"{place}: expected a picture as base64 text, got {_short(text)}; download the file again")
-    try:
-        data = b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{place} is not valid base64 ({error}); download the file again") from error
-    return decode_picture(data, place)
-
-
-def read_picture(path: Path, place: str) -> Image.Image:
-    """The picture in a file, as `decode_picture` gives it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: as in `decode_picture`.
-    """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"{place}: expected the picture {path}, found no such file; download the pictures or correct their folder"
-        ) from error
-    return decode_picture(data, f"{place}: {path}")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB; what is transparent becomes white, as in Qwen-VL's own loader."""
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_json_records(path: Path) -> list[dict[str, Any]]:
@@ -141,11 +70,6 @@ def _json_lines(path: Path) -> Iterator[Any]:
                     raise ValueError(
                         f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
                     ) from error
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)
@@ -460,3 +384,15 @@ def check_unique(identifiers: Sequence[str], place: str) -> None:
                 "(counted from 0); remove or rename one"
             )
         seen[identifier] = index
+
+
+def check_tasks(tasks: Sequence[str] | None, available: Iterable[str], place: str) -> None:
+    """Raises a ValueError for a task that the data set does not have."""
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
+    names = sorted(set(available))
+    for task in tasks or ():
+        if task not in names:
+            near = difflib.get_close_matches(task, names, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"task must be one of {', '.join(names) or 'none'} in {place}, got {task!r}{hint}")

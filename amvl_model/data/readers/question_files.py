@@ -5,12 +5,14 @@ A line holds one question:
     {"id": "kitchen-7", "images": ["kitchen.png"], "question": "Which cup is nearer?", "choices": ["red", "blue"],
      "answer": "B", "task": "Depth"}
 
-    images    paths relative to the file, one or more
+    images    paths relative to the file: a list of texts, or one text
     question  its text; "<image>" in it shows where a picture stands (before the text otherwise)
-    choices   option texts; left out for an open question
+    choices   option texts: a list, or an object {"A": text, "B": text, ...}; left out for an open question
     answer    a letter ("B", "(B)") or one option's text; for an open question the reply to train on; left out if hidden
     prompt    left out: the question with its lettered choices, as BLINK writes it
     id, task  left out: the line's number, the file's name
+
+Null is read as left out. Texts may be written as numbers in id, choices and open answers.
 
 `write_questions` writes any set in this form. Parquet files read slowly in random order: convert them once.
 """
@@ -19,12 +21,23 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
-from amvl_model.data.readers.files import check_unique, read_picture
-from amvl_model.data.schema import LETTERS, VisualQuestion, answer_index, format_prompt, option_letter
+from amvl_model.data.images import read_picture, to_rgb
+from amvl_model.data.readers.files import check_tasks, check_unique
+from amvl_model.data.schema import (
+    LETTERS,
+    VisualQuestion,
+    answer_index,
+    format_prompt,
+    option_letter,
+    option_texts,
+    short,
+    text_of,
+)
 
 FIELDS: Final = ("id", "images", "question", "choices", "answer", "prompt", "task", "source", "answer_text")
 
@@ -35,31 +48,53 @@ class QuestionFile(Sequence[VisualQuestion]):
     Args:
         path: the file.
         limit: at most so many questions, the first ones.
+        tasks: only questions of these tasks; all if None.
+        limit_per_task: at most so many questions of each task, the first ones.
 
     Raises:
-        FileNotFoundError: if there is no such file; on access, if a picture is missing.
-        ValueError: for an empty file, an id that occurs twice, or (the line is named) invalid JSON or fields.
+        FileNotFoundError: if there is no such file; on access, if an image is missing.
+        ValueError: for an empty file, an unknown task, or an id that occurs twice; on access (file, line and field are
+            named) for invalid JSON, an unknown field or a value of another type. `amvl_model.data.mixture` skips and counts
+            what is raised on access.
     """
 
-    def __init__(self, path: str | Path, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        limit: int | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        limit_per_task: int | None = None,
+    ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"expected a file of questions (JSON lines), got {self.path}; correct the path")
-        self._starts, self._numbers = array("q"), array("q")
-        identifiers = []
+        identifiers, lines = [], []
         with self.path.open("rb") as file:
             start = 0
             for number, line in enumerate(file, 1):
-                if line.strip() and (limit is None or len(self._starts) < limit):
-                    self._starts.append(start)
-                    self._numbers.append(number)
-                    identifiers.append(str(self._parse(line, number).get("id", number)))
+                if line.strip():
+                    identifier, task = self._identity(line, number)
+                    identifiers.append(identifier)
+                    lines.append((start, number, task))
                 start += len(line)
-        if not identifiers and limit != 0:
+        if not lines:
             raise ValueError(
                 f"{self.path}: expected at least one question, got an empty file; check how it was written"
             )
         check_unique(identifiers, str(self.path))
+        check_tasks(tasks, {task for _, _, task in lines if task is not None}, str(self.path))
+        counts: Counter[str | None] = Counter()
+        self._starts, self._numbers = array("q"), array("q")
+        for start, number, task in lines:
+            counts[task] += 1
+            # a line without a readable task is kept, so that its error is raised and counted
+            wanted = task is None or tasks is None or task in tasks
+            if wanted and (limit_per_task is None or counts[task] <= limit_per_task):
+                self._starts.append(start)
+                self._numbers.append(number)
+        if limit is not None:
+            self._starts, self._numbers = self._starts[:limit], self._numbers[:limit]
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -78,43 +113,74 @@ class QuestionFile(Sequence[VisualQuestion]):
             record = self._parse(file.readline(), number)
         return self._question(record, number)
 
+    def _identity(self, line: bytes, number: int) -> tuple[str, str | None]:
+        """Id and task of a line; its number and None where they cannot be read, which is an error on access."""
+        try:
+            record = self._parse(line, number)
+            return record["id"], record["task"]
+        except ValueError:
+            return f"line {number}", None
+
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        """The fields of a line, each of its type, with defaults."""
         place = f"{self.path}, line {number}"
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            given = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: not valid JSON ({error}); correct the line") from error
-        unknown = [name for name in record if name not in FIELDS] if isinstance(record, dict) else ["(no object)"]
-        if unknown or not record.get("images") or not record.get("question"):
+        unknown = [name for name in given if name not in FIELDS] if isinstance(given, dict) else ["(no object)"]
+        if unknown or not given.get("images") or not given.get("question"):
             raise ValueError(
                 f"{place}: expected an object with images and question, and of the fields {', '.join(FIELDS)} only; "
                 f"unknown: {unknown or 'none'}; correct the line"
             )
-        return dict(record)
+        record = {name: value for name, value in given.items() if value is not None}
+        for name in ("question", "prompt", "task", "source", "answer_text"):
+            if not isinstance(record.get(name, ""), str):
+                raise ValueError(f"{place}, field {name}: expected a text, got {short(record[name])}; correct the line")
+        images = [record["images"]] if isinstance(record["images"], str) else record["images"]
+        if not isinstance(images, list) or not all(isinstance(path, str) and path for path in images):
+            raise ValueError(
+                f"{place}, field images: expected a path or a list of paths, got {short(images)}; correct the line"
+            )
+        choices = option_texts(record.get("choices", []), f"{place}, field choices")
+        if len(choices) == 1 or len(choices) > len(LETTERS):
+            raise ValueError(
+                f"{place}, field choices: expected 2 to {len(LETTERS)} choices, or none for an open question, got "
+                f"{len(choices)}; correct the line"
+            )
+        answer = record.get("answer")
+        if answer is not None and choices and not isinstance(answer, str):
+            raise ValueError(
+                f"{place}, field answer: expected a letter or an option's text, got {short(answer)}; write for example "
+                '"A", because a number may be a place or an option'
+            )
+        defaults = {"id": number, "task": self.path.stem, "source": self.path.stem}
+        texts = {
+            name: text_of(value, f"{place}, field {name}")
+            for name, value in (defaults | record).items()
+            if name not in ("images", "choices")
+        }
+        return texts | {"images": images, "choices": choices}
 
     def _question(self, record: dict[str, Any], number: int) -> VisualQuestion:
         place = f"{self.path}, line {number}"
-        identifier = str(record.get("id", number))
-        choices = tuple(str(choice) for choice in record.get("choices") or ())
-        if len(choices) == 1 or len(choices) > len(LETTERS):
-            raise ValueError(
-                f"{place}: expected 2 to {len(LETTERS)} choices, or none for an open question, got {len(choices)}; "
-                "correct the line"
-            )
-        given = record.get("answer")
-        index = None if given is None or not choices else _chosen(str(given), choices, identifier)
-        text = "" if given is None else str(given) if index is None else option_letter(index)
-        paths = [record["images"]] if isinstance(record["images"], str) else record["images"]
+        choices, answer = record["choices"], record.get("answer")
+        try:
+            index = None if answer is None or not choices else _chosen(answer, choices, record["id"])
+        except ValueError as error:
+            raise ValueError(f"{place}, field answer: {error}") from error
+        text = answer or "" if index is None else option_letter(index)
         return VisualQuestion(
-            id=identifier,
-            images=tuple(read_picture(self.path.parent / path, place) for path in paths),
-            prompt=record.get("prompt") or format_prompt(str(record["question"]), choices),
+            id=record["id"],
+            images=tuple(read_picture(self.path.parent / path, place) for path in record["images"]),
+            prompt=record.get("prompt") or format_prompt(record["question"], choices),
             answer_text=record.get("answer_text") or text,
-            question=str(record["question"]),
+            question=record["question"],
             choices=choices,
             answer=index,
-            task=str(record.get("task", self.path.stem)),
-            source=str(record.get("source", self.path.stem)),
+            task=record["task"],
+            source=record["source"],
         )
 
 
@@ -159,7 +225,7 @@ def write_questions(questions: Iterable[VisualQuestion], folder: str | Path, nam
             images = []
             for place, image in enumerate(question.images):
                 images.append(f"{name}/{number:07d}_{place}.png")
-                image.save(Path(folder) / images[-1])
+                to_rgb(image, f"question {question.id!r}").save(Path(folder) / images[-1])
             record = {
                 "id": question.id,
                 "images": images,

@@ -31,14 +31,15 @@ from typing import Any, Final, Literal, overload
 
 from PIL import Image
 
+from amvl_model.data.images import read_picture
 from amvl_model.data.readers.files import (
     ParquetRows,
+    check_tasks,
     check_unique,
     data_folder,
     find_shards,
     picture_cell,
     read_json_records,
-    read_picture,
 )
 from amvl_model.data.readers.training_texts import (
     chain_of_manipulations,
@@ -47,7 +48,7 @@ from amvl_model.data.readers.training_texts import (
     zebra_question,
     zebra_reasoning,
 )
-from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.schema import VisualQuestion, text_of
 
 Target = Literal["answer", "reasoning"]
 VISUAL_COT_ID: Final = "deepcs233/Visual-CoT"
@@ -124,9 +125,9 @@ def _field(record: dict[str, Any], names: Sequence[str], place: str) -> Any:
     raise ValueError(f"{place}: expected a value in {' or '.join(names)}, got null or nothing; correct the record")
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, place: str) -> str:
     """An answer as text: a list (ReFocus) or a list of one (CogCoM) is joined."""
-    return ", ".join(str(entry) for entry in value) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(text_of(entry, place) for entry in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _local(path: str | Path | None, identifier: str, needs: str) -> Path:
@@ -181,6 +182,9 @@ def load_visual_cot(
             if len(entries) == limit:
                 break
 
+    if len(entries) != limit:
+        check_tasks(tasks, {task for _, _, _, task, _, _ in entries}, str(folder))
+
     def example(index: int) -> _Example:
         identifier, question, answer, task, picture, place = entries[index]
         path = _picture_path(folder, picture, (".", "cot_image_data", "images"))
@@ -194,11 +198,13 @@ def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str
     task = str(_field(record, ("dataset",), place))
     image = _field(record, ("image",), place)
     if "conversations" not in record:
-        question, answer = (str(_field(record, (name,), place)) for name in ("question", "answer"))
+        question, answer = (
+            text_of(_field(record, (name,), place), f"{place}: {name}") for name in ("question", "answer")
+        )
         return question, answer, task, f"cot/{'textvqa' if task == 'textcap' else task}/{image}"
     turns = [turn for turn in record["conversations"] if isinstance(turn, dict)]
-    asked = [str(turn.get("value")) for turn in turns if turn.get("from") == "human"]
-    said = [str(turn.get("value")) for turn in turns if turn.get("from") == "gpt"]
+    asked = [text_of(turn.get("value"), f"{place}: human") for turn in turns if turn.get("from") == "human"]
+    said = [text_of(turn.get("value"), f"{place}: gpt") for turn in turns if turn.get("from") == "gpt"]
     if not asked or not said or not image:
         raise ValueError(f"{place}: expected a picture and turns of human and gpt, got {record}; correct the record")
     first = image[0] if isinstance(image, list) else image
@@ -230,7 +236,9 @@ def load_refocus(
     file = next(
         (f for f in (folder / "chartqa_vcot" / name, folder / name) if f.is_file()), folder / "chartqa_vcot" / name
     )
-    records = [r for r in read_json_records(file) if tasks is None or r.get("source") in tasks][:limit]
+    every = read_json_records(file)
+    check_tasks(tasks, {str(record.get("source")) for record in every}, str(file))
+    records = [r for r in every if tasks is None or r.get("source") in tasks][:limit]
     check_unique([str(_field(record, ("id",), str(file))) for record in records], str(file))
 
     def example(index: int) -> _Example:
@@ -243,8 +251,8 @@ def load_refocus(
         found = _picture_path(folder, picture, roots)
         return _Example(
             f"refocus/{record['id']}",
-            str(_field(record, ("query", "question"), place)),
-            _text(_field(record, ("answer",), place)),
+            text_of(_field(record, ("query", "question"), place), f"{place}: question"),
+            _text(_field(record, ("answer",), place), f"{place}: answer"),
             str(record.get("source", "")),
             lambda: (read_picture(found, place),),
             focus_reasoning(record),
@@ -324,8 +332,8 @@ def _cogcom_example(
 ) -> _Example:
     return _Example(
         f"cogcom/{split}/{record['pid']}",
-        _text(_field(record, ("question",), place)),
-        _text(_field(record, ("answer",), place)),
+        _text(_field(record, ("question",), place), f"{place}: question"),
+        _text(_field(record, ("answer",), place), f"{place}: answer"),
         split,
         pictures,
         chain_of_manipulations(record.get("final_com"), place),

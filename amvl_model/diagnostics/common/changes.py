@@ -35,6 +35,7 @@ from typing import overload
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from amvl_model.data.images import to_rgb
 from amvl_model.data.processing import IMAGE_PLACEHOLDER
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
 from amvl_model.evaluation.evaluate import given_answer
@@ -80,7 +81,7 @@ def perturbed(question: VisualQuestion, name: str, *, seed: int = 0, index: int 
     rng = np.random.default_rng([seed, index, PERTURBATIONS.index(name)])
     same = tuple(range(len(question.choices)))
     if name in IMAGE_PERTURBATIONS:
-        images = tuple(_IMAGE_CHANGES[name](image.convert("RGB"), rng) for image in question.images)
+        images = tuple(_IMAGE_CHANGES[name](to_rgb(image), rng) for image in question.images)
         return Perturbed(replace(question, images=images), same)
     text = _question_text(question)
     if text is None:
@@ -103,7 +104,8 @@ def perturbed(question: VisualQuestion, name: str, *, seed: int = 0, index: int 
 
 def blank_image(image: Image.Image) -> Image.Image:
     """A picture of the same size in one colour, the mean of the original's pixels."""
-    mean = np.asarray(image.convert("RGB"), dtype=np.float64).mean(axis=(0, 1)).round().astype(int)
+    image = to_rgb(image)
+    mean = np.asarray(image, dtype=np.float64).mean(axis=(0, 1)).round().astype(int)
     return Image.new("RGB", image.size, (int(mean[0]), int(mean[1]), int(mean[2])))
 
 
@@ -304,7 +306,7 @@ def _blanked(questions: Sequence[VisualQuestion]) -> dict[str, float]:
     changed = np.zeros((len(questions), 2))
     for i in range(len(questions)):
         question = questions[i]
-        pairs = [(image.convert("RGB"), blank_image(image)) for image in question.images]
+        pairs = [(to_rgb(image), blank_image(image)) for image in question.images]
         changed[i] = any(a.tobytes() != b.tobytes() for a, b in pairs), question.prompt != _blank_prompt(question)
     return dict(zip(("image", "text"), changed.mean(axis=0).tolist(), strict=True))
 

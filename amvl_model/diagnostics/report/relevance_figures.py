@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from amvl_model.data.images import to_rgb
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.diagnostics.causal.relevance import RelevanceMap
 from amvl_style import SIGNED
@@ -38,7 +39,7 @@ def draw_image_relevance(
         ax: where to draw; a new figure by default.
     """
     ax = Figure(figsize=(3, 3)).add_subplot() if ax is None else ax
-    image = question.images[number]
+    image = to_rgb(question.images[number])
     extent = (0, image.width, image.height, 0)
     ax.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=-90, vmax=255, extent=extent, interpolation="nearest")
     shade = _norm(limit)(np.asarray(values))

@@ -28,9 +28,7 @@ from amvl_model.evaluation.lmms_eval_plugin.requests import (
     question_from_context,
     question_from_messages,
 )
-
-_WINDOW = 16
-"""Batches whose questions are read at a time, and sorted by length among themselves."""
+from amvl_model.evaluation.question_batches import sorted_batches
 
 _OPTIONS = (
     "pretrained",
@@ -171,15 +169,12 @@ class AMVLModel(lmms):
         self, requests: Sequence[Instance], members: Sequence[int]
     ) -> Iterator[tuple[list[int], list[VisualQuestion]]]:
         """Places and questions of every batch, questions of similar length together."""
-        length = self._ready().processor.query_length
-        for start in range(0, len(members), _WINDOW * self.batch_size):
-            window = {i: self._asked(requests[i]) for i in members[start : start + _WINDOW * self.batch_size]}
-            order = (
-                sorted(window, key=lambda i: length(window[i]), reverse=True) if self.batch_size > 1 else list(window)
-            )
-            for first in range(0, len(order), self.batch_size):
-                chosen = order[first : first + self.batch_size]
-                yield chosen, [window[i] for i in chosen]
+        query_length = self._ready().processor.query_length
+
+        def length(question: VisualQuestion) -> int:
+            return -query_length(question) if self.batch_size > 1 else 0
+
+        return sorted_batches(members, lambda i: self._asked(requests[i]), length, self.batch_size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """-log p(continuation | question) in nats a token, and whether it is the greedy reply, in order.

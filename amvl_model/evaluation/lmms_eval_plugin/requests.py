@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from amvl_model.data.readers.files import decode_base64, decode_picture, read_picture, to_rgb
+from amvl_model.data.images import decode_base64, decode_picture, read_picture, to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_MARK: Final = "<image>"
@@ -165,7 +165,7 @@ def picture(visual: Any, name: str) -> Image.Image:
         ValueError: for anything else, or what cannot be decoded.
     """
     if isinstance(visual, Image.Image):
-        return to_rgb(visual)
+        return to_rgb(visual, f"question {name!r}")
     if isinstance(visual, Mapping) and visual.get("bytes") is not None:
         return decode_picture(visual["bytes"], f"question {name!r}")
     if isinstance(visual, str) and visual.startswith("data:image/"):

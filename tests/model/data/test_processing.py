@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from amvl_model.data.images import to_rgb
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.synthetic import TASKS, synthetic_blink, synthetic_question
 from amvl_model.training.pretraining import PAD_TO, collate_fast, patchify
@@ -95,7 +96,7 @@ def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
     base = picture(56, 56, seed=3)
     converted = base.convert(mode)
     got = processor().encode(replace(question(1), images=(converted,)))["pixel_values"]
-    expected = processor().encode(replace(question(1), images=(converted.convert("RGB"),)))["pixel_values"]
+    expected = processor().encode(replace(question(1), images=(to_rgb(converted),)))["pixel_values"]
     assert torch.equal(got, expected)
 
 

@@ -101,7 +101,7 @@ def test_one_corrupt_picture_of_a_training_set_is_skipped_counted_and_named(fold
     assert isinstance(questions, MixedQuestions)
     assert len(list(questions)) == 8
     assert [(entry.source, entry.index) for entry in questions.skipped] == [("cogcom", 2)]
-    assert "com.parquet: decoded_image is not a readable picture" in questions.skipped[0].reason
+    assert "com.parquet: decoded_image cannot be read" in questions.skipped[0].reason
 
 
 def test_a_training_set_becomes_a_file_of_questions_by_one_command(folder: Path) -> None:

@@ -227,7 +227,7 @@ def test_a_bad_file_of_own_questions_is_named(tmp_path: Path) -> None:
         QuestionFile(file)
     file.write_text(file.read_text()[:-5])
     with pytest.raises(ValueError, match="line 3: not valid JSON"):
-        QuestionFile(file)
+        QuestionFile(file)[1]
     file.write_text("\n")
     with pytest.raises(ValueError, match="at least one question"):
         QuestionFile(file)
