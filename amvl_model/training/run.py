@@ -50,6 +50,7 @@ def train(
         FileExistsError: if the folder holds a finished run.
         FileNotFoundError: if there is nothing to resume from.
         ValueError: if several processes were told not to save.
+        NonFiniteError: at the first loss, gradient or weight that is NaN or infinite (guard.py).
     """
     distributed.start()
     if distributed.world_size() > 1 and not save:
@@ -91,6 +92,7 @@ def train(
     if quiet:
         _silence(trainer)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.check_weights()
     if distributed.world_size() == 1 and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         model.eval()
         if save:
