@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config.schema import RunConfig, add_config_arguments, config_from_args
+from amvl_model.config.schema import RunConfig, add_config_arguments, config_from_args, override, overrides_from_args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     mode.add_argument("--processes", type=int, help="with --dry-run: GPUs that the run will have (default: those here)")
     mode.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, settings and all"
+        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, with its own settings"
     )
     mode.add_argument(
         "--replay", type=Path, metavar="FILE", help="compute the stored step of a run that a non-finite number stopped"
@@ -93,6 +93,8 @@ def main() -> int:
         if arguments.dry_run:
             return _dry_run(config, out, arguments.processes or max(1, torch.cuda.device_count()))
         resume = arguments.resume is not None
+        if resume and arguments.preset == command.get_default("preset"):
+            config = override(main_job.stored_config(arguments.resume), overrides_from_args(arguments))
         status = main_job.full(config, arguments.resume or out, progress=not arguments.no_progress, resume=resume)
         distributed.stop()
         return status

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ from amvl_model.config.schema import RunConfig
 from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
 from amvl_model.models.loading import build_model
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
-from amvl_model.training.sharding import newest_checkpoint, whole_state
+from amvl_model.training.run_folder import newest_checkpoint, rotate, write_manifest
+from amvl_model.training.sharding import whole_state
 
 STATUS = 3
 """Exit status of experiments/full_blink.py for a run that a non-finite number stopped."""
@@ -35,6 +37,13 @@ class GuardedTrainer(Trainer):
 
     _batches: list[dict[str, Tensor]] = []
     _losses: list[Tensor] = []
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """One epoch; nothing when a run is resumed after its last step, where the Trainer would take another one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of the next optimiser step, which are remembered until the one after it."""
@@ -89,8 +98,20 @@ class GuardedTrainer(Trainer):
         return super().evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save finite numbers, then the manifest, and only then remove older checkpoints."""
         self.check_weights()
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        checkpoint = folder / f"checkpoint-{step}"
+        if distributed.is_main():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        distributed.barrier()
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(*args, **kwargs)
+        self.args.save_total_limit = keep
+        distributed.barrier()
+        if distributed.is_main():
+            write_manifest(checkpoint)
+            rotate(folder, step, keep)
 
     def _fail(self, problem: str, *, completed: bool = False) -> None:
         """Store the step and raise; all processes have to call this."""
@@ -133,7 +154,7 @@ class GuardedTrainer(Trainer):
             f"batch {part['number']} of {part['of']}: {', '.join(map(str, part['questions']))}" for part in suspects
         )
         done = "after" if completed else "before"
-        good = newest_checkpoint(folder)
+        good = distributed.broadcast(newest_checkpoint(folder) if distributed.is_main() else None)
         raise NonFiniteError(
             f"stopped at step {step}, {done} the optimiser changed the weights: {problem}; questions of {batches}. "
             f"The step is stored in {file}; compute it again with `python experiments/full_blink.py --replay {file}`. "

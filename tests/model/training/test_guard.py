@@ -15,7 +15,7 @@ from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
 from amvl_model.models.loading import build_model, save_checkpoint
 from amvl_model.training import guard, run
-from amvl_model.training.sharding import newest_checkpoint
+from amvl_model.training.run_folder import newest_checkpoint
 from amvl_model.training.trainer import JsonlLog
 from tests.model.training.test_trainer import QUESTIONS, config
 
