@@ -71,6 +71,15 @@ def gather(value: Any) -> list[Any]:
     return held
 
 
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set on any process."""
+    if world_size() == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=device())
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared)
+
+
 def gather_or_raise(work: Callable[[], Any]) -> list[Any]:
     """What ``work()`` gives on every process; an exception on one of them is raised on all, so that none waits for ever.
 

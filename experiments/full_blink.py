@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config.schema import RunConfig, add_config_arguments, config_from_args
+from amvl_model.config.schema import RunConfig, add_config_arguments, config_from_args, override, overrides_from_args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
     )
     mode.add_argument("--processes", type=int, help="with --dry-run: GPUs that the run will have (default: those here)")
     mode.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, settings and all"
+        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, with its own settings"
+    )
+    mode.add_argument(
+        "--replay", type=Path, metavar="FILE", help="compute the stored step of a run that a non-finite number stopped"
     )
     mode.add_argument("--out", type=Path, help="folder for the results (default: runs/full_blink/DATE-TIME)")
     mode.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
@@ -73,12 +76,16 @@ def main() -> int:
         torch.set_num_threads(arguments.threads)
     out = arguments.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
     from amvl_model import distributed
+    from amvl_model.models.checkpoints import NonFiniteError
     from amvl_model.studies import main_job
+    from amvl_model.training import guard
 
     try:
         if arguments.ask:
             *images, question = arguments.ask
             return main_job.ask(images, question, arguments.choices or [], arguments.checkpoint or "tiny-amvl", config)
+        if arguments.replay:
+            return guard.replay(arguments.replay)
         if arguments.ship:
             return main_job.ship(arguments.ship)
         if arguments.quick:
@@ -86,9 +93,14 @@ def main() -> int:
         if arguments.dry_run:
             return _dry_run(config, out, arguments.processes or max(1, torch.cuda.device_count()))
         resume = arguments.resume is not None
+        if resume and arguments.preset == command.get_default("preset"):
+            config = override(main_job.stored_config(arguments.resume), overrides_from_args(arguments))
         status = main_job.full(config, arguments.resume or out, progress=not arguments.no_progress, resume=resume)
         distributed.stop()
         return status
+    except NonFiniteError as error:
+        print(f"full_blink: {error}", file=sys.stderr)
+        return guard.STATUS
     except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return 2

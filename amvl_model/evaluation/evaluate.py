@@ -33,6 +33,7 @@ from amvl_model.evaluation.scorers import (
     sample_latents,
     scorer_for,
 )
+from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.statistics import AccuracyReport, Interval, accuracy_report, bootstrap_mean
 
 SCORINGS = ("likelihood", "generation")
@@ -145,6 +146,7 @@ def evaluate(
     Raises:
         ValueError: for an empty set, a question without choices or without a known answer, an unknown scoring or kind of
             latents, several samples of a mean, or latents asked of a plain backbone.
+        NonFiniteError: if a weight is NaN or infinite, or the log-probability of an option is NaN.
         RuntimeError: on the processes whose own share was fine, when another one failed.
     """
     scorer = scorer_for(model, processor)
@@ -264,6 +266,10 @@ def _record(question: VisualQuestion, log_probs: list[float] | None, reply: str 
     predicted: dict[str, int | None] = {}
     if log_probs is not None:
         log_probs = log_probs[:options]
+        if any(math.isnan(value) for value in log_probs):
+            raise NonFiniteError(
+                f"question {question.id!r}: the log-probability of an option is NaN, and is not scored"
+            )
         predicted["likelihood"] = max(range(options), key=log_probs.__getitem__)
     if reply is not None:
         predicted["generation"] = parse_choice(reply, question.choices)

@@ -25,6 +25,7 @@ from torch import Tensor
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import option_letter
 from amvl_model.evaluation.question_batches import QuestionBatch, batches, check_question
+from amvl_model.models.checkpoints import NonFiniteError, check_weights
 from amvl_model.models.distributions import DiagonalGaussian
 
 __all__ = [
@@ -152,7 +153,10 @@ class Scorer(ABC):
         ids = torch.full((rows, 1), pad, device=self.device)
         done = torch.zeros(rows, dtype=torch.bool, device=self.device)
         for _ in range(max_new_tokens):
-            token = self.answer_logits(query, z, ids)[:, -1].argmax(-1)
+            logits = self.answer_logits(query, z, ids)[:, -1]
+            if bool(logits.isnan().any()):
+                raise NonFiniteError("the model's next-token scores are NaN; no reply is decoded from them")
+            token = logits.argmax(-1)
             ids[:, -1] = token.masked_fill(done, pad)
             done |= torch.isin(token, ends)
             if bool(done.all()):
@@ -292,7 +296,9 @@ def scorer_for(model: Any, processor: AMVLProcessor) -> Scorer:
 
     Raises:
         ValueError: if the model is none of an AMVL model, a baseline of pause.py and a Qwen-VL backbone.
+        NonFiniteError: if a weight is NaN or infinite.
     """
+    check_weights(model)
     if hasattr(model, "encode_query"):
         return LatentScorer(model, processor)
     if hasattr(model, "pauses"):

@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import torch
 
 INDEX = "model.safetensors.index.json"
 PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
+
+
+class NonFiniteError(ValueError):
+    """A loss, a gradient, a weight or a score is NaN or infinite."""
+
+
+def check_finite(values: Iterable[tuple[str, Any]]) -> None:
+    """Raise if a floating-point tensor is not finite; of a sharded one, this process's shard is read.
+
+    Raises:
+        NonFiniteError: with the names of the first three.
+    """
+    broken = []
+    for name, value in values:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta:
+            continue
+        local: Any = getattr(value, "ds_tensor", value)
+        if not bool((local.to_local() if hasattr(local, "to_local") else local).detach().isfinite().all()):
+            broken.append(name)
+    if broken:
+        raise NonFiniteError(f"{len(broken)} weights are NaN or infinite, among them {', '.join(broken[:3])}")
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """`check_finite` of all parameters and buffers of a model, before they are saved or scored."""
+    check_finite(chain(model.named_parameters(), model.named_buffers()))
 
 
 def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from amvl_model.config.schema import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import load_backbone
-from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
+from amvl_model.models.checkpoints import PAUSE_TYPE, check_finite, check_weights, checkpoint_type, inspect_checkpoint
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
 
@@ -144,6 +144,9 @@ def save_checkpoint(
 
     Args:
         state: the whole weights, where the model itself holds shards.
+
+    Raises:
+        NonFiniteError: if a weight is NaN or infinite; nothing is written.
     """
     if dtype is not None:
         keep = model._keep_in_fp32_modules_strict or []
@@ -152,8 +155,10 @@ def save_checkpoint(
             for name, value in model.state_dict().items()
         }
     if state is None:
+        check_weights(model)
         model.save_pretrained(folder)
     else:
+        check_finite(state.items())
         # a sharded model would gather its own weights while it saves, and wait for the other processes
         with torch.device("meta"):
             carrier = type(model)(model.config)  # type: ignore[arg-type]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,16 @@ from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.results.provenance import provenance, to_jsonable
 from amvl_model.studies.measurement import Measurement, measure
 from amvl_model.training.run import train
-from amvl_model.training.sharding import newest_checkpoint
+from amvl_model.training.run_folder import (
+    LOCK,
+    RunStopped,
+    locked,
+    refuse_other_settings,
+    signals,
+    stop_now,
+    tell,
+    write_text,
+)
 
 ARMS = {"forward-only": "ntp+fwd", "amvl": "amvl"}
 
@@ -44,22 +55,42 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
     Several processes (torchrun) train together and share the evaluation; the first one writes and prints.
 
     Args:
-        config: of the run; with ``resume`` the folder's own is used.
+        config: of the run; with ``resume`` it has to be the folder's own (`stored_config`).
         out: an empty or new folder, or with ``resume`` that of a run which was cut short.
         progress: show progress bars and log lines.
         resume: keep the arms that are finished, go on with the other from its newest complete checkpoint.
 
     Raises:
-        FileExistsError: if the folder is not empty and the run is not to be resumed.
+        FileExistsError: if the folder is not empty and the run is not to be resumed, or another process writes there.
         FileNotFoundError: if there is no run to resume.
+        ValueError: if the run to be resumed has other settings.
+        RunStopped: a SystemExit, after SIGTERM (status 143) or Ctrl-C (130); prints how to resume.
     """
     distributed.start()
-    out, main = distributed.broadcast(out), distributed.is_main()
+    out = distributed.broadcast(out)
+    with ExitStack() as stack:
+        distributed.gather_or_raise(lambda: _prepare(stack, config, out, resume) if distributed.is_main() else None)
+        try:
+            with signals(stop_now):
+                return _full(config, out, progress=progress, resume=resume)
+        except RunStopped:
+            if distributed.is_main():
+                tell(f"resume with: python experiments/full_blink.py --resume {shlex.quote(str(out))}")
+            raise
+
+
+def _prepare(stack: ExitStack, config: RunConfig, out: Path, resume: bool) -> None:
     if resume:
-        config = _stored_config(out)
-    elif out.exists() and any(out.iterdir()):
+        stored_config(out)
+    stack.enter_context(locked(out))
+    if resume:
+        refuse_other_settings(out, config)
+    elif any(path.name != LOCK for path in out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
-    distributed.barrier()  # all have looked before anything is written
+
+
+def _full(config: RunConfig, out: Path, *, progress: bool, resume: bool) -> int:
+    main = distributed.is_main()
     say = print if main else _silent
     progress = progress and main
     began = time.perf_counter()
@@ -86,8 +117,8 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
             model, processor = load_checkpoint(out / name / "checkpoint")
             model.to(distributed.device())
         else:
-            started = newest_checkpoint(out / name) is not None
-            model, processor = train(arm, out / name, questions=asked, resume=started, quiet=not progress)
+            go_on = None if resume else False
+            model, processor = train(arm, out / name, questions=asked, resume=go_on, quiet=not progress)
         measured[name] = measure(model, processor, arm, held_out, asked, progress=progress)
         del model
     if not main:
@@ -105,7 +136,12 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
     return 0
 
 
-def _stored_config(out: Path) -> RunConfig:
+def stored_config(out: Path) -> RunConfig:
+    """The settings of a run that is to be resumed.
+
+    Raises:
+        FileNotFoundError: if the folder contains none.
+    """
     if not (out / "config.json").is_file():
         raise FileNotFoundError(f"{out} holds no run to resume (no config.json); give the folder that --out named")
     return RunConfig.from_dict(json.loads((out / "config.json").read_text()))
@@ -208,7 +244,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(to_jsonable(value), indent=2) + "\n")
+    write_text(path, json.dumps(to_jsonable(value), indent=2) + "\n")
 
 
 def _peak_memory_gib() -> float:

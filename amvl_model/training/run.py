@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
+import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,18 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.models.loading import TrainedModel, build_model, load_checkpoint, save_checkpoint
 from amvl_model.training.batches import QuestionDataset
-from amvl_model.training.sharding import newest_checkpoint, whole_state
+from amvl_model.training.run_folder import (
+    RunStopped,
+    StopAfterStep,
+    forget_after,
+    locked,
+    newest_checkpoint,
+    refuse_other_settings,
+    signals,
+    tell,
+    write_text,
+)
+from amvl_model.training.sharding import whole_state
 from amvl_model.training.trainer import AMVLTrainer, JsonlLog, training_arguments
 
 MONITORED = 128
@@ -30,7 +44,7 @@ def train(
     folder: Path,
     *,
     questions: Sequence[VisualQuestion] | None = None,
-    resume: bool = False,
+    resume: bool | None = False,
     save: bool = True,
     quiet: bool = False,
 ) -> tuple[TrainedModel, AMVLProcessor]:
@@ -42,37 +56,78 @@ def train(
         config: the run.
         folder: ``config.json`` and ``metrics.jsonl`` go here, the final checkpoint into ``checkpoint/``.
         questions: training questions instead of the configuration's.
-        resume: go on from the newest complete intermediate checkpoint (needs train.save_every).
+        resume: go on from the newest complete intermediate checkpoint (needs train.save_every); None: if there is one.
         save: write the final checkpoint; several processes have to.
         quiet: no progress bar and no log lines.
 
     Raises:
-        FileExistsError: if the folder holds a finished run.
+        FileExistsError: if the folder holds a finished run, one that is to be resumed, or one that another process writes.
         FileNotFoundError: if there is nothing to resume from.
-        ValueError: if several processes were told not to save.
+        ValueError: if several processes were told not to save, or the run to be resumed has other settings.
+        RunStopped: a SystemExit, after SIGTERM (status 143) or Ctrl-C (130): the step is finished and saved before.
+        NonFiniteError: at the first loss, gradient or weight that is NaN or infinite (guard.py).
     """
     distributed.start()
     if distributed.world_size() > 1 and not save:
         raise ValueError(
             "several processes hold shards of the model, which only the checkpoint unites; leave save=True"
         )
+    with ExitStack() as stack:
+        prepared = distributed.gather_or_raise(
+            lambda: _prepare(stack, config, folder, resume) if distributed.is_main() else None
+        )
+        stop = StopAfterStep()
+        stack.enter_context(signals(stop))
+        trained = _train(config, folder, prepared[0], stop, questions, save=save, quiet=quiet)
+        if distributed.any_of(bool(stop.received)):
+            raise RunStopped(stop.received or signal.SIGTERM)
+    return trained
+
+
+def _prepare(stack: ExitStack, config: RunConfig, folder: Path, resume: bool | None) -> Path | None:
+    """Lock the folder, write the settings and return the checkpoint to go on from; on the main process alone."""
+    nothing = (
+        f"{folder} holds no complete intermediate checkpoint to resume from; set train.save_every so that there are "
+        "some, or start again without resume"
+    )
+    if resume and not folder.is_dir():
+        raise FileNotFoundError(nothing)
+    stack.enter_context(locked(folder))
     if (folder / "checkpoint").exists():
         raise FileExistsError(
             f"{folder} holds a finished run, which is not overwritten; choose another folder or remove that one"
         )
-    distributed.barrier()  # all have looked before anything is written
-    if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    distributed.barrier()
-    checkpoint = newest_checkpoint(folder) if resume else None
+    checkpoint = newest_checkpoint(folder)
     if resume and checkpoint is None:
-        raise FileNotFoundError(
-            f"{folder} holds no complete intermediate checkpoint to resume from; set train.save_every so that there are "
-            "some, or start again without resume"
-        )
-    if checkpoint is not None and distributed.is_main():
-        _forget_after(folder / "metrics.jsonl", int(checkpoint.name.removeprefix("checkpoint-")))
+        raise FileNotFoundError(nothing)
+    if checkpoint is not None:
+        if resume is False:
+            raise FileExistsError(
+                f"{folder} holds an unfinished run, which is not overwritten; resume it or choose another folder"
+            )
+        refuse_other_settings(folder, config)
+        tell(f"resuming from {checkpoint}")
+    step = -1 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+    forget_after(folder / "metrics.jsonl", step)
+    write_text(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    return checkpoint
+
+
+def _train(
+    config: RunConfig,
+    folder: Path,
+    checkpoint: Path | None,
+    stop: StopAfterStep,
+    questions: Sequence[VisualQuestion] | None,
+    *,
+    save: bool,
+    quiet: bool,
+) -> tuple[TrainedModel, AMVLProcessor]:
+    """Train in a folder that `_prepare` has made ready.
+
+    Raises:
+        RunStopped: if a signal came before the last step.
+    """
     torch.manual_seed(config.train.seed)
     model, processor = build_model(config)
     asked = training_questions(config.data) if questions is None else questions
@@ -86,11 +141,16 @@ def train(
         args=training_arguments(config, folder, **overrides),
         train_dataset=QuestionDataset(asked, processor, cache=len(asked) <= CACHE_LIMIT),
         eval_dataset=_monitored(config, processor),
-        callbacks=[JsonlLog(folder / "metrics.jsonl")],
+        callbacks=[JsonlLog(folder / "metrics.jsonl"), stop],
     )
     if quiet:
         _silence(trainer)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.check_weights()
+    if stop.received and (step := trainer.state.global_step) < config.train.steps:
+        if distributed.is_main():
+            tell(f"stopped after step {step} of {config.train.steps}, saved in {folder / f'checkpoint-{step}'}")
+        raise RunStopped(stop.received)
     if distributed.world_size() == 1 and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         model.eval()
         if save:
@@ -110,15 +170,9 @@ def train(
 def _save_whole(model: Any, processor: AMVLProcessor, folder: Path, **options: Any) -> None:
     """``checkpoint/`` appears when it is whole: a process that dies while it writes leaves no finished run behind."""
     unfinished = folder / "checkpoint.part"
+    shutil.rmtree(unfinished, ignore_errors=True)
     save_checkpoint(model, processor, unfinished, **options)
     unfinished.replace(folder / "checkpoint")
-
-
-def _forget_after(log: Path, step: int) -> None:
-    """Drop the log lines of steps that a resumed run takes again."""
-    if log.is_file():
-        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _monitored(config: RunConfig, processor: AMVLProcessor) -> QuestionDataset | None:

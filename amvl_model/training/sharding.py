@@ -23,7 +23,6 @@ from amvl_model.config.schema import TrainConfig
 
 LAUNCH_FOLDER = Path(__file__).parents[1] / "launch"
 ZERO3 = LAUNCH_FOLDER / "deepspeed-zero3.json"
-_SHARDED = ("pytorch_model_fsdp", "optimizer_")
 
 
 def sharding_of(train: TrainConfig) -> str:
@@ -111,17 +110,3 @@ def whole_state(trainer: Any) -> dict[str, Any]:
         if distributed.is_main():
             whole[name] = value.cpu()
     return whole
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The intermediate checkpoint with the most steps that was written to its end, or None.
-
-    A process that dies while it writes leaves a folder without trainer_state.json (written last) or, for a sharded one,
-    without the .metadata of its parts (written when all parts are there).
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
-    for path in reversed(found):
-        sharded = [part for part in path.iterdir() if part.is_dir() and part.name.startswith(_SHARDED)]
-        if (path / "trainer_state.json").is_file() and all((part / ".metadata").is_file() for part in sharded):
-            return path
-    return None

@@ -19,17 +19,19 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from amvl_model import distributed
 from amvl_model.config.schema import ObjectiveConfig, RunConfig
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
+from amvl_model.training.guard import GuardedTrainer
 from amvl_model.training.sharding import keep_float32, sharding_arguments
 
 
 class JsonlLog(TrainerCallback):
-    """Appends every log line of the Trainer to a JSON-lines file."""
+    """Appends every log line of the Trainer to a JSON-lines file; NaN and infinities become null."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,10 +39,10 @@ class JsonlLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps(to_jsonable({"step": state.global_step, **logs}), allow_nan=False) + "\n")
 
 
-class AMVLTrainer(Trainer):
+class AMVLTrainer(GuardedTrainer):
     """Trains an `AMVLForConditionalGeneration`, or a baseline of pause.py, on an `ObjectiveConfig`.
 
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
@@ -233,6 +235,7 @@ def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> Tra
         "seed": train.seed,
         "data_seed": config.data.seed,
         "logging_steps": train.log_every,
+        "logging_nan_inf_filter": False,
         "eval_strategy": "steps" if train.eval_every else "no",
         "eval_steps": train.eval_every or None,
         "save_strategy": "steps" if train.save_every else "no",

@@ -16,10 +16,10 @@ import torch
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.training.batches import sample_noise
+from amvl_model.training.run_folder import newest_checkpoint, write_manifest
 from amvl_model.training.sharding import (
     LAUNCH_FOLDER,
     fsdp2_settings,
-    newest_checkpoint,
     sharding_arguments,
     sharding_of,
     zero3_settings,
@@ -229,6 +229,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
         part.mkdir(parents=True)
         (part / ".metadata").touch()
         (part.parent / "trainer_state.json").touch()
+        write_manifest(part.parent)
     (tmp_path / "checkpoint-12" / "pytorch_model_fsdp_0" / ".metadata").unlink()
     newest = newest_checkpoint(tmp_path)
     assert newest is not None

@@ -1,0 +1,216 @@
+"""Stops a run at the first non-finite number, before it reaches a weight, a checkpoint or a score.
+
+Every optimiser step is checked once, on its losses and on the gradient norm that clipping computes, before the optimiser
+changes a weight. Weights are checked before they are saved or scored. The batches of the failed step and the weights they
+met are stored in ``nonfinite-step-N.pt`` of the run folder; `replay` computes that step again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from amvl_model import distributed
+from amvl_model.config.schema import RunConfig
+from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
+from amvl_model.models.loading import build_model
+from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
+from amvl_model.training.run_folder import newest_checkpoint, rotate, write_manifest
+from amvl_model.training.sharding import whole_state
+
+STATUS = 3
+"""Exit status of experiments/full_blink.py for a run that a non-finite number stopped."""
+
+
+class GuardedTrainer(Trainer):
+    """transformers' Trainer that raises `NonFiniteError` instead of training, saving or scoring non-finite numbers."""
+
+    _batches: list[dict[str, Tensor]] = []
+    _losses: list[Tensor] = []
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """One epoch; nothing when a run is resumed after its last step, where the Trainer would take another one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of the next optimiser step, which are remembered until the one after it."""
+        self._batches, count = super().get_batch_samples(*args, **kwargs)
+        self._losses = []
+        return self._batches, count
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward pass of one micro-batch."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._losses.append(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient norm, before the optimiser step (with DeepSpeed, which takes its step within the backward pass,
+        after it).
+
+        Raises:
+            NonFiniteError: on all processes, if the norm or a loss is not finite.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        numbers = [*self._losses, torch.as_tensor(0.0 if norm is None else norm)]
+        numbers = [number.full_tensor() if hasattr(number, "full_tensor") else number for number in numbers]
+        finite = torch.stack([number.detach().float().to(self.args.device) for number in numbers]).isfinite().all()
+        if distributed.any_of(not bool(finite)):
+            self.state.global_step += 1  # the log line of the step that failed
+            self.log({"loss": float(sum(numbers[:-1])), "grad_norm": float(numbers[-1])})
+            self.state.global_step -= 1
+            self._fail(f"the loss is {float(sum(numbers[:-1])):g} and the gradient norm {float(numbers[-1]):g}")
+        return norm
+
+    def check_weights(self) -> None:
+        """Raise on all processes if a weight is not finite, or a moment of the optimiser.
+
+        Raises:
+            NonFiniteError: with the names of the weights.
+        """
+        problem = ""
+        try:
+            check_weights(self.model)
+            states = getattr(self.optimizer, "state", {}) or {}
+            check_finite((f"optimiser.{name}", value) for state in states.values() for name, value in state.items())
+        except NonFiniteError as error:
+            problem = str(error)
+        problems = [text for text in distributed.gather(problem) if text]
+        if problems:
+            self._fail(problems[0], completed=True)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's evaluation, of finite weights only."""
+        self.check_weights()
+        return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save finite numbers, then the manifest, and only then remove older checkpoints."""
+        self.check_weights()
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        checkpoint = folder / f"checkpoint-{step}"
+        if distributed.is_main():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        distributed.barrier()
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(*args, **kwargs)
+        self.args.save_total_limit = keep
+        distributed.barrier()
+        if distributed.is_main():
+            write_manifest(checkpoint)
+            rotate(folder, step, keep)
+
+    def _fail(self, problem: str, *, completed: bool = False) -> None:
+        """Store the step and raise; all processes have to call this."""
+        broken = [i for i, loss in enumerate(self._losses) if not bool(loss.isfinite())]
+        dataset: Any = self.train_dataset
+        parts = []
+        for number, batch in enumerate(self._batches):
+            places = [i if i >= 0 else ~i for i in batch[INDEX].tolist()] if INDEX in batch else []
+            parts.append(
+                {
+                    "number": number + 1,
+                    "of": len(self._batches),
+                    "broken": number in broken or not broken,
+                    "questions": [str(dataset.questions[i].id) if hasattr(dataset, "questions") else i for i in places],
+                    "inputs": {name: value.cpu() for name, value in batch.items()},
+                }
+            )
+        gathered = [part for process in distributed.gather(parts) for part in process]
+        suspects = [part for part in gathered if part["broken"]] if any(distributed.gather(bool(broken))) else gathered
+        step = self.state.global_step + (0 if completed else 1)
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        weights = {name: value for name, value in whole_state(self).items() if name in trained}
+        folder = Path(self.args.output_dir)
+        file = folder / f"nonfinite-step-{step}.pt"
+        if distributed.is_main():
+            config = folder / "config.json"
+            kept = {
+                "config": json.loads(config.read_text()) if config.is_file() else None,
+                "problem": problem,
+                "step": step,
+                "step_of_noise": step - 1,
+                "seed": self.args.seed,
+                "progress": (step - 1) / max(1, self.state.max_steps),
+                "batches": gathered,
+                "weights": weights,
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(kept, file)
+        batches = "; ".join(
+            f"batch {part['number']} of {part['of']}: {', '.join(map(str, part['questions']))}" for part in suspects
+        )
+        done = "after" if completed else "before"
+        good = distributed.broadcast(newest_checkpoint(folder) if distributed.is_main() else None)
+        raise NonFiniteError(
+            f"stopped at step {step}, {done} the optimiser changed the weights: {problem}; questions of {batches}. "
+            f"The step is stored in {file}; compute it again with `python experiments/full_blink.py --replay {file}`. "
+            + ("There is no earlier checkpoint." if good is None else f"The last good checkpoint is {good}.")
+        )
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a step stored by a stopped run ({type(error).__name__}: {error})") from error
+
+
+def replay(file: Path) -> int:
+    """Compute a stored step again in one process and print the loss of every question and the gradient norm.
+
+    Args:
+        file: ``nonfinite-step-N.pt``, which a stopped run names.
+
+    Returns:
+        The exit status: `STATUS` if a number is not finite again, 0 if all are finite.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file or it is something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; give the file that the stopped run named")
+    with _readable(file):
+        kept = torch.load(file, map_location="cpu", weights_only=True)
+        step, batches, weights = kept["step"], kept["batches"], kept["weights"]
+    if kept["config"] is None:
+        raise ValueError(f"{file} has no settings, as its run folder had no config.json; it cannot be replayed")
+    config = RunConfig.from_dict(kept["config"])
+    model: Any = build_model(config)[0]
+    model.load_state_dict(weights, strict=False)
+    model.to(distributed.device()).train()
+    print(f"step {step}: {kept['problem']}")
+    items = sum(float(part["inputs"][WEIGHT].sum()) for part in batches)
+    finite = True
+    for part in batches:
+        inputs = {name: value.to(distributed.device()) for name, value in part["inputs"].items()}
+        weight, index = inputs.pop(WEIGHT), inputs.pop(INDEX, None)
+        if index is not None and config.objective.entry.latents:
+            shape = (model.config.num_latents, model.config.latent_dim)
+            inputs["noise"] = sample_noise(index, shape, seed=kept["seed"], step=kept["step_of_noise"])
+        with torch.autocast(distributed.device().type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            output = model(**inputs, loss=config.objective.loss(kept["progress"]))
+        ((output.terms.total * weight).sum() / items).backward()
+        terms = {name: values.tolist() for name, values in output.terms.named().items()}
+        for row, (question, total) in enumerate(zip(part["questions"], output.terms.total.tolist(), strict=True)):
+            each = ", ".join(f"{name} {values[row]:.6g}" for name, values in terms.items())
+            print(f"  batch {part['number']}, question {question}: loss {total:.6g} ({each})")
+            finite = finite and math.isfinite(total)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    print(f"gradient norm {norm:.6g}")
+    return 0 if finite and math.isfinite(norm) else STATUS

@@ -1,0 +1,237 @@
+"""The folder of a run: who writes to it, which of its checkpoints are complete, and how a run is stopped and resumed.
+
+A checkpoint is complete when its ``manifest.json``, which is written last, lists every other file with its sha256 and all of
+them match. A run folder has one writer, which holds a lock on ``run.lock``; the system releases it when the process ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from amvl_model import distributed
+from amvl_model.config.schema import RunConfig
+
+MANIFEST, LOCK = "manifest.json", "run.lock"
+STATE = "trainer_state.json"
+_REPEATED = 5.0  # seconds within which a second signal is the first one again: timeout and torchrun send theirs twice
+_held: set[int] = set()
+
+
+def _release_in_child() -> None:
+    for number in _held:
+        os.close(number)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_release_in_child)  # the workers of a data loader must not outlive their run's lock
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only writer of a folder, which is created if need be. The lock of a process that has ended is taken over.
+
+    Raises:
+        FileExistsError: naming the process that writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+            raise FileExistsError(f"{folder} is in use by {holder}; stop it or choose another folder") from None
+        except OSError as error:
+            tell(f"{folder} cannot be locked ({error}); do not start a second run there")
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()  # its holder removed it between open and lock
+    _held.add(file.fileno())
+    try:
+        file.seek(0)
+        if ended := file.read().strip():
+            tell(f"took over {folder} from {ended}, which has ended")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        _held.discard(file.fileno())
+        file.close()
+
+
+def tell(message: str) -> None:
+    """Print to stderr, also where a run is quiet."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole: a process that dies while it writes leaves the old one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """List every file of a checkpoint with its sha256, which makes it complete."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
+    sums = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
+    write_text(checkpoint / MANIFEST, json.dumps(sums, indent=1) + "\n")
+
+
+def damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, by its manifest; empty if it is complete."""
+    try:
+        sums = json.loads((checkpoint / MANIFEST).read_text())
+        if STATE not in sums:
+            return f"{MANIFEST} does not list {STATE}"
+        for name, expected in sums.items():
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if _sha256(checkpoint / name) != expected:
+                return f"{name} was altered: its sha256 is not the one in {MANIFEST}"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: the checkpoint was not written to its end"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} or a file it lists cannot be read ({error})"
+    return ""
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of all intermediate checkpoints, complete or not, the latest first."""
+    found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*")]
+    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete intermediate checkpoint with the most steps, or None; tells which later ones are refused and why."""
+    for _, path in checkpoints(folder):
+        if not (problem := damage(path)):
+            return path
+        tell(f"{path} is refused: {problem}; trying the checkpoint before it")
+    return None
+
+
+def rotate(folder: Path, step: int, keep: int | None) -> None:
+    """Remove checkpoints of earlier steps than the newest ``keep`` complete ones up to ``step``; None keeps all."""
+    past = [(number, path) for number, path in checkpoints(folder) if number <= step]
+    complete = [number for number, path in past if (path / MANIFEST).is_file()]
+    if keep and len(complete) >= keep:
+        for number, path in past:
+            if number < complete[keep - 1]:
+                shutil.rmtree(path)
+
+
+def refuse_other_settings(folder: Path, config: RunConfig) -> None:
+    """Raise if the run in ``folder`` was started with other settings.
+
+    Raises:
+        ValueError: naming every setting that differs.
+    """
+    try:
+        stored = RunConfig.from_dict(json.loads((folder / "config.json").read_text())).to_dict()
+    except (FileNotFoundError, json.JSONDecodeError):
+        tell(f"{folder} has no readable config.json; the settings are not compared with those it was started with")
+        return
+    before, now = _flat(stored), _flat(config.to_dict())
+    changed = [f"{name} is {before.get(name)} there, got {now.get(name)}" for name in now if before[name] != now[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} was started with other settings: {'; '.join(changed)}; resume with its own settings, or start "
+            "another run in another folder"
+        )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: json.dumps(value)}
+    return flat
+
+
+def forget_after(log: Path, step: int) -> None:
+    """Drop the log lines that a resumed run writes again, the summary of a finished training, and half-written lines."""
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            if row["step"] <= step and "train_runtime" not in row:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_text(log, "".join(f"{line}\n" for line in kept))
+
+
+class RunStopped(SystemExit):
+    """A signal stopped the run; the exit status is 128 + its number (SIGTERM 143, Ctrl-C 130)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+@contextmanager
+def signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Let ``handler`` receive SIGTERM and SIGINT; does nothing outside the main thread, where Python sends none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+def stop_now(number: int, frame: Any) -> None:
+    """Handler for the time outside training, where nothing has to be saved."""
+    raise RunStopped(number)
+
+
+class StopAfterStep(TrainerCallback):
+    """Handler for the time of training: all processes finish the step, save a checkpoint and stop. Sent again after some
+    seconds, the signal stops at once."""
+
+    received, since = 0, 0.0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.received and time.monotonic() - self.since > _REPEATED:
+            raise RunStopped(number)
+        if not self.received:
+            self.received, self.since = number, time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Save and stop if the signal has come to any process."""
+        if distributed.any_of(bool(self.received)):
+            self.received = self.received or signal.SIGTERM
+            control.should_save = control.should_training_stop = True
+        return control
+
+    on_evaluate = on_step_end
