@@ -35,22 +35,22 @@ _HOMES = {
     "AMVLTrainer": "training.trainer",
     "DiagonalGaussian": "models.distributions",
     "Objective": "objectives",
-    "ObjectiveConfig": "config.schema",
+    "ObjectiveConfig": "config",
     "ObjectiveTerms": "objectives",
     "PauseForConditionalGeneration": "models.pause",
-    "RunConfig": "config.schema",
+    "RunConfig": "config",
     "Term": "objectives",
     "VisualQuestion": "data.schema",
     "amvl_objective": "objectives",
     "leaked_information": "diagnostics",
-    "load_preset": "config.schema",
+    "load_preset": "config",
     "parse_choice": "evaluation",
     "register_objective": "objectives",
     "synthetic_blink": "data.synthetic",
 }
 
 if TYPE_CHECKING:
-    from amvl_model.config.schema import ObjectiveConfig, RunConfig, load_preset
+    from amvl_model.config import ObjectiveConfig, RunConfig, load_preset
     from amvl_model.data.processing import AMVLProcessor
     from amvl_model.data.schema import VisualQuestion
     from amvl_model.data.synthetic import synthetic_blink

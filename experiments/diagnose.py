@@ -80,7 +80,7 @@ def held_out(arguments: argparse.Namespace) -> Sequence[Any]:
             size=arguments.questions,
             label_noise=arguments.label_noise,
         )[:]
-    from amvl_model.config.schema import DataConfig
+    from amvl_model.config import DataConfig
     from amvl_model.data.sources import evaluation_questions
 
     tasks = tuple(arguments.tasks) if arguments.tasks else None

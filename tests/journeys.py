@@ -105,7 +105,7 @@ def count_moves(walk: Callable[[], Any], folders: tuple[Path, ...] | None = None
 
 def batch(folder: Path) -> Callable[[], Any]:
     """One batch from question to loss: processor, model.forward, objective; the images are drawn before."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import load_checkpoint
 
@@ -123,7 +123,7 @@ def batch(folder: Path) -> Callable[[], Any]:
 
 def training_step(folder: Path) -> Callable[[], Any]:
     """One step of AMVLTrainer.train; model, questions with their images, and trainer are made before."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import build_model
     from amvl_model.training.batches import QuestionDataset
@@ -151,7 +151,7 @@ def training_step(folder: Path) -> Callable[[], Any]:
 
 def training_run(folder: Path) -> Callable[[], Any]:
     """A whole training run of one step: configuration to checkpoint."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.training.run import train
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
@@ -161,7 +161,7 @@ def training_run(folder: Path) -> Callable[[], Any]:
 
 def diagnostics(folder: Path) -> Callable[[], Any]:
     """One checkpoint to diagnostics.json: the contamination report, without the other nine and without the page in HTML."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.diagnostics.report.suite import Plan, diagnose
     from amvl_model.results.provenance import provenance, to_jsonable

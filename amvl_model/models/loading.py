@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.config.schema import RunConfig
+from amvl_model.config import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from amvl_model import distributed
-from amvl_model.config.schema import RunConfig, override
+from amvl_model.config import RunConfig, override
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
 from amvl_model.data.sources import evaluation_questions, training_questions

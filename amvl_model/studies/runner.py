@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from amvl_model.config.schema import RunConfig, load_preset
+from amvl_model.config import RunConfig, load_preset
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies import runner as submission
 from amvl_model.studies.declared import STUDIES, Study

@@ -22,7 +22,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from amvl_model import distributed
-from amvl_model.config.schema import ObjectiveConfig, RunConfig
+from amvl_model.config import ObjectiveConfig, RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
 from amvl_model.training.sharding import keep_float32, sharding_arguments

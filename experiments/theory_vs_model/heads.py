@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from amvl_model.config.schema import ObjectiveConfig
+from amvl_model.config import ObjectiveConfig
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.data.synthetic import SyntheticBlink
