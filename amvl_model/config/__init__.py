@@ -4,7 +4,7 @@ schema     the settings of every section with bound, unit and documentation; pla
 loading    presets, overrides, and command lines
 """
 
-from amvl_model.config.loading import PRESET_FOLDER, command_line, load_preset, override, preset_names
+from amvl_model.config.loading import PRESET_FOLDER, command_line, load_preset, override, preset_names, usage_error
 from amvl_model.config.schema import (
     DataConfig,
     EvalConfig,
@@ -28,4 +28,5 @@ __all__ = [
     "load_preset",
     "override",
     "preset_names",
+    "usage_error",
 ]

@@ -9,11 +9,12 @@ A preset is a complete YAML file in ``amvl_model/presets``: copy it, edit it, pa
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
 
 from amvl_model.config.schema import RunConfig, Settings, config_paths, did_you_mean, read_text
 
@@ -87,17 +88,18 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
     """
     import tyro
 
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     registry = tyro.constructors.ConstructorRegistry()
     registry.struct_rule(_settings_rule)
     extra: dict[str, Any] = {}
     if preset:
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
         first.add_argument("--preset", default=preset)
         given, arguments = first.parse_known_args(arguments)
         try:
             extra["default"] = options(config=load_preset(given.preset))  # type: ignore[call-arg]
         except ValueError as error:
-            first.error(str(error))
+            usage_error(error)
     return tyro.cli(
         options,
         args=arguments,
@@ -107,6 +109,12 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         use_underscores=bool(preset),
         **extra,
     )
+
+
+def usage_error(message: object) -> NoReturn:
+    """End the script with a message and status 2, as `command_line` does."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _settings_rule(info: StructTypeInfo) -> StructConstructorSpec | None:

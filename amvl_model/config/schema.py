@@ -4,9 +4,9 @@
     config.objective.weights(progress=0.5)                          beta(t), gamma(t) half-way through training
     RunConfig.from_dict(config.to_dict()) == config                 what a run folder stores
 
-Values are checked strictly: an int is accepted for a float and a list for a tuple, but no text for a number. `RunConfig.from_dict`,
-which reads files and command lines, reads a text as its field needs it. Every error names the dotted path of the setting, what
-was expected, what was received, and the fix.
+Values are checked strictly: an int is accepted for a float and a list for a tuple, but no text for a number.
+`RunConfig.from_dict`, which gets files and command lines, reads a text as its field needs it. Every error names the dotted path
+of the setting, what was expected, what was received, and the fix.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Studies as jobs of submitit: on this machine, or on a SLURM cluster, with the same runs and the same result files.
 
-    python experiments/ablations.py pareto --submit                                  # this machine, --workers jobs at a time
+    python experiments/ablations.py pareto --submit local                            # this machine, --workers jobs at a time
     python experiments/ablations.py pareto --submit slurm --slurm partition=gpu gpus_per_node=1 time=120
 
 Needs `pip install 'amvl[sweeps]'`. Every job is one run (`amvl_model.studies.runner.run_cell`); what has a result file is not

@@ -28,6 +28,7 @@ from amvl_model.config import (
     preset_names,
 )
 from amvl_model.objectives import OBJECTIVES
+from tests.command_lines import unframed
 
 SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "preset"}
 DOCS = {f"{name}.{key}": field.description for name in SECTIONS for key, field in SECTIONS[name].model_fields.items()}
@@ -331,16 +332,11 @@ def parse(*arguments: str) -> Options:
     return command_line(Options, arguments, preset="tiny")
 
 
-def printed(text: str) -> str:
-    """Without frames and line breaks."""
-    return " ".join(word for word in text.split() if word.strip("─│╭╮╰╯-"))
-
-
 def help_page(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
         parse(*arguments, "--help")
     assert stop.value.code == 0
-    return printed(capsys.readouterr().out)
+    return unframed(capsys.readouterr().out)
 
 
 def test_every_field_is_an_argument_and_stands_in_the_help_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,5 +396,5 @@ def test_a_wrong_command_line_ends_with_the_nearest_valid_name(
     with pytest.raises(SystemExit) as stop:
         parse(*arguments)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in printed(error)
+    assert stop.value.code == 2 and message in unframed(error)
     assert len(error.splitlines()) <= 20, "the suggestions bury the error"

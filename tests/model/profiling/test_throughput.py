@@ -22,6 +22,7 @@ from amvl_model.profiling.throughput.meters import LiveBytes, saved_bytes
 from amvl_model.profiling.throughput.steps import build_batch, build_model, losses
 from amvl_model.profiling.throughput.three_pass import three_pass
 from amvl_model.results.files import Metric, Result
+from tests.command_lines import unframed
 
 SMALL = Architecture(
     vocab=128,
@@ -346,10 +347,14 @@ def test_the_script_prints_table_and_verdicts_and_draws(
 def test_the_script_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         script().main(["--latents", "0"])
-    assert "--latents: expected numbers of at least 1, received 0" in capsys.readouterr().err
+    assert "latents.0 Input should be greater than 0 [type=greater_than, input_value=0," in unframed(
+        capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         script().main(["--minutes", "0"])
-    assert "--minutes: expected a number above 0, received 0.0" in capsys.readouterr().err
+    assert "minutes Input should be greater than 0 [type=greater_than, input_value=0.0," in unframed(
+        capsys.readouterr().err
+    )
 
 
 def test_a_report_of_what_is_there_measures_nothing(
@@ -397,10 +402,9 @@ def slept(timeout: float) -> Any:
 
 def test_every_kind_of_cell_is_asked_for_by_default_and_check_asks_for_gradients_alone() -> None:
     module = script()
-    arguments = module.parser().parse_args(["--device", "cpu", "--dtype", "float32"])
-    assert {cell.kind for cell in module.cells_of(arguments)} == set(module.KINDS)
-    arguments.check = True
-    cells = module.cells_of(arguments)
+    options = module.Options(device="cpu", dtype="float32")
+    assert {cell.kind for cell in module.cells_of(options)} == set(module.KINDS)
+    cells = module.cells_of(replace(options, check=True))
     assert {cell.kind for cell in cells} == {"gradients"}
     assert {(768, 16, 8, True), (2048, 256, 8, False)} <= {
         (c.length, c.answer, c.latents, c.checkpointing) for c in cells
