@@ -1,4 +1,4 @@
-"""Draw one example of every task of synthetic BLINK, or of the multi-hop tasks, into one picture.
+"""Draw one example of every task of synthetic BLINK, or of the multi-hop tasks, into one figure.
 
 python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
 python experiments/draw_tasks.py --out results/synthetic_blink_shifted.png --shifted
@@ -51,7 +51,7 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and write the picture."""
+    """Parse the command line and write the figure."""
     options = command_line(Options, arguments)
     try:
         if options.family == "multihop":
@@ -77,9 +77,9 @@ def example_sheet(
     *,
     shifted: bool = False,
 ) -> Figure:
-    """A matplotlib figure: each task's pictures under its name and question, options below, the right one marked.
+    """A matplotlib figure: each task's images under its name and question, options below, the right one marked.
 
-    With ``shifted`` the pictures are those of `ShiftedBlink`.
+    With ``shifted`` the images are those of `ShiftedBlink`.
 
     Needs matplotlib (imported here only). The same arguments give the same figure.
 

@@ -1,7 +1,7 @@
 """Train, evaluate and explain AMVL: forward-only against AMVL on BLINK, leakage and the effect of the latents included.
 
     python experiments/full_blink.py                      # the tiny preset: a few minutes on a laptop core or two
-    python experiments/full_blink.py --quick              # one question, two shipped checkpoints, one picture: seconds
+    python experiments/full_blink.py --quick              # one question, two shipped checkpoints, one figure: seconds
     python experiments/full_blink.py --ask cat.png "Is there a cat?" --choices yes no --checkpoint tiny-amvl
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --objective.gamma 1e-4
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --dry-run        # check it all, train nothing

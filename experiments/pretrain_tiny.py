@@ -5,7 +5,7 @@
 
 Twenty to thirty minutes on two CPU cores.
 
-Writes the checkpoint (bf16 safetensors, tokenizer, picture settings), recipe.json, curve.csv and accuracy.json.
+Writes the checkpoint (bf16 safetensors, tokenizer, image settings), recipe.json, curve.csv and accuracy.json.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def listing(options: Options) -> int:
 
 
 def measure(options: Options) -> int:
-    """Run the cells, print the report, draw the picture."""
+    """Run the cells, print the report, draw the figure."""
     from amvl_model.profiling.throughput.runner import run_cells
 
     seconds = None if options.minutes is None else 60 * options.minutes
@@ -176,7 +176,7 @@ def measure(options: Options) -> int:
 
 
 def report(results: Sequence[Result], options: Options) -> int:
-    """Print table and verdicts, draw the picture; 1 if a requirement is not met."""
+    """Print table and verdicts, draw the figure; 1 if a requirement is not met."""
     from amvl_model.profiling.throughput.report import figure, profiles, table, verdicts
     from amvl_model.profiling.throughput.runner import STUDY
 

@@ -183,8 +183,8 @@ class DataConfig(Settings):
     label_noise: float = setting(0.3, "drawn questions: share of training labels moved to another option", ge=0, le=1)
     difficulty: float = setting(0.25, "synthetic-blink: from 0, plain drawings, to 1, crowded ones", ge=0, le=1)
     seed: int = setting(0, "of the drawn questions and of the order in which they are shown", ge=0)
-    min_pixels: int | None = setting(None, "smaller pictures are enlarged to this; null: as the base [pixels]", ge=1)
-    max_pixels: int | None = setting(None, "larger pictures are shrunk to this; null: as the base [pixels]", ge=1)
+    min_pixels: int | None = setting(None, "smaller images are enlarged to this; null: as the base [pixels]", ge=1)
+    max_pixels: int | None = setting(None, "larger images are shrunk to this; null: as the base [pixels]", ge=1)
 
     def model_post_init(self, context: Any, /) -> None:
         for name in ("source", "eval_source"):
