@@ -8,7 +8,7 @@ Sub-packages, in the order in which data flows; each imports only from those abo
 
     objectives    the registry of objectives: terms, losses, schedule (no torch)
     config        every setting of a run: fields with bound, unit and documentation; presets; command line (no torch)
-    results       result files with provenance, statistics over questions and over seeds
+    results       result files with provenance, as pandas tables; statistics over questions and over seeds
     two_pass      one query, two passes: layout, attention, what both passes share, gradient checkpointing
     data          the question schema, processor, readers of benchmarks and training sets, synthetic BLINK
     models        AMVLForConditionalGeneration, the baselines, generation, checkpoints, the tiny base
@@ -42,25 +42,37 @@ _HOMES = {
     "Term": "objectives",
     "VisualQuestion": "data.schema",
     "amvl_objective": "objectives",
+    "diagnose": "diagnostics.report.suite",
+    "evaluate": "evaluation.evaluate",
     "leaked_information": "diagnostics",
+    "load_model": "models.loading",
     "load_preset": "config",
+    "load_questions": "data.sources",
+    "load_results": "results.frame",
     "parse_choice": "evaluation",
     "register_objective": "objectives",
     "synthetic_blink": "data.synthetic",
+    "train": "training.run",
 }
 
 if TYPE_CHECKING:
     from amvl_model.config import ObjectiveConfig, RunConfig, load_preset
     from amvl_model.data.processing import AMVLProcessor
     from amvl_model.data.schema import VisualQuestion
+    from amvl_model.data.sources import load_questions
     from amvl_model.data.synthetic import synthetic_blink
     from amvl_model.diagnostics import leaked_information
+    from amvl_model.diagnostics.report.suite import diagnose
     from amvl_model.evaluation import parse_choice
+    from amvl_model.evaluation.evaluate import evaluate
     from amvl_model.models.amvl import AMVLForConditionalGeneration
     from amvl_model.models.configuration import AMVLConfig
     from amvl_model.models.distributions import DiagonalGaussian
+    from amvl_model.models.loading import load_model
     from amvl_model.models.pause import PauseForConditionalGeneration
     from amvl_model.objectives import Objective, ObjectiveTerms, Term, amvl_objective, register_objective
+    from amvl_model.results.frame import load_results
+    from amvl_model.training.run import train
     from amvl_model.training.trainer import AMVLTrainer
 
 __all__ = [
@@ -78,11 +90,17 @@ __all__ = [
     "VisualQuestion",
     "__version__",
     "amvl_objective",
+    "diagnose",
+    "evaluate",
     "leaked_information",
+    "load_model",
     "load_preset",
+    "load_questions",
+    "load_results",
     "parse_choice",
     "register_objective",
     "synthetic_blink",
+    "train",
 ]
 
 

@@ -65,7 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         usage_error(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, metadata={"Software": None})
+    from amvl_style import save
+
+    save(figure, options.out)
     print(options.out)
 
 
@@ -77,7 +79,7 @@ def example_sheet(
     *,
     shifted: bool = False,
 ) -> Figure:
-    """A matplotlib figure: each task's images under its name and question, options below, the right one marked.
+    """A matplotlib figure: each task's images under its name and question, options below, the correct one marked.
 
     With ``shifted`` the images are those of `ShiftedBlink`.
 

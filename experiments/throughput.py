@@ -179,6 +179,7 @@ def report(results: Sequence[Result], options: Options) -> int:
     """Print table and verdicts, draw the figure; 1 if a requirement is not met."""
     from amvl_model.profiling.throughput.report import figure, profiles, table, verdicts
     from amvl_model.profiling.throughput.runner import STUDY
+    from amvl_style import save
 
     print(table(results) + "\n")
     if options.profile:
@@ -188,7 +189,7 @@ def report(results: Sequence[Result], options: Options) -> int:
         print(verdict)
     if any(result.config["kind"] == "train" for result in results):
         path = options.out / STUDY / "throughput.png"
-        figure(results).savefig(path, dpi=150)
+        save(figure(results), path, dpi=150)
         print(f"\n{path}")
     return 1 if any(verdict.passed is False for verdict in found) else 0
 

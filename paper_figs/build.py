@@ -16,23 +16,24 @@ from matplotlib.figure import Figure
 
 from amvl_model.results.files import ResultError
 from amvl_model.results.provenance import PROJECT_ROOT, to_jsonable
+from amvl_style import PALETTE_FILE, STYLE_FILE, styled
 from paper_figs.sources import Missing, Sources, file_commits, relative, sha256
-from paper_figs.style import STYLE_FILE, problems, save, styled
+from paper_figs.style import problems, save
 
 NAMES = {
     "fig1_architecture": "figures.architecture",
     "fig2_kl_geometry": "figures.kl_geometry",
     "fig3_relevance": "figures.relevance",
     "fig4_slots": "figures.slots",
-    "table_perception": "tables.reported",
-    "table_blink": "tables.blink",
-    "table_blink_synthetic": "tables.blink_synthetic",
-    "table_objectives": "tables.ablations",
-    "table_latents": "tables.latents",
-    "table_temperature": "tables.temperature",
-    "table_baselines": "tables.baselines",
-    "table_differences": "tables.differences",
-    "table_exploited": "tables.exploited",
+    "table_perception": "tables.reported:perception",
+    "table_blink": "tables.reported:blink",
+    "table_blink_synthetic": "tables.reported:blink_synthetic",
+    "table_objectives": "tables.ablations:objectives",
+    "table_latents": "tables.ablations:latents",
+    "table_temperature": "tables.ablations:temperature",
+    "table_baselines": "tables.ablations:baselines",
+    "table_differences": "tables.differences:differences",
+    "table_exploited": "tables.exploited:exploited",
     "contamination": "theory.contamination",
     "theory_vs_checkpoints": "theory.theory_vs_checkpoints",
     "leakage_frontier": "figures.leakage_frontier",
@@ -41,18 +42,19 @@ NAMES = {
     "counter_examples": "theory.counter_examples",
     "cost_per_step": "figures.cost_per_step",
 }
-"""Figures and tables by name, with the module that draws each: a TITLE and a function draw(sources)."""
+"""Figures and tables by name. A figure has a module with a TITLE and a function draw(sources); a table is a function
+module:function(sources), whose docstring is its title."""
 
 
 class NothingToDrawError(Exception):
-    """All that a figure shows is missing; what it is stands in `Sources.missing`."""
+    """All that a figure shows is missing; `Sources.missing` lists it."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a module makes: a figure, and texts by file suffix (".md", ".tex")."""
+    """A figure, or a table as texts by file suffix (".md", ".tex", ".csv")."""
 
-    figure: Figure
+    figure: Figure | None
     texts: dict[str, str] = field(default_factory=dict)
 
 
@@ -76,24 +78,30 @@ class Outcome:
 
 
 def module(name: str) -> ModuleType:
-    """The module of a figure.
+    """The module of a figure or table.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: for an unknown name.
     """
     if name not in NAMES:
         raise ValueError(f"no figure or table named {name!r}; there are {', '.join(NAMES)}")
-    return importlib.import_module(f"paper_figs.{NAMES[name]}")
+    return importlib.import_module(f"paper_figs.{NAMES[name].partition(':')[0]}")
+
+
+def title(name: str) -> str:
+    """One line on what a figure or table shows."""
+    function = NAMES[name].partition(":")[2]
+    return str(getattr(module(name), function).__doc__ if function else module(name).TITLE)
 
 
 def draw(name: str, sources: Sources) -> Drawn:
-    """One figure in the style of all, not yet written.
+    """One figure in the style of all, or one table; nothing is written.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: for an unknown name.
         NothingToDrawError: where all its results are missing.
     """
-    drawn = module(name).draw(sources)
+    drawn = getattr(module(name), NAMES[name].partition(":")[2] or "draw")(sources)
     assert isinstance(drawn, Drawn)
     return drawn
 
@@ -101,19 +109,20 @@ def draw(name: str, sources: Sources) -> Drawn:
 def build(
     name: str, out: Path, *, results: Path | None = None, commits: dict[str, str | None] | None = None
 ) -> Outcome:
-    """Draw one figure and write <name>.pdf, .png, its texts and <name>.provenance.json; never raises for missing results."""
+    """Make a figure (<name>.pdf, .png) or a table (.md, .tex, .csv) with <name>.provenance.json; missing results do not raise."""
     sources = Sources() if results is None else Sources(results=results)
     commits = file_commits() if commits is None else commits
     try:
         with styled():
             drawn = draw(name, sources)
-            remarks = problems(drawn.figure)
-            files = save(drawn.figure, out / name)
+            remarks = problems(drawn.figure) if drawn.figure else []
+            files = save(drawn.figure, out / name) if drawn.figure else []
     except NothingToDrawError:
         return Outcome(name, "not drawn", missing=tuple(sources.missing))
     except (ArithmeticError, AttributeError, LookupError, OSError, ResultError, TypeError, ValueError) as error:
         print(traceback.format_exc(), file=sys.stderr)
         return Outcome(name, "failed", missing=tuple(sources.missing), remarks=(f"{type(error).__name__}: {error}",))
+    out.mkdir(parents=True, exist_ok=True)
     for suffix, text in drawn.texts.items():
         files.append(out / f"{name}{suffix}")
         files[-1].write_text(text, encoding="utf-8")
@@ -125,17 +134,19 @@ def build(
 
 
 def provenance(name: str, sources: Sources, outputs: Sequence[Path], commits: dict[str, str | None]) -> dict[str, Any]:
-    """What the numbers of a figure are traced to: files with hash and commit, commands, seeds, computations, what is missing."""
+    """Where the numbers come from: files with hash and commit, commands, seeds, computations, missing results."""
 
     def known(path: Path) -> dict[str, Any]:
         shown = relative(path, sources.root)
         return {"path": shown, "sha256": sha256(path), "commit": commits.get(shown)}
 
-    own = [Path(str(module(name).__file__)), Path(__file__).with_name("style.py"), STYLE_FILE]
+    own = [Path(str(module(name).__file__)), Path(__file__).with_name("style.py"), STYLE_FILE, PALETTE_FILE]
+    if NAMES[name].startswith("tables."):
+        own[1:] = [Path(__file__).with_name("tables") / "table.py"]
     inputs = [known(path) | facts for path, facts in sorted(sources.files.items(), key=lambda item: str(item[0]))]
     return {
         "name": name,
-        "title": module(name).TITLE,
+        "title": title(name),
         "command": f"python -m paper_figs {name}",
         "outputs": {path.name: sha256(path) for path in outputs},
         "drawn_by": [known(path) for path in own],

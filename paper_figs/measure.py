@@ -3,8 +3,8 @@
     python -m paper_figs.measure                    # both shipped checkpoints, about two minutes on one core
     python -m paper_figs.measure --overwrite        # again, after the shipped checkpoints have changed
 
-Writes results/shipped/<checkpoint>/seed0.json: relevance of every slot over pictures and words (one held-out question a task),
-slot similarity, and how far the latents move when pictures or text are permuted. The checkpoint's hash is part of the result, so
+Writes results/shipped/<checkpoint>/seed0.json: relevance of every slot over image and words (one held-out question a task),
+slot similarity, and how far the latents move when images or text are permuted. The checkpoint's hash is part of the result, so
 that the figures can say where it has changed since.
 
 
@@ -29,7 +29,7 @@ CHECKPOINTS = ("tiny-forward-only", "tiny-amvl")
 ASSETS = PROJECT_ROOT / "amvl_model" / "assets"
 COMMAND = "python -m paper_figs.measure"
 SHOWN = ("Object_Localization", "Counting")
-"""Tasks whose maps are kept whole; of all others only the parts through pictures and words."""
+"""Tasks whose maps are kept whole; of all others only the parts through image and words."""
 SETTINGS: dict[str, Any] = {
     "split": "test",
     "data_seed": 0,

@@ -1,11 +1,11 @@
-"""Our results by study: which command makes them, and which metric is which column of a table. Nothing is drawn here."""
+"""Our results by study: the command that makes them, and the metric of each column of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from amvl_model.results.files import Result
+import pandas as pd
 
 RUNNER = "python experiments/ablations.py {study} --workers 2"
 KEEPING = ("leakage", "objectives", "temperature", "direction")
@@ -17,7 +17,7 @@ BENCHMARKS = (
 
 
 def command(study: str) -> str:
-    """What makes a study."""
+    """The command that makes a study."""
     return RUNNER.format(study=study) + " --keep runs" * (study in KEEPING)
 
 
@@ -34,13 +34,12 @@ SYNTHETIC = (
 )
 
 
-def borrowed(results: Sequence[Result], study: str, labels: Mapping[str, str]) -> str:
+def borrowed(results: pd.DataFrame, study: str, labels: Mapping[str, str]) -> str:
     """ "; from study leakage, same settings: NTP, forward KL", or nothing where all results are the study's own."""
-    found: dict[str, dict[str, None]] = {}
-    for result in results:
-        if result.study != study:
-            found.setdefault(result.study, {})[labels.get(result.cell, result.cell.replace(",", ", "))] = None
-    return "".join(f"; from study {name}, same settings: {', '.join(cells)}" for name, cells in found.items())
+    others = results[results.study != study].drop_duplicates(["study", "cell"])
+    names = others.cell.map(lambda cell: labels.get(cell, cell.replace(",", ", ")))
+    parts = names.groupby(others.study, sort=False).agg(", ".join)
+    return "".join(f"; from study {other}, same settings: {cells}" for other, cells in parts.items())
 
 
 def setting(config: dict[str, Any], dotted: str) -> Any:

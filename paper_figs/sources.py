@@ -1,4 +1,4 @@
-"""Where every number comes from: reads results and reported numbers, and remembers what was read, computed and not found."""
+"""The inputs of the figures and tables: results and reported numbers, with a record of what was read, computed and missing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from amvl_model.results.files import Result, read_study
 from amvl_model.results.provenance import PROJECT_ROOT
 from amvl_model.studies.declared import STUDIES
@@ -24,11 +26,11 @@ PAPER = "as reported by arXiv 2607.00461, read off a public summary (paper_figs/
 
 @dataclass(frozen=True)
 class Missing:
-    """A result that is not there.
+    """A missing result.
 
     Attributes:
         what: which one.
-        command: what makes it.
+        command: the command that makes it.
     """
 
     what: str
@@ -45,9 +47,9 @@ class Sources:
     Attributes:
         results: folder of the results.
         root: files below it are named relative to it, in provenance.
-        files: read so far, with what is known of each.
-        computed: what was computed while drawing: function and arguments.
-        missing: what was asked for and is not there.
+        files: files read so far, with their provenance.
+        computed: functions called while drawing, with their arguments.
+        missing: results requested and not found.
     """
 
     results: Path = PROJECT_ROOT / "results"
@@ -56,34 +58,35 @@ class Sources:
     computed: list[dict[str, Any]] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
 
-    def reported(self, name: str) -> list[dict[str, str]]:
-        """The rows of reported/<name>.csv; every cell as the text that stands there.
+    def reported(self, name: str) -> pd.DataFrame:
+        """The table reported/<name>.csv; every cell as text.
 
         Raises:
             FileNotFoundError: if there is no such table.
-            ValueError: if a row has not as many cells as the heading.
+            ValueError: if a row has more or fewer cells than the header.
         """
         path = REPORTED / f"{name}.csv"
         if not path.is_file():
             known = ", ".join(sorted(each.stem for each in REPORTED.glob("*.csv")))
             raise FileNotFoundError(f"no reported numbers named {name!r}; there are {known}")
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError(f"{path.name}: a row has not as many cells as the heading; mend the file")
+            header, *rows = csv.reader(file)
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"{path.name}: row has {len(row)} cells, header has {len(header)}: {','.join(row)}")
         self.files[path] = {"kind": "reported", "source": PAPER}
-        return rows
+        return pd.DataFrame(rows, columns=header)
 
     def study(self, name: str, command: str, *, cells: Sequence[str] | None = None) -> list[Result]:
-        """All results of a study, or none; cells and seeds that are declared and not there are noted as missing.
+        """All results of a study, or none; declared cells and seeds without results are recorded as missing.
 
         Args:
             name: of the study.
-            command: what makes it.
-            cells: only these cells (default: all that are there).
+            command: the command that makes it.
+            cells: only these cells (default: all that have results).
 
         Raises:
-            ResultError: if a file is unreadable.
+            ResultError: if a file is damaged or is not a result.
         """
         try:
             found = read_study(self.results / name)
@@ -94,15 +97,15 @@ class Sources:
         found = [result for result in found if cells is None or result.cell in cells]
         for result in found:
             self._read(self.results / name / result.cell / f"seed{result.seed}.json", result, command)
-        self._undone(name, found, cells, command)
+        self._record_missing(name, found, cells, command)
         return found
 
     def merged(self, name: str) -> list[Result]:
         """All results of a declared study by its own cells' names; where a cell has none, those of its stand-in
-        (``Result.study`` says whose they are). What is missing is noted with the command of the study that makes it.
+        (``Result.study`` names the study that made them). Missing results are recorded with the command of that study.
 
         Raises:
-            ResultError: if a file is unreadable.
+            ResultError: if a file is damaged or is not a result.
         """
         study = STUDIES[name]
         own = self.study(name, command(name)) if study.cells else []
@@ -117,7 +120,7 @@ class Sources:
                 self.lacks(f"{lacking} of {len(study.seeds)} runs of results/{other}/{source}", command(other))
         return [*own, *(replace(result, cell=cell) for cell, result in borrowed)]
 
-    def _undone(self, name: str, found: Sequence[Result], cells: Sequence[str] | None, command: str) -> None:
+    def _record_missing(self, name: str, found: Sequence[Result], cells: Sequence[str] | None, command: str) -> None:
         study = STUDIES.get(name)
         declared = cells if cells is not None else tuple(study.cells) if study is not None else ()
         seeds = study.seeds if study is not None else ()
@@ -130,7 +133,7 @@ class Sources:
             self.lacks(f"{len(undone)} of {len(wanted)} runs of results/{name} ({some})", command)
 
     def json(self, relative: str, command: str) -> Any | None:
-        """A JSON file below the results, or None where it is not there; commit and seed from the run's files beside it."""
+        """A JSON file below the results, or None if missing; commit and seed from the run's files beside it."""
         path = self.results / relative
         if not path.is_file():
             self.lacks(f"results/{relative}", command)
@@ -140,19 +143,19 @@ class Sources:
         return record
 
     def file(self, path: Path, **known: Any) -> Path:
-        """Note that a file was read."""
+        """Record a file that was read."""
         self.files[path] = known
         return path
 
     def compute(self, function: Callable[..., Any], **arguments: Any) -> None:
-        """Note that numbers were computed while drawing, by which function, from which arguments."""
+        """Record a function called while drawing, and its arguments."""
         source = inspect.getsourcefile(function)
         self.computed.append({"function": f"{function.__module__}.{function.__qualname__}", "arguments": arguments})
         if source is not None:
             self.files[Path(source)] = {"kind": "code"}
 
     def lacks(self, what: str, command: str) -> None:
-        """Note a missing result, once."""
+        """Record a missing result, once."""
         note = Missing(what, command)
         if note not in self.missing:
             self.missing.append(note)
@@ -175,12 +178,12 @@ class Sources:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    """Commit and seed of a run of the main job, as far as its files say."""
+    """Commit and seed of a run of the main job, where its files name them."""
     known: dict[str, Any] = {}
     environment, config = folder / "environment.json", folder / "config.json"
     if environment.is_file():
-        said = json.loads(environment.read_text(encoding="utf-8"))
-        known |= {"run_commit": said.get("commit"), "run_dirty": said.get("dirty")}
+        record = json.loads(environment.read_text(encoding="utf-8"))
+        known |= {"run_commit": record.get("commit"), "run_dirty": record.get("dirty")}
     if config.is_file():
         known["seed"] = json.loads(config.read_text(encoding="utf-8"))["train"]["seed"]
     return known
@@ -192,7 +195,7 @@ def sha256(path: Path) -> str:
 
 
 def file_commits(root: Path = PROJECT_ROOT) -> dict[str, str | None]:
-    """Per tracked file the commit that changed it last, None where it differs from that; {} outside git."""
+    """The last commit of every tracked file, None for a file with uncommitted changes; {} outside git."""
     log = _git(root, "log", "--format=@%H", "--name-only", "--no-renames")
     status = _git(root, "status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
     if log is None or status is None:

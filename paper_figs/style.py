@@ -1,56 +1,22 @@
-"""Sizes, colours and files of all figures; and what is wrong with one: text that overlaps, is too small or falls off the page.
-
-Every series has a colour (Okabe-Ito), a line style and a marker of its own, so that greyscale and every common colour blindness
-tell them apart.
-"""
+"""Sizes and files of the paper's figures; and what is wrong with one: text that overlaps, is too small or falls off the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-STYLE_FILE = Path(__file__).with_name("amvl.mplstyle")
+import amvl_style
+
 COLUMN, PAGE = 3.3, 6.9
 """Widths of one column and of the whole page, inches."""
 SMALLEST = 7.0
 """Smallest text, points."""
-BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)
-GREY = "#666666"
-COLOURS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY, BLACK)
-LINES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.6)),
-    (0, (1, 1.1)),
-    (0, (5, 1.5, 1, 1.5)),
-    (0, (2.5, 1)),
-    (0, (7, 1.5, 1, 1)),
-    "-",
-)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-OBJECTIVES = {"fwd": ("forward-only", 1), "elbo": ("ELBO", 2), "dual": ("dual KL", 0)}
-"""Objective of the theory -> its name in legends, and its index into colours, line styles and markers."""
-
-
-def styled() -> AbstractContextManager[Any]:
-    """Context in which figures have the style file's settings and no others."""
-    return style.context(str(STYLE_FILE), after_reset=True)
 
 
 def page(height: float, width: float = PAGE) -> Figure:
@@ -58,29 +24,14 @@ def page(height: float, width: float = PAGE) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour and line style of series number ``index``."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index % len(LINES)]}
-
-
-def marks(index: int, *, open_: bool = True) -> dict[str, Any]:
-    """Colour and marker of series number ``index``, without a line."""
-    colour = COLOURS[index % len(COLOURS)]
-    face = {"markerfacecolor": "white", "markeredgewidth": 1.0} if open_ else {}
-    return {"color": colour, "marker": MARKERS[index % len(MARKERS)], "linestyle": "none", **face}
-
-
 def save(figure: Figure, path: Path) -> list[Path]:
-    """``path`` as PDF and PNG; the same figure gives the same bytes: no date, no software version in the metadata."""
+    """``path`` as PDF and PNG; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pdf, png = path.with_suffix(".pdf"), path.with_suffix(".png")
-    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    figure.savefig(png, metadata={"Software": None})
-    return [pdf, png]
+    return [amvl_style.save(figure, path.with_suffix(suffix)) for suffix in (".pdf", ".png")]
 
 
 def problems(figure: Figure) -> list[str]:
-    """What a reader would stumble over: texts that overlap, are smaller than `SMALLEST`, or lie outside the figure."""
+    """Problems of legibility: texts that overlap, are smaller than `SMALLEST`, or lie outside the figure."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -127,5 +78,5 @@ def _texts(figure: Figure) -> Iterator[Text]:
 
 
 def _short(text: Text) -> str:
-    said = " ".join(text.get_text().split())
-    return repr(said if len(said) < 40 else said[:37] + "...")
+    words = " ".join(text.get_text().split())
+    return repr(words if len(words) < 40 else words[:37] + "...")

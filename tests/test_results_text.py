@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from amvl_model.results.files import Result, read_study
-from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS, by_cell, differences, paired_differences, student
+from amvl_model.results.frame import tidy
+from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS, by_seed, differences, interval, paired_differences
 from amvl_model.studies.declared import STUDIES
-from amvl_model.studies.runner import stand_ins
+from amvl_model.studies.runner import study_results
 from paper_figs.sources import Sources
-from paper_figs.tables import exploited as table_exploited
+from paper_figs.tables import exploited
 from paper_figs.tables.differences import families
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,17 +35,10 @@ SCALED = {
 
 
 @lru_cache(maxsize=1)
-def studies() -> dict[str, list[Result]]:
+def studies() -> dict[str, pd.DataFrame]:
     """All results of every study by its own cells' names, borrowed ones among them."""
     root = ROOT / "results"
-    return {
-        study.name: [
-            *read_study(root / study.name),
-            *(replace(result, cell=cell) for cell, result in stand_ins(study, root)),
-        ]
-        for study in STUDIES.values()
-        if (root / study.name).is_dir()
-    }
+    return {study.name: tidy(study_results(study, root)) for study in STUDIES.values() if (root / study.name).is_dir()}
 
 
 @lru_cache(maxsize=16)
@@ -53,16 +46,11 @@ def intervals(study: str) -> np.ndarray:
     """(n, 3) mean, low and high of every cell and of the paired difference of every two cells, of either sign."""
     found = []
     for metric, scale in SCALED.items():
-        cells = by_cell(studies()[study], metric)
-        values = [[*seeds.values()] for seeds in cells.values()]
-        for first, second in combinations(cells.values(), 2):
-            values.append([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
-        for each in values:
-            if len(each) > 1:
-                interval = student(each)
-                found.append(
-                    [scale * interval.mean, scale * float(interval.low or 0), scale * float(interval.high or 0)]
-                )
+        cells = by_seed(studies()[study], metric)
+        values = [*(cells[name] for name in cells), *(cells[a] - cells[b] for a, b in combinations(cells, 2))]
+        for known in (each.dropna() for each in values):
+            if len(known) > 1:
+                found.append([scale * known.mean(), *(scale * end for end in interval(known))])
     rows = np.array(found)
     return np.concatenate([rows, -rows[:, [0, 2, 1]]])
 
@@ -107,21 +95,22 @@ def matches(rows: np.ndarray, shown: tuple[str, ...]) -> np.ndarray:
     return found.all(1)
 
 
-def p_values(name: str) -> Iterator[tuple[float, float, float, float]]:
-    """Every difference of a study that is corrected for many comparisons, both ways round, with its adjusted p."""
+@lru_cache(maxsize=16)
+def p_values(name: str) -> np.ndarray:
+    """(n, 4) mean, low, high and adjusted p of the differences that are corrected for many comparisons, of either sign."""
     results, study = studies()[name], STUDIES[name]
     reference = study.reference or study.all_cells[0]
     pairs = [family.pairs for family in families() if family.study == name]
+    found = []
     for metric, scale in SCALED.items():
-        found = [*differences(results, metric, reference).values()] if reference in by_cell(results, metric) else []
-        for family in pairs:
-            found += [each for each in paired_differences(results, metric, [*family.values()]) if each is not None]
-        for each in found:
-            low, high = each.interval.low, each.interval.high
-            if each.adjusted is not None and low is not None and high is not None:
-                mean = scale * each.interval.mean
-                yield mean, scale * low, scale * high, each.adjusted
-                yield -mean, -scale * high, -scale * low, each.adjusted
+        tables = [paired_differences(results, metric, [*family.values()]) for family in pairs]
+        if reference in {*results.cell}:
+            tables.append(differences(results, metric, reference))
+        for table in tables:
+            table[["mean", "low", "high"]] *= scale
+            found.append(table[["mean", "low", "high", "adjusted"]].dropna().to_numpy())
+    rows = np.concatenate(found)
+    return np.concatenate([rows, np.stack([-rows[:, 0], -rows[:, 2], -rows[:, 1], rows[:, 3]], axis=1)])
 
 
 @pytest.mark.parametrize("name", ["RESULTS.md", "README.md"])
@@ -140,7 +129,7 @@ def test_every_interval_in_the_text_is_that_of_the_files(name: str) -> None:
 def test_every_p_beside_an_interval_is_the_corrected_one() -> None:
     wrong, count = [], 0
     for text, named in sections("RESULTS.md"):
-        rows = np.array([row for name in named for row in p_values(name)]).reshape(-1, 4)
+        rows = np.concatenate([np.empty((0, 4)), *map(p_values, named)])
         for mean, low, high, p in WITH_P.findall(text):
             adjusted = rows[matches(rows[:, :3], (mean, low, high)), 3]
             count += 1
@@ -152,8 +141,8 @@ def test_every_p_beside_an_interval_is_the_corrected_one() -> None:
 
 def test_runs_whose_decoder_reads_the_leak_are_counted_as_the_table_counts_them() -> None:
     sources = Sources(results=ROOT / "results")
-    seen = [result for study in table_exploited.SEEN for result in table_exploited.with_gap(sources, study)]
-    counted = re.search(r"(\d+ of \d+) runs forward-only, (\d+ of \d+) AMVL", table_exploited.comparison(seen))
+    seen = exploited.with_gap(sources, exploited.SEEN)
+    counted = re.search(r"(\d+ of \d+) runs forward-only, (\d+ of \d+) AMVL", exploited.comparison(seen))
     assert counted is not None
     text = " ".join((ROOT / "RESULTS.md").read_text(encoding="utf-8").split())
     assert f"{counted[1]} forward-only runs" in text and f"{counted[2]} AMVL runs" in text

@@ -112,6 +112,20 @@ def evaluation_questions(config: DataConfig, split: str = "test") -> Sequence[Vi
     return parts[0] if len(parts) == 1 else JoinedQuestions(parts)
 
 
+def load_questions(source: str, split: str = "test", **settings: Any) -> Sequence[VisualQuestion]:
+    """Held-out questions with clean labels, by the name of their source.
+
+    Args:
+        source: as ``data.eval_source``: synthetic-blink, blink, vstar, a file or a folder, ...
+        split: as in `evaluation_questions`.
+        **settings: further fields of `DataConfig` (``path``, ``tasks``, ``eval_size``, ``seed``, ...).
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: as `training_questions`.
+    """
+    return evaluation_questions(DataConfig(eval_source=source, **settings), split)
+
+
 def load_benchmark(
     name: str,
     path: str | Path | None = None,

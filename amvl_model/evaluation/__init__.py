@@ -1,4 +1,4 @@
-"""Scoring: which option a reply chooses, and accuracies with their intervals (imports numpy only)."""
+"""Scoring: which option a reply chooses, and accuracies with their intervals (imports neither torch nor pandas)."""
 
 from amvl_model.evaluation.parsing import parse_choice
 from amvl_model.results.statistics import (

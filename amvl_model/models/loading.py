@@ -86,7 +86,7 @@ def _explained(path: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         name = path.rpartition("/")[2]
         raise ConnectionError(
-            f"the base {path!r} is no local folder, and the Hugging Face hub did not give it ({reason}); on a machine with a "
+            f"the base {path!r} was not found locally or on the Hub ({reason}); on a machine with a "
             f"network run `hf download {path} --local-dir {name}`, copy the folder here and set model.base to its path"
         ) from error
 
@@ -106,6 +106,10 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float3
         if not isinstance(model, AMVLForConditionalGeneration):
             install_attention(model)
     return model.eval(), AMVLProcessor.from_pretrained(folder)
+
+
+load_model = load_checkpoint
+"""The public name: `amvl_model.load_model`."""
 
 
 def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:

@@ -1,11 +1,11 @@
 """The one schema of result files: ``results/<study>/<cell>/seed<k>.json``.
 
-A file holds what is needed to read and repeat one run: schema version, study, cell, seed, config, commit and dirty
-flag, versions, device, wall time, and metrics with units. Curves lie beside it as CSV. Figures and notebooks read
+A file contains what is needed to read and repeat one run: schema version, study, cell, seed, config, commit and dirty
+flag, versions, device, wall time, and metrics with units. Curves are CSV files beside it. Figures and notebooks read
 nothing else.
 
-Files are written whole or not at all, are never overwritten unasked, and hold no path of the machine that wrote them:
-absolute paths are cut to their part inside the project, or to their last name. A figure that does not exist (None, NaN,
+Files are written atomically, are overwritten only on request, and contain no path of the machine that wrote them:
+absolute paths are cut to their part inside the project, or to their last name. A value that does not exist (None, NaN,
 infinite) is null, never 0. This module imports neither torch nor transformers.
 """
 
@@ -30,16 +30,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a run.
+    """One measured value of a run.
 
     Attributes:
-        value: the figure; None where it does not exist. NaN and infinities become None.
+        value: None where it does not exist. NaN and infinities become None.
         unit: "nats", "fraction", "s", "bytes", ...; "1" for a pure number.
         low, high: ends of its interval, same unit; None without an interval.
-        n: number of questions, examples or draws behind it; None where that means nothing.
+        n: number of questions, examples or draws behind it; None where not applicable.
 
     Raises:
-        ValueError: if the unit is empty, the interval is upside down, or n is negative.
+        ValueError: if the unit is empty, low is above high, or n is negative.
     """
 
     value: float | None
@@ -52,10 +52,9 @@ class Metric:
         if not self.unit.strip():
             raise ValueError('a metric needs a unit, got an empty one; write "1" for a pure number')
         for name in ("value", "low", "high"):
-            figure = getattr(self, name)
-            if figure is not None:
-                figure = float(figure)
-                object.__setattr__(self, name, figure if math.isfinite(figure) else None)
+            number = getattr(self, name)
+            if number is not None:
+                object.__setattr__(self, name, float(number) if math.isfinite(number) else None)
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"expected low <= high, got low={self.low} and high={self.high}; swap them")
         if self.n is not None and self.n < 0:
@@ -69,14 +68,14 @@ class Result:
     Attributes:
         study, cell, seed: which run: the cell is one setting of the study.
         config: every setting of the run.
-        metrics: figures by name.
-        wall_seconds: duration of the run in seconds; None if it was not taken.
+        metrics: by name.
+        wall_seconds: duration of the run in seconds; None if not measured.
         device: what it ran on, for example "cpu" or "NVIDIA H100".
         commit: git commit of the code, or None outside git.
         dirty: whether the code differed from that commit; None outside git.
         versions: of Python and packages; None for a package that is not installed.
         created: UTC time of writing, ISO 8601.
-        extra: what else the run has to say.
+        extra: further output of the run.
     """
 
     study: str
@@ -93,10 +92,10 @@ class Result:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def value(self, name: str) -> float | None:
-        """The figure of one metric.
+        """The value of one metric.
 
         Raises:
-            KeyError: if the file has no such metric (the names it has are listed).
+            KeyError: if the file has no such metric (its metrics are listed).
         """
         if name not in self.metrics:
             run = f"{self.study}/{self.cell}/seed{self.seed}"
@@ -105,7 +104,7 @@ class Result:
 
 
 class ResultError(ValueError):
-    """A file that is no readable result."""
+    """A file that is damaged or is not a result."""
 
 
 def result_path(root: str | os.PathLike[str], study: str, cell: str, seed: int) -> Path:
@@ -131,13 +130,13 @@ def write_result(
     extra: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one result file, whole or not at all (a temporary file beside it, then a rename).
+    """Write one result file atomically (a temporary file beside it, then a rename).
 
     Args:
-        path: the file, by convention ``result_path(root, study, cell, seed)``; its folders are made.
+        path: the file, by convention ``result_path(root, study, cell, seed)``; its folders are created.
         study, cell, seed: which run.
         config: every setting: a mapping or a dataclass.
-        metrics: figures by name.
+        metrics: by name.
         wall_seconds: duration of the run in seconds, or None.
         device: what it ran on, in words.
         extra: anything else that `to_jsonable` can write.
@@ -189,17 +188,17 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ResultError: if it is no complete JSON, no result, or of another schema version.
+        ResultError: if it is not complete JSON, not a result, or of another schema version.
     """
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"no result file at {source}; run the study that writes it, or correct the path")
     try:
         record = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except ValueError as error:  # half a file, no UTF-8, NaN
-        raise ResultError(f"{source} is no complete JSON ({error}); delete it and run its cell again") from error
+    except ValueError as error:  # truncated, not UTF-8, or NaN
+        raise ResultError(f"{source} is not complete JSON ({error}); delete it and run its cell again") from error
     if not isinstance(record, dict) or "schema_version" not in record:
-        raise ResultError(f"{source} is JSON but no result file: it has no schema_version")
+        raise ResultError(f"{source} is JSON but not a result file: it has no schema_version")
     if record["schema_version"] != SCHEMA_VERSION:
         raise ResultError(
             f"{source} has schema version {record['schema_version']!r}, this code reads {SCHEMA_VERSION}; "
@@ -212,7 +211,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     try:
         metrics = {name: Metric(**metric) for name, metric in record["metrics"].items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ResultError(f"{source} holds a metric that is none ({error})") from error
+        raise ResultError(f"{source} contains an invalid metric ({error})") from error
     return Result(**{name: record[name] for name in names - {"metrics"}}, metrics=metrics)
 
 
@@ -221,14 +220,14 @@ def read_study(folder: str | os.PathLike[str]) -> list[Result]:
 
     Raises:
         FileNotFoundError: if there is no such folder, or no result in it.
-        ResultError: if one of the files is unreadable.
+        ResultError: if a file is damaged or is not a result.
     """
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"no study folder at {root}; run the study, or correct the path")
     paths = [path for path in root.glob("*/seed*.json") if re.fullmatch(r"seed\d+\.json", path.name)]
     if not paths:
-        raise FileNotFoundError(f"{root} holds no result (<cell>/seed<k>.json); run the study, or correct the path")
+        raise FileNotFoundError(f"{root} contains no result (<cell>/seed<k>.json); run the study, or correct the path")
     return sorted((read_result(path) for path in paths), key=lambda result: (result.cell, result.seed))
 
 
@@ -256,4 +255,4 @@ def _write_whole(target: Path, text: str) -> None:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")

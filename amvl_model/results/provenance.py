@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, dirty flag, versions, device, and paths that do not name the machine."""
+"""Where a number comes from: commit, dirty flag, versions, device, and paths without the machine."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def provenance() -> dict[str, Any]:
 
     Returns:
         ``commit``: the commit of the project's own repository, None outside git or before the first commit;
-        ``dirty``: whether tracked files differ from it or new Python or settings files lie about (results/ and runs/,
-        which runs themselves write, do not count), None outside git;
+        ``dirty``: whether tracked files differ from it or there are new Python or settings files (results/ and runs/,
+        which runs write, do not count), None outside git;
         ``versions``: of Python, the system, this project and the packages it builds on, read without importing them;
         None for what is not installed.
     """

@@ -1,13 +1,13 @@
-"""Any study as a table: every cell's mean over seeds, and its difference from one cell, seed by seed.
+"""A study as a table: every cell's mean over seeds, and its difference from one cell, paired by seed.
 
-Intervals are Student's t over the n seeds that have the figure:
+Intervals are Student's t over the n seeds that have the metric:
 
     mean        m +- t(0.975, n - 1) s / sqrt(n)
     difference  the same of d_k = cell_k - against_k over the seeds k that both have (paired: a seed sets weights and data)
-    p           two-sided t test of the differences, adjusted by Holm's step-down over all cells compared in that figure:
+    p           two-sided t test of the differences, adjusted by Holm's step-down over all cells compared in that metric:
                 p_(i) -> max over j <= i of min(1, (m - j + 1) p_(j)),  p_(1) <= ... <= p_(m)       (Holm 1979)
 
-A figure that a cell lacks, or an interval of fewer than two seeds, is "-".
+A cell without the metric shows "-"; with one seed there is no interval.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from amvl_model.results.files import Result
-from amvl_model.results.statistics import Interval
+from amvl_model.results.text import text_table
 
 _ROUNDING = 1e-12
 """Spread of differences below which it is rounding: accuracies are counts over a number of questions."""
@@ -27,12 +27,12 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of the table.
+    """A column of the table.
 
     Attributes:
-        label: its heading, with the unit.
-        metric: its name in the result files.
-        scale: what the stored figure is multiplied by (100 for percent).
+        label: heading, with the unit.
+        metric: name in the result files.
+        scale: factor on the stored value (100 for percent).
         form: format of the numbers.
     """
 
@@ -70,102 +70,77 @@ CHECKPOINT_COLUMNS = {
         Column("shifted set: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
     ),
 }
-"""Of studies that evaluate kept checkpoints, by the first of their measures."""
+"""Columns of studies that evaluate kept checkpoints, by the first of their measures."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A cell's difference from another in one figure.
-
-    Attributes:
-        interval: mean and 95 % interval over the seeds that both have.
-        p: of the t test, None with fewer than two seeds.
-        adjusted: p after Holm's correction over the cells compared.
-    """
-
-    interval: Interval
-    p: float | None
-    adjusted: float | None
-
-
-def student(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t interval; no ends with fewer than two seeds.
-
-    Raises:
-        ValueError: for no values.
-    """
-    if len(values) == 0:
-        raise ValueError("expected at least one seed's value, got none")
+def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean over seeds; the mean twice with fewer than two seeds."""
     array = np.asarray(values, dtype=float)
     mean = float(array.mean())
     if len(array) < 2:
-        return Interval(mean=mean, low=None, high=None, n=len(array))
+        return mean, mean
     half = float(stats.t.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
-    return Interval(mean=mean, low=mean - half, high=mean + half, n=len(array))
+    return mean - half, mean + half
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given."""
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p values, in the order given (statsmodels' multipletests collects garbage in every call: 80 ms)."""
     order = np.argsort(p_values)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order.tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    adjusted = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1.0)
+    return adjusted[np.argsort(order)]
 
 
-def by_cell(results: Sequence[Result], metric: str) -> dict[str, dict[int, float]]:
-    """Per cell, the figure of every seed that has it."""
-    found: dict[str, dict[int, float]] = {}
-    for result in results:
-        seeds = found.setdefault(result.cell, {})
-        figure = result.metrics.get(metric)
-        if figure is not None and figure.value is not None:
-            seeds[result.seed] = figure.value
-    return found
+def by_seed(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric of a study's tidy results: a row per seed, a column per cell, NaN where a cell has no value."""
+    cells = results.cell.drop_duplicates()
+    return results[results.metric == metric].pivot(index="seed", columns="cell", values="value").reindex(columns=cells)
 
 
-def differences(results: Sequence[Result], metric: str, against: str) -> dict[str, Difference]:
-    """Every cell's paired difference from ``against`` in one figure, Holm-corrected over the cells.
+def paired_differences(
+    results: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]], level: float = 0.95
+) -> pd.DataFrame:
+    """First cell minus second cell of every pair in one metric, over the seeds that both have.
+
+    Returns:
+        a row per pair: mean, low, high, n, p, and p adjusted by Holm over the pairs. NaN (n: 0) where the cells have no
+        seed in common; low, high and the two p are NaN with one seed.
+    """
+    values = by_seed(results, metric)
+    first, second = (values.reindex(columns=[pair[i] for pair in pairs]).to_numpy() for i in (0, 1))
+    rows = []
+    for found in (first - second).T:
+        found = found[np.isfinite(found)]
+        low, high = interval(found, level) if len(found) > 1 else (np.nan, np.nan)
+        rows.append((found.mean() if len(found) else np.nan, low, high, len(found), _p_value(found)))
+    table = pd.DataFrame(rows, columns=["mean", "low", "high", "n", "p"])
+    tested = table.p.notna()
+    table.loc[tested, "adjusted"] = holm(table.p[tested].to_numpy())
+    return table
+
+
+def differences(results: pd.DataFrame, metric: str, against: str) -> pd.DataFrame:
+    """`paired_differences` of every other cell from ``against``, by cell.
 
     Raises:
         ValueError: if there is no such cell.
     """
-    cells = by_cell(results, metric)
+    cells = [*results.cell.drop_duplicates()]
     if against not in cells:
         raise ValueError(f"there are no results of the cell {against!r}; there are {', '.join(sorted(cells))}")
-    pairs = [(name, against) for name in cells if name != against]
-    found = paired_differences(results, metric, pairs)
-    return {name: each for (name, _), each in zip(pairs, found, strict=True) if each is not None}
+    cells.remove(against)
+    return paired_differences(results, metric, [(cell, against) for cell in cells]).set_axis(cells)
 
 
-def paired_differences(
-    results: Sequence[Result], metric: str, pairs: Sequence[tuple[str, str]]
-) -> list[Difference | None]:
-    """First cell minus second cell of every pair in one figure, Holm-corrected over the pairs; None without a common seed."""
-    cells = by_cell(results, metric)
-    values = []
-    for name, other in pairs:
-        first, second = cells.get(name, {}), cells.get(other, {})
-        values.append([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
-    p_values = [_p_value(each) for each in values]
-    adjusted = iter(holm([p for p in p_values if p is not None]))
-    return [
-        Difference(interval=student(each), p=p, adjusted=None if p is None else next(adjusted)) if each else None
-        for each, p in zip(values, p_values, strict=True)
-    ]
-
-
-def _p_value(values: Sequence[float]) -> float | None:
+def _p_value(values: np.ndarray) -> float:
     if len(values) < 2:
-        return None
+        return np.nan
     if np.ptp(values) <= _ROUNDING:
         return 1.0 if abs(values[0]) <= _ROUNDING else 0.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def table(
-    results: Sequence[Result],
+    results: pd.DataFrame,
     *,
     cells: Sequence[str] | None = None,
     against: str | None = None,
@@ -174,75 +149,47 @@ def table(
     """Plain text: means of every cell, then (with ``against``) the paired differences from it.
 
     Args:
-        results: of a study.
+        results: of a study, tidy.
         cells: their order; cells without results are left out. None: in alphabetical order.
         against: the cell that the others are compared with.
-        columns: which figures.
+        columns: the metrics shown.
 
     Raises:
         ValueError: for no results, or an unknown ``against``.
     """
-    if not results:
+    if results.empty:
         raise ValueError("expected at least one result, got none; run the study first")
-    there = {result.cell for result in results}
-    names = [name for name in (sorted(there) if cells is None else cells) if name in there]
-    figures = [by_cell(results, column.metric) for column in columns]
-    seeds = {name: sum(result.cell == name for result in results) for name in names}
-    rows = [["cell", "seeds", *(column.label for column in columns)]]
-    rows += [
-        [
-            name,
-            str(seeds[name]),
-            *(
-                _cell(student([*figure[name].values()]) if figure[name] else None, column, sign="")
-                for figure, column in zip(figures, columns, strict=True)
-            ),
-        ]
-        for name in names
-    ]
-    text = _aligned(rows)
+    seeds = results.groupby("cell").seed.nunique()
+    names = [name for name in (seeds.index if cells is None else cells) if name in seeds]
+    labels = [column.label for column in columns]
+    values = [(column, by_seed(results, column.metric)) for column in columns]
+    means = [[name, str(seeds[name]), *(_mean(found[name].dropna(), c) for c, found in values)] for name in names]
+    text = text_table(means, ["cell", "seeds", *labels])
     if against is None or len(names) < 2:
         return text
-    compared = [differences(results, column.metric, against) for column in columns]
-    rows = [[f"minus {against}", *(column.label for column in columns)]]
-    for name in names:
-        if name != against:
-            each = [(found.get(name), column) for found, column in zip(compared, columns, strict=True)]
-            rows.append([name, *(_difference(value, column) for value, column in each)])
-    return f"{text}\n\n{_aligned(rows)}\n95 % intervals over seeds; p: paired t test, Holm-corrected over the cells"
+    compared = [(column, differences(results, column.metric, against)) for column in columns]
+    others = [name for name in names if name != against]
+    rows = [[name, *(_difference(found.loc[name], column) for column, found in compared)] for name in others]
+    return (
+        f"{text}\n\n{text_table(rows, [f'minus {against}', *labels])}\n"
+        "95 % intervals over seeds; p: paired t test, Holm-corrected over the cells"
+    )
 
 
-def _cell(interval: Interval | None, column: Column, *, sign: str) -> str:
-    if interval is None:
+def _mean(values: pd.Series, column: Column) -> str:
+    if values.empty:
         return "-"
-    form = f"{sign}{column.form}"
-    mean = f"{column.scale * interval.mean:{form}}"
-    if interval.low is None or interval.high is None:
-        return mean
-    return f"{mean} [{column.scale * interval.low:{form}}, {column.scale * interval.high:{form}}]"
+    ends = interval(values) if len(values) > 1 else (np.nan, np.nan)
+    return _cell(float(np.mean(values.to_numpy())), *ends, column, column.form)
 
 
-def _difference(value: Difference | None, column: Column) -> str:
-    if value is None:
+def _difference(row: pd.Series, column: Column) -> str:
+    if row.n == 0:
         return "-"
-    p = "" if value.adjusted is None else f" p={value.adjusted:.2g}"
-    return _cell(value.interval, column, sign="+") + p
+    p = "" if np.isnan(row.adjusted) else f" p={row.adjusted:.2g}"
+    return _cell(row["mean"], row.low, row.high, column, f"+{column.form}") + p
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Student t interval of the mean over seeds; the mean twice with fewer than two seeds."""
-    values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, mean
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean - half, mean + half
+def _cell(mean: float, low: float, high: float, column: Column, form: str) -> str:
+    text = f"{column.scale * mean:{form}}"
+    return text if np.isnan(low) else f"{text} [{column.scale * low:{form}}, {column.scale * high:{form}}]"

@@ -4,26 +4,27 @@ With c_ti = 1 where question i of task t is answered rightly (else 0), n_t quest
 
     accuracy      a_t = sum_i c_ti / n_t                    fraction, 0 to 1
     chance        h_t = mean_i 1 / K_ti                     fraction: what picking uniformly scores on average
-    normalised    s_t = (a_t - h_t) / (1 - h_t)             0 at chance, 1 when all is right, negative below chance
+    normalised    s_t = (a_t - h_t) / (1 - h_t)             0 at chance, 1 when all are right, negative below chance
     unweighted    mean over t of a_t                        BLINK's official score
-    weighted      sum_t n_t a_t / sum_t n_t                 each question counts the same (VLMEvalKit's score)
+    weighted      sum_t n_t a_t / sum_t n_t                 all questions weigh the same (VLMEvalKit's score)
 
-Replies that could not be read count as wrong and are also counted on their own. Every figure comes with an interval
-of probability ``level``: per task Wilson's score interval (it keeps its coverage near 0 and 1, where a bootstrap
+Replies that cannot be parsed count as wrong and are also counted separately. Every estimate has an interval of
+probability ``level``: per task Wilson's score interval (it keeps its coverage near 0 and 1, where a bootstrap
 collapses to a point); for the means a percentile bootstrap that draws questions with replacement within each task. A
-task of one question shows no spread, so with one the means have no interval. The questions are what is sampled: the
-intervals say nothing of training seeds. A figure that cannot be had is None, never 0.
+task of one question shows no spread, so with one the means have no interval. Questions are sampled, not training seeds: the
+intervals do not cover the spread over seeds. An estimate that does not exist is None, never 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from amvl_model.results.text import RULE, text_table
 
 _CHUNK = 4_000_000
 """Resampled values held in memory at once (32 MB)."""
@@ -35,7 +36,7 @@ class Interval:
 
     Attributes:
         mean: the estimate, in the unit of the values.
-        low, high: ends of the interval, same unit; None where a single value shows no spread.
+        low, high: ends of the interval, same unit; None for a single value, which has no spread.
         n: number of values behind it.
     """
 
@@ -46,7 +47,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval leaves out 0; False where there is none."""
+        """Whether the interval excludes 0; False without an interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -57,8 +58,8 @@ class TaskAccuracy:
     Attributes:
         task: its name.
         n: questions.
-        unparsed: replies that could not be read (counted wrong).
-        accuracy: fraction right, with Wilson's interval.
+        unparsed: replies that cannot be parsed (counted as wrong).
+        accuracy: fraction correct, with Wilson's interval.
         chance: mean of 1 / options; None if a question of the task has no options.
         normalised: (accuracy - chance) / (1 - chance), interval included; None if chance is None or 1.
     """
@@ -78,11 +79,11 @@ class AccuracyReport:
     Attributes:
         tasks: one entry per task, in the order in which the tasks first occur.
         unweighted: mean of the tasks' accuracies (fraction).
-        weighted: fraction of all questions answered rightly.
+        weighted: fraction of all questions answered correctly.
         unweighted_normalised: mean of the tasks' chance-normalised accuracies; None if a task has none.
         chance: mean of the tasks' chance levels; None if a task has none.
         n: questions.
-        unparsed: replies that could not be read.
+        unparsed: replies that cannot be parsed.
         level: probability of the intervals.
     """
 
@@ -100,8 +101,8 @@ class AccuracyReport:
         return asdict(self) | {"tasks": [asdict(task) for task in self.tasks]}
 
     def table(self) -> str:
-        """Plain-text table in percent: a line per task, then both means; "-" where there is no figure."""
-        head = ("task", "n", "unparsed", "accuracy", f"{self.level:.0%} interval", "chance", "normalised")
+        """Plain-text table in percent: a line per task, then both means; "-" where a value does not exist."""
+        header = ("task", "n", "unparsed", "accuracy", f"{self.level:.0%} interval", "chance", "normalised")
         rows = [
             (t.task, str(t.n), str(t.unparsed), *_percent_cells(t.accuracy, t.chance, t.normalised)) for t in self.tasks
         ]
@@ -110,13 +111,7 @@ class AccuracyReport:
             ("mean over tasks", *total, *_percent_cells(self.unweighted, self.chance, self.unweighted_normalised)),
             ("mean over questions", *total, *_percent_cells(self.weighted, None, None)),
         ]
-        widths = [max(len(row[i]) for row in (head, *rows, *means)) for i in range(len(head))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in (head, *rows, *means)
-        ]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1 : 1 + len(rows)], rule, *lines[1 + len(rows) :]])
+        return text_table([*rows, RULE, *means], header)
 
 
 def accuracy_report(
@@ -133,7 +128,7 @@ def accuracy_report(
     A resampled task's number of right answers is binomial (n_t, a_t), so the bootstrap draws that number directly.
 
     Args:
-        correct: per question, whether the answer is right; None where the reply could not be read.
+        correct: per question, whether the answer is right; None where the reply cannot be parsed.
         tasks: per question, its task.
         n_choices: per question, its number of options; 0 for an open question (no chance level).
         n_bootstrap: resamples.
@@ -151,10 +146,10 @@ def accuracy_report(
             f"{len(n_choices)} n_choices"
         )
     if len(correct) == 0:
-        raise ValueError("expected at least one question, got none; an accuracy of no questions does not exist")
+        raise ValueError("expected at least one question, got none; an accuracy needs questions")
     for value in correct:
         if value is not None and not isinstance(value, bool | np.bool_):
-            raise TypeError(f"expected True, False or None (unread) for each question, got {value!r}")
+            raise TypeError(f"expected True, False or None (not parsed) for each question, got {value!r}")
     for number in n_choices:
         if number < 0 or number != int(number):
             raise ValueError(f"expected a number of options of at least 0 for each question, got {number}")
@@ -223,7 +218,7 @@ def bootstrap_mean(
         level: probability of the interval.
 
     Returns:
-        the interval; its ends are None if there is one value, or a task with one, for that shows no spread.
+        the interval; its ends are None if there is one value, or a task with one: a single value has no spread.
 
     Raises:
         ValueError: if there are no values, one is not finite, the shape is not (n,), or a setting is not valid.
@@ -261,8 +256,8 @@ def paired_difference(
 ) -> Interval:
     """Mean of a - b for two systems on the same questions, with a bootstrap interval over the questions.
 
-    Question i is drawn for both systems at once, so what makes a question hard for both cancels. An interval that
-    leaves out 0 means that the systems differ on such questions (for these two training runs).
+    Question i is drawn for both systems at once, so the difficulty that both share cancels. An interval that
+    excludes 0 means that the systems differ on such questions (for these two training runs).
 
     Args:
         a, b: one finite number per question, in the same order: right or wrong, or a loss in nats.
@@ -313,7 +308,7 @@ def bootstrap_ratio(
 ) -> Interval:
     """sum(numerators) / sum(denominators) over questions, with a percentile bootstrap interval over the questions.
 
-    A mean of the single ratios would be ruled by the questions whose denominator is nearly 0.
+    A mean of ratios would be dominated by questions whose denominator is nearly 0.
 
     Args:
         numerators: one finite number per question.
@@ -327,10 +322,10 @@ def bootstrap_ratio(
     if above.shape != below.shape or above.ndim != 1:
         raise ValueError(f"expected two lists of one length, got shapes {above.shape} and {below.shape}")
     for values in (above, below):
-        bootstrap_mean(values, n_bootstrap=1, seed=seed, level=level)  # refuses what is empty or not finite
+        bootstrap_mean(values, n_bootstrap=1, seed=seed, level=level)  # checks the values
     _check_settings(n_bootstrap, level)
     if (below < 0).any() or not (below > 0).any():
-        raise ValueError("expected denominators of at least 0, some above 0; leave out what has no denominator")
+        raise ValueError("expected denominators of at least 0, some above 0; leave out questions without a denominator")
     ratio = float(above.sum() / below.sum())
     if (below > 0).sum() == 1:
         return Interval(mean=ratio, low=None, high=None, n=above.size)
@@ -367,12 +362,10 @@ def _normalise(accuracy: Interval, chance: float) -> Interval:
 
 def _wilson(right: int, n: int, level: float) -> Interval:
     """Wilson's score interval for a binomial fraction (Wilson 1927)."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    fraction = right / n
-    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (fraction * (1 - fraction) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Interval(mean=fraction, low=0.0 if right == 0 else low, high=1.0 if right == n else high, n=n)
+    from scipy.stats import binomtest  # takes half a second; most who import this module score nothing
+
+    ends = binomtest(right, n).proportion_ci(level, method="wilson")
+    return Interval(mean=right / n, low=float(ends.low), high=float(ends.high), n=n)
 
 
 def _resampled_means(values: NDArray[np.float64], n_bootstrap: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -95,11 +95,12 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
     _write(out / "eval.json", {name: m.to_dict()["evaluation"] for name, m in measured.items()})
     _write(out / "diagnostics.json", {name: m.to_dict() for name, m in measured.items() if m.contamination is not None})
     from amvl_model.studies import summary as reporting
+    from amvl_style import save
 
     plain = {name: m.to_dict() for name, m in measured.items()}
     print(f"\nHeld-out accuracy by task, prior mean [%]\n{reporting.task_table(plain)}\n")
     print(f"Mean and 95 % interval over questions\n{reporting.table(plain)}")
-    reporting.figure(plain).savefig(out / "summary.png", dpi=150)
+    save(reporting.figure(plain), out / "summary.png", dpi=150)
     print(f"\n{time.perf_counter() - began:.0f} s in all, peak memory {_peak_memory_gib():.1f} GiB.\n{_closing(out)}")
     return 0
 
@@ -133,6 +134,7 @@ def ship(run: Path) -> int:
 def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     """One test question, with every option's posterior under the two shipped checkpoints."""
     from amvl_model.studies.summary import quick_figure
+    from amvl_style import save
 
     question = synthetic_question(task, split="test", index=index, difficulty=config.data.difficulty)
     panels, sentences = [], []
@@ -142,10 +144,10 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
         panels.append({"title": name.removeprefix("tiny-"), **panel})
         sentences.append(f"{name.removeprefix('tiny-'):>12}: {sentence}")
     out.mkdir(parents=True, exist_ok=True)
-    quick_figure(question, panels).savefig(out / "quick.png", dpi=150)
+    save(quick_figure(question, panels), out / "quick.png", dpi=150)
     print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
     print("\n".join(sentences))
-    print(f"\npicture: {out / 'quick.png'}")
+    print(f"\nimage: {out / 'quick.png'}")
     print("next: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
     return 0
 
@@ -168,7 +170,7 @@ def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> t
 
 
 def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: str, config: RunConfig) -> int:
-    """Answer a question about the user's own pictures with any checkpoint."""
+    """Answer a question about the user's own images with any checkpoint."""
     model, processor = load_checkpoint(resolve(checkpoint))
     question = VisualQuestion(
         id="your question",
@@ -209,7 +211,7 @@ def _open(path: str) -> Image.Image:
             image.load()
             return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"the picture {path} cannot be read ({error}); give a PNG, JPEG or WebP file") from error
+        raise ValueError(f"the image {path} cannot be read ({error}); give a PNG, JPEG or WebP file") from error
 
 
 def _write(path: Path, value: Any) -> None:

@@ -8,20 +8,21 @@ over seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from amvl_model.results.files import Result
+from amvl_model.results.frame import tidy, wide
 from amvl_model.results.seeds import interval
+from amvl_style import GREY, METHODS, SERIES, Look, shades, styled
 
 LEAK, NLL, ZEROED = "held_out.leaked_information", "answer_nll", "zeroed.accuracy_difference"
 MARGIN = 0.02  # nats
-# Okabe-Ito; forward-only black
-_COLOURS = {None: "#000000", 0.0003: "#E69F00", 0.003: "#0072B2", 0.03: "#CC79A7"}
-_SHAPES = ("o", "s", "^", "D", "P", "X")
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,18 @@ class Cell:
     Attributes:
         name: of the cell.
         beta: forward weight; gamma: reverse weight, None for forward-only.
-        seeds: in the order of the values.
-        values: per metric, one value per seed.
+        values: a row per seed, a column per metric.
     """
 
     name: str
     beta: float
     gamma: float | None
-    seeds: tuple[int, ...]
-    values: dict[str, np.ndarray]
+    values: pd.DataFrame
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In the order of the values."""
+        return tuple(self.values.index)
 
     def mean(self, metric: str) -> float:
         """Mean over seeds."""
@@ -47,35 +51,18 @@ class Cell:
 
 
 def cells(results: Sequence[Result]) -> list[Cell]:
-    """Results grouped by cell."""
-    grouped: dict[str, list[Result]] = {}
-    for result in results:
-        grouped.setdefault(result.cell, []).append(result)
-    found = []
-    for name, runs in grouped.items():
-        objective = runs[0].config["objective"]
-        found.append(
-            Cell(
-                name=name,
-                beta=objective["beta"],
-                gamma=objective["gamma"] if objective["name"] == "amvl" else None,
-                seeds=tuple(run.seed for run in runs),
-                values={metric: np.array([_figure(run, metric) for run in runs]) for metric in (LEAK, NLL, ZEROED)},
-            )
-        )
-    return found
+    """Results grouped by cell, in the order of the results."""
+    settings = [f"objective.{name}" for name in ("name", "beta", "gamma")]
+    runs = wide(tidy(results, settings=settings)).set_index("seed")
+    return [
+        Cell(cell, beta, gamma if name == "amvl" else None, group[[LEAK, NLL, ZEROED]])
+        for (cell, name, beta, gamma), group in runs.groupby(["cell", *settings], sort=False)
+    ]
 
 
-def _figure(run: Result, metric: str) -> float:
-    value = run.value(metric)
-    return float("nan") if value is None else value
-
-
-def paired(a: Cell, b: Cell, metric: str) -> np.ndarray:
+def paired(a: Cell, b: Cell, metric: str) -> pd.Series:
     """a - b on the seeds that both have."""
-    common = [seed for seed in a.seeds if seed in b.seeds]
-    pick = {cell.name: [cell.seeds.index(seed) for seed in common] for cell in (a, b)}
-    return a.values[metric][pick[a.name]] - b.values[metric][pick[b.name]]
+    return (a.values[metric] - b.values[metric]).dropna()
 
 
 def verdict(results: Sequence[Result]) -> str:
@@ -119,59 +106,45 @@ def draw(results: Sequence[Result]) -> Figure:
 
     Colour tells gamma, shape tells beta; a line joins the betas of one gamma. Leaked information is on a logarithmic axis.
     """
-    page = Figure(figsize=(9.2, 4.4), layout="constrained")
-    left, right = page.subplots(1, 2)
     found = cells(results)
-    shapes = dict(zip(sorted({cell.beta for cell in found}), _SHAPES, strict=False))
-    for gamma in (None, *sorted({cell.gamma for cell in found if cell.gamma is not None})):
-        group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
-        colour = _COLOURS.get(gamma, "#009E73")
-        for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
-            means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
-            ax.plot(*zip(*means, strict=True), color=colour, lw=1, zorder=2)
-            for cell, (x, y) in zip(group, means, strict=True):
-                shape = shapes.get(cell.beta, "v")
-                ax.scatter(
-                    _visible(cell.values[LEAK]),
-                    scale * cell.values[metric],
-                    marker=shape,
-                    s=12,
-                    lw=0,
-                    alpha=0.35,
-                    color=colour,
-                )
-                ax.scatter(x, y, marker=shape, s=52, color=colour, edgecolor="white", lw=0.6, zorder=3)
-    for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_xlabel("leaked information, held-out questions [nats]")
-    left.set_ylabel("answer NLL, held out, prior mean [nats]")
-    right.set_ylabel("accuracy change when latents are zeroed [points]")
-    right.axhline(0, color="0.6", lw=0.8, ls=":")
-    seeds = sorted({len(cell.seeds) for cell in found}) or [0]
-    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    page.suptitle(f"large: mean over {count} seeds; small: every seed", fontsize=9)
-    left.legend(handles=_legend(found, shapes), frameon=False, fontsize=8, loc="upper left")
+    own, gammas = METHODS["amvl"], sorted({cell.gamma for cell in found if cell.gamma is not None})
+    looks: dict[float | None, Look] = {None: METHODS["ntp+fwd"]} | {
+        gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour)
+        for gamma, colour in zip(gammas, shades("amvl", len(gammas)), strict=True)
+    }
+    shapes = dict(zip(sorted({cell.beta for cell in found}), cycle(each.marker for each in SERIES), strict=False))
+    with styled(1.2):
+        page = Figure(figsize=(9.2, 4.8))
+        left, right = page.subplots(1, 2)
+        for gamma, look in looks.items():
+            group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
+            for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
+                means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
+                ax.plot(*zip(*means, strict=True), color=look.colour, ls=look.line, lw=1, zorder=2)
+                for cell, mean in zip(group, means, strict=True):
+                    shown = {"color": look.colour, "marker": shapes[cell.beta]}
+                    ax.scatter(
+                        _visible(cell.values[LEAK]), scale * cell.values[metric], s=12, lw=0, alpha=0.35, **shown
+                    )
+                    ax.scatter(*mean, s=52, edgecolor="white", lw=0.6, zorder=3, **shown)
+        for ax in (left, right):
+            ax.set_xscale("log")
+            ax.set_xlabel("leaked information, held-out questions [nats]")
+        left.set_ylabel("answer NLL, held out, prior mean [nats]")
+        right.set_ylabel("accuracy change, latents zeroed [points]")
+        right.axhline(0, color="black", lw=0.6)
+        seeds = sorted({len(cell.seeds) for cell in found}) or [0]
+        count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        page.suptitle(f"large: mean over {count} seeds; small: every seed")
+        handles = [Line2D([], [], color=look.colour, ls=look.line, label=look.label) for look in looks.values()]
+        handles += [
+            Line2D([], [], color=GREY, marker=shape, ls="", ms=5, label=f"β = {beta:g}")
+            for beta, shape in shapes.items()
+        ]
+        page.legend(handles=handles, loc="outside lower center", ncols=5)
     return page
 
 
 def _visible(leak: np.ndarray) -> np.ndarray:
     """Leaked information with the few values below a tenth of a millinat at that value, for a logarithmic axis."""
     return np.maximum(leak, 1e-4)
-
-
-def _legend(found: Sequence[Cell], shapes: dict[float, str]) -> list[Line2D]:
-    gammas = (None, *sorted({cell.gamma for cell in found if cell.gamma is not None}))
-    colours = [
-        Line2D(
-            [],
-            [],
-            color=_COLOURS.get(gamma, "#009E73"),
-            label="forward-only" if gamma is None else f"AMVL, gamma = {gamma:g}",
-        )
-        for gamma in gammas
-        if any(cell.gamma == gamma for cell in found)
-    ]
-    return colours + [
-        Line2D([], [], color="0.4", marker=shape, ls="", ms=5, label=f"beta = {beta:g}")
-        for beta, shape in shapes.items()
-    ]

@@ -223,21 +223,23 @@ def draw_study(study: Study, out: Path) -> str:
     """
     results = study_results(study, out)
     if study.name != "pareto":
+        from amvl_model.results.frame import tidy
         from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS, table
 
         there = {result.cell for result in results}
         first = next((cell for cell in (study.reference, *study.all_cells) if cell in there), None)
         columns = CHECKPOINT_COLUMNS.get(study.measures[0], COLUMNS) if study.checkpoints else COLUMNS
-        text = table(results, cells=list(study.all_cells), against=first, columns=columns)
+        text = table(tidy(results), cells=list(study.all_cells), against=first, columns=columns)
         if borrowed := sorted({f"{result.study}/{result.cell}" for _, result in stand_ins(study, out)}):
             text += f"\nfrom other studies, same settings: {', '.join(borrowed)}"
         (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
         return f"{text}\ntable: {out / study.name / 'table.txt'}"
     from amvl_model.studies.pareto import draw, verdict
+    from amvl_style import save
 
     path = out / study.name / f"{study.name}.png"
-    draw(results).savefig(path, dpi=150)
-    return f"{verdict(results)}\npicture: {path}"
+    save(draw(results), path, dpi=150)
+    return f"{verdict(results)}\nimage: {path}"
 
 
 CLUSTERS = ("local", "slurm")

@@ -1,11 +1,11 @@
-"""A run's measurements as a table, a picture, and metrics by name. Works on `Measurement.to_dict()`, so also on JSON files.
+"""A run's measurements as a table, figures, and metrics by name. Works on `Measurement.to_dict()`, so also on JSON files.
 
-Pictures of a run: posteriors of one question's options, and a run's summary. Functions take and return Axes.
+Figures of a run: posteriors of one question's options, and a run's summary. Functions take and return Axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,16 @@ from matplotlib.patches import Ellipse
 
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.results.files import Metric
+from amvl_model.results.text import text_table
+from amvl_style import GREY, METHODS, SERIES, keys_of, look_of, styled
 
 Measured = Mapping[str, Any]
+SCALE = 1.2
+"""Of text and lines, against a page's."""
+LEAKS = {
+    "held out,\nuniform options": "contamination.measures.leaked_information",
+    "training,\nlabel noise": "train_contamination.measures.known_answer_leakage",
+}
 CONDITIONS = ("prior_mean", "prior_sample", "zeroed", "shuffled", "noise")
 
 # label, path into a measurement, scale, format
@@ -53,20 +61,16 @@ def lookup(measured: Measured, path: str) -> Any | None:
 
 
 def table(measured: Mapping[str, Measured]) -> str:
-    """One column per model, one row per figure with its 95 % interval; "-" where a model has no such figure."""
-    names = list(measured)
+    """One column per model, one row per measure with its 95 % interval; "-" where a model lacks the measure."""
     rows = [
-        [label, *(_cell(lookup(measured[name], path), scale, form) for name in names)]
+        [label, *(_cell(lookup(model, path), scale, form) for model in measured.values())]
         for label, path, scale, form in _ROWS
     ]
-    rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
-    widths = [max(len(row[i]) for row in (["", *names], *rows)) for i in range(len(names) + 1)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (["", *names], *rows)
+    text = text_table([row for row in rows if {*row[1:]} != {"-"}], ["", *measured])
+    verdicts = [
+        f"{name}: {verdict}" for name, model in measured.items() if (verdict := lookup(model, "interventions.verdict"))
     ]
-    verdicts = [f"{name}: {text}" for name in names if (text := lookup(measured[name], "interventions.verdict"))]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *verdicts])
+    return "\n".join([text, "", *verdicts])
 
 
 def task_table(measured: Mapping[str, Measured], scoring: str = "likelihood") -> str:
@@ -75,14 +79,15 @@ def task_table(measured: Mapping[str, Measured], scoring: str = "likelihood") ->
         name: {task["task"]: task for task in (lookup(m, f"evaluation.accuracy.{scoring}.tasks") or [])}
         for name, m in measured.items()
     }
-    tasks = next(iter(per_model.values()))
-    width = max(len(name) for name in (*tasks, "task"))
-    head = "  ".join([f"{'task':{width}}", *(f"{name:>14}" for name in per_model), f"{'chance':>8}"])
-    lines = [head, "-" * len(head)]
-    for task, entry in tasks.items():
-        cells = (f"{100 * found[task]['accuracy']['mean']:14.1f}" for found in per_model.values())
-        lines.append("  ".join([f"{task:{width}}", *cells, f"{100 * entry['chance']:8.1f}"]))
-    return "\n".join(lines)
+    rows = [
+        [
+            task,
+            *(f"{100 * tasks[task]['accuracy']['mean']:.1f}" for tasks in per_model.values()),
+            f"{100 * entry['chance']:.1f}",
+        ]
+        for task, entry in next(iter(per_model.values())).items()
+    ]
+    return text_table(rows, ["task", *per_model, "chance"])
 
 
 def _cell(interval: Any | None, scale: float, form: str) -> str:
@@ -123,56 +128,54 @@ def figures(measured: Measured) -> dict[str, Metric]:
 
 
 def figure(measured: Mapping[str, Measured]) -> Figure:
-    """Accuracy of all models; leaked information; and what replacing the latents does. Bars with 95 % intervals."""
+    """Accuracy of all models; leaked information; and what replacing the latents does. Bars with 95 % intervals.
 
+    The colour names the model in all three panels.
+    """
+    names = list(measured)
     latent = [name for name, m in measured.items() if lookup(m, "contamination")]
-    page = Figure(figsize=(12.5, 4.4), layout="constrained")
-    accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.8))
-    path = "evaluation.accuracy.likelihood.unweighted"
-    draw_bars(accuracy, list(measured), {"": _column(measured, list(measured), path, 100)}, "accuracy [%]")
-    accuracy.set_title("held-out accuracy")
-    accuracy.set_ylim(0, 100)
-    rows = {
-        "held out, uniform options": _column(measured, latent, "contamination.measures.leaked_information", 1),
-        "training, label noise": _column(measured, latent, "train_contamination.measures.known_answer_leakage", 1),
-    }
-    draw_bars(leakage, latent, rows, "leaked information [nats]")
-    leakage.set_title("what the posterior reveals")
-    leakage.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
-    bars = {
-        name: _columns(measured[name], [f"interventions.conditions.{c}.accuracy" for c in CONDITIONS], 100)
-        for name in latent
-    }
-    draw_bars(effect, [c.replace("_", " ") for c in CONDITIONS], bars, "accuracy [%]")
-    effect.set_title("held-out accuracy with other latents")
-    effect.set_ylim(0, 100)
-    effect.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
+    keys = keys_of({name: name for name in names})
+    with styled(SCALE):
+        page = Figure(figsize=(12.5, 4.4))
+        accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.8))
+        values = _columns(measured, names, ["evaluation.accuracy.likelihood.unweighted"], 100)
+        draw_bars(accuracy, [""], dict(zip(names, values, strict=True)), keys, "accuracy [%]")
+        accuracy.set_title("held-out accuracy")
+        values = _columns(measured, latent, LEAKS.values(), 1)
+        draw_bars(leakage, list(LEAKS), dict(zip(latent, values, strict=True)), keys, "leaked information [nats]")
+        leakage.set_title("information that the posterior reveals")
+        values = _columns(measured, latent, [f"interventions.conditions.{c}.accuracy" for c in CONDITIONS], 100)
+        conditions = [c.replace("_", " ") for c in CONDITIONS]
+        draw_bars(effect, conditions, dict(zip(latent, values, strict=True)), keys, "accuracy [%]")
+        effect.set_title("held-out accuracy with other latents")
+        for ax in (accuracy, effect):
+            ax.set_ylim(0, 100)
+        page.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     return page
 
 
-def _column(
-    measured: Mapping[str, Measured], names: list[str], path: str, scale: float
-) -> tuple[list[float], list[tuple[float, float]]]:
-    pairs = [_columns(measured[name], [path], scale) for name in names]
-    return [values[0] for values, _ in pairs], [ends[0] for _, ends in pairs]
+Values = tuple[list[float], list[tuple[float, float]]]
+"""Values and the ends of their intervals."""
 
 
-def _columns(measured: Measured, paths: list[str], scale: float) -> tuple[list[float], list[tuple[float, float]]]:
-    values, ends = [], []
-    for path in paths:
-        interval = lookup(measured, path) or {}
-        mean = interval.get("mean")
-        mean = float("nan") if mean is None else scale * mean
-        low, high = (interval.get(end) for end in ("low", "high"))
-        values.append(mean)
-        ends.append((mean if low is None else scale * low, mean if high is None else scale * high))
-    return values, ends
+def _columns(
+    measured: Mapping[str, Measured], names: Iterable[str], paths: Collection[str], scale: float
+) -> list[Values]:
+    """Per model, the values at some paths, NaN where there is none; an interval that is missing has no width."""
+    columns = []
+    for name in names:
+        values, ends = [], []
+        for path in paths:
+            interval = lookup(measured[name], path) or {}
+            mean, low, high = (interval.get(key) for key in ("mean", "low", "high"))
+            values.append(float("nan") if mean is None else scale * mean)
+            ends.append((values[-1] if low is None else scale * low, values[-1] if high is None else scale * high))
+        columns.append((values, ends))
+    return columns
 
 
-# Okabe-Ito: told apart with every common colour blindness; option A first
-OPTION_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
-PRIOR_COLOUR = "#444444"
-BAR_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # dark and light in turn, so that greyscale tells them apart
+OPTIONS = (*(SERIES[i] for i in (2, 3, 4, 5, 6)), METHODS["prior"])
+"""Looks of the options, A first: not those of AMVL and forward-only."""
 
 
 def option_plane(prior_mean: np.ndarray, prior_std: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -213,15 +216,15 @@ def draw_posteriors(
     """
     (mean, std), (means, stds) = prior, posteriors
     plane = option_plane(mean, std, means)
-    ax.add_patch(_ellipse(np.zeros(2), _projected(plane, np.ones_like(std)), PRIOR_COLOUR, fill=True))
-    ax.plot(0, 0, "+", color=PRIOR_COLOUR, markersize=9, label="prior, knows x")
+    ax.add_patch(_ellipse(np.zeros(2), _projected(plane, np.ones_like(std)), GREY, fill=True))
+    ax.plot(0, 0, "+", color=GREY, markersize=9, label="prior")
     reach = 1.3
     for i, choice in enumerate(choices):
-        colour = OPTION_COLOURS[i % len(OPTION_COLOURS)]
+        colour = OPTIONS[i % len(OPTIONS)].colour
         centre = plane @ ((means[i] - mean) / std)
         spread = _projected(plane, stds[i] / std)
         ax.add_patch(_ellipse(centre, spread, colour, width=2.6 if i == answer else 1.3))
-        ax.plot(*centre, "o", color=colour, markersize=4, label=f"posterior, told {option_letter(i)} {choice}")
+        ax.plot(*centre, "o", color=colour, markersize=4, label=f"posterior given {option_letter(i)} {choice}")
         reach = max(reach, *(np.abs(centre) + np.sqrt(np.diag(spread)) + 0.1))
     ax.set_xlim(-reach, reach)
     ax.set_ylim(-reach, reach)
@@ -256,7 +259,7 @@ def _ellipse(
 
 
 def draw_question(figure: Any, question: VisualQuestion) -> None:
-    """The question's pictures in a row with its text and options underneath, in a (sub)figure."""
+    """The question's images in a row with its text and options underneath, in a (sub)figure."""
     axes = np.atleast_1d(figure.subplots(1, len(question.images)))
     for number, (ax, image) in enumerate(zip(axes, question.images, strict=True), start=1):
         ax.imshow(image, interpolation="nearest")
@@ -278,31 +281,32 @@ def quick_figure(question: VisualQuestion, panels: Sequence[Mapping[str, Any]]) 
         question: the question.
         panels: per checkpoint ``title``, ``prior`` and ``posteriors`` as `draw_posteriors` takes them.
     """
-    clear = ConstrainedLayoutEngine(h_pad=0.12)  # inches; keeps the legend off the axis labels
-    figure = Figure(figsize=(5.2 * len(panels), 8.4), layout=clear)
-    parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
-    top, bottom = parts
-    draw_question(top, question)
-    axes = np.atleast_1d(bottom.subplots(1, len(panels)))
-    for ax, panel in zip(axes, panels, strict=True):
-        draw_posteriors(
-            ax, panel["prior"], panel["posteriors"], question.choices, answer=question.answer, title=panel["title"]
-        )
-    handles, labels = axes[0].get_legend_handles_labels()
-    bottom.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    with styled(SCALE):
+        clear = ConstrainedLayoutEngine(h_pad=0.12)  # inches; keeps the legend off the axis labels
+        figure = Figure(figsize=(5.2 * len(panels), 8.4), layout=clear)
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.2))
+        top, bottom = parts
+        draw_question(top, question)
+        axes = np.atleast_1d(bottom.subplots(1, len(panels)))
+        for ax, panel in zip(axes, panels, strict=True):
+            draw_posteriors(
+                ax, panel["prior"], panel["posteriors"], question.choices, answer=question.answer, title=panel["title"]
+            )
+        bottom.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def draw_bars(
-    ax: Axes, names: Sequence[str], rows: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, float]]]], unit: str
+    ax: Axes, names: Sequence[str], rows: Mapping[str, Values], keys: Mapping[str, str | int], unit: str
 ) -> Axes:
-    """Grouped bars with intervals: per group of ``rows`` a value and (low, high) for every one of ``names``."""
+    """Grouped bars with intervals: per series of ``rows`` a value for every one of ``names``, its look from ``keys``."""
     width = 0.8 / max(1, len(rows))
     for i, (label, (values, intervals)) in enumerate(rows.items()):
         x = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * width
         error = np.abs(np.array(intervals).T - np.array(values))
-        colour = BAR_COLOURS[i % len(BAR_COLOURS)]
-        ax.bar(x, values, width * 0.92, yerr=error, label=label or None, color=colour, error_kw={"lw": 1})
+        shown = look_of(keys[label])
+        ax.bar(x, values, width * 0.92, yerr=error, label=shown.label, color=shown.colour, error_kw={"lw": 1})
     ax.set_xticks(range(len(names)), names)
+    ax.grid(False, axis="x")
     ax.set_ylabel(unit)
     return ax

@@ -1,4 +1,4 @@
-"""All figures of a run: tables to CSV, panels to PNG, one CSV or more beside every picture."""
+"""All figures of a run: tables to CSV, panels to PNG, one CSV or more beside every figure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amvl_style import save, styled
 from amvl_theory.figures import curves, plots, seeds
 from amvl_theory.figures.curves import Mode
-from amvl_theory.figures.style import page, save, styled
 from amvl_theory.verification.core import Table, write_csv
 
 MIXTURE_LABELS = ("component separation [standard deviations]", "weight of one component [1]")
 
+SCALE, DPI = 1.33, 160
+"""Of text and lines, against a page's; dots per inch."""
+
 Drawn = tuple[Figure, dict[str, Table]]
+
+
+def page(columns: int, *, height: float = 4.0, width: float = 4.9) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of panels."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
 def contamination(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
@@ -50,9 +61,9 @@ def elbo_against_dual(mode: Mode, rng: np.random.Generator, quick: bool) -> Draw
     leaked, roots = curves.leakage(), curves.objectives(mode, 36 if quick else 180)
     figure, panels = page(3, width=4.9, height=4.3)
     plots.leakage(leaked, ax=panels[0])
-    title = f"Free variances: gbar = {mode.force_mean:g}, v0 = {mode.force_var:g}"
+    title = f"Free variances: ḡ = {mode.force_mean:g}, v0 = {mode.force_var:g}"
     plots.objectives(roots, "given", title, ax=panels[1])
-    plots.objectives(roots, "bistable", "Several roots: gbar = 3, v0 = 0.01", ax=panels[2])
+    plots.objectives(roots, "bistable", "Several roots: ḡ = 3, v0 = 0.01", ax=panels[2])
     return figure, {"elbo_against_dual_leakage": leaked, "elbo_against_dual_contamination": roots}
 
 
@@ -90,7 +101,7 @@ def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     own = curves.per_answer_map(9 if quick else 41)
     figure, panels = page(3, width=5.2, height=4.2)
     plots.error_map(
-        bent, "force_over_g0", "gamma_pull", labels=("mean force / saturation force g0 [1]", "gamma lambda_q / h [1]"),
+        bent, "force_over_g0", "gamma_pull", labels=("mean force / saturation force g$_0$ [1]", "γ λ$_q$ / h [1]"),
         title="Saturating response: contamination", bar="linear / exact - 1", scales=("log", "symlog"), ax=panels[0],
     )  # fmt: skip
     plots.error_map(
@@ -98,7 +109,7 @@ def limits(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
         title="Mixture posterior: contamination", bar="linear / exact - 1", scales=("linear", "linear"), ax=panels[1],
     )  # fmt: skip
     plots.error_map(
-        own, "gamma_over_critical", "kurtosis", labels=("gamma / gamma_c [1]", "kurtosis of the answer force [1]"),
+        own, "gamma_over_critical", "kurtosis", labels=("γ / γ$_c$ [1]", "kurtosis of the answer force [1]"),
         title="Per-answer variances: V of T6", bar="closed form / exact - 1", scales=("log", "linear"), ax=panels[2],
     )  # fmt: skip
     return figure, {"limits_saturation": bent, "limits_mixture": mixed, "limits_per_answer": own}
@@ -109,12 +120,12 @@ def widening(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     table = seeds.widening_paths(30 if quick else 200)
     figure, panels = page(2)
     seeds.lines(
-        table, "gamma", "step", "posterior_var", ax=panels[0], name="gamma = {:g}", seen="simulated", xlabel="steps",
-        ylabel="sigma_q^2 [latent^2]", title="A gap that stays widens for ever",
+        table, "gamma", "step", "posterior_var", ax=panels[0], name="γ = {:g}", seen="simulated", xlabel="time [steps]",
+        ylabel="σ$_q$² [latent²]", title="A gap that stays widens for ever",
     )  # fmt: skip
     seeds.lines(
-        table, "gamma", "step", "leaked_nats", ax=panels[1], name="gamma = {:g}", xlabel="steps",
-        ylabel="leaked information [nats]", title="and the leak falls like 1/(gamma t)", yscale="log",
+        table, "gamma", "step", "leaked_nats", ax=panels[1], name="γ = {:g}", xlabel="time [steps]",
+        ylabel="leaked information [nats]", title="and the leak falls like 1/(γ t)", yscale="log",
     )  # fmt: skip
     return figure, {"widening": table}
 
@@ -126,12 +137,12 @@ def reading(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     figure, panels = page(3)
     seeds.growth_panel(rates, ax=panels[0])
     seeds.lines(
-        shares, "gamma", "budget", "share", ax=panels[1], name="gamma = {:g}", seen="simulated", xlabel="budget [steps]",
+        shares, "gamma", "budget", "share", ax=panels[1], name="γ = {:g}", seen="simulated", xlabel="budget [steps]",
         ylabel="share of seeds that read the leak [1]", title="Collapse against budget",
     )  # fmt: skip
     seeds.lines(
         held, "share", "budget", "gamma", ax=panels[2], name="share {:g}", xlabel="budget [steps]",
-        ylabel="gamma* [1]", title="Weight that holds the share",
+        ylabel="γ* [1]", title="Weight that holds the share",
     )  # fmt: skip
     return figure, {"reading_rates": rates, "reading_collapse": shares, "reading_weights": held}
 
@@ -139,16 +150,17 @@ def reading(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
 def coadaptation(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     """A decoder that learns: no resting point, and what the route from x loses."""
     paths, starved = seeds.coadapted_paths(), seeds.starving_paths(20 if quick else 200)
-    names = np.array([f"{o}, {w:g}" for o, w in zip(paths["objective"], paths["weight"], strict=True)])
+    text = {"dual": "dual KL, γ", "elbo": "ELBO, β"}
+    names = np.array([f"{text[o]} = {w:g}" for o, w in zip(paths["objective"], paths["weight"], strict=True)])
     table = {**paths, "run": names}
     figure, panels = page(3)
-    common = {"name": "{}", "xlabel": "steps", "xscale": "log", "yscale": "log"}
+    common = {"keys": ("dual", 5, "elbo"), "name": "{}", "xlabel": "time [steps]", "xscale": "log", "yscale": "log"}
     seeds.lines(
-        table, "run", "step", "snr", ax=panels[0], limit="snr_limit", ylabel="leak rho = a^2/sigma_q^2 [1]",
+        table, "run", "step", "snr", ax=panels[0], limit="snr_limit", ylabel="leak ρ = a²/σ$_q$² [1]",
         title="The leak tends to a limit", **common,
     )  # fmt: skip
     seeds.lines(
-        table, "run", "step", "prior_std", ax=panels[1], limit="prior_std_limit", ylabel="sigma_p [latent]",
+        table, "run", "step", "prior_std", ax=panels[1], limit="prior_std_limit", ylabel="σ$_p$ [latent]",
         title="the widths do not, under dual KL", **common,
     )  # fmt: skip
     seeds.starving_panel(starved, ax=panels[2])
@@ -172,9 +184,9 @@ FIGURES: dict[str, Callable[[Mode, np.random.Generator, bool], Drawn]] = {
 def write_figure(name: str, out: Path, mode: Mode, seed: int, *, quick: bool) -> str:
     """Compute one figure, write its tables, draw it; returns its name."""
     rng = np.random.default_rng([seed, 100 + list(FIGURES).index(name)])
-    with styled():  # type: ignore[attr-defined]
+    with styled(SCALE):
         figure, tables = FIGURES[name](mode, rng, quick)
-        save(figure, out / f"{name}.png")
+        save(figure, out / f"{name}.png", dpi=DPI)
     for table_name, table in tables.items():
         write_csv(out / f"{table_name}.csv", table)
     return name

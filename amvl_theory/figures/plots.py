@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import BoundaryNorm, LogNorm
 from matplotlib.lines import Line2D
 
+from amvl_style import GREY, METHODS, RULE, SEQUENTIAL, SIGNED, SIMULATION, axes, look, marks
 from amvl_theory import EQUAL_WEIGHT_CROSSOVER
 from amvl_theory.figures.curves import Mode
-from amvl_theory.figures.style import COLOURS, MARKERS, OBJECTIVES, SEQUENTIAL, SIGNED, axes, look, marks
 from amvl_theory.verification.core import Table
 
 
@@ -24,14 +24,14 @@ def contamination(table: Table, *, ax: Axes | None = None) -> Axes:
         gamma = table["gamma"][rows]
         ax.plot(gamma, table["contamination"][rows], label=f"s = {s:g}", **look(i))
         ax.plot(gamma, table["simulated"][rows], **marks(i))
-    ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
+    ax.plot([], [], **SIMULATION)
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_xlabel("weight of the reverse KL, γ [1]")
     ax.set_ylabel("prior contamination c [latent]")
-    ax.set_title("Only absorption below 1 lets gamma act")
+    ax.set_title("Only absorption below 1 lets γ act")
     ax.legend(ncols=2, loc="upper right")
-    return _headroom(ax, 1.32)
+    return _headroom(ax, 1.42)
 
 
 def order_contamination(table: Table, *, ax: Axes | None = None, column: str = "contamination") -> Axes:
@@ -43,9 +43,9 @@ def order_contamination(table: Table, *, ax: Axes | None = None, column: str = "
         if column == "contamination":
             ax.plot(table["time"][rows], table["simulated"][rows], **marks(i))
     if column == "contamination":
-        ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
-    ax.set_xlabel("time [rate x steps]")
-    name = "prior contamination c" if column == "contamination" else "posterior shift dbar"
+        ax.plot([], [], **SIMULATION)
+    ax.set_xlabel("time [rate × steps]")
+    name = "prior contamination c" if column == "contamination" else "posterior shift δ̄"
     ax.set_ylabel(f"{name} [latent]")
     ax.set_title("Contamination under three orders" if column == "contamination" else "What the prior follows")
     ax.set_ylim(bottom=0)
@@ -62,9 +62,9 @@ def order_weights(table: Table, *, ax: Axes | None = None) -> Axes:
         shift = 0.012 * (i - 1)
         ax.plot(table["time"][rows], table["beta"][rows] + shift, **{**look(i), "linewidth": 2.8}, label=order)
         ax.plot(table["time"][rows], table["gamma"][rows] + shift, **{**look(i), "linewidth": 1.2})
-    ax.plot([], [], color="#444444", linewidth=2.8, label="thick: beta")
-    ax.plot([], [], color="#444444", linewidth=1.2, label="thin: gamma")
-    ax.set_xlabel("time [rate x steps]")
+    ax.plot([], [], color=GREY, linewidth=2.8, label="thick: β")
+    ax.plot([], [], color=GREY, linewidth=1.2, label="thin: γ")
+    ax.set_xlabel("time [rate × steps]")
     ax.set_ylabel("loss weight [1]")
     ax.set_title("Schedules")
     ax.legend(loc="lower right")
@@ -76,37 +76,24 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     x = table["weight_h_over_v0"]
     for objective in ("dual", "elbo"):
-        name, i = OBJECTIVES[objective]
-        ax.plot(x, table[f"{objective}_nats"], label=f"{name}, Gaussian channel", **look(i))
-        ax.plot(x, table[f"{objective}_simulated_nats"], label=f"{name}, simulated", **marks(i))
-        ax.plot(
-            x,
-            table[f"{objective}_exact_nats"],
-            color=COLOURS[i],
-            linewidth=0.9,
-            linestyle="-",
-            label=f"{name}, two answers, exact",
-        )
-    ax.axhline(np.log(2), color="#777777", linewidth=0.8)
-    ax.annotate(
-        "log 2, entropy of the answer",
-        (2.5, np.log(2)),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-    )
-    top = 2.9
-    for weight, text in ((1.0, "beta_c"), (2.0, "gamma_c"), (EQUAL_WEIGHT_CROSSOVER, "2/phi^2")):
-        ax.axvline(weight, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
-        ax.annotate(text, (weight, 0.68 * top), rotation=90, ha="right", va="top", fontsize=8.5)
+        method = METHODS[objective]
+        ax.plot(x, table[f"{objective}_nats"], label=method.label, **look(objective))
+        exact = table[f"{objective}_exact_nats"]
+        ax.plot(x, exact, color=method.colour, linewidth=0.9, label=f"{method.label}, two answers")
+        ax.plot(x, table[f"{objective}_simulated_nats"], **marks(objective))
+    ax.plot([], [], **SIMULATION)
+    ax.axhline(np.log(2), **RULE)
+    ax.text(2.5, np.log(2) + 0.04, "log 2", ha="right")
+    for weight, text in ((1.0, "β$_c$"), (2.0, "γ$_c$"), (EQUAL_WEIGHT_CROSSOVER, "2/φ²")):
+        ax.axvline(weight, ymax=0.5, **RULE)
+        ax.text(0.97 * weight, 1.3, text, rotation=90, ha="right", va="top")
     ax.set_xscale("log")
-    ax.set_ylim(0, top)
+    ax.set_ylim(0, 2.5)
     ax.set_xlim(0.01, 2.6)
-    ax.set_xlabel("weight x h / v0 [1]   (gamma for dual KL, beta for ELBO)")
+    ax.set_xlabel("weight × h / v0 [1]  (γ of dual KL, β of ELBO)")
     ax.set_ylabel("leaked information [nats]")
     ax.set_title("Leaked information at equal weight")
-    ax.legend(loc="upper left", bbox_to_anchor=(0.27, 1.0))
+    ax.legend(loc="upper right")
     return ax
 
 
@@ -114,25 +101,24 @@ def objectives(table: Table, mode: str, title: str, *, ax: Axes | None = None) -
     """All equilibrium contaminations of the three objectives, variances free; open markers are unstable (T5)."""
     ax = axes(ax)
     for objective in ("fwd", "elbo", "dual"):
-        name, i = OBJECTIVES[objective]
         rows = (table["mode"] == mode) & (table["objective"] == objective)
         gamma, c, stable = (table[key][rows] for key in ("gamma", "contamination", "stable"))
         for number in range(max(int(np.unique(gamma, return_counts=True)[1].max()), 1)):
-            _branches(ax, gamma, c, stable, number, i, name)
-        ax.plot(gamma, table["simulated"][rows], **marks(i))
+            _branches(ax, gamma, c, stable, number, objective)
+        ax.plot(gamma, table["simulated"][rows], **marks(objective))
     if not table["stable"][table["mode"] == mode].all():
-        ax.plot([], [], color="#444444", linewidth=1.0, linestyle=(0, (1, 3)), label="unstable root")
-    ax.plot([], [], marker="o", linestyle="none", color="#444444", markerfacecolor="white", label="simulation")
+        ax.plot([], [], color=GREY, linewidth=1.0, linestyle=(0, (1, 3)), label="unstable root")
+    ax.plot([], [], **SIMULATION)
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_xlabel("weight of the reverse KL, γ [1]")
     ax.set_ylabel("prior contamination c [latent]")
     ax.set_title(title)
     ax.legend(loc="best")
     return ax
 
 
-def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, number: int, i: int, name: str) -> None:
+def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, number: int, objective: str) -> None:
     """Root number `number` of every gamma, cut where the number of roots changes, faint where it is unstable."""
     points: dict[tuple[int, int], list[tuple[float, float]]] = {}
     part, before = 0, -1
@@ -144,15 +130,15 @@ def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, nu
         if number < count:
             order = np.argsort(c[here])[number]
             points.setdefault((part, int(stable[here][order])), []).append((value, float(c[here][order])))
-    width = 3.4 if i == 1 else 1.8  # the ELBO lies on forward-only, which shows around it
+    width = 3.4 if objective == "fwd" else 1.8  # the ELBO lies on forward-only, which shows around it
     for k, ((_, still), line) in enumerate(points.items()):
         x, y = zip(*line, strict=True)
         shape = (
-            {**look(i), "linewidth": width}
+            {**look(objective), "linewidth": width}
             if still
-            else {"color": look(i)["color"], "linewidth": 1.0, "linestyle": (0, (1, 3))}
+            else {**look(objective), "linewidth": 1.0, "linestyle": (0, (1, 3))}
         )
-        ax.plot(x, y, label=name if number == 0 and k == 0 else None, **shape)
+        ax.plot(x, y, label=METHODS[objective].label if number == 0 and k == 0 else None, **shape)
 
 
 def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
@@ -161,28 +147,18 @@ def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
     for i, gamma in enumerate(np.unique(table["gamma"])):
         rows = table["gamma"] == gamma
         n = table["questions"][rows]
-        ax.plot(n, table["variance"][rows], label=f"gamma = {gamma:g}", **look(i))
+        ax.plot(n, table["variance"][rows], label=f"γ = {gamma:g}", **look(i))
         ax.errorbar(
             n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
         )
-    ax.plot(
-        [],
-        [],
-        marker="o",
-        linestyle="none",
-        color="#444444",
-        markerfacecolor="white",
-        label="descent, random labels\n(+-2 standard errors)",
-    )
-    ax.axvline(10, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.plot([], [], **SIMULATION | {"label": "descent, random labels\n(± 2 standard errors)"})
+    ax.axvline(10, **RULE)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(top=8)
     ax.set_xlabel("questions n [1]   (p = 10 features)")
-    ax.set_ylabel("variance of c caused by label noise [latent^2]")
-    ax.annotate(
-        "n = p", (10, 0.99), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top", fontsize=8.5
-    )
+    ax.set_ylabel("variance of c caused by label noise [latent²]")
+    ax.annotate("n = p", (10, 0.99), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top")
     ax.set_title("Label noise in a fresh question's prior")
     ax.legend(loc="lower left")
     return ax
@@ -194,19 +170,19 @@ def double_descent(table: Table, *, ax: Axes | None = None) -> Axes:
     for i, ridge in enumerate(np.unique(table["ridge"])):
         rows = table["ridge"] == ridge
         n = table["questions"][rows]
-        name = "no ridge" if ridge == 0 else f"rho_eff = {ridge:g}"
+        name = "no ridge" if ridge == 0 else f"ρ = {ridge:g}"
         ax.plot(n, table["noise_nats"][rows], label=name, **look(i))
         ax.errorbar(
             n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
         )
-    ax.axvline(20, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
-    ax.annotate("n = p", (20, 0.02), rotation=90, ha="right", va="bottom", fontsize=8.5)
+    ax.axvline(20, **RULE)
+    ax.annotate("n = p", (20, 0.02), rotation=90, ha="right", va="bottom")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(0.015, 40)
     ax.set_xlabel("questions n [1]   (p = 20 features)")
     ax.set_ylabel("excess answer loss by label noise [nats]")
-    ax.set_title("Double descent; gamma multiplies the ridge")
+    ax.set_title("Double descent; γ multiplies the ridge")
     ax.legend(loc="upper right")
     return ax
 
@@ -219,20 +195,20 @@ def best_gamma(table: Table, *, ax: Axes | None = None) -> Axes:
     ):
         ax.plot(table["gamma"], table[key], label=name, **look(i))
     best = float(table["best_gamma"][0])
-    ax.axvline(best, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.axvline(best, **RULE)
     ax.plot(
         best,
         np.interp(best, table["gamma"], table["total_nats"]),
-        marker=MARKERS[3],
+        marker="D",
         color="black",
         linestyle="none",
-        label=f"optimal gamma = {best:.3g}",
+        label=f"optimal γ = {best:.3g}",
     )
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_xlabel("weight of the reverse KL, γ [1]")
     ax.set_ylabel("excess answer loss [nats]")
-    ax.set_title("Bias and variance in gamma (n = 24, p = 16)")
+    ax.set_title("Bias and variance in γ (n = 24, p = 16)")
     ax.legend(loc="upper center")
     return ax
 
@@ -243,6 +219,7 @@ def _headroom(ax: Axes, factor: float) -> Axes:
     return ax
 
 
+BOX = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
 ERROR_LEVELS = np.array([-1.0, -0.5, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.5, 1.0])
 
 
@@ -281,7 +258,9 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     _heat(ax, xs, ys, nats, "leaked information, dual KL [nats]", cmap=SEQUENTIAL, vmin=0)
     lines = ax.contour(xs, ys, nats, levels=[0.05, 0.2, 0.5, 0.8], colors="white", linewidths=0.8)
     ax.clabel(lines, fontsize=8, fmt="%g")
-    ax.contour(xs, ys, grid(table, "beta", "gamma", "excess")[2], levels=[0.0], colors=[COLOURS[1]], linewidths=2.2)
+    ax.contour(
+        xs, ys, grid(table, "beta", "gamma", "excess")[2], levels=[0.0], colors=[METHODS["dual"].colour], linewidths=2.2
+    )
     h, v0, gbar, alpha = mode.curvature, mode.force_var, mode.force_mean, mode.anchor
     for level in (2 * v0 / h, 2 * (v0 + gbar**2) / h):
         ax.axhline(level, color="white", linestyle=(0, (2, 2)), linewidth=1.1)
@@ -292,31 +271,30 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
         textcoords="offset points",
         color="white",
         ha="right",
-        fontsize=9,
     )
     ax.annotate(
-        "2 (v0 + gbar^2)/h",
+        "2 (v0 + ḡ²)/h",
         (xs[0], 2 * (v0 + gbar**2) / h),
         xytext=(4, 4),
         textcoords="offset points",
         color="white",
-        fontsize=9,
     )
     critical = (v0 + (gbar * alpha / (h + alpha)) ** 2) / h
-    ax.axvline(critical, color=COLOURS[5], linestyle=(0, (6, 2)), linewidth=2.0)
+    ax.axvline(critical, **look("elbo"))
     several = grid(table, "beta", "gamma", "roots")[2] > 1
     if several.any():
         ax.contourf(xs, ys, several.astype(float), levels=[0.5, 1.5], colors="none", hatches=["//"])
-    ax.set_xlabel("weight of the forward KL, beta [1]")
-    ax.set_ylabel("weight of the reverse KL, gamma [1]")
+    ax.set_xlabel("weight of the forward KL, β [1]")
+    ax.set_ylabel("weight of the reverse KL, γ [1]")
     ax.set_title("Coupled game: both weights act through the mean")
     ax.legend(
         handles=[
-            Line2D([], [], color=COLOURS[1], linewidth=2.2, label="gamma_c of dual KL"),
-            Line2D([], [], color=COLOURS[5], linewidth=2.0, linestyle=(0, (6, 2)), label="beta_c of the ELBO"),
+            Line2D([], [], color=METHODS["dual"].colour, linewidth=2.2, label="γ$_c$ of dual KL"),
+            Line2D([], [], **look("elbo"), label="β$_c$ of the ELBO"),
         ],
-        loc="lower left",
-        frameon=True,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=2,
     )
     return ax
 
@@ -325,39 +303,42 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
     """Which leaks more: dual KL at gamma or the ELBO at beta (T6)."""
     ax = axes(ax)
     xs, ys, gap = grid(table, "gamma_h_over_v0", "beta_h_over_v0", "difference")
-    _heat(ax, xs, ys, gap, "dual KL minus ELBO [nats]", cmap=SIGNED, vmin=-1.5, vmax=1.5)
+    _heat(ax, xs, ys, gap, "dual KL minus ELBO [nats]", cmap=SIGNED, vmin=-2.0, vmax=2.0)
     total = (
         grid(table, "gamma_h_over_v0", "beta_h_over_v0", "dual_nats")[2]
         + grid(table, "gamma_h_over_v0", "beta_h_over_v0", "elbo_nats")[2]
     )
-    lines = ax.contour(xs, ys, gap, levels=[-1.0, -0.5, -0.2, 0.2, 0.5], colors="#444444", linewidths=0.7)
-    ax.clabel(lines, fontsize=8, fmt="%g")
+    ax.contour(xs, ys, gap, levels=[-1.5, -1.0, -0.5, 0.5], colors=GREY, linewidths=0.7)
     ax.contour(xs, ys, np.where(total > 0, gap, np.nan), levels=[0.0], colors="black", linewidths=2.0)
     ax.plot(xs, xs, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)))
-    ax.axvline(2.0, color=COLOURS[0], linewidth=2.0)
-    ax.axhline(1.0, color=COLOURS[1], linewidth=2.0, linestyle=(0, (6, 2)))
-    cross = 0.7639320225
+    ax.axvline(2.0, **look("dual"))
+    ax.axhline(1.0, **look("elbo"))
+    cross = EQUAL_WEIGHT_CROSSOVER
     ax.plot(cross, cross, marker="o", color="black", markersize=6)
-    ax.annotate("2/phi^2", (cross, cross), xytext=(9, -8), textcoords="offset points", fontsize=9)
-    ax.annotate("dual KL\nleaks less", (0.45, 0.13), fontsize=9)
-    ax.annotate("only dual KL leaks", (0.12, 2.7), fontsize=9)
-    ax.annotate("neither", (2.15, 1.25), fontsize=9)
-    ax.annotate("only\nELBO", (2.15, 0.045), fontsize=9)
+    ax.annotate("2/φ²", (cross, cross), xytext=(9, -14), textcoords="offset points", bbox=BOX)
+    for x, y, text in (
+        (0.55, 0.2, "dual KL\nleaks less"),
+        (0.042, 0.55, "ELBO\nleaks less"),
+        (0.2, 2.5, "only dual KL leaks"),
+        (2.83, 1.5, "none"),
+        (2.83, 0.045, "only\nELBO"),
+    ):
+        ax.text(x, y, text, ha="center", va="center", bbox=BOX)
     ax.set_xlim(xs[0], xs[-1])
     ax.set_ylim(ys[0], ys[-1])
-    ax.set_xlabel("gamma h / v0 of dual KL [1]")
-    ax.set_ylabel("beta h / v0 of the ELBO [1]")
+    ax.set_xlabel("γ h / v0 of dual KL [1]")
+    ax.set_ylabel("β h / v0 of the ELBO [1]")
     ax.set_title("Which objective leaks more, at its own weight")
     ax.legend(
         handles=[
-            Line2D([], [], color=COLOURS[0], linewidth=2.0, label="gamma_c = 2 v0/h"),
-            Line2D([], [], color=COLOURS[1], linewidth=2.0, linestyle=(0, (6, 2)), label="beta_c = v0/h"),
+            Line2D([], [], **look("dual"), label="γ$_c$ = 2 v0/h"),
+            Line2D([], [], **look("elbo"), label="β$_c$ = v0/h"),
             Line2D([], [], color="black", linewidth=2.0, label="equal leakage"),
             Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="equal weights"),
         ],
-        loc="lower right",
-        bbox_to_anchor=(0.8, 0.0),
-        frameon=True,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=2,
     )
     return ax
 
@@ -365,29 +346,29 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
 def stability(
     table: Table, value: str, title: str, label: str, *, ax: Axes | None = None, mark: tuple[float, float] | None = None
 ) -> Axes:
-    """A rate or a step over eta_p/eta_q and gamma; the region without stability is hatched (T7)."""
+    """A rate or a step over eta_p/eta_q and gamma in logarithmic bands; the region without stability is hatched (T7)."""
     ax = axes(ax)
     xs, ys, matrix = grid(table, "eta_ratio", "gamma", value)
     stable = matrix > 0
-    shown = np.where(stable, np.log10(np.maximum(matrix, 1e-12)), np.nan)
-    _heat(ax, xs, ys, shown, f"log10 of {label}", cmap=SEQUENTIAL)
-    lines = ax.contour(xs, ys, shown, levels=8, colors="white", linewidths=0.6)
-    ax.clabel(lines, fontsize=8, fmt="%.2g")
+    shown = np.where(stable, matrix, np.nan)
+    low, high = np.log10([np.nanmin(shown), np.nanmax(shown)])
+    step = 0.5 if high - low < 4 else 1.0
+    levels = 10.0 ** np.arange(step * np.floor(low / step), high + step, step)
+    ax.grid(False)
+    ax.set(xscale="log", yscale="log")
+    bands = ax.contourf(xs, ys, shown, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap=SEQUENTIAL)
+    bar = ax.figure.colorbar(bands, ax=ax, pad=0.02, format="%.3g")
+    bar.set_label(label)
     if not stable.all():
-        ax.contourf(xs, ys, (~stable).astype(float), levels=[0.5, 1.5], colors="none", hatches=["xxx"])
-        ax.contour(xs, ys, (~stable).astype(float), levels=[0.5], colors=[COLOURS[1]], linewidths=2.0)
+        ax.patch.set_hatch("xxx")
+        middle = np.sqrt(np.prod(ys[(~stable).any(axis=1)][[0, -1]]))
+        ax.text(xs[0] * 1.5, middle, "unstable", va="center", bbox=BOX | {"alpha": 1.0})
     if mark is not None:
-        ax.plot(*mark, marker="*", markersize=15, color=COLOURS[1], markeredgecolor="black", linestyle="none")
-        ax.annotate(
-            "published instance:\nunstable",
-            mark,
-            xytext=(10, -30),
-            textcoords="offset points",
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
+        star = {"marker": "*", "markersize": 15, "color": METHODS["fwd"].colour, "markeredgecolor": "black"}
+        ax.plot(*mark, linestyle="none", label="published instance", **star)
+        ax.legend(loc="lower right", frameon=True)
     ax.set_xlabel("rate of the prior / rate of the posterior [1]")
-    ax.set_ylabel("weight of the reverse KL, gamma [1]")
+    ax.set_ylabel("weight of the reverse KL, γ [1]")
     ax.set_title(title)
     return ax
 
@@ -420,7 +401,7 @@ def error_map(
         ax.contourf(xs, ys, lost.astype(float), levels=[0.5, 1.5], colors="none", hatches=["xxx"])
     size = np.abs(np.where(lost, np.nan, matrix))
     lines = ax.contour(xs, ys, size, levels=[0.1], colors="black", linewidths=2.2)
-    ax.clabel(lines, fontsize=9, fmt=lambda level: f"{100 * level:.0f} %")
+    ax.clabel(lines, fontsize=8, fmt=lambda level: f"{100 * level:.0f} %")
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
     ax.set_title(title)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 
+from amvl_style import RULE, SIMULATION, axes, look, marks
 from amvl_theory import (
     Ensemble,
     HeadRates,
@@ -21,11 +24,8 @@ from amvl_theory import (
     run_widening,
     widening,
 )
-from amvl_theory.figures.style import axes, look, marks
 from amvl_theory.verification.core import Table
 from amvl_theory.verification.in_motion import collapse_shares
-
-SIMULATED = {"marker": "o", "linestyle": "none", "color": "#444444", "markerfacecolor": "white", "label": "seeds"}
 
 
 def _stacked(rows: list[dict[str, np.ndarray]]) -> Table:
@@ -165,11 +165,12 @@ def lines(
     name: str = "{:g}",
     seen: str | None = None,
     limit: str | None = None,
+    keys: Sequence[str | int] = range(7),
     **labels: str,
 ) -> Axes:
-    """One line per value of `key`, simulated seeds as marks, limits thin; `labels` go to the Axes."""
+    """One line per value of `key`, simulated seeds as marks, limits thin; `keys` name their looks, `labels` go to the Axes."""
     ax = axes(ax)
-    for i, value in enumerate(dict.fromkeys(table[key].tolist())):
+    for i, value in zip(keys, dict.fromkeys(table[key].tolist()), strict=False):
         rows = table[key] == value
         ax.plot(table[x][rows], table[y][rows], label=name.format(value), **look(i))
         if seen is not None:
@@ -177,7 +178,7 @@ def lines(
         if limit is not None:
             ax.plot(table[x][rows], table[limit][rows], **{**look(i), "linewidth": 0.8, "linestyle": (0, (1, 1))})
     if seen is not None:
-        ax.plot([], [], **SIMULATED)
+        ax.plot([], [], **SIMULATION | {"label": "seeds"})
     ax.set(**labels)
     ax.legend(loc="best")
     return ax
@@ -186,21 +187,21 @@ def lines(
 def growth_panel(table: Table, *, ax: Axes | None = None) -> Axes:
     """Growth rate against gamma; the threshold is 1 whatever the width."""
     ax = lines(
-        table, "posterior_std", "gamma", "rate", ax=ax, name="sigma_q = {:g}", seen="simulated",
-        xlabel="weight of the reverse KL, gamma [1]", ylabel="growth rate r [1/step]", title="Reading grows below gamma = 1",
+        table, "posterior_std", "gamma", "rate", ax=ax, name="σ$_q$ = {:g}", seen="simulated",
+        xlabel="weight of the reverse KL, γ [1]", ylabel="growth rate r [1/step]", title="Reading grows below γ = 1",
     )  # fmt: skip
     ax.set_xscale("symlog", linthresh=0.001)
     ax.set_xlim(left=0)
-    ax.axhline(0.0, color="#777777", linewidth=0.9)
-    ax.axvline(1.0, color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.axhline(0.0, color="black", linewidth=0.6)
+    ax.axvline(1.0, **RULE)
     return ax
 
 
 def starving_panel(table: Table, *, ax: Axes | None = None) -> Axes:
     """Accuracy with prior latents in time."""
     ax = lines(
-        table, "raised_to", "step", "accuracy", ax=ax, name="gamma 0.02, then {:g}", seen="simulated",
-        xlabel="steps", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
+        table, "raised_to", "step", "accuracy", ax=ax, name="γ = 0.02, then {:g}", seen="simulated",
+        xlabel="time [steps]", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
     )  # fmt: skip
-    ax.axhline(float(prior_latent_accuracy(1.0, 0.0)), color="#777777", linewidth=0.9, linestyle=(0, (2, 2)))
+    ax.axhline(float(prior_latent_accuracy(1.0, 0.0)), **RULE)
     return ax

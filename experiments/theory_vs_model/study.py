@@ -1,22 +1,25 @@
 """Reading and writing of the comparison: which cells of the study leakage are held out, result files, tables, scores, figure.
 
-Leaked information and posterior spread against gamma: trained checkpoints beside every rung of the ladder.
+Figure of leaked information, spread and shift against gamma: trained checkpoints beside every approximation level.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from amvl_model.results.files import Metric, result_path, write_result
+from amvl_model.results.seeds import interval
 from amvl_model.studies.declared import STUDIES
+from amvl_style import METHODS, look, look_of, over_seeds, save, styled
 from experiments.theory_vs_model.ladder import Climb, trained_figures
 from experiments.theory_vs_model.plan import FLOORS, QUANTITIES, Plan
 from experiments.theory_vs_model.scores import means, measured_over_seeds, report, summarise
@@ -186,109 +189,85 @@ def score(folder: Path, references: Sequence[str], plan: Plan) -> str:
             overwrite=True,
         )
         texts.append(report(metrics, seeds, plan, reference))
-    picture = folder / "prediction.png"
-    draw(tables, plan).savefig(picture, dpi=84)
-    return "\n\n".join([*texts, f"picture: {picture}"])
+    image = save(draw(tables, plan), folder / "prediction.png", dpi=130)
+    return "\n\n".join([*texts, f"image: {image}"])
 
 
-# Okabe-Ito; dashes and markers tell the rungs apart without colour
-STYLES: dict[str, tuple[str, str, str]] = {
-    "T4": ("#56B4E9", ":", "v"),
-    "T6 held": ("#0072B2", "-", "s"),
-    "T6 moving": ("#CC79A7", "--", "P"),
-    "T6 letter": ("#0072B2", ":", "x"),
-    "softmax": ("#009E73", "-", "^"),
-    "softmax letter": ("#009E73", ":", "+"),
-    "free": ("#D55E00", "-", "D"),
-    "head untrained": ("#999999", ":", ""),
-    "both heads untrained": ("#999999", "--", ""),
-    "head 300": ("#882255", "--", "*"),
-    "both heads 300": ("#E69F00", "-", "h"),
-}
-OTHERS = (("#E69F00", ":", "*"), ("#E69F00", "-.", "<"))
 TITLES = {
     "leak": "leaked information",
-    "spread": "spread of options' posterior means",
+    "spread": "spread of posterior means",
     "shift": "shift from the prior mean",
 }
+FAMILIES = ("closed form", "numerical solution", "heads retrained")
+"""Columns of the figure: theorems; likelihoods solved numerically; latent heads trained on a frozen reference."""
 
 
-def draw(tables: Mapping[str, Mapping[int, Table]], plan: Plan) -> Figure:
-    """A row per reference, a column per quantity; both axes logarithmic.
+def family(level: str) -> str:
+    """The column of an approximation level."""
+    return FAMILIES[2 if "head" in level else 0 if level.startswith("T") else 1]
+
+
+def draw(
+    tables: Mapping[str, Mapping[int, Table]],
+    plan: Plan,
+    quantities: Sequence[str] = tuple(TITLES),
+    *,
+    width: float = 9.0,
+) -> Figure:
+    """A row per reference and quantity, a column per family of approximation levels; both axes logarithmic.
 
     Args:
-        tables: per reference cell, per seed. plan: of the climbs.
+        tables: per reference cell, per seed.
+        plan: of the predictions.
+        quantities: to show, of `TITLES`.
+        width: inches.
     """
-    page = Figure(figsize=(16.4, 4.3 * len(tables) + 0.3), layout="constrained")
-    axes = np.atleast_2d(np.array(page.subplots(len(tables), len(TITLES))))
-    for row, (reference, seeds) in zip(axes, tables.items(), strict=True):
-        for ax, quantity in zip(row, TITLES, strict=True):
-            draw_quantity(ax, seeds, quantity, plan)
-            ax.set_title(f"predicted from {reference}", fontsize=10)
-        lines, labels = row[0].get_legend_handles_labels()
-        row[-1].legend(lines, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    rows = [(reference, quantity) for reference in tables for quantity in quantities]
+    with styled():
+        page = Figure(figsize=(width, 0.22 * width * len(rows) + 1.0))
+        axes = page.subplots(len(rows), len(FAMILIES), sharex=True, sharey="row", squeeze=False)
+        handles: list[dict[str, Any]] = [{} for _ in FAMILIES]
+        for line, (reference, quantity) in zip(axes, rows, strict=True):
+            for ax, column, entries in zip(line, FAMILIES, handles, strict=True):
+                draw_quantity(ax, tables[reference], quantity, plan, column)
+                drawn = ax.get_legend_handles_labels()
+                entries |= dict(zip(drawn[1], drawn[0], strict=True))
+            line[0].set_title(f"from {reference}")
+            line[0].set_ylabel(f"{TITLES[quantity]}\n[{QUANTITIES[quantity]}]")
+        for ax in axes[-1]:
+            ax.set_xlabel("weight of the reverse KL, γ [1]")
+        for ax, column, entries, side in zip(axes[0], FAMILIES, handles, ("left", "center", "right"), strict=True):
+            ax.set_title("\n".join([column, ax.get_title(loc="left")]))
+            page.legend(entries.values(), entries.keys(), loc=f"outside lower {side}")
     return page
 
 
-def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Plan) -> Axes:
-    """One panel: geometric means over seeds of every rung; trained checkpoints as every seed and their geometric mean."""
-    rungs = list(dict.fromkeys(name for table in tables.values() for name in table.rungs()))
-    others = cycle(OTHERS)
-    for rung in rungs:
-        colour, dash, marker = STYLES.get(rung) or next(others)
-        line = [
-            (gamma, _geometric(values, quantity))
-            for gamma in plan.all_gammas
-            if len(values := measured_over_seeds(tables, rung, quantity, gamma, plan.train_noise))
-        ]
+def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Plan, column: str) -> Axes:
+    """One panel: geometric means over seeds of a family's levels; trained checkpoints with intervals, and every seed."""
+
+    def means_at(level: str, gammas: Iterable[float]) -> dict[float, np.ndarray]:
+        values = {g: measured_over_seeds(tables, level, quantity, g, plan.train_noise) for g in gammas}
+        return {gamma: np.maximum(each, FLOORS[quantity]) for gamma, each in values.items() if len(each)}
+
+    levels = dict.fromkeys(name for table in tables.values() for name in table.rungs() if family(name) == column)
+    for i, level in enumerate(levels, start=2):  # the first two looks are AMVL's and forward-only's
+        shown = look_of(i)
+        line = {gamma: np.exp(np.log(each).mean()) for gamma, each in means_at(level, plan.all_gammas).items()}
         if line:
-            ax.plot(*zip(*line, strict=True), color=colour, ls=dash, marker=marker, ms=5, lw=1.3, label=_label(rung))
-    trained = [
-        (gamma, values)
-        for gamma in plan.gammas
-        if len(values := measured_over_seeds(tables, TRAINED, quantity, gamma, plan.train_noise))
-    ]
-    for gamma, values in trained:
-        ax.scatter([gamma] * len(values), np.maximum(values, FLOORS[quantity]), s=12, color="black", alpha=0.35, lw=0)
+            ax.plot(*zip(*line.items(), strict=True), marker=shown.marker, ms=4, lw=1.1, label=_label(level), **look(i))
+    trained = means_at(TRAINED, plan.gammas)
     if trained:
-        ends = [_log_interval(values, quantity) for _, values in trained]
-        means = [_geometric(values, quantity) for _, values in trained]
-        bars = np.abs(np.array(ends).T - np.array(means))
-        ax.errorbar(
-            [gamma for gamma, _ in trained],
-            means,
-            yerr=bars,
-            color="black",
-            marker="o",
-            ms=6,
-            lw=1.8,
-            capsize=3,
-            label="trained at that gamma (95 % over seeds)",
-        )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("gamma, weight of the reverse KL [per nat]")
-    ax.set_ylabel(f"{TITLES[quantity]} [{QUANTITIES[quantity]}]")
+        amvl = replace(METHODS["amvl"], label="trained at that γ (95 % over seeds)")
+        over_seeds(ax, {amvl.label: trained}, [amvl], interval, log=True)
+    ax.set(xscale="log", yscale="log")
     ax.set_ylim(bottom=0.7 * FLOORS[quantity])
     return ax
 
 
-def _label(rung: str) -> str:
-    """Name of a rung in the legend."""
-    match = re.fullmatch(r"(both heads|head) (\+?)(\d+)", rung)
+def _label(level: str) -> str:
+    """Name of a level in the legend."""
+    match = re.fullmatch(r"(both heads|head) (\+?)(\d+)", level)
     if match is None:
-        return {"head untrained": "posterior head untrained"}.get(rung, rung)
+        return {"head untrained": "posterior head untrained"}.get(level, level)
     heads = "both heads" if match[1] == "both heads" else "posterior head alone"
     return f"{heads}, {match[3]} steps{' more' if match[2] else ''}"
-
-
-def _geometric(values: np.ndarray, quantity: str) -> float:
-    return float(np.exp(np.log(np.maximum(values, FLOORS[quantity])).mean()))
-
-
-def _log_interval(values: np.ndarray, quantity: str) -> tuple[float, float]:
-    """Student t over seeds of the logarithm, as figures."""
-    from amvl_model.results.seeds import interval
-
-    low, high = interval(np.log(np.maximum(values, FLOORS[quantity])))
-    return float(np.exp(low)), float(np.exp(high))

@@ -1,7 +1,7 @@
-"""What the notebooks call: pictures, tables and sliders. Notebooks hold prose and calls; the logic is here, with tests.
+"""What the notebooks call: figures, tables and sliders. Notebooks contain prose and calls; the logic is here, with tests.
 
-show         pictures and sliders in a notebook
-by_hand      01: one latent mode, its equilibrium and its pictures
+show         figures and sliders in a notebook
+by_hand      01: one latent mode, its equilibrium and its figures
 simulation   02: the theory's figures, and a game on its way to the closed form
 training     03: two small runs and their curves
 checkpoints  04, 05, 06: which checkpoints and questions, and what is measured on them

@@ -1,4 +1,4 @@
-"""One latent mode and two answers, worked out: numbers three ways, and the pictures under the sliders of notebook 01.
+"""One latent mode and two answers, worked out: numbers three ways, and the figures under the sliders of notebook 01.
 
 Two equally likely answers pull with forces gbar +- sqrt(v0) against curvature h; lambda_q and lambda_p are held fixed:
 
@@ -15,10 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amvl_style import (GREY, RULE, axes, look, look_of)
 from amvl_theory import (COUNTER_EXAMPLES, GaussianGame, MeanLeakageModel, critical_weight, equilibrium_by_simulation, exact_leaked_information, fixed_state, mixture_information, spread)
 from amvl_theory import equilibrium
 from amvl_theory.figures.curves import (Mode)
-from amvl_theory.figures.style import (COLOURS, axes, look, styled)
+from notebooks.views.show import styled
 
 GAMMAS = np.geomspace(1e-2, 30.0, 121)
 _REACH = (-2.6, 4.2)
@@ -107,8 +108,8 @@ def three_ways(mode: Mode, beta: float, gamma: float, anchor: float, hand: dict[
 def figure(beta: float, gamma: float, anchor: float, mode: Mode | None = None) -> Figure:
     """The distributions, contamination and leaked information at one setting."""
     mode = mode or Mode()
-    with styled():  # type: ignore[attr-defined]
-        page = Figure(figsize=(13.2, 3.9), layout="constrained")
+    with styled():
+        page = Figure(figsize=(13.2, 3.9))
         left, middle, right = page.subplots(1, 3, width_ratios=(1.25, 1, 1))
         densities(mode, beta, gamma, anchor, ax=left)
         contamination(mode, beta, gamma, anchor, ax=middle)
@@ -122,38 +123,38 @@ def densities(mode: Mode, beta: float, gamma: float, anchor: float, *, ax: Axes 
     found = rest(mode, beta, gamma, anchor)
     z = np.linspace(*_REACH, 400)
     width = 1 / np.sqrt(mode.posterior_precision)
-    for i, (name, centre) in enumerate(zip(("answer A", "answer B"), found.answers, strict=True)):
-        ax.plot(z, _normal(z, centre, width), label=f"posterior, told {name}", **look(i))
+    for i, (name, centre) in enumerate(zip(("answer A", "answer B"), found.answers, strict=True), start=2):
+        ax.plot(z, _normal(z, centre, width), label=f"posterior given {name}", **look(i))
     prior = _normal(z, found.contamination, 1 / np.sqrt(mode.prior_precision))
     ax.fill_between(z, prior, color="#BBBBBB", alpha=0.55, lw=0, label="prior")
     top = 0.62 * np.sqrt(max(mode.posterior_precision, mode.prior_precision))
-    ax.vlines(0, 0, 0.8 * top, color="#444444", lw=1.0)
+    ax.vlines(0, 0, 0.8 * top, color=GREY, lw=1.0)
     label = f"c = {found.contamination:.3f}"
-    ax.vlines(found.contamination, 0, 0.8 * top, color="#444444", lw=1.4, ls=(0, (4, 2)), label=label)
+    ax.vlines(found.contamination, 0, 0.8 * top, color=GREY, lw=1.4, ls=(0, (4, 2)), label=label)
     ax.set_xlim(*_REACH)
     ax.set_ylim(0, top)
     ax.set_xlabel("z - m*  [latent]   (thin line: leak-free reference)")
     ax.set_ylabel("density [1/latent]")
     ax.set_title(
-        f"beta = {beta:.3g}, gamma = {gamma:.3g}, anchor = {anchor:.3g}: absorption s = {found.absorption:.2f}"
+        f"β = {beta:.3g}, γ = {gamma:.3g}, anchor = {anchor:.3g}: absorption s = {found.absorption:.2f}"
     )
     ax.legend(loc="upper left", ncols=2)
     return ax
 
 
 def contamination(mode: Mode, beta: float, gamma: float, anchor: float, *, ax: Axes | None = None) -> Axes:
-    """c and dbar against gamma, this setting marked; the dotted line is forward-only."""
+    """c and dbar against gamma, this setting marked; the horizontal line is forward-only."""
     ax = axes(ax)
     curve = [rest(mode, beta, value, anchor) for value in GAMMAS]
     here = rest(mode, beta, gamma, anchor)
     ax.plot(GAMMAS, [each.contamination for each in curve], label="prior contamination c", **look(0))
-    ax.plot(GAMMAS, [each.shift for each in curve], label="posterior shift dbar", **look(1))
-    ax.axhline(rest(mode, beta, 0.0, anchor).contamination, color="#444444", lw=1.0, ls=":", label="c, forward-only")
-    for value, colour in ((here.contamination, COLOURS[0]), (here.shift, COLOURS[1])):
+    ax.plot(GAMMAS, [each.shift for each in curve], label="posterior shift δ̄", **look(3))
+    ax.axhline(rest(mode, beta, 0.0, anchor).contamination, label="c, forward-only", **look("fwd"))
+    for value, colour in ((here.contamination, look_of(0).colour), (here.shift, look_of(3).colour)):
         ax.plot(max(gamma, GAMMAS[0]), value, "o", color=colour, markersize=8, markeredgecolor="white")
     ax.set_xscale("log")
     ax.set_ylim(0, 1.35 * mode.force_mean / mode.curvature)
-    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_xlabel("weight of the reverse KL, γ [1]")
     ax.set_ylabel("shift from m* [latent]")
     ax.set_title("Mean channel: fixed variances (T3)")
     ax.legend(loc="upper right")
@@ -175,20 +176,20 @@ def leakage(mode: Mode, gamma: float, *, ax: Axes | None = None) -> Axes:
     def free(weight: float) -> float:
         return float(exact_leaked_information(pair, mode.curvature, weight))
 
-    for i, (curve, name) in enumerate(((fixed, "variances fixed"), (free, "variances free"))):
+    for i, curve, name in ((0, fixed, "variances fixed"), (3, free, "variances free")):
         ax.plot(GAMMAS, [curve(value) for value in GAMMAS], label=name, **look(i))
         if gamma > 0:
-            ax.plot(max(gamma, GAMMAS[0]), curve(gamma), "o", color=COLOURS[i], markersize=8, markeredgecolor="white")
-    ax.axhline(np.log(2), color="#777777", lw=0.9)
+            ax.plot(max(gamma, GAMMAS[0]), curve(gamma), "o", color=look_of(i).colour, markersize=8, markeredgecolor="white")
+    ax.axhline(np.log(2), **RULE)
     ax.annotate(
-        "log 2: all there is to know", (GAMMAS[0], np.log(2)), xytext=(2, 3), textcoords="offset points", fontsize=8.5
+        "log 2, entropy of the answer", (GAMMAS[0], np.log(2)), xytext=(2, 3), textcoords="offset points"
     )
     critical = float(critical_weight(mode.force_var, mode.curvature))
-    ax.axvline(critical, color="#777777", lw=0.9, ls=(0, (2, 2)))
-    ax.annotate("gamma_c = 2 v0/h", (1.12 * critical, 0.3), rotation=90, ha="left", va="center", fontsize=8.5)
+    ax.axvline(critical, **RULE)
+    ax.annotate("γ$_c$ = 2 v0/h", (1.12 * critical, 0.3), rotation=90, ha="left", va="center")
     ax.set_xscale("log")
     ax.set_ylim(0, 0.78)
-    ax.set_xlabel("weight of the reverse KL, gamma [1]")
+    ax.set_xlabel("weight of the reverse KL, γ [1]")
     ax.set_ylabel("leaked information [nats]")
     ax.set_title("Spread channel: no anchor in it (T4, T6)")
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.88))

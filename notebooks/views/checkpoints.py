@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import TASKS, SyntheticBlink
 from amvl_model.diagnostics.report.suite import (Diagnosed, Plan, diagnose, run_config)
+from amvl_style import keys_of
 
 SHIPPED_PAIR = ("tiny-forward-only", "tiny-amvl")
 
@@ -54,7 +55,7 @@ def held_out(
         checkpoints: names or folders.
         size: questions in all; the tasks take turns.
         label_noise: share of wrong labels. Above 0 the probabilities of the labels are known, and with them what a posterior
-            reveals about labels that no picture can give.
+            reveals about labels that no image can give.
     """
     runs = [_run(name) for name in checkpoints]
     known = [run.data.tasks for run in runs if run is not None]
@@ -151,7 +152,8 @@ def panels(found: Mapping[str, Diagnosed], diagnostic: str) -> Figure | str:
     from amvl_model.diagnostics.report.figures import (panels_figure)
     from amvl_model.diagnostics.report.sections import (PANELS)
 
-    page = panels_figure(_dictionaries(found, diagnostic), PANELS[diagnostic])
+    keys = keys_of({name: each.run and each.run.objective.name for name, each in found.items()})
+    page = panels_figure(_dictionaries(found, diagnostic), PANELS[diagnostic], keys=keys)
     return page if page is not None else f"{diagnostic}: nothing was measured on these questions"
 
 
@@ -164,7 +166,7 @@ def slot_similarity(found: Mapping[str, Diagnosed]) -> Figure | str:
 
 
 def relevance_maps(found: Mapping[str, Diagnosed], question: int = 0) -> list[Figure | str]:
-    """Relevance of picture tokens and words for latents and answer: a figure per checkpoint."""
+    """Relevance of image tokens and words for latents and answer: a figure per checkpoint."""
     from amvl_model.diagnostics.report.relevance_figures import (relevance_figure)
 
     drawn: list[Figure | str] = []
@@ -201,7 +203,7 @@ class PosteriorBrowser:
                 self.sentences[i].append(f"{label(name)}: {sentence}")
 
     def figure(self, question: int) -> Figure:
-        """The picture of question 1, 2, ..."""
+        """The figure of question 1, 2, ..."""
         from amvl_model.studies.summary import (quick_figure)
 
         return quick_figure(self.questions[question - 1], self.panels[question - 1])

@@ -24,10 +24,11 @@ from scipy.stats import spearmanr
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.report.suite import (Diagnosed)
+from amvl_style import (RULE, Look, axes, keys_of, look_of)
 from amvl_theory import MeanLeakageModel, leaked_information, spread
 from amvl_theory.checks import Array
-from amvl_theory.figures.style import (COLOURS, MARKERS, axes, look, styled)
 from notebooks.views.checkpoints import (measured)
+from notebooks.views.show import styled
 
 GAMMAS = np.geomspace(1e-5, 30.0, 60)
 
@@ -141,49 +142,61 @@ def sentences(found: Mapping[str, Predicted]) -> str:
 
 def figure(found: Mapping[str, Predicted]) -> Figure:
     """Leaked information and spread, predicted against measured, and the predicted course over gamma."""
-    with styled():  # type: ignore[attr-defined]
-        page = Figure(figsize=(13.2, 4.3), layout="constrained")
+    keys = keys_of({name: "amvl" if each.gamma > 0 else "ntp+fwd" for name, each in found.items()})
+    looks = {name: look_of(key) for name, key in keys.items()}
+    with styled():
+        page = Figure(figsize=(13.2, 4.3))
         left, middle, right = page.subplots(1, 3)
         draw_pairs(
-            {name: (each.leaked, each.measured) for name, each in found.items()}, "leaked information [nats]", ax=left
+            {name: (each.leaked, each.measured) for name, each in found.items()},
+            looks,
+            "leaked information [nats]",
+            ax=left,
         )
         pairs = {name: (each.spread, each.measured_spread) for name, each in found.items()}
-        draw_pairs(pairs, "spread of the options in the span [prior std]", log=True, ax=middle)
-        draw_course(found, ax=right)
+        draw_pairs(pairs, looks, "spread of the options in the span [prior std]", log=True, ax=middle)
+        draw_course(found, looks, ax=right)
         handles, names = left.get_legend_handles_labels()
         page.legend(handles, names, loc="outside lower center", ncols=4)
     return page
 
 
 def draw_pairs(
-    pairs: Mapping[str, tuple[Array, Array]], label: str, *, log: bool = False, ax: Axes | None = None
+    pairs: Mapping[str, tuple[Array, Array]],
+    looks: Mapping[str, Look],
+    label: str,
+    *,
+    log: bool = False,
+    ax: Axes | None = None,
 ) -> Axes:
     """Measured against predicted, a marker per question, with the line on which they agree."""
     ax = axes(ax)
-    for i, (name, (expected, seen)) in enumerate(pairs.items()):
-        ax.plot(expected, seen, MARKERS[i], color=COLOURS[i], ms=4.5, alpha=0.55, mew=0, label=name)
+    for name, (expected, measured_values) in pairs.items():
+        shown = looks[name]
+        ax.plot(expected, measured_values, shown.marker, color=shown.colour, alpha=0.55, mew=0, label=name)
     if log:
         ax.set_xscale("log")
         ax.set_yscale("log")
     ends = np.array([*ax.get_xlim(), *ax.get_ylim()])
     span = (ends[ends > 0].min(), ends.max()) if log else (0.0, ends.max())
-    ax.plot(span, span, color="#444444", lw=1.0, label="prediction = measurement")
+    ax.plot(span, span, color="black", lw=0.8, label="prediction = measurement")
     ax.set_xlabel(f"predicted: {label}")
-    ax.set_ylabel("measured")
+    ax.set_ylabel(f"measured [{label.rpartition('[')[2]}")
     return ax
 
 
-def draw_course(found: Mapping[str, Predicted], *, ax: Axes | None = None) -> Axes:
+def draw_course(found: Mapping[str, Predicted], looks: Mapping[str, Look], *, ax: Axes | None = None) -> Axes:
     """Predicted leaked information against gamma from one checkpoint's response, and what was measured at its own gamma."""
     ax = axes(ax)
-    for i, (name, each) in enumerate(found.items()):
-        ax.plot(GAMMAS, each.curve.mean(axis=0), label=f"predicted from {name}", **look(i))
+    for name, each in found.items():
+        shown = looks[name]
+        ax.plot(GAMMAS, each.curve.mean(axis=0), color=shown.colour, ls=shown.line, label=f"predicted from {name}")
         place = each.gamma or GAMMAS[0]
-        ax.plot(place, each.measured.mean(), MARKERS[i], color=COLOURS[i], ms=9, markeredgecolor="black")
-        ax.axvline(np.median(each.critical), color=COLOURS[i], lw=0.9, ls=(0, (2, 2)))
+        ax.plot(place, each.measured.mean(), shown.marker, color=shown.colour, ms=9, markeredgecolor="black")
+        ax.axvline(np.median(each.critical), **RULE | {"color": shown.colour})
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("gamma [1]   (forward-only at the left edge)")
+    ax.set_xlabel("weight of the reverse KL, γ [1]\n(forward-only at the left edge)")
     ax.set_ylabel("leaked information [nats]")
-    ax.set_title("lines: predicted; markers: measured; dotted: gamma_c", fontsize=9)
+    ax.set_title("lines: predicted; markers: measured;\nvertical: γ$_c$")
     return ax

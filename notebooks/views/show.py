@@ -1,4 +1,4 @@
-"""Pictures and sliders in a notebook."""
+"""Figures and sliders in a notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+import amvl_style
+
 DPI = 80
+
+
+def styled() -> Any:
+    """Context in which figures have the shared style, with text and lines of a size for the screen."""
+    return amvl_style.styled(1.33)
 
 
 def png(figure: Figure) -> bytes:
@@ -19,7 +26,7 @@ def png(figure: Figure) -> bytes:
 
 
 def show(*things: Figure | bytes | str) -> None:
-    """Display figures and PNG files as pictures and texts as they are, one under the other."""
+    """Display figures and PNG files as images and texts as they are, one under the other."""
     from IPython.display import Image, display
 
     for thing in things:
@@ -30,7 +37,7 @@ def show(*things: Figure | bytes | str) -> None:
 
 
 def slider(description: str, value: float, low: float, high: float, *, log: bool = False) -> Any:
-    """A slider whose picture is redrawn when it is let go; with ``log`` low and high are decades."""
+    """A slider whose figure is redrawn when it is released; with ``log`` low and high are decades."""
     from ipywidgets import FloatLogSlider, FloatSlider, Layout
 
     shared: dict[str, Any] = {
@@ -69,7 +76,7 @@ def counter(description: str, size: int) -> Any:
 
 
 def panel(draw: Callable[..., Figure | str], **controls: Any) -> Any:
-    """Sliders above the picture that ``draw`` makes of their values, drawn again whenever one of them moves.
+    """Sliders above the figure that ``draw`` makes of their values, drawn again whenever one of them moves.
 
     Args:
         draw: takes the controls' values by name.
@@ -77,5 +84,5 @@ def panel(draw: Callable[..., Figure | str], **controls: Any) -> Any:
     """
     from ipywidgets import VBox, interactive_output
 
-    picture = interactive_output(lambda **values: show(draw(**values)), controls)
-    return VBox([*controls.values(), picture])
+    image = interactive_output(lambda **values: show(draw(**values)), controls)
+    return VBox([*controls.values(), image])

@@ -6,13 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amvl_style import (METHODS, RULE, axes, look, marks)
 from amvl_theory import (GaussianGame, mixture_information, self_consistent_contamination)
 from amvl_theory import simulate
 from amvl_theory.checks import Array
 from amvl_theory.figures import (figures)
 from amvl_theory.figures.curves import (Mode)
 from amvl_theory.verification.core import (Table)
-from amvl_theory.figures.style import (OBJECTIVES, axes, look, marks, styled)
+from notebooks.views.show import styled
 
 _LOSSES = {"fwd": "ntp+fwd", "elbo": "elbo", "dual": "amvl"}
 
@@ -70,15 +71,15 @@ def theory_figure(name: str, mode: Mode, *, seed: int = 0, quick: bool = True) -
     """
     if name not in figures.FIGURES:
         raise ValueError(f"expected a figure among {', '.join(figures.FIGURES)}, got {name!r}")
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         return figures.FIGURES[name](mode, np.random.default_rng(seed), quick)[0]
 
 
 def slow_motion(mode: Mode, gamma: float) -> Figure:
     """`path` in three panels; the markers at the right edge are T5's closed form."""
     table = path(mode, gamma)
-    with styled():  # type: ignore[attr-defined]
-        page = Figure(figsize=(13.2, 3.9), layout="constrained")
+    with styled():
+        page = Figure(figsize=(13.2, 3.9))
         panels = page.subplots(1, 3)
         titles = {
             "contamination": ("prior contamination c [latent]", "The prior follows; markers: closed form (T5)"),
@@ -88,7 +89,7 @@ def slow_motion(mode: Mode, gamma: float) -> Figure:
         for ax, (column, (unit, title)) in zip(panels, titles.items(), strict=True):
             draw(table, column, unit, title, ax=ax)
         panels[0].legend(loc="lower right")
-        panels[1].axhline(np.log(2), color="#777777", lw=0.9)
+        panels[1].axhline(np.log(2), **RULE)
         panels[2].set_yscale("log")
     return page
 
@@ -96,14 +97,14 @@ def slow_motion(mode: Mode, gamma: float) -> Figure:
 def draw(table: Table, column: str, unit: str, title: str, *, ax: Axes | None = None) -> Axes:
     """One column of `path` in time."""
     ax = axes(ax)
-    for objective, (name, i) in OBJECTIVES.items():
+    for objective in _LOSSES:
         rows = table["objective"] == objective
         time = table["time"][rows]
-        ax.plot(time[1:], table[column][rows][1:], label=name, **{**look(i), "linewidth": 3.0 if i == 1 else 1.8})
+        ax.plot(time[1:], table[column][rows][1:], label=METHODS[objective].label, **look(objective))
         if column == "contamination":
-            ax.plot(time[-1] * 1.15, table["rest"][rows][-1], clip_on=False, **marks(i))
+            ax.plot(time[-1] * 1.15, table["rest"][rows][-1], clip_on=False, **marks(objective))
     ax.set_xscale("log")
-    ax.set_xlabel("time [rate x steps]")
+    ax.set_xlabel("time [rate × steps]")
     ax.set_ylabel(unit)
     ax.set_title(title)
     return ax

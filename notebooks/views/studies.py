@@ -1,14 +1,16 @@
-"""The shipped results beside what a notebook measures. What is missing is said in one line with the command that makes it."""
+"""The shipped results beside what a notebook measures. A missing result gives one line with the command that makes it."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,7 +18,9 @@ from amvl_model.diagnostics.report.suite import (Diagnosed)
 from amvl_model.results.seeds import (interval)
 from amvl_model.results.provenance import (PROJECT_ROOT)
 from amvl_model.results.files import (Result, ResultError, read_study)
-from amvl_theory.figures.style import (COLOURS, MARKERS, axes, styled)
+from amvl_model.results.frame import (tidy, wide)
+from amvl_style import (GREY, METHODS, axes, keys_of, look_of, over_seeds)
+from notebooks.views.show import styled
 
 COMMANDS = {
     "main_job": "python experiments/full_blink.py --out results/main_job",
@@ -40,7 +44,7 @@ STABILITY_PANELS = (
 
 
 class MissingResults(FileNotFoundError):
-    """Results that are not there, or not complete; the message is one line with the command that makes them."""
+    """Results are missing or incomplete; the message is one line with the command that makes them."""
 
 
 def root() -> Path:
@@ -49,7 +53,7 @@ def root() -> Path:
 
 
 def missing(study: str, reason: str = "") -> str:
-    """The one line about a result that is not there."""
+    """The line about a missing result."""
     detail = f" ({reason})" if reason else ""
     return f"results/{study} is not there{detail}; make it with: {COMMANDS[study]}"
 
@@ -72,7 +76,7 @@ def runs(study: str) -> list[Result]:
     """All results of a study.
 
     Raises:
-        MissingResults: if there are none, or one cannot be read.
+        MissingResults: if there are none, or a file is damaged.
     """
     try:
         return read_study(root() / study)
@@ -106,7 +110,7 @@ def pareto_figure() -> Figure:
 
 @or_line
 def pareto_verdict() -> str:
-    """What the Pareto study says."""
+    """The verdict of the Pareto study."""
     from amvl_model.studies.pareto import (verdict)
 
     return verdict(runs("pareto"))
@@ -129,8 +133,8 @@ def against_gamma(
     cells = gamma_cells(runs("leakage"))
     if not cells:
         raise MissingResults(missing("leakage", "no cells over gamma"))
-    with styled():  # type: ignore[attr-defined]
-        page = Figure(figsize=(4.4 * len(panels), 3.9), layout="constrained")
+    with styled():
+        page = Figure(figsize=(4.4 * len(panels), 3.9))
         for ax, (metric, label, factor) in zip(np.atleast_1d(page.subplots(1, len(panels))), panels, strict=True):
             source = training if metric.startswith("training.") else live
             draw_against_gamma(cells, metric, label, factor, source or {}, ax=ax)
@@ -139,20 +143,21 @@ def against_gamma(
     return page
 
 
-def gamma_cells(results: Sequence[Result]) -> dict[float, list[Result]]:
+def gamma_cells(results: Sequence[Result]) -> dict[float, pd.DataFrame]:
     """The runs of forward-only (gamma 0) and AMVL by gamma, at the label noise that most of them have."""
-    noises = [run.config["data"]["label_noise"] for run in results]
-    usual = max(set(noises), key=noises.count) if noises else None
-    found: dict[float, list[Result]] = {}
-    for run in results:
-        goal = run.config["objective"]
-        if run.config["data"]["label_noise"] == usual and goal["name"] in ("ntp+fwd", "amvl"):
-            found.setdefault(goal["gamma"] if goal["name"] == "amvl" else 0.0, []).append(run)
-    return dict(sorted(found.items()))
+    found = _by_run(results)
+    found = found[(found.noise == found.noise.mode()[0]) & found.objective.isin(["ntp+fwd", "amvl"])]
+    return dict(iter(found.groupby(found.gamma.where(found.objective == "amvl", 0.0))))
+
+
+def _by_run(results: Sequence[Result]) -> pd.DataFrame:
+    """A row per run: metrics, objective, gamma and noise."""
+    names = {"objective.name": "objective", "objective.gamma": "gamma", "data.label_noise": "noise"}
+    return wide(tidy(results, settings=[*names])).rename(columns=names)
 
 
 def draw_against_gamma(
-    cells: Mapping[float, Sequence[Result]],
+    cells: Mapping[float, pd.DataFrame],
     metric: str,
     label: str,
     factor: float,
@@ -165,35 +170,21 @@ def draw_against_gamma(
     weights = list(cells)
     positive = [value for value in weights if value > 0]
     zero = min(positive, default=1e-4) / 4
-    places, means, ends = [], [], []
-    for gamma, group in cells.items():
-        values = factor * _values(group, metric)
-        if not values.size:
-            continue
-        place = gamma or zero
-        ax.plot(np.full(len(values), place), values, "o", color="#444444", ms=5, alpha=0.45, mew=0, zorder=3)
-        low, high = interval(values)
-        places.append(place)
-        means.append(values.mean())
-        ends.append((values.mean() - low, high - values.mean()))
-    if places:
-        seeds = max(len(group) for group in cells.values())
-        ax.errorbar(
-            places, means, np.array(ends).T, color=COLOURS[0], marker="o", capsize=3, lw=1.4,
-            label=f"shipped study, mean and 95 % interval ({seeds} seeds)",
-        )  # fmt: skip
-    for i, (name, each) in enumerate(live.items(), start=1):
-        value = live_value(each, metric)
-        if value is not None and each.run is not None:
-            gamma = each.run.objective.gamma if each.run.objective.name == "amvl" else 0.0
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markeredgecolor": "black"}
-            ax.plot(gamma or zero, factor * value, linestyle="none", ms=9, label=f"{name}, measured here", **look)
-    ax.set_xscale("log")
+    values = {gamma or zero: factor * _values(group, metric) for gamma, group in cells.items()}
+    seeds = max(map(len, cells.values()))
+    own = replace(METHODS["amvl"], label=f"shipped study, mean and 95 % interval ({seeds} seeds)")
+    over_seeds(ax, {own.label: values}, [own], interval)
+    for name, key in keys_of({name: each.run and each.run.objective.name for name, each in live.items()}).items():
+        value, run, shown = live_value(live[name], metric), live[name].run, look_of(key)
+        if value is not None and run is not None:
+            place = run.objective.gamma if run.objective.name == "amvl" else 0.0
+            style = {"color": shown.colour, "marker": shown.marker, "markeredgecolor": "black", "linestyle": "none"}
+            ax.plot(place or zero, factor * value, ms=9, label=f"{name}, measured here", **style)
     ticks = sorted({zero, *positive})
     ax.set_xticks(ticks, ["0" if tick == zero else f"{tick:g}" for tick in ticks], rotation=45)
     ax.minorticks_off()
-    ax.set_xlabel("gamma [1]   (0: forward-only)")
-    ax.set_ylabel(label)
+    ax.set_xlabel("weight of the reverse KL, γ [1]\n(0: forward-only)")
+    ax.set_ylabel(label.replace(" [", "\n["))
     return ax
 
 
@@ -208,50 +199,46 @@ def objectives_figure() -> Figure:
     groups = objective_cells(runs("leakage"))
     if not groups:
         raise MissingResults(missing("leakage", "no cells of the eight objectives"))
-    with styled():  # type: ignore[attr-defined]
-        page = Figure(figsize=(12.6, 0.9 + 0.38 * len(groups)), layout="constrained")
+    import pandas as pd
+    import seaborn as sns
+
+    colours = {name: METHODS[name].colour if name in METHODS and name != "fwd" else GREY for name in groups}
+    with styled():
+        page = Figure(figsize=(12.6, 0.9 + 0.38 * len(groups)))
         for ax, (metric, label, factor) in zip(page.subplots(1, 3, sharey=True), columns, strict=True):
-            for row, group in enumerate(groups.values()):
-                values = factor * _values(group, metric)
-                if values.size:
-                    low, high = interval(values)
-                    ax.plot(values, np.full(len(values), row), "o", color="#444444", ms=5, alpha=0.45, mew=0, zorder=3)
-                    ax.plot([low, high], [row, row], color=COLOURS[0], lw=1.4)
-                    ax.plot(values.mean(), row, "o", color=COLOURS[0])
-            ax.set_yticks(range(len(groups)), list(groups))
-            ax.set_ylim(len(groups) - 0.5, -0.5)
-            ax.set_xlabel(label)
+            rows = [(name, factor * v) for name, group in groups.items() for v in _values(group, metric)]
+            frame = pd.DataFrame(rows, columns=["objective", label])
+            shared = {"data": frame, "x": label, "y": "objective", "hue": "objective", "order": list(groups)}
+            shared |= {"palette": colours, "legend": False, "ax": ax}
+            sns.stripplot(**shared, jitter=False, size=4, alpha=0.45)
+            sns.pointplot(**shared, errorbar=lambda values: interval(np.asarray(values)), linestyle="none")
+            ax.set_ylabel("")
     return page
 
 
-def objective_cells(results: Sequence[Result]) -> dict[str, list[Result]]:
+def objective_cells(results: Sequence[Result]) -> dict[str, pd.DataFrame]:
     """One cell per objective at the usual label noise; AMVL's at gamma = 0.001, the others' reverse weight."""
-    found: dict[str, list[Result]] = {}
-    for run in results:
-        goal = run.config["objective"]
-        plain = run.cell == goal["name"] or (goal["gamma"] == 0.001 and run.cell == "amvl,gamma=0.001")
-        if plain:
-            found.setdefault(goal["name"], []).append(run)
-    return found
+    found = _by_run(results)
+    plain = (found.cell == found.objective) | ((found.gamma == 0.001) & (found.cell == "amvl,gamma=0.001"))
+    return dict(iter(found[plain].groupby("objective", sort=False)))
 
 
 @or_line
 def noise_figure() -> Figure:
     """What the posterior reveals about wrong training labels against their share, forward-only and AMVL."""
     levels = noise_cells(runs("leakage"))
-    with styled():  # type: ignore[attr-defined]
+    with styled():
         ax: Any
-        page = Figure(figsize=(5.6, 3.9), layout="constrained")
+        page = Figure(figsize=(5.6, 3.9))
         ax = page.subplots()
-        entropy: dict[float, float] = {}
-        for i, (name, cells) in enumerate(levels.items()):
-            rows = [(noise, _values(group, "training.known_answer_leakage")) for noise, group in sorted(cells.items())]
-            rows = [(noise, values) for noise, values in rows if values.size]
-            ends = np.array([(v.mean() - interval(v)[0], interval(v)[1] - v.mean()) for _, v in rows]).T
-            x, means = [noise for noise, _ in rows], [v.mean() for _, v in rows]
-            ax.errorbar(x, means, ends if rows else None, capsize=3, color=COLOURS[i], marker=MARKERS[i], label=name)
-            entropy |= {noise: _values(group, "training.answer_entropy").mean() for noise, group in cells.items()}
-        ax.plot(*zip(*sorted(entropy.items()), strict=True), color="#444444", ls=":", label="all there is: H(Y|x)")
+        values = {
+            name: {noise: _values(group, "training.known_answer_leakage") for noise, group in sorted(cells.items())}
+            for name, cells in levels.items()
+        }
+        over_seeds(ax, values, [METHODS["ntp+fwd"], METHODS["amvl"]], interval, xscale="linear", dodge=1.0)
+        groups = [group for cells in levels.values() for group in cells.items()]
+        entropy = {noise: _values(group, "training.answer_entropy").mean() for noise, group in groups}
+        ax.plot(*zip(*sorted(entropy.items()), strict=True), color=GREY, ls=":", label="upper bound H(Y|x)")
         ax.set_xlabel("share of wrong training labels [1]")
         ax.set_ylabel("leaked about training labels [nats]")
         ax.set_ylim(bottom=0)
@@ -259,22 +246,21 @@ def noise_figure() -> Figure:
     return page
 
 
-def noise_cells(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
+def noise_cells(results: Sequence[Result]) -> dict[str, dict[float, pd.DataFrame]]:
     """Runs by label noise, of forward-only and of AMVL at gamma = 0.001.
 
     Raises:
         MissingResults: if one of the two has fewer than two noise levels.
     """
-    found: dict[str, dict[float, list[Result]]] = {"forward-only": {}, "AMVL, gamma = 0.001": {}}
-    for run in results:
-        goal, noise = run.config["objective"], run.config["data"]["label_noise"]
-        if goal["name"] == "ntp+fwd":
-            found["forward-only"].setdefault(noise, []).append(run)
-        elif goal["name"] == "amvl" and goal["gamma"] == 0.001:
-            found["AMVL, gamma = 0.001"].setdefault(noise, []).append(run)
-    if min(len(levels) for levels in found.values()) < 2:
+    found = _by_run(results)
+    series = {
+        "forward-only": found.objective == "ntp+fwd",
+        "AMVL, gamma = 0.001": (found.objective == "amvl") & (found.gamma == 0.001),
+    }
+    levels = {name: dict(iter(found[rows].groupby("noise"))) for name, rows in series.items()}
+    if min(map(len, levels.values())) < 2:
         raise MissingResults(missing("leakage", "fewer than two levels of label noise"))
-    return found
+    return levels
 
 
 def live_value(each: Diagnosed, metric: str) -> float | None:
@@ -296,23 +282,22 @@ def live_value(each: Diagnosed, metric: str) -> float | None:
     return None if found is None else float(found["mean"])
 
 
-def _values(group: Sequence[Result], metric: str) -> np.ndarray:
+def _values(group: pd.DataFrame, metric: str) -> np.ndarray:
     """The metric of every seed that has it."""
-    known = [run.value(metric) for run in group if metric in run.metrics]
-    return np.array([value for value in known if value is not None], dtype=float)
+    return group.get(metric, pd.Series(dtype=float)).dropna().to_numpy()
 
 
 def prediction_summary() -> list[bytes | str]:
-    """The prediction study: its picture (PNG) and the scores over seeds, or the line that it is missing."""
+    """The prediction study: its figure (PNG) and the scores over seeds, or the line that it is missing."""
     try:
         results = runs("prediction")
     except MissingResults as error:
         return [str(error)]
-    picture = root() / "prediction" / "prediction.png"
+    image = root() / "prediction" / "prediction.png"
     scores = [run for run in results if run.cell.endswith(",scores")]
     if not scores:
         return [missing("prediction", "no scores")]
     from experiments.theory_vs_model.scores import (digest)
 
-    told = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
-    return [*([picture.read_bytes()] if picture.is_file() else []), told]
+    text = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
+    return [*([image.read_bytes()] if image.is_file() else []), text]

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from amvl_model.config import (RunConfig, load_preset, override)
 from amvl_model.studies.declared import (EASY_TASKS)
-from amvl_theory.figures.style import (axes, look, styled)
+from amvl_style import (axes, look)
+from notebooks.views.show import styled
 
 ARMS = {"forward-only": "ntp+fwd", "AMVL": "amvl"}
 CURVES = (
@@ -43,7 +44,7 @@ class Trained:
 
 
 def settings(**changes: object) -> RunConfig:
-    """The tiny preset on four single-picture tasks, 30 % wrong labels, with some dotted settings changed.
+    """The tiny preset on four single-image tasks, 30 % wrong labels, with some dotted settings changed.
 
     Args:
         changes: settings with a double underscore for the dot, for example ``objective__gamma=0.01``.
@@ -94,8 +95,8 @@ def measured(runs: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
 
 def curves(runs: Mapping[str, Trained]) -> Figure:
     """What happened during training, one panel per column."""
-    with styled():  # type: ignore[attr-defined]
-        page = Figure(figsize=(13.2, 3.5), layout="constrained")
+    with styled():
+        page = Figure(figsize=(13.2, 3.5))
         for ax, (column, label, log) in zip(page.subplots(1, len(CURVES)), CURVES, strict=True):
             draw_curve({name: run.log for name, run in runs.items()}, column, label, log=log, ax=ax)
         page.axes[0].legend()
@@ -107,11 +108,10 @@ def draw_curve(
 ) -> Axes:
     """One column of the logs against the step."""
     ax = axes(ax)
-    for i, (name, rows) in enumerate(logs.items()):
-        shape = look(1 - i if i < 2 else i)  # forward-only orange, AMVL blue, as elsewhere
-        ax.plot([row["step"] for row in rows], [row.get(column, np.nan) for row in rows], label=name, **shape)
+    for name, rows in logs.items():
+        ax.plot([row["step"] for row in rows], [row.get(column, np.nan) for row in rows], label=name, **look(ARMS[name]))
     if log:
         ax.set_yscale("log")
-    ax.set_xlabel("step")
+    ax.set_xlabel("training step [steps]")
     ax.set_ylabel(label)
     return ax

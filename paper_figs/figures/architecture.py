@@ -15,15 +15,17 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from amvl_model.results.provenance import PROJECT_ROOT
+from amvl_style import GREY, SERIES
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
-from paper_figs.style import BLUE, GREEN, GREY, ORANGE, PINK, VERMILLION, page
+from paper_figs.style import page
 
 TITLE = "architecture: one query, two passes; tokens, positions and masks of a real batch"
 CHECKPOINT = "tiny-amvl"
 QUESTIONS = ("Counting", "Object_Localization")
+BLUE, VERMILLION, GREEN, PINK, ORANGE = (each.colour for each in SERIES[:5])
 COLOURS = {
-    "pictures of x": "#9A9A9A",
+    "images of x": "#9A9A9A",
     "words of x": "#C9C9C9",
     "prior latents": BLUE,
     "posterior latents": VERMILLION,
@@ -92,7 +94,7 @@ def record() -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     with torch.no_grad():
         model(**batch, latents="posterior_mean")
     plain: dict[str, Any] = {name: value.numpy() for name, value in batch.items() if name != "pixel_values"}
-    plain["is_picture"] = plain["input_ids"] == processor.image_token_id
+    plain["is_image"] = plain["input_ids"] == processor.image_token_id
     plain["answer_tokens"] = [
         processor.tokenizer.convert_ids_to_tokens(ids[mask.astype(bool)].tolist())
         for ids, mask in zip(plain["answer_ids"], plain["answer_mask"], strict=True)
@@ -105,8 +107,8 @@ def passes(calls: list[dict[str, Any]], batch: dict[str, Any], k: int, example: 
     first, second = calls
     real = batch["attention_mask"][example].astype(bool)
     x = tuple(
-        "padding" if not there else "pictures of x" if picture else "words of x"
-        for there, picture in zip(real, batch["is_picture"][example], strict=True)
+        "padding" if not there else "images of x" if image else "words of x"
+        for there, image in zip(real, batch["is_image"][example], strict=True)
     )
     prefix = len(x)
     y = tuple("answer y" if there else "padding" for there in batch["answer_mask"][example])
@@ -157,13 +159,13 @@ def draw(sources: Sources) -> Drawn:
 
 def _words(one: Pass, batch: dict[str, Any], k: int, example: int) -> str:
     """The batch, and what joins the two passes."""
-    pictures = sum(kind == "pictures of x" for kind in one.kinds)
+    images = sum(kind == "images of x" for kind in one.kinds)
     words = sum(kind == "words of x" for kind in one.kinds)
     padding = sum(kind == "padding" for kind in one.kinds[: one.prefix])
     answer = " ".join(batch["answer_tokens"][example])
     return (
         f"One of {len(batch['input_ids'])} questions of the batch:\n"
-        f"x: {pictures} picture and {words} word tokens\n"
+        f"x: {images} image and {words} word tokens\n"
         f"    ({padding} more of padding)\n"
         f"y: {answer}\n"
         f"k = {k} latents\n"

@@ -9,17 +9,14 @@ from matplotlib.axes import Axes
 
 from amvl_model.profiling.throughput.grid import BASE_ANSWER, BASE_LATENTS, SIZES, model_flops, segments, token_ratio
 from amvl_model.results.files import Result
+from amvl_style import GREY, METHODS, look, marks
 from paper_figs.build import Drawn
 from paper_figs.ours import THROUGHPUT
 from paper_figs.sources import Sources
-from paper_figs.style import BLACK, GREY, look, marks, page
+from paper_figs.style import page
 
 TITLE = "cost per training step against plain fine-tuning, three full passes and sequential latents"
-METHODS = {
-    "two-pass": ("AMVL, two passes", 0),
-    "three-pass": ("three full passes", 1),
-    "sequential": ("sequential, k+1 calls", 2),
-}
+SHOWN = ("two-pass", "three-pass", "sequential")
 
 
 def draw(sources: Sources) -> Drawn:
@@ -36,11 +33,11 @@ def _computed(ax: Axes, sources: Sources) -> None:
     lengths = np.unique(np.geomspace(64, 16384, 41).astype(int))
     shape = SIZES["7b"]
     base = [model_flops(shape, segments("sft", int(n), BASE_ANSWER, BASE_LATENTS), BASE_ANSWER) for n in lengths]
-    for method, (name, i) in METHODS.items():
+    for method in SHOWN:
         flops = [model_flops(shape, segments(method, int(n), BASE_ANSWER, BASE_LATENTS), BASE_ANSWER) for n in lengths]
-        ax.plot(lengths, np.array(flops) / base, label=name, **look(i))
+        ax.plot(lengths, np.array(flops) / base, label=METHODS[method].label, **look(method))
     ratios = [token_ratio(int(n), BASE_ANSWER, BASE_LATENTS) for n in lengths[::5]]
-    ax.plot(lengths[::5], ratios, color=BLACK, marker="x", ms=3.5, ls="none", label="tokens r")
+    ax.plot(lengths[::5], ratios, color="black", marker="x", ms=3.5, ls="none", label="tokens r")
     sources.compute(model_flops, size="7b", answer=BASE_ANSWER, latents=BASE_LATENTS, lengths=[64, 16384])
     ax.set_xscale("log", base=2)
     ticks = [64, 256, 1024, 4096, 16384]
@@ -57,23 +54,23 @@ def _measured(ax: Axes, results: Sequence[Result]) -> None:
     floors = []
     for result in results:
         floor = result.metrics.get("token_ratio")
-        for method, (_, i) in METHODS.items():
+        for method in SHOWN:
             ratio = result.metrics.get(f"ratio.{method}")
             if floor is None or floor.value is None or ratio is None or ratio.value is None:
                 continue
             floors.append(floor.value)
             low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
             bars = [[ratio.value - low], [high - ratio.value]]
-            face = {"markerfacecolor": marks(i)["color"]} if result.config["checkpointing"] else {}
-            ax.errorbar(floor.value, ratio.value, yerr=bars, elinewidth=0.7, capsize=0, **(marks(i) | face))
+            face = {"markerfacecolor": METHODS[method].colour} if result.config["checkpointing"] else {}
+            ax.errorbar(floor.value, ratio.value, yerr=bars, elinewidth=0.7, capsize=0, **(marks(method) | face))
     if not floors:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color=GREY)
         ax.set_xticks([])
         ax.set_yticks([])
     else:
-        ax.plot([1, max(floors)], [1, max(floors)], color=BLACK, lw=0.8, label="ratio = r")
-        for name, i in METHODS.values():
-            ax.plot([], [], label=name, **marks(i))
+        ax.plot([1, max(floors)], [1, max(floors)], color="black", lw=0.8, label="ratio = r")
+        for method in SHOWN:
+            ax.plot([], [], label=METHODS[method].label, **marks(method))
         ax.plot([], [], marker="o", ls="none", color=GREY, label="filled: checkpointing")
         sizes = sorted({str(r.config["size"]) for r in results})
         devices = sorted({str(r.config["device"]) for r in results})

@@ -17,10 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
+from amvl_style import GREY, RULE, SERIES, look
 from amvl_theory import GameState, GaussianGame, Simulation, initial_state, kl_diag, simulate
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
-from paper_figs.style import BLACK, COLOURS, GREY, LINES, MARKERS, page
+from paper_figs.style import page
 
 TITLE = "KL geometry: initial mismatch, forward alignment, reverse support, from the game's own trajectories"
 ETA = 0.02
@@ -28,6 +29,7 @@ ANGLES = np.deg2rad([90.0, 210.0, 330.0])
 FORCES = np.array([1.2, 0.8]) + 1.5 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 CURVATURE, ANCHOR = (1.0, 1.3), 0.1
 START = {"posterior_var": 0.6, "prior_var": 0.35}
+ANSWERS = (SERIES[2], SERIES[3], SERIES[5])
 
 
 class Phase(NamedTuple):
@@ -130,13 +132,14 @@ def _snapshot(ax: Axes, states: GameState, start: int, end: int) -> None:
     """Posteriors and prior (1 and 2 standard deviations) at step ``end``, and the means' paths since ``start``."""
     for k in range(len(FORCES)):
         path = states.posterior_shift[start : end + 1, 0, k]
-        _gaussian(ax, path[-1], np.exp(states.posterior_log_var[end, 0, k]), COLOURS[k], LINES[k])
-        ax.plot(*path.T, color=COLOURS[k], lw=0.9)
-        ax.plot(*path[-1], marker=MARKERS[k], color=COLOURS[k], ls="none")
+        answer = ANSWERS[k]
+        _gaussian(ax, path[-1], np.exp(states.posterior_log_var[end, 0, k]), answer.colour, answer.line)
+        ax.plot(*path.T, color=answer.colour, lw=0.9)
+        ax.plot(*path[-1], marker=answer.marker, color=answer.colour, ls="none")
     path = states.contamination[start : end + 1, 0]
-    _gaussian(ax, path[-1], np.exp(states.prior_log_var[end, 0]), BLACK, "-", fill=False)
-    ax.plot(*path.T, color=BLACK, lw=0.9)
-    ax.plot(*path[-1], marker="X", color=BLACK, ls="none", ms=5)
+    _gaussian(ax, path[-1], np.exp(states.prior_log_var[end, 0]), "black", "-", fill=False)
+    ax.plot(*path.T, color="black", lw=0.9)
+    ax.plot(*path[-1], marker="X", color="black", ls="none", ms=5)
     ax.plot(0, 0, marker="+", color=GREY, ls="none", ms=6)
     ax.set_aspect("equal")
 
@@ -158,8 +161,8 @@ def _gaussian(
 def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
     time = ETA * np.arange(len(states.contamination))
     forward, reverse = kls(states)
-    ax.plot(time, forward, color=COLOURS[0], ls=LINES[0], label="KL(q‖p), forward")
-    ax.plot(time, reverse, color=COLOURS[1], ls=LINES[1], label="KL(p‖q), reverse")
+    ax.plot(time, forward, label="KL(q‖p), forward", **look(0))
+    ax.plot(time, reverse, label="KL(p‖q), reverse", **look(1))
     ax.set_yscale("log")
     ax.set_ylim(top=100)
     ax.set_xlim(0, time[-1])
@@ -167,7 +170,7 @@ def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
     ax.set_ylabel("mean KL [nats]")
     for i, end in enumerate(ends[1:]):
         if i < len(PHASES) - 1:
-            ax.axvline(ETA * end, color=GREY, lw=0.8, ls=(0, (2, 2)))
+            ax.axvline(ETA * end, **RULE)
         ax.text(
             ETA * (ends[i] + end) / 2, 0.97, f"({'abc'[i]})", transform=ax.get_xaxis_transform(), va="top", ha="center"
         )
@@ -177,11 +180,11 @@ def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
 
 def _legend() -> list[Line2D]:
     answers = [
-        Line2D([], [], color=COLOURS[k], ls=LINES[k], marker=MARKERS[k], label=f"q(z|x, answer {k + 1})")
-        for k in range(3)
+        Line2D([], [], color=each.colour, ls=each.line, marker=each.marker, label=f"q(z|x, answer {k})")
+        for k, each in enumerate(ANSWERS, start=1)
     ]
     return [
         *answers,
-        Line2D([], [], color=BLACK, marker="X", label="prior p(z|x)"),
+        Line2D([], [], color="black", marker="X", label="prior p(z|x)"),
         Line2D([], [], color=GREY, marker="+", ls="none", ms=6, label="leak-free mean"),
     ]

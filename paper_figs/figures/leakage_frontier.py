@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 
 from amvl_model.results.seeds import interval
 from amvl_model.studies.pareto import LEAK, NLL, ZEROED, Cell, cells
+from amvl_style import GREY, METHODS, SERIES, Look, shades
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.ours import PARETO
 from paper_figs.sources import Sources
-from paper_figs.style import BLACK, COLOURS, LINES, MARKERS, page
+from paper_figs.style import page
 
 TITLE = "leaked information against answer NLL and against the worth of the latents, over beta and gamma"
 FLOOR = 1e-4
@@ -29,18 +30,15 @@ def draw(sources: Sources) -> Drawn:
     if not results:
         raise NothingToDrawError
     found = cells(results)
-    gammas: list[float | None] = [None, *sorted({cell.gamma for cell in found if cell.gamma is not None})]
+    looks = _looks(sorted({cell.gamma for cell in found if cell.gamma is not None}))
     betas = sorted({cell.beta for cell in found})
     figure = page(3.1)
     left, right = figure.subplots(1, 2)
-    for i, gamma in enumerate(gammas):
+    for gamma, look in looks.items():
         group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
-        shown: dict[str, Any] = {
-            "color": BLACK if gamma is None else COLOURS[i - 1],
-            "ls": "-" if gamma is None else LINES[i],
-        }
-        _curve(left, group, NLL, 1.0, betas, shown)
-        _curve(right, group, ZEROED, 100.0, betas, shown)
+        _curve(left, group, NLL, 1.0, betas, look)
+        _curve(right, group, ZEROED, 100.0, betas, look)
+    _cut(left)
     for ax in (left, right):
         ax.set_xscale("log")
         ax.set_xlabel("leaked information, held out [nats]")
@@ -51,24 +49,32 @@ def draw(sources: Sources) -> Drawn:
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     left.set_title(f"(a) lower left is better ({seeds} seeds)")
     right.set_title("(b) lower means the latents are used")
-    figure.legend(handles=_legend(gammas, betas), loc="outside lower center", ncols=5)
+    figure.legend(handles=_legend(looks.values(), betas), loc="outside lower center", ncols=5)
     return Drawn(figure)
 
 
-def _curve(
-    ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Sequence[float], shown: dict[str, Any]
-) -> None:
+def _curve(ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Sequence[float], look: Look) -> None:
     points = [(float(np.exp(_logs(cell).mean())), scale * cell.mean(metric)) for cell in group]
     if points:
-        ax.plot(*zip(*points, strict=True), lw=0.9, **shown)
+        ax.plot(*zip(*points, strict=True), lw=0.9, color=look.colour, ls=look.line)
     for cell, (x, y) in zip(group, points, strict=True):
         across, along = np.exp(interval(_logs(cell))), scale * np.array(interval(cell.values[metric]))
-        ax.errorbar(
-            x, y,
-            xerr=np.abs(across[:, None] - x), yerr=np.abs(along[:, None] - y),
-            color=shown["color"], marker=MARKERS[betas.index(cell.beta)], ls="none", elinewidth=0.6, capsize=0, mec="white",
-            mew=0.4, ms=5.5,
-        )  # fmt: skip
+        xerr, yerr = np.abs(across[:, None] - x), np.abs(along[:, None] - y)
+        ax.errorbar(x, y, yerr, xerr, color=look.colour, ls="none", elinewidth=0.7, capsize=0, alpha=0.45)
+        marker = SERIES[betas.index(cell.beta)].marker
+        ax.plot(x, y, color=look.colour, marker=marker, ls="none", mec="white", mew=0.5, ms=5.5, zorder=4)
+
+
+def _cut(ax: Axes) -> None:
+    """Limit the y axis to the range of the means and a margin where one interval is larger, and write its ends down."""
+    means = np.sort(np.concatenate([line.get_ydata() for line in ax.lines if line.get_linestyle() != "None"]))
+    low, high = means[0], means[-1]
+    ends = ax.dataLim.intervaly
+    if np.ptp(ends) > 2 * (high - low) > 0:
+        margin = 0.25 * (high - low)
+        ax.set_ylim(low - margin, high + margin)
+        text = f"largest interval: {ends[0]:.2f} to {ends[1]:.2f} nats"
+        ax.text(0.02, 0.97, text, transform=ax.transAxes, va="top", color=GREY)
 
 
 def _logs(cell: Cell) -> np.ndarray:
@@ -76,14 +82,17 @@ def _logs(cell: Cell) -> np.ndarray:
     return np.log(np.maximum(cell.values[LEAK], FLOOR))
 
 
-def _legend(gammas: Sequence[float | None], betas: Sequence[float]) -> list[Line2D]:
-    lines = [
-        Line2D([], [], color=BLACK, label="forward-only")
-        if gamma is None
-        else Line2D([], [], color=COLOURS[i - 1], ls=LINES[i], label=f"AMVL, γ = {gamma:g}")
-        for i, gamma in enumerate(gammas)
-    ]
-    return lines + [
-        Line2D([], [], color="#666666", marker=MARKERS[i], ls="none", label=f"β = {beta:g}")
-        for i, beta in enumerate(betas)
+def _looks(gammas: Sequence[float]) -> dict[float | None, Look]:
+    """Forward-only in its own look; AMVL in shades of its colour, darker with gamma."""
+    own, shaded = METHODS["amvl"], zip(gammas, shades("amvl", len(gammas)), strict=True)
+    amvl: dict[float | None, Look] = {
+        gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour) for gamma, colour in shaded
+    }
+    return {None: METHODS["ntp+fwd"], **amvl}
+
+
+def _legend(looks: Iterable[Look], betas: Sequence[float]) -> list[Line2D]:
+    shapes = zip(betas, SERIES, strict=False)
+    return [Line2D([], [], color=look.colour, ls=look.line, label=look.label) for look in looks] + [
+        Line2D([], [], color=GREY, marker=each.marker, ls="none", label=f"β = {beta:g}") for beta, each in shapes
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,22 +11,23 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from amvl_model.results.files import Result
 from amvl_model.results.seeds import interval
+from amvl_style import GREY, METHODS, over_seeds, shades
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.ours import ACCURACY, LEAK
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, LINES, MARKERS, page
+from paper_figs.style import page
 from paper_figs.theory.contamination import FLOOR
 
 TITLE = "leaked information and accuracy against length of training and size of the training set"
 SERIES = {
-    "ntp+fwd": ("forward-only", 1),
-    "amvl": ("AMVL, gamma 0.001", 0),
-    "amvl,gamma=0.003": ("AMVL, gamma 0.003", 5),
-    "elbo": ("ELBO", 2),
-    "pause": ("pause tokens", 3),
-    "sft": ("SFT, no latents", 6),
+    "ntp+fwd": METHODS["ntp+fwd"],
+    "amvl": replace(METHODS["amvl"], label="AMVL, γ = 0.001"),
+    "amvl,gamma=0.003": replace(METHODS["jeffreys"], label="AMVL, γ = 0.003", colour=shades("amvl", 3)[0]),
+    "elbo": METHODS["elbo"],
+    "pause": METHODS["pause"],
+    "sft": METHODS["sft"],
 }
-"""Beginning of the cells' names -> name in the legend, and index into colours, line styles and markers."""
+"""Beginning of the cells' names -> look."""
 AXES = {
     "length": ("steps", "length of training [steps]"),
     "size": ("size", "size of the training set [questions]"),
@@ -76,27 +78,14 @@ def _curves(ax: Axes, placed: Sequence[Placed], metric: str) -> None:
     """
     log = metric == LEAK
     places = sorted({place for _, place, _ in placed})
-    shown_here = [name for name in SERIES if any(len(_values(placed, name, place, metric)) for place in places)]
-    for order, name in enumerate(shown_here):
-        label, i = SERIES[name]
-        groups = {place: _values(placed, name, place, metric) for place in places}
-        known = [place for place in places if len(groups[place])]
-        shift = 1.035 ** (order - (len(shown_here) - 1) / 2)
-        values = [np.log(np.maximum(groups[place], FLOOR)) if log else 100 * groups[place] for place in known]
-        back = np.exp if log else np.asarray
-        means = back(np.array([each.mean() for each in values]))
-        ends = back(np.array([interval(each) for each in values]).reshape(-1, 2))
-        ends = ends if log else np.minimum(ends, 100)
-        x = shift * np.array(known, dtype=float)
-        shown = {"color": COLOURS[i], "ls": LINES[i], "marker": MARKERS[i], "label": label}
-        ax.errorbar(x, means, yerr=np.abs(ends.T - means), lw=1.1, elinewidth=0.8, **shown)
-        for place, each in zip(x, values, strict=True):
-            ax.plot(
-                [place] * len(each), back(each), color=COLOURS[i], marker=MARKERS[i], ms=2, ls="none", alpha=0.5, mew=0
-            )
-    ax.set_xscale("log")
+    groups = {name: {place: _values(placed, name, place, metric) for place in places} for name in SERIES}
+    groups = {name: each for name, each in groups.items() if any(map(len, each.values()))}
+    values = {
+        SERIES[name].label: {place: np.maximum(v, FLOOR) if log else 100 * v for place, v in each.items()}
+        for name, each in groups.items()
+    }
+    over_seeds(ax, values, [SERIES[name] for name in groups], interval, log=log, top=np.inf if log else 100.0)
     if log:
-        ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.yaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Fig. 3: which picture tokens and words move each latent slot of the shipped checkpoints (integrated gradients, nats)."""
+"""Fig. 3: which image tokens and words move each latent slot of the shipped checkpoints (integrated gradients, nats)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from matplotlib.patches import Rectangle
 
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.results.files import Result
+from amvl_style import GREY, SERIES, SIGNED
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.measure import SETTINGS, SHOWN, label, shipped
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, MARKERS, page
+from paper_figs.style import page
 
-TITLE = "relevance of the latent slots over picture and text, shipped checkpoints"
-SIGNED = "PuOr_r"
+TITLE = "relevance of the latent slots over image and text, shipped checkpoints"
+KINDS = (SERIES[4], SERIES[3])
+"""Looks of relevance through the image and through the words."""
 LINE = 98
 """Characters a line of words."""
 
 
 def draw(sources: Sources) -> Drawn:
-    """One question: picture and a map a slot, for each checkpoint; its words; and the share of pictures over all tasks."""
+    """One question: its image with a map per slot and its words, per checkpoint; and both shares over all tasks."""
     found = shipped(sources)
     if not found:
         raise NothingToDrawError
@@ -44,36 +46,36 @@ def draw(sources: Sources) -> Drawn:
 
 
 def _checkpoint(part: SubFigure, result: Result, question: Any, task: str) -> None:
-    """A row of maps with their colour bar, and the words below."""
+    """A row of maps and the words below, all on one colour scale."""
     maps, slots = result.extra["maps"][task], result.extra["slots"]
     images, text = [np.array(image) for image in maps["images"]], np.array(maps["text"])
-    limit = max(np.abs(images[0]).max(), np.abs(text).max()) or 1.0
+    words = text.sum(0)
+    limit = max(np.abs(images[0]).max(), np.abs(words).max()) or 1.0
     norm = Normalize(-limit, limit)
     grid = part.add_gridspec(2, len(slots) + 2, width_ratios=[1] * (len(slots) + 1) + [0.07], height_ratios=(1, 0.36))
-    picture = question.images[0]
+    image = question.images[0]
     ax = part.add_subplot(grid[0, 0])
-    ax.imshow(np.asarray(picture))
+    ax.imshow(np.asarray(image))
     ax.set_title(label(result))
     _bare(ax)
     for j, slot in enumerate(slots):
         ax = part.add_subplot(grid[0, j + 1])
-        ax.imshow(np.asarray(picture.convert("L")), cmap="gray", vmin=-90, vmax=255)
+        ax.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=-90, vmax=255)
         shade = norm(images[0][j])
         colours = colormaps[SIGNED](np.asarray(shade))
         colours[..., 3] = 0.8 * np.abs(2 * np.asarray(shade) - 1) ** 0.5
-        ax.imshow(colours, extent=(0, picture.width, picture.height, 0), interpolation="nearest")
+        ax.imshow(colours, extent=(0, image.width, image.height, 0), interpolation="nearest")
         ax.set_title(slot, fontweight="normal", loc="center")
         _bare(ax)
     bar_ax = part.add_subplot(grid[0, -1])
     bar = part.colorbar(_mappable(norm), cax=bar_ax)
     bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
     bar.set_label("relevance [nats]")
-    _words(part.add_subplot(grid[1, :]), maps["tokens"], text.sum(0))
+    _words(part.add_subplot(grid[1, :]), maps["tokens"], words, limit)
 
 
-def _words(ax: Axes, tokens: list[str], values: np.ndarray) -> None:
-    """The words in boxes of their relevance, summed over the slots, with a scale of their own."""
-    limit = float(np.abs(values).max()) or 1.0
+def _words(ax: Axes, tokens: list[str], values: np.ndarray, limit: float) -> None:
+    """The words in boxes of their relevance, summed over the slots."""
     line, column = 0, 0
     for token, value in zip(tokens, values, strict=True):
         shown = token.replace("\n", " ")
@@ -91,37 +93,38 @@ def _words(ax: Axes, tokens: list[str], values: np.ndarray) -> None:
                 color="white" if abs(value) > 0.7 * limit else "black",
             )
         column += len(shown)
-    ax.text(0, line + 1.55, f"words: all slots together, full colour ±{limit:.2g} nats", color=GREY, va="center")
+    ax.text(
+        0,
+        line + 1.55,
+        f"words: sum over the slots; one scale for image and words, ±{limit:.2g} nats",
+        color=GREY,
+        va="center",
+    )
     ax.set_xlim(0, LINE)
     ax.set_ylim(line + 2.1, 0)
     ax.axis("off")
 
 
 def _shares(part: SubFigure, found: list[Result]) -> None:
-    """Relevance through pictures and through words of every slot: median over the tasks' questions, and each of them."""
-    axes = part.subplots(1, len(found), sharey=True)
-    for ax, result in zip(np.atleast_1d(axes), found, strict=True):
+    """Relevance of every slot through image and words: median over the tasks' questions, and each of them."""
+    axes = np.atleast_1d(part.subplots(1, len(found), sharey=True))
+    for ax, result in zip(axes, found, strict=True):
         slots = result.extra["slots"]
         pairs = np.array([[each[s] for s in slots] for each in result.extra["parts"].values()])  # (questions, k, 2)
-        for kind, name in enumerate(("pictures", "words")):
+        for kind, (name, shown) in enumerate(zip(("image", "words"), KINDS, strict=True)):
             places = np.arange(len(slots)) + (kind - 0.5) * 0.34
-            ax.plot(
-                np.repeat(places[None], len(pairs), 0).ravel(),
-                pairs[..., kind].ravel(),
-                ls="none", marker=MARKERS[kind], ms=2.2, color=COLOURS[kind], alpha=0.45, mew=0,
-            )  # fmt: skip
-            middle, hatch = np.median(pairs[..., kind], axis=0), ("", "////")[kind]
-            ax.bar(places, middle, 0.3, color=COLOURS[kind], alpha=0.55, lw=0, hatch=hatch, edgecolor="white",
-                   label=f"through {name}")  # fmt: skip
+            dots = np.repeat(places[None], len(pairs), 0).ravel(), pairs[..., kind].ravel()
+            ax.plot(*dots, ls="none", marker=shown.marker, ms=2.2, color=shown.colour, alpha=0.45, mew=0)
+            middle = np.median(pairs[..., kind], axis=0)
+            ax.hlines(middle, places - 0.13, places + 0.13, color=shown.colour, lw=2.2, label=f"through the {name}")
         ax.axhline(0, color="black", lw=0.6)
-        ax.set_yscale("symlog", linthresh=0.1)
+        ax.set_yscale("symlog", linthresh=0.1, linscale=0.5)
+        ax.set_yticks([-100, -1, 0, 1, 100], ["−100", "−1", "0", "1", "100"])
+        ax.minorticks_off()
         ax.set_xticks(range(len(slots)), slots)
-        ax.set_title(f"{label(result)}: median and each of {len(pairs)} questions")
-    np.atleast_1d(axes)[0].set_ylabel("relevance [nats]")
-    np.atleast_1d(axes)[-1].legend(loc="upper right", ncols=2)
-    for ax in np.atleast_1d(axes):
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * 6)
+        ax.set_title(f"{label(result)}: medians and {len(pairs)} questions")
+    axes[0].set_ylabel("relevance [nats]\nlinear within ±0.1")
+    part.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def _mappable(norm: Normalize) -> Any:

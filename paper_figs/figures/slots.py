@@ -1,4 +1,4 @@
-"""Fig. 4: how alike the latent slots are, and how far they move when the picture or the text is permuted or changed."""
+"""Fig. 4: how alike the latent slots are, and how far they move when the image or the text is permuted or changed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from amvl_model.results.files import Result
+from amvl_style import METHODS, RULE, SIGNED
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.measure import label, shipped
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, MARKERS, OBJECTIVES, page
+from paper_figs.style import page
 
-TITLE = "similarity of the latent slots, and their sensitivity to permuted pictures and text, shipped checkpoints"
+TITLE = "similarity of the latent slots, and their sensitivity to permuted images and text, shipped checkpoints"
 KINDS = (("prior", "prior, as they are"), ("prior_centred", "prior, centred"))
 PERTURBATIONS = (
-    ("patch_shuffle", "picture: patches permuted"),
+    ("patch_shuffle", "image: patches permuted"),
     ("word_shuffle", "text: words permuted"),
     ("option_order", "text: options reordered"),
     ("letter_style", "text: other letters"),
     ("paraphrase", "text: paraphrased"),
-    ("crop", "picture: cropped"),
-    ("noise", "picture: noise"),
-    ("darker", "picture: darker"),
-    ("brighter", "picture: brighter"),
-    ("jpeg", "picture: JPEG"),
+    ("crop", "image: cropped"),
+    ("noise", "image: noise"),
+    ("darker", "image: darker"),
+    ("brighter", "image: brighter"),
+    ("jpeg", "image: JPEG"),
     ("other_question", "another question"),
 )
 
@@ -55,7 +56,7 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
         for j, (kind, name) in enumerate(KINDS):
             ax = axes[i * len(KINDS) + j]
             values = np.array(result.extra["slot_similarity"][kind])
-            ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
+            ax.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
             for (row, column), value in np.ndenumerate(values):
                 ax.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center",
                         color="white" if abs(value) > 0.55 else "black")  # fmt: skip
@@ -73,7 +74,7 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
 
 def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
     for i, result in enumerate(found):
-        _, own = OBJECTIVES["fwd" if result.cell == "tiny-forward-only" else "dual"]
+        own = METHODS["ntp+fwd" if result.cell == "tiny-forward-only" else "amvl"]
         for row, (name, _) in enumerate(PERTURBATIONS):
             metric = result.metrics.get(f"perturbed.{name}.{figure}")
             if metric is None or metric.value is None:
@@ -83,15 +84,15 @@ def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: 
                 scale * metric.value,
                 row + (i - 0.5) * 0.3,
                 xerr=scale * np.array([[metric.value - low], [high - metric.value]]),
-                color=COLOURS[own],
-                marker=MARKERS[own],
+                color=own.colour,
+                marker=own.marker,
                 ls="none",
                 lw=0.9,
                 label=label(result) if row == 0 else None,
             )
     for row in range(1, len(PERTURBATIONS)):
         ax.axhline(row - 0.5, color="#E5E5E5", lw=0.5)
-    ax.axhline(1.5, color=GREY, lw=0.7, ls=(0, (2, 2)))
+    ax.axhline(1.5, **RULE)
     ax.grid(False, axis="y")
     ax.set_xlabel(axis_label)
     return ax

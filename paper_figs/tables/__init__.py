@@ -1,1 +1,1 @@
-"""Tables of the paper beside ours, from results."""
+"""Tables of the paper beside ours, from results; what they share is in `table`."""

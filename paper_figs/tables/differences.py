@@ -1,25 +1,24 @@
-"""Differences between cells, paired by seed, with intervals and Holm's correction: what the studies can tell apart."""
+"""Differences between cells, paired by seed, with intervals and Holm's correction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amvl_model.results.files import Result
-from amvl_model.results.seeds import Difference, paired_differences
+import pandas as pd
+
+from amvl_model.results.frame import tidy
+from amvl_model.results.seeds import paired_differences
 from amvl_model.studies.declared import LONG, STUDIES
 from paper_figs.build import Drawn
 from paper_figs.ours import ACCURACY, LEAK, NLL, OUT_ACCURACY
 from paper_figs.sources import Sources
 from paper_figs.tables.ablations import LABELS
-from paper_figs.tables.table import NO_VALUE, NOT_RUN, Column, Table, number
+from paper_figs.tables.table import NO_VALUE, NOT_RUN, SEEDS, drawn, number
 
-TITLE = (
-    "paired differences: objectives, numbers of latents, lengths and sizes of training, the planned test, temperatures"
-)
 LEVEL = 0.05
 FEWEST = 5
-"""Seeds below which no difference gets a star."""
+"""Fewest seeds of a difference with a star."""
 METRICS = ((ACCURACY, 100.0, 1), (NLL, 1.0, 3), (LEAK, 1.0, 2), (OUT_ACCURACY, 100.0, 1))
 SAMPLED = (
     ("prior_sample.accuracy", 100.0, 1),
@@ -27,7 +26,7 @@ SAMPLED = (
     None,
     ("out_of_distribution.prior_sample.accuracy", 100.0, 1),
 )
-"""(metric, scale, digits) of every column; None where a study has none."""
+"""(metric, scale, digits) of every column; None where a study lacks the metric."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Family:
 
     Attributes:
         heading: what is subtracted from what.
-        study: whose results.
+        study: of the results.
         pairs: label -> (cell, the cell that is subtracted).
         metrics: of the columns.
     """
@@ -76,21 +75,15 @@ def families() -> list[Family]:
     return found
 
 
-def draw(sources: Sources) -> Drawn:
-    """The table: a heading and its rows for every family."""
-    results = {name: sources.merged(name) for name in dict.fromkeys(family.study for family in families())}
+def differences(sources: Sources) -> Drawn:
+    """paired differences: objectives, numbers of latents, lengths and sizes of training, the planned test, temperatures"""
+    results = {name: tidy(sources.merged(name)) for name in dict.fromkeys(family.study for family in families())}
     rows: list[list[str]] = []
     for family in families():
         rows.append([family.heading, *[""] * (len(METRICS) + 1)])
         rows += compared(family, results[family.study])
-    columns = [
-        Column("", "comparison", left=True),
-        Column("difference, ours on synthetic BLINK", "accuracy\n[points]"),
-        Column("difference, ours on synthetic BLINK", "answer NLL\n[nats]"),
-        Column("difference, ours on synthetic BLINK", "leaked\n[nats]"),
-        Column("difference, ours on synthetic BLINK", "shifted set,\naccuracy [points]"),
-        Column("", "seeds"),
-    ]
+    names = ("accuracy [points]", "answer NLL [nats]", "leaked [nats]", "shifted set, accuracy [points]")
+    heads = [("", "comparison"), *(("difference, ours on synthetic BLINK", name) for name in names), SEEDS]
     notes = [
         "Paired by seed (a seed sets weights, data and latent samples); 95 % interval, Student's t, not corrected. "
         f"A star: p < {LEVEL:g} in the paired t test after Holm's correction over the rows under one heading, column by column, "
@@ -98,40 +91,32 @@ def draw(sources: Sources) -> Drawn:
         "Tiny model (3 M parameters), held-out questions with clean labels, with the prior's mean; samples: latents drawn "
         "from the prior instead. AMVL without more: forward-first. Shifted set: 25 questions a task, 50 for the samples.",
     ]
-    return Table("Paired differences", columns, rows, notes).drawn()
+    return drawn("Paired differences", pd.DataFrame(rows, columns=pd.MultiIndex.from_tuples(heads)), notes)
 
 
-def compared(family: Family, results: Sequence[Result]) -> list[list[str]]:
-    """A row a pair; no stars before every pair has all its seeds: the correction counts every row, and nobody looks early."""
+def compared(family: Family, results: pd.DataFrame) -> list[list[str]]:
+    """A row per pair; no stars before every pair has all its seeds: the correction counts every row."""
     pairs = list(family.pairs.values())
-    seeds_of = {cell: {result.seed for result in results if result.cell == cell} for pair in pairs for cell in pair}
-    complete = all(seeds.issuperset(STUDIES[family.study].seeds) for seeds in seeds_of.values())
-    found: list[list[Difference | None]] = []
-    texts: list[list[str]] = []
-    for entry in family.metrics:
-        if entry is None:
-            texts.append([NO_VALUE] * len(pairs))
-            continue
-        metric, scale, digits = entry
-        found.append(paired_differences(results, metric, pairs))
-        texts.append([text(each, scale, digits, starred=complete) for each in found[-1]])
+    seeds = {cell: {*results.seed[results.cell == cell]} for pair in pairs for cell in pair}
+    complete = all(each.issuperset(STUDIES[family.study].seeds) for each in seeds.values())
+    tables = [entry and paired_differences(results, entry[0], pairs) for entry in family.metrics]
     rows = []
     for i, (label, pair) in enumerate(family.pairs.items()):
-        seeds = max((each[i].interval.n for each in found if each[i] is not None), default=0)  # type: ignore[union-attr]
-        cells = [column[i] for column in texts] if all(seeds_of[cell] for cell in pair) else [NOT_RUN] * len(texts)
-        rows.append([f"  {label}", *cells, str(seeds) if seeds else NO_VALUE])
+        cells = [NOT_RUN] * len(tables)
+        if all(seeds[cell] for cell in pair):
+            cells = [
+                NO_VALUE if entry is None or table is None else text(table.loc[i], *entry[1:], starred=complete)
+                for entry, table in zip(family.metrics, tables, strict=True)
+            ]
+        count = max(int(table.n[i]) for table in tables if table is not None)
+        rows.append([f"  {label}", *cells, str(count or NO_VALUE)])
     return rows
 
 
-def text(difference: Difference | None, scale: float, digits: int, *, starred: bool) -> str:
-    """ "+1.2 [-0.3, 2.7]", with a star (if ``starred``) where it stands after the correction."""
-    if difference is None:
-        return NO_VALUE
-    interval = difference.interval
-    mean = number(scale * interval.mean, digits, sign=True)
-    if interval.low is None or interval.high is None:
+def text(row: pd.Series, scale: float, digits: int, *, starred: bool) -> str:
+    """ "+1.2 [-0.3, 2.7]", with a star (if ``starred``) where it is significant after the correction."""
+    mean = number(scale * row["mean"], digits, sign=True)
+    if row.n < 2:
         return mean
-    sure = starred and difference.adjusted is not None and difference.adjusted < LEVEL and interval.n >= FEWEST
-    star = "*" if sure else ""
-    low, high = (number(scale * end, digits) for end in (interval.low, interval.high))
-    return f"{mean} [{low}, {high}]{star}"
+    star = "*" if starred and row.adjusted < LEVEL and row.n >= FEWEST else ""
+    return f"{mean} [{number(scale * row.low, digits)}, {number(scale * row.high, digits)}]{star}"

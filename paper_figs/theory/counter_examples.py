@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from amvl_style import GREY, METHODS, RULE, SERIES, look, marks
 from amvl_theory import (
     COUNTER_EXAMPLES,
     CounterExample,
@@ -24,7 +25,7 @@ from amvl_theory import (
 from amvl_theory.dynamics.stability import UNSTABLE_EXAMPLE
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
-from paper_figs.style import COLOURS, GREY, LINES, MARKERS, look, marks, page
+from paper_figs.style import page
 
 TITLE = "where dual KL does not help: counter-examples of T2 to T7"
 BISTABLE = {"force_mean": 3.0, "force_var": 0.01, "curvature": 1.0, "anchor": 1.0, "beta": 1.0}
@@ -54,10 +55,9 @@ def _example(quantity: str) -> CounterExample:
     return next(example for example in COUNTER_EXAMPLES if example.quantity == quantity)
 
 
-def _ends(ax: Axes, example: CounterExample, index: int) -> None:
+def _ends(ax: Axes, example: CounterExample) -> None:
     """The exact values of the counter-example, as markers."""
-    ax.plot([float(g) for g in example.gammas], [float(v) for v in example.values],
-            color=COLOURS[index], marker=MARKERS[index], ls="none", mfc="white", mew=1.0)  # fmt: skip
+    ax.plot([float(g) for g in example.gammas], [float(v) for v in example.values], **marks(0))
 
 
 def _frozen(ax: Axes, sources: Sources) -> None:
@@ -71,7 +71,7 @@ def _frozen(ax: Axes, sources: Sources) -> None:
     trace = [float(np.trace(spread(model_of(traced), value))) for value in gamma[15::15]]
     ax.plot(gamma[15::15], trace, label="tr C (T4)", **marks(2))
     sources.compute(spread, claim=traced.claim, gamma=[0.0, 4.0])
-    _ends(ax, example, 0)
+    _ends(ax, example)
     ax.set_ylim(0, 25)
     ax.set_xlabel("γ [1]")
     ax.set_ylabel("|δ̄|² [latent²], energy [nats]")
@@ -86,7 +86,7 @@ def _absorbed(ax: Axes, sources: Sources) -> None:
     sources.compute(equilibrium, claim=example.claim, beta=float(example.beta), gamma=[0.0, 12.0])
     ax.plot(gamma, c[:, 0], label="absorbed mode", **look(0))
     ax.plot(gamma, c[:, 1], label="other mode", **look(1))
-    _ends(ax, example, 0)
+    _ends(ax, example)
     ax.set_ylim(-0.05, 1.25)
     ax.set_xlabel("γ [1]")
     ax.set_ylabel("contamination c [latent]")
@@ -96,9 +96,9 @@ def _absorbed(ax: Axes, sources: Sources) -> None:
 
 def _transient(ax: Axes, sources: Sources) -> None:
     model, times = MeanLeakageModel(**TRANSIENT), np.linspace(0.0, 6.0, 121)
-    for i, gamma in enumerate((0.0, 2.0)):
+    for method, gamma in (("fwd", 0.0), ("amvl", 2.0)):
         path = trajectory(model, 1.0, gamma, times, initial=(0.0, 1.0))
-        ax.plot(times, path.contamination[:, 0], label=f"γ = {gamma:g}", **look(1 - i))
+        ax.plot(times, path.contamination[:, 0], label=f"γ = {gamma:g}", **look(method))
     sources.compute(trajectory, **TRANSIENT, beta=1.0, gamma=[0.0, 2.0], initial=(0.0, 1.0))
     ax.set_ylim(0, 1.05)
     ax.set_xlabel("time [rate × steps]")
@@ -118,9 +118,9 @@ def _bistable(ax: Axes, sources: Sources) -> None:
     still = found[:, 2] == 1
     forward = self_consistent_contamination(**BISTABLE, gamma=0.1, objective="fwd")
     for number, c in enumerate(forward.values[forward.stable]):
-        ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look(1))
-    ax.plot(*found[still, :2].T, color=COLOURS[0], marker="o", ms=1.8, ls="none", label="dual KL")
-    ax.plot(*found[~still, :2].T, color=COLOURS[5], marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
+        ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look("fwd"))
+    ax.plot(*found[still, :2].T, color=METHODS["dual"].colour, marker="o", ms=1.8, ls="none", label="dual KL")
+    ax.plot(*found[~still, :2].T, color=GREY, marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
     ax.set_xscale("log")
     ax.set_ylim(0, 3.6)
     ax.set_xlabel("γ [1]")
@@ -133,11 +133,11 @@ def _hysteresis(ax: Axes, sources: Sources) -> None:
     forces, chance = three_answers(KURTOSIS)
     top = float(critical_weight(1.0, 1.0, "dual"))
     ratio = np.linspace(0.5, 1.3, 33)
-    for i, branch in enumerate(("leaking", "collapsed")):
+    for branch, key in (("leaking", 0), ("collapsed", 5)):
         solved = per_answer_equilibrium(forces, 1.0, ratio * top, chance, branch=branch)  # type: ignore[arg-type]
-        ax.plot(ratio, solved.second_moment, label=f"{branch} start", **look(i))
+        ax.plot(ratio, solved.second_moment, label=f"{branch} start", **look(key))
     sources.compute(per_answer_equilibrium, forces=forces, probabilities=chance, curvature=1.0, gamma=ratio * top)
-    ax.axvline(1.0, ymax=0.7, color=GREY, lw=0.7, ls=LINES[4])
+    ax.axvline(1.0, ymax=0.7, **RULE)
     ax.set_ylim(-0.01, None)
     ax.set_xlabel("γ / γ$_c$ [1]")
     ax.set_ylabel("leaked variance V [latent²]")
@@ -152,7 +152,9 @@ def _unstable(ax: Axes, sources: Sources) -> None:
     sources.compute(stability, instance="amvl_theory.dynamics.stability.UNSTABLE_EXAMPLE", beta=1.0, gamma=[0.1, 10.0])
     ax.plot(gamma, growth, label="H and A dense", **look(0))
     ax.axhline(0, color="black", lw=0.6)
-    ax.fill_between(gamma, 0, growth, where=(growth > 0).tolist(), color=COLOURS[1], alpha=0.4, lw=0, label="unstable")
+    ax.fill_between(
+        gamma, 0, growth, where=(growth > 0).tolist(), color=SERIES[4].colour, alpha=0.4, lw=0, label="unstable"
+    )
     ax.set_xscale("log")
     ax.set_xlabel("γ [1]")
     ax.set_ylabel("largest growth rate [1/time]")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
+from amvl_style import styled
 from paper_figs import build, style
 from paper_figs.__main__ import main
 from paper_figs.measure import CHECKPOINTS
@@ -40,28 +41,29 @@ def test_a_complete_set_of_results_gives_a_figure_that_can_be_read_and_traced(
     outcome = build.build(name, tmp_path, results=results, commits=COMMITS)
     assert (outcome.status, outcome.remarks, outcome.missing) == ("complete", (), ())
     suffixes = {path.name.removeprefix(name) for path in outcome.files}
-    assert suffixes >= {".pdf", ".png", ".provenance.json"}
-    assert not name.startswith("table_") or suffixes >= {".md", ".tex"}
+    forms = {".md", ".tex", ".csv"} if name.startswith("table_") else {".pdf", ".png"}
+    assert suffixes == {*forms, ".provenance.json"}
     record = json.loads((tmp_path / f"{name}.provenance.json").read_text())
     assert record["inputs"] or record["computed"]
     assert record["command"] == f"python -m paper_figs {name}"
     assert all(len(item["sha256"]) == 64 for item in (*record["inputs"], *record["drawn_by"]))
     assert str(tmp_path) not in json.dumps(record)
-    with Image.open(tmp_path / f"{name}.png") as picture:
-        assert picture.width <= DPI * style.PAGE + 2, "wider than the page"
+    if not name.startswith("table_"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width <= DPI * style.PAGE + 2, "wider than the page"
 
 
 @pytest.mark.parametrize("name", [name for name in build.NAMES if name not in THEORY_ALONE])
 def test_without_results_no_figure_fails_and_each_names_commands(name: str, empty: Path) -> None:
     sources = Sources(results=empty)
-    with style.styled():
+    with styled():
         try:
             drawn = build.draw(name, sources)
         except build.NothingToDrawError:
             without = ("fig3_relevance", "fig4_slots", "theory_vs_checkpoints", "leakage_frontier", "length_and_size")
             assert name in without
         else:
-            assert style.problems(drawn.figure) == []
+            assert drawn.figure is None or style.problems(drawn.figure) == []
     assert sources.missing
     assert all(note.command.startswith("python ") for note in sources.missing)
 
@@ -72,8 +74,7 @@ def test_the_same_results_give_the_same_bytes(name: str, results: Path, tmp_path
     assert len(first.files) == len(second.files) >= 3
     for one, other in zip(first.files, second.files, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
-    pdf = next(path for path in first.files if path.suffix == ".pdf").read_bytes()
-    assert b"CreationDate" not in pdf
+    assert all(b"CreationDate" not in path.read_bytes() for path in first.files)
 
 
 def test_a_figure_does_not_depend_on_what_was_drawn_before(results: Path, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_missing_study_is_named_with_its_command_and_the_rest_is_drawn(
     said = capsys.readouterr().out
     assert status == 1
     assert PARETO in said and LEAKAGE in said
-    assert (out / "phase_diagram.pdf").is_file() and (out / "table_objectives.pdf").is_file()
+    assert (out / "phase_diagram.pdf").is_file() and (out / "table_objectives.tex").is_file()
     assert not (out / "leakage_frontier.pdf").exists()
     assert NOT_RUN in (out / "table_objectives.md").read_text()
 
@@ -183,7 +184,7 @@ def test_overlapping_small_and_cut_texts_are_found() -> None:
 
 
 def test_a_tidy_figure_has_no_problems_and_ticks_out_of_view_do_not_count() -> None:
-    with style.styled():
+    with styled():
         figure = style.page(2.0, style.COLUMN)
         ax = figure.subplots()
         ax.plot([0, 1], [0, 1])
@@ -228,7 +229,7 @@ def test_fig1_says_who_attends_to_whom(layout) -> None:  # type: ignore[no-untyp
         return bool(each.visible[np.ix_(rows, columns)].any())
 
     for latents in ("prior latents", "posterior latents", "answer y"):
-        assert sees(one, latents, "pictures of x") and sees(one, latents, "words of x")
+        assert sees(one, latents, "images of x") and sees(one, latents, "words of x")
     assert sees(one, "posterior latents", "answer y") and not sees(one, "prior latents", "answer y")
     assert not sees(one, "prior latents", "posterior latents") and not sees(one, "posterior latents", "prior latents")
     assert not sees(one, "answer y", "prior latents") and not sees(one, "answer y", "posterior latents")

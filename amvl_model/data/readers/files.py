@@ -254,7 +254,7 @@ def _from_hub(identifier: str, patterns: Sequence[str], layout: str, *, stream: 
         files = " ".join(f"--include '{pattern}'" for pattern in patterns)
         name = PurePosixPath(identifier).name.lower()
         raise ConnectionError(
-            f"{identifier!r} is not a local folder, and the Hugging Face hub did not give it ({type(error).__name__}: "
+            f"{identifier!r} was not found locally or on the Hub ({type(error).__name__}: "
             f"{reason}); on a machine with a network run "
             f"`hf download {identifier} --repo-type dataset --local-dir {name} {files}`, copy the folder here "
             f"(it holds {layout}) and pass its path"

@@ -71,7 +71,7 @@ class RelevanceMap:
         """Relevance of every picture (rows, columns) and of the words (words,); "latents" is the sum over the slots.
 
         Raises:
-            ValueError: for a target that is none.
+            ValueError: for an unknown target.
         """
         chosen = self._rows(target)
         return [image[chosen].sum(0) for image in self.images], self.text[chosen].sum(0)

@@ -1,10 +1,7 @@
 """The figures of the diagnostics report: means with intervals, several checkpoints side by side.
 
-Everything is drawn from `Diagnosed.to_dict()`, so also from a diagnostics.json read back. Colour and marker both name the
-checkpoint (Okabe-Ito colours, told apart with every common colour blindness).
-
-
-Finding the figures in a diagnostic's dictionary: paths, intervals, and plain tables of them.
+Everything is drawn from `Diagnosed.to_dict()`, so also from a diagnostics.json read back. A checkpoint has the colour and marker
+of its objective. Below: paths and intervals in a diagnostic's dictionary, and plain tables of them.
 """
 
 from __future__ import annotations
@@ -19,8 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+from amvl_style import SIGNED, axes, look_of, styled
+
+SCALE = 1.2
+"""Of text and lines, against a page's."""
 Path = tuple[str | int, ...]
 
 
@@ -50,6 +49,8 @@ def draw_intervals(
     labels: Sequence[str],
     panel: Panel,
     ax: Axes | None = None,
+    *,
+    keys: Mapping[str, str | int] | None = None,
 ) -> Axes:
     """A row per label, in it a point with its interval per checkpoint.
 
@@ -58,8 +59,9 @@ def draw_intervals(
         labels: of the rows, the first on top.
         panel: title, unit, scale and axis.
         ax: where to draw; a new figure by default.
+        keys: of the checkpoints' looks (`amvl_style.keys_of`); in order by default.
     """
-    ax = Figure(figsize=(5, 0.6 + 0.4 * len(labels)), layout="constrained").add_subplot() if ax is None else ax
+    ax = axes(ax)
     height = 0.7 / max(1, len(series))
     for i, (name, values) in enumerate(series.items()):
         places, means, errors = [], [], []
@@ -70,20 +72,9 @@ def draw_intervals(
             places.append(row + (i - (len(series) - 1) / 2) * height)
             means.append(mean)
             errors.append((max(0.0, mean - low), max(0.0, high - mean)))
-        if means:
-            ax.errorbar(
-                means,
-                places,
-                xerr=np.array(errors).T,
-                fmt=MARKERS[i % len(MARKERS)],
-                color=COLOURS[i % len(COLOURS)],
-                markersize=5,
-                capsize=2,
-                lw=1.2,
-                label=name,
-            )
-        else:
-            ax.plot([], [], MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=name)
+        look = look_of(i if keys is None else keys[name])
+        xerr = np.array(errors).reshape(-1, 2).T
+        ax.errorbar(means, places, xerr=xerr, fmt=look.marker, color=look.colour, label=name)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     if panel.log:
@@ -91,16 +82,19 @@ def draw_intervals(
     else:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 2.5, 5, 10)))
     if panel.zero:
-        ax.axvline(0, color="#888888", lw=0.8, zorder=0)
+        ax.axvline(0, color="black", lw=0.6, zorder=0)
     ax.set_xlabel(panel.unit)
-    ax.set_title(panel.title, fontsize=10)
-    ax.grid(axis="x", color="#DDDDDD", lw=0.6)
-    ax.set_axisbelow(True)
+    ax.set_title(panel.title)
+    ax.grid(False, axis="y")
     return ax
 
 
 def panels_figure(
-    data: Mapping[str, Mapping[str, Any] | None], panels: Sequence[Panel], columns: int = 2
+    data: Mapping[str, Mapping[str, Any] | None],
+    panels: Sequence[Panel],
+    columns: int = 2,
+    *,
+    keys: Mapping[str, str | int] | None = None,
 ) -> Figure | None:
     """The panels of one diagnostic on one page.
 
@@ -108,6 +102,7 @@ def panels_figure(
         data: per checkpoint, the diagnostic's dictionary, None where it could not be made.
         panels: those without any figure are left out.
         columns: panels side by side.
+        keys: of the checkpoints' looks; in order by default.
 
     Returns:
         None where there is nothing to draw.
@@ -119,40 +114,35 @@ def panels_figure(
     columns = min(columns, len(filled))
     grid = [filled[i : i + columns] for i in range(0, len(filled), columns)]
     heights = [0.75 + max((0.16 + 0.14 * len(data)) * len(labels) for _, labels, _ in line) for line in grid]
-    page = Figure(figsize=(5.4 * columns, sum(heights) + 0.45), layout="constrained")
-    axes = page.subplots(len(grid), columns, squeeze=False, height_ratios=heights)
-    for line, row in zip(grid, axes, strict=True):
-        for ax in row[len(line) :]:
-            ax.axis("off")
-        for ax, (panel, labels, series) in zip(row, line, strict=False):
-            draw_intervals(series, labels, panel, ax)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    page.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    with styled(SCALE):
+        page = Figure(figsize=(5.4 * columns, sum(heights) + 0.45))
+        rows_of_axes = page.subplots(len(grid), columns, squeeze=False, height_ratios=heights)
+        for line, row in zip(grid, rows_of_axes, strict=True):
+            for ax in row[len(line) :]:
+                ax.axis("off")
+            for ax, (panel, labels, series) in zip(row, line, strict=False):
+                draw_intervals(series, labels, panel, ax, keys=keys)
+        handles, names = rows_of_axes[0][0].get_legend_handles_labels()
+        page.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
     return page
 
 
 def draw_similarity(matrix: Any, title: str, ax: Axes | None = None) -> Axes:
     """Cosine similarity between slots (k, k), its numbers written in."""
-    ax = Figure(figsize=(3, 3), layout="constrained").add_subplot() if ax is None else ax
+    ax = axes(ax)
     values = np.asarray(matrix, dtype=np.float64)
-    ax.imshow(values, cmap="PuOr_r", vmin=-1, vmax=1)
+    ax.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+    ax.grid(False)
     if len(values) <= 8:
         for (i, j), value in np.ndenumerate(values):
-            ax.text(
-                j,
-                i,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if abs(value) > 0.7 else "black",
-            )
+            colour = "white" if abs(value) > 0.7 else "black"
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
     ticks = range(len(values))
     ax.set_xticks(ticks, [str(i + 1) for i in ticks])
     ax.set_yticks(ticks, [str(i + 1) for i in ticks])
     ax.set_xlabel("slot")
     ax.set_ylabel("slot")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     return ax
 
 
@@ -162,12 +152,13 @@ def similarity_figure(data: Mapping[str, Mapping[str, Any] | None]) -> Figure | 
     if not found:
         return None
     kinds = list(next(iter(found.values())))
-    page = Figure(figsize=(2.7 * len(kinds), 3.2 * len(found) + 0.4), layout="constrained")
-    axes = page.subplots(len(found), len(kinds), squeeze=False)
-    for row, (name, each) in zip(axes, found.items(), strict=True):
-        for ax, kind in zip(row, kinds, strict=True):
-            draw_similarity(each[kind], f"{name}\n{kind.replace('_', ', ')}", ax)
-    page.suptitle("cosine similarity of slots [-1 to 1], mean over questions", fontsize=10)
+    with styled(SCALE):
+        page = Figure(figsize=(2.7 * len(kinds), 3.2 * len(found) + 0.4))
+        rows_of_axes = page.subplots(len(found), len(kinds), squeeze=False)
+        for row, (name, each) in zip(rows_of_axes, found.items(), strict=True):
+            for ax, kind in zip(row, kinds, strict=True):
+                draw_similarity(each[kind], f"{name}\n{kind.replace('_', ', ')}", ax)
+        page.suptitle("cosine similarity of slots [-1 to 1], mean over questions")
     return page
 
 

@@ -1,7 +1,7 @@
-"""Relevance maps drawn over a question's pictures and words. Functions take and return Axes; nothing is measured here.
+"""Relevance maps drawn over a question's images and words. Functions take and return Axes; nothing is measured here.
 
-Orange raises the target, purple lowers it (told apart with every common colour blindness, and in greyscale by the colour bar's
-ends against its white middle). All pictures and words of one target share one scale, in nats.
+Orange raises the target, purple lowers it (safe under colour blindness). All images and words of one target share one scale,
+in nats.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from matplotlib.patches import Rectangle
 
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.diagnostics.causal.relevance import RelevanceMap
+from amvl_style import SIGNED
 
-COLOURS = "PuOr_r"
 LINE = 104
 """Characters a line of words."""
 
@@ -28,12 +28,12 @@ LINE = 104
 def draw_image_relevance(
     question: VisualQuestion, values: Any, number: int, limit: float, ax: Axes | None = None
 ) -> Axes:
-    """One picture in grey with the relevance of its tokens over it.
+    """One image in grey with the relevance of its tokens over it.
 
     Args:
         question: the question.
         values: (rows, columns), nats.
-        number: which of its pictures, from 0.
+        number: which of its images, from 0.
         limit: relevance of the full colour, nats.
         ax: where to draw; a new figure by default.
     """
@@ -42,7 +42,7 @@ def draw_image_relevance(
     extent = (0, image.width, image.height, 0)
     ax.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=-90, vmax=255, extent=extent, interpolation="nearest")
     shade = _norm(limit)(np.asarray(values))
-    colours = colormaps[COLOURS](shade)
+    colours = colormaps[SIGNED](shade)
     colours[..., 3] = 0.8 * np.abs(2 * shade - 1) ** 0.5
     ax.imshow(colours, extent=extent, interpolation="nearest")
     ax.set_xticks([])
@@ -67,7 +67,7 @@ def draw_word_relevance(tokens: Sequence[str], values: Any, limit: float, ax: Ax
         shown = token.replace("\n", "")
         if not shown:
             continue
-        colour = colormaps[COLOURS](_norm(limit)(float(value)))
+        colour = colormaps[SIGNED](_norm(limit)(float(value)))
         ax.add_patch(Rectangle((column, line + 0.08), len(shown), 0.84, facecolor=colour, edgecolor="none"))
         dark = abs(float(value)) > 0.75 * limit
         for i, letter in enumerate(shown):
@@ -101,7 +101,7 @@ def word_places(tokens: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
 
 
 def relevance_figure(found: RelevanceMap, targets: Sequence[str] = ("latents", "answer")) -> Figure:
-    """A row per target: all pictures, the words, and the colour bar of the row.
+    """A row per target: all images, the words, and the colour bar of the row.
 
     Args:
         found: the maps of one question.
@@ -115,9 +115,9 @@ def relevance_figure(found: RelevanceMap, targets: Sequence[str] = ("latents", "
     height = float(figure.get_figheight())
     title = f"{question.task.replace('_', ' ')}   {question.id}" if question.task else question.id
     figure.text(0.02, 1 - 0.12 / height, title, fontsize=10, va="top", weight="bold")
-    options = "told" if question.answer is not None else "likeliest"
+    options = "given" if question.answer is not None else "likeliest"
     figure.text(
-        0.02, 1 - 0.34 / height, f"relevance of picture tokens and words; {options} answer {option_letter(found.answer)}",
+        0.02, 1 - 0.34 / height, f"relevance of image tokens and words; {options} answer {option_letter(found.answer)}",
         fontsize=9, va="top",
     )  # fmt: skip
     for i, target in enumerate(targets):
@@ -133,13 +133,13 @@ def relevance_figure(found: RelevanceMap, targets: Sequence[str] = ("latents", "
         figure.text(
             0.02,
             (top - 0.15) / height,
-            f"{target.replace('_', ' ')}\n\n{_nats(found.total(target))} in all\n{_nats(image_part)} pictures\n"
+            f"{target.replace('_', ' ')}\n\n{_nats(found.total(target))} in all\n{_nats(image_part)} image\n"
             f"{_nats(word_part)} words",
             fontsize=9,
             va="top",
         )
         bar = figure.add_axes(_inches(figure, (1.75 + 1.62 * count + 0.15, top - 1.55, 0.12, 1.35)))
-        drawn = figure.colorbar(ScalarMappable(_norm(limit), COLOURS), cax=bar)
+        drawn = figure.colorbar(ScalarMappable(_norm(limit), SIGNED), cax=bar)
         drawn.set_ticks([-limit, 0, limit], labels=[f"{-limit:.3g}", "0", f"+{limit:.3g}"])
         bar.set_ylabel("relevance [nats]", fontsize=8)
         bar.tick_params(labelsize=8)

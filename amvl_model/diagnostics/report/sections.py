@@ -1,4 +1,4 @@
-"""What the diagnostics report says and draws of each diagnostic: a paragraph, panels, where the sentences stand."""
+"""Text and panels of the diagnostics report, by diagnostic."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TITLES: dict[str, str] = {
     "interventions": "Do the latents matter?",
     "mediation": "Whose answer do the latents carry?",
     "linear-response": "Linear response",
-    "relevance": "Relevance of picture tokens and words",
+    "relevance": "Relevance of image tokens and words",
 }
 
 ABOUT: dict[str, str] = {
     "contamination": "For every question the posterior of every option is computed. Leaked information is how much it reveals "
     "about which option it was shown: 0 for an answer-blind posterior, at most the bound. Known-answer leakage weighs the "
-    "options with known label probabilities; only what the picture does not determine counts. Gaps are posterior latents minus "
+    "options with known label probabilities; only what the image does not determine counts. Gaps are posterior latents minus "
     "prior latents: below 0, training looks better than inference.",
     "slots": "The same figures for every latent slot alone. Redundancy is what the slots say more than once.",
     "answer-direction": "Displacement of the prior mean from the average of the options' posterior means, along an option's own "
@@ -27,7 +27,7 @@ ABOUT: dict[str, str] = {
     "is above the held-out contrast on training questions is memorised.",
     "cross-modal": "One modality at a time is replaced by another question's. Image and text are Shapley values: they add up to "
     "what the question as a whole contributes to a figure; the remainder is there without it.",
-    "stability": "Agreement of answers and latents over latent samples and temperatures, under changes of picture and text, and "
+    "stability": "Agreement of answers and latents over latent samples and temperatures, under changes of image and text, and "
     "similarity between slots. Shifts are in prior standard deviations.",
     "interventions": "The answer with latents zeroed, exchanged between questions, or replaced by noise, against the prior mean. "
     "Differences are paired over questions.",
@@ -36,7 +36,7 @@ ABOUT: dict[str, str] = {
     "answers is there (Gauss-Newton curvature in the span of the forces), and the precisions of prior and posterior, all in "
     "prior standard deviations. The theory expects no leak where gamma is above twice the force variance over the curvature "
     "(T6). Negative mass is the share of the true Hessian that is negative and that a Gauss-Newton curvature discards.",
-    "relevance": "Integrated gradients from grey pictures and mean word embeddings: how many nats each picture token and word "
+    "relevance": "Integrated gradients from grey images and mean word embeddings: how many nats each image token and word "
     "adds to the movement of the latents' prior mean, and to the log probability of the answer. They add up to the whole change.",
 }
 

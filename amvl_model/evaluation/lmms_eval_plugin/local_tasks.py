@@ -41,7 +41,7 @@ def write_local_blink_tasks(
         the file.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no such Parquet file, or a shard is missing.
+        FileNotFoundError: if the folder does not exist or contains no such Parquet file, or a shard is missing.
     """
     import yaml
 

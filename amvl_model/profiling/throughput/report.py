@@ -1,4 +1,4 @@
-"""Table, verdicts and picture of the results of a throughput run. Reads results only; free of torch."""
+"""Table, verdicts and figure of the results of a throughput run. Reads results only; free of torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ LINEAR_MARGIN = 0.05  # above 1, or above plain fine-tuning's exponent, which at
 GRADIENT_TOLERANCE = 1e-5
 UTILISATION = 0.45
 PROFILE_LINES = 12
-COLOURS = {"two-pass": "#0072B2", "three-pass": "#E69F00", "sequential": "#009E73", "sft": "#444444"}
 
 
 @dataclass(frozen=True)
@@ -294,65 +293,79 @@ def _latents(results: Sequence[Result]) -> list[Verdict]:
     return [Verdict(name, max(worst) <= LATENTS_MARGIN, f"largest deviation {max(worst):.1%} over {len(worst)} pairs")]
 
 
+METHODS = ("two-pass", "three-pass", "sequential")
+
+
 def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
-    """Measured step-time ratio against the token ratio r, one mark a cell and method; the line is equality."""
+    """Measured step-time ratio against the token ratio r, one mark per cell and method; the line is equality."""
+    from amvl_style import GREY, look_of, marks
+
     floors = []
     for result in results:
         floor = value(result, "token_ratio")
-        for method in ("two-pass", "three-pass", "sequential"):
+        for method in METHODS:
             ratio = result.metrics.get(f"ratio.{method}")
             if floor is None or ratio is None or ratio.value is None:
                 continue
             floors.append(floor)
             low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
             error = [[ratio.value - low], [high - ratio.value]]
-            mark = "s" if result.config["checkpointing"] else "o"
-            ax.errorbar(floor, ratio.value, yerr=error, fmt=mark, color=COLOURS[method], markersize=5, lw=1)
+            face = {"markerfacecolor": look_of(method).colour} if result.config["checkpointing"] else {}
+            ax.errorbar(floor, ratio.value, yerr=error, lw=1, **marks(method) | face)
     if floors:
-        ax.plot([1, max(floors)], [1, max(floors)], color=COLOURS["sft"], lw=1, label="ratio = r")
-    for method in ("two-pass", "three-pass", "sequential"):
-        ax.plot([], [], "o", color=COLOURS[method], label=method)
-    ax.plot([], [], "s", color="white", markeredgecolor="black", label="gradient checkpointing")
+        ax.plot([1, max(floors)], [1, max(floors)], color="black", lw=1, label="ratio = r")
+    for method in METHODS:
+        ax.plot([], [], label=look_of(method).label, **marks(method))
+    ax.plot([], [], "o", color=GREY, label="filled: gradient checkpointing")
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("token ratio r = (N + 3k + 2|y|) / (N + |y|)")
-    ax.set_ylabel("step time / plain fine-tuning's")
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_xlabel("token ratio r = (N + 3k + 2|y|) / (N + |y|) [1]")
+    ax.set_ylabel("step time / plain fine-tuning's [1]")
+    ax.legend()
     return ax
 
 
-def draw_lengths(ax: Axes, results: Sequence[Result]) -> Axes:
-    """Seconds of forward and backward pass over N, with the exponent fitted to the layout's tokens, from three lengths on."""
-    markers = iter("osv^D<>pP*" * 10)
-    for key, group in _groups(results, "length").items():
+def draw_lengths(axes: Sequence[Axes], results: Sequence[Result]) -> None:
+    """Seconds of forward and backward pass over N, a panel per setting; exponents are fitted to the layout's tokens."""
+    from amvl_style import look_of
+
+    for ax, (key, group) in zip(axes, _long(results).items(), strict=True):
         lengths = [r.config["length"] for r in group]
-        if len(set(lengths)) < 3:
-            continue
-        mark = next(markers)
         for method in ("sft", "two-pass"):
             seconds = [s for r in group if (s := value(r, f"gradient_seconds.{method}")) is not None]
             if len(seconds) != len(lengths):
                 continue
             slope, _ = exponent(_tokens(group, method), seconds)
-            label = f"{method}, {key[0]}, |y| = {key[1]}{', ckpt' if key[3] else ''}: tokens^{slope:.2f}"
-            ax.plot(lengths, seconds, marker=mark, color=COLOURS[method], lw=1, markersize=4, label=label)
-    ax.set_xscale("log", base=2)
-    shown = sorted({r.config["length"] for r in results})
-    ax.set_xticks(shown, [str(length) for length in shown])
-    ax.set_yscale("log")
-    ax.set_xlabel("query tokens N")
-    ax.set_ylabel("forward and backward pass [s]")
-    if ax.lines:
-        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return ax
+            shown = look_of(method)
+            label = f"{shown.label}: tokens$^{{{slope:.2f}}}$"
+            ax.plot(lengths, seconds, marker=shown.marker, color=shown.colour, ls=shown.line, label=label)
+        ax.set_title(f"{key[0]}, |y| = {key[1]}{', checkpointing' if key[3] else ''}")
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(lengths, [str(length) for length in lengths], rotation=45)
+        ax.set_yscale("log", base=2)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_xlabel("query tokens N [tokens]")
+        ax.legend(loc="upper left")
+    if axes:
+        axes[0].set_ylabel("forward and backward pass [s]")
+
+
+def _long(results: Sequence[Result]) -> dict[tuple[Any, ...], list[Result]]:
+    """Groups with three lengths or more."""
+    groups = _groups(results, "length")
+    return {key: group for key, group in groups.items() if len({r.config["length"] for r in group}) >= 3}
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Both panels."""
+    """Ratios, and below them the time over N in every setting."""
     from matplotlib.figure import Figure
 
+    from amvl_style import styled
+
     train = [r for r in results if r.config["kind"] == "train" and r.extra.get("status") == "done"]
-    result = Figure(figsize=(14, 4.6), layout="constrained")
-    left, right = result.subplots(1, 2)
-    draw_ratios(left, train)
-    draw_lengths(right, train)
-    return result
+    count = len(_long(train))
+    with styled(1.2):
+        page = Figure(figsize=(12, 7.4 if count else 4.2))
+        grid = page.add_gridspec(2 if count else 1, max(count, 1))
+        draw_ratios(page.add_subplot(grid[0, :]), train)
+        draw_lengths([page.add_subplot(grid[1, i]) for i in range(count)], train)
+    return page

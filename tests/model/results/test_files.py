@@ -153,10 +153,10 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_half_written_file_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path)
     path.write_text(path.read_text()[:200])
-    with pytest.raises(ResultError, match="no complete JSON"):
+    with pytest.raises(ResultError, match="not complete JSON"):
         read_result(path)
     path.write_text("")
-    with pytest.raises(ResultError, match="no complete JSON"):
+    with pytest.raises(ResultError, match="not complete JSON"):
         read_result(path)
 
 
@@ -173,9 +173,9 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     [
         ({"schema_version": None}, "schema version None"),
         ({"config": ...}, "lacks config"),
-        ({"metrics": {"a": 0.5}}, "metric that is none"),
-        ({"metrics": {"a": {"value": 0.5}}}, "metric that is none"),
-        ({"metrics": [1]}, "metric that is none"),
+        ({"metrics": {"a": 0.5}}, "invalid metric"),
+        ({"metrics": {"a": {"value": 0.5}}}, "invalid metric"),
+        ({"metrics": [1]}, "invalid metric"),
     ],
 )
 def test_json_that_is_no_result_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -208,7 +208,7 @@ def test_study_is_read_by_cell_and_then_by_seed_as_a_number(tmp_path: Path) -> N
 def test_missing_or_empty_study_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no study folder"):
         read_study(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="holds no result"):
+    with pytest.raises(FileNotFoundError, match="contains no result"):
         read_study(tmp_path)
 
 
