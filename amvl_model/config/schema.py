@@ -70,14 +70,14 @@ class Settings(BaseModel):
             return ValueError(
                 f"unknown configuration key {prefix}{name}; {did_you_mean(name, cls.model_fields, prefix)}"
             )
-        fix = f"the default is {cls.model_fields[name].get_default(call_default_factory=True)!r}"
+        fix = {"tuple_type": "write it as a list", "model_type": "compare it with a preset"}.get(detail["type"], "")
         if detail["type"] == "literal_error":
             fix = did_you_mean(str(detail["input"]), get_args(cls.model_fields[name].annotation))
-        elif detail["type"] == "tuple_type":
-            fix = "write it as a list"
         expected = detail["msg"].removeprefix("Input should be ")
         expected = f"a number {expected}" if expected.startswith(("greater", "less")) else expected
-        return problem(prefix + name, expected, detail["input"], fix)
+        return problem(
+            prefix + name, expected, detail["input"], fix or f"the default is {cls.model_fields[name].default!r}"
+        )
 
 
 class ObjectiveConfig(Settings):
