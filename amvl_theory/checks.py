@@ -156,6 +156,22 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+OBJECTIVES = ("ntp+fwd", "elbo", "amvl")
+"""Objectives with closed forms: forward KL only with stop-gradient, ELBO, both KLs with stop-gradients (the dual KL)."""
+OLDER_OBJECTIVES = {"fwd": "ntp+fwd", "dual": "amvl"}
+"""Older names of objectives in closed forms; the simulated game and `amvl_model` use "fwd" for the forward KL without NTP."""
+
+
+def objective_name(value: str, choices: tuple[str, ...] = OBJECTIVES) -> str:
+    """The documented name of an objective with a closed form, from that name or an older one.
+
+    Raises:
+        ValueError: for a name that is not among ``choices``, nor an older name of one of them; it lists ``choices``.
+    """
+    name = OLDER_OBJECTIVES.get(value, value)
+    return name if name in choices else one_of("objective", value, choices)
+
+
 def _shown(value: Any) -> str:
     text = np.array2string(np.asarray(value, dtype=object), threshold=12, edgeitems=2).replace("\n", " ")
     return text if len(text) <= 120 else text[:117] + "..."

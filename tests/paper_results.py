@@ -160,8 +160,8 @@ def _predictions(root: Path, rng: np.random.Generator) -> None:
     for reference in ("amvl,gamma=0.0003", "ntp+fwd"):
         for seed in (0, 1, 2):
             rows = {
-                (0.3, rung, gamma, quantity): rng.random(6) / (1 + 1000 * gamma) + 0.01
-                for rung in (REFERENCE, "T4", "T6 held", "softmax", "free", "head 300", "both heads 300")
+                (0.3, level, gamma, quantity): rng.random(6) / (1 + 1000 * gamma) + 0.01
+                for level in (REFERENCE, "T4", "T6 held", "softmax", "free", "head 300", "both heads 300")
                 for gamma in (0.0001, 0.001, 0.01)
                 for quantity in ("leak", "spread")
             }

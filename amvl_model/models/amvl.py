@@ -126,6 +126,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         latent_dim: int = 512,
         *,
         seed: int = 0,
+        initial_log_std: float = INITIAL_LOG_STD,
         **kwargs: Any,
     ) -> AMVLForConditionalGeneration:
         """Put fresh latent modules on a trained backbone.
@@ -135,6 +136,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             num_latents: k.
             latent_dim: d.
             seed: of the new modules' initial weights.
+            initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
             **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
 
         Raises:
@@ -145,7 +147,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             vlm_config=backbone.config, num_latents=num_latents, latent_dim=latent_dim, backbone_path=path or None
         )
         model = cls(config, backbone=backbone)
-        model.reset_latent_modules(seed=seed)
+        model.reset_latent_modules(seed=seed, initial_log_std=initial_log_std)
         device = backbone.get_input_embeddings().weight.device
         for name in LATENT_MODULES:
             getattr(model, name).to(device)
@@ -181,11 +183,11 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             nn.init.ones_(module.norm_weight)
 
     @torch.no_grad()
-    def reset_latent_modules(self, *, seed: int = 0) -> None:
+    def reset_latent_modules(self, *, seed: int = 0, initial_log_std: float = INITIAL_LOG_STD) -> None:
         """Fresh latent modules at the scale of the backbone.
 
         Queries are drawn like the backbone's token embeddings. Heads start with means of unit size and the standard
-        deviation exp(INITIAL_LOG_STD): with more noise than signal the decoder never learns to read the latents, and the
+        deviation exp(initial_log_std): with more noise than signal the decoder never learns to read the latents, and the
         objective has nothing to decide (LOG.md, 2026-11-23). The injector maps a latent of unit size to the root mean
         square of the token embeddings, so that injected tokens enter in the norm regime the backbone knows.
         """
@@ -202,8 +204,17 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             _fill_normal(mean, head.linear.in_features**-0.5, generator)
             _fill_normal(log_std, 0.1 * head.linear.in_features**-0.5, generator)
             head.linear.bias.zero_()
-            head.linear.bias[head.latent_dim :] = INITIAL_LOG_STD
+            head.linear.bias[head.latent_dim :] = initial_log_std
         _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
+
+    @torch.no_grad()
+    def start_posterior_as_prior(self) -> None:
+        """Copy the prior's queries and head to the posterior's: KL(q || p) is then what the posterior's sight of y makes it.
+
+        Ours, not the paper's: after a warm-up by prior-sample training a fresh posterior's KL dwarfs everything else.
+        """
+        self.posterior_queries.load_state_dict(self.prior_queries.state_dict())
+        self.posterior_head.load_state_dict(self.prior_head.state_dict())
 
     # ------------------------------------------------------------------ the two passes
 
@@ -237,7 +248,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             latent_temperature: scales the standard deviation of samples, 0 = mean.
             generator: CPU generator of the samples' noise.
             noise: (B, k, d), standard normal numbers to use instead of drawing them.
-            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
+            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them; or image_features
+                (image tokens of all rows, hidden) in place of pixel_values, where several rows share an image.
 
         The remaining arguments are those of generation steps and are set by `generate`.
 
@@ -377,10 +389,12 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         both = self.get_input_embeddings()(ids if answer_ids is None else torch.cat([ids, answer_ids], dim=1))
         x, y = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
         is_image = ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
-        if batch.get("pixel_values") is not None:
+        image = batch.get("image_features")
+        if image is None and batch.get("pixel_values") is not None:
             with self._vision_grad():
                 features = inner.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
                 image = torch.cat(list(features.pooler_output), dim=0)
+        if image is not None:
             if int(is_image.sum()) != len(image):
                 raise ValueError(
                     f"expected as many image tokens as picture features, got {int(is_image.sum())} and {len(image)}; "

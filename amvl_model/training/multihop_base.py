@@ -94,9 +94,11 @@ class MultihopRecipe:
     eval_every: int = 100
     eval_size: int = 256
 
-    def rate(self, step: int) -> float:
-        """Learning rate at ``step``."""
+    def rate(self, step: int, *, decay: bool = True) -> float:
+        """Learning rate at ``step``; without ``decay`` constant after its rise."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
+        if not decay:
+            return self.learning_rate * rise
         return self.learning_rate * rise * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
     def questions(self, split: str, hops: int | Mapping[int, float], size: int) -> MultihopQuestions:
@@ -213,7 +215,7 @@ def collate_scenes(processor: AMVLProcessor, questions: list[VisualQuestion], pe
     texts = [question.prompt for question in questions]
     answers = {text: processor.encode_answer(text) for text in {question.answer_text for question in questions}}
     target = torch.stack([answers[question.answer_text] for question in questions])
-    rows = _query_rows(processor, texts, images.shape[1:3])
+    rows = query_rows(processor, texts, images.shape[1:3])
     lengths = torch.tensor([len(row) for row in rows])
     rows = [torch.cat([row, tail]) for row, tail in zip(rows, target, strict=True)]
     return {
@@ -240,7 +242,7 @@ def collate_readings(
     Returns:
         ids (S, N); target and where (S, n), the ids of the second words and the places of the first.
     """
-    prompt, *_ = _query_rows(processor, ["Read the arrows."], size)
+    prompt, *_ = query_rows(processor, ["Read the arrows."], size)
     rows, places = [], []
     for text in facts:
         pairs = text.replace(". ", ", ").split(", ")
@@ -252,7 +254,7 @@ def collate_readings(
     return {"ids": ids, "target": ids.gather(1, where + 1), "where": where}
 
 
-def _query_rows(processor: AMVLProcessor, texts: list[str], size: tuple[int, ...]) -> list[Tensor]:
+def query_rows(processor: AMVLProcessor, texts: list[str], size: tuple[int, ...]) -> list[Tensor]:
     """Token ids of each query: a picture of ``size`` pixels, then the text."""
     cell = processor.image_processor.patch_size * processor.image_processor.merge_size
     tokens = (size[0] // cell) * (size[1] // cell)

@@ -7,4 +7,5 @@ free_spread           T6: one mode, variances free
 free_contamination    T5: means and variances free
 several_modes         T6: dense curvature, the group lasso
 per_answer            T6: a variance for every answer
+measured_response     T4, T6 from a measured response: singular curvature, forces of any size
 """

@@ -39,9 +39,10 @@ from typing import Literal
 import numpy as np
 from numpy.polynomial import polynomial as poly
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, scalar
+from amvl_theory.checks import Array, not_negative, objective_name, positive, scalar
 
-Objective = Literal["fwd", "elbo", "dual"]
+Objective = Literal["ntp+fwd", "elbo", "amvl", "fwd", "dual"]
+"""Forward-only, ELBO, dual KL; "fwd" and "dual" are older names of "ntp+fwd" and "amvl"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class _Mode:
     alpha: float
     beta: float
     gamma: float
-    objective: Objective
+    objective: str
 
     def energy(self, c: float) -> float:
         """E(c) = E_y (g_y - h c)^2."""
@@ -69,7 +70,7 @@ class _Mode:
     @property
     def threshold(self) -> float:
         """The E up to which the posterior is collapsed; 0 for forward-only, which never is."""
-        return {"fwd": 0.0, "elbo": self.beta * self.h, "dual": self.gamma * self.h / 2}[self.objective]
+        return {"ntp+fwd": 0.0, "elbo": self.beta * self.h, "amvl": self.gamma * self.h / 2}[self.objective]
 
 
 def self_consistent_contamination(
@@ -79,7 +80,7 @@ def self_consistent_contamination(
     anchor: float,
     beta: float,
     gamma: float = 0.0,
-    objective: Objective = "dual",
+    objective: Objective = "amvl",
     *,
     eta_q: float = 1.0,
     eta_p: float = 1.0,
@@ -88,14 +89,15 @@ def self_consistent_contamination(
 
     Args:
         force_mean: gbar [nats/latent]. force_var: v0 = Var_y(g_y), at least 0.
-        curvature: h > 0. anchor: alpha, at least 0. beta: forward weight, above 0. gamma: reverse weight of "dual".
-        objective: "fwd", "elbo" or "dual" ("fwd" and "elbo" ignore gamma; "dual" with gamma = 0 is "fwd").
+        curvature: h > 0. anchor: alpha, at least 0. beta: forward weight, above 0. gamma: reverse weight of "amvl".
+        objective: "ntp+fwd" (forward-only), "elbo" or "amvl" (dual KL); only "amvl" uses gamma, and with gamma = 0 it is
+            "ntp+fwd". Older names: "fwd" and "dual".
         eta_q, eta_p: rates of posterior and prior in the flow that decides stability.
 
     Raises:
         ValueError: for an argument of the wrong sign or not a number, or an unknown objective.
     """
-    one_of("objective", objective, ("fwd", "elbo", "dual"))
+    name = objective_name(objective)
     mode = _Mode(
         scalar("force_mean", force_mean),
         float(not_negative("force_var", scalar("force_var", force_var))),
@@ -103,7 +105,7 @@ def self_consistent_contamination(
         float(not_negative("anchor", scalar("anchor", anchor))),
         float(positive("beta", scalar("beta", beta))),
         float(not_negative("gamma", scalar("gamma", gamma))),
-        "fwd" if objective == "dual" and gamma == 0 else objective,
+        "ntp+fwd" if name == "amvl" and gamma == 0 else name,
     )
     rates = tuple(float(positive(n, scalar(n, v))) for n, v in (("eta_q", eta_q), ("eta_p", eta_p)))
     values = _all_roots(mode)
@@ -116,9 +118,9 @@ def _all_roots(mode: _Mode) -> list[float]:
         return [0.0]
     scale = mode.gbar / mode.h
     roots = [scale * x for x in _leaking_roots(mode)]
-    roots = [c for c in roots if mode.energy(c) > mode.threshold or mode.objective == "fwd"]
-    if mode.objective != "fwd":
-        width = mode.gamma if mode.objective == "dual" else mode.beta  # X of the collapsed posterior
+    roots = [c for c in roots if mode.energy(c) > mode.threshold or mode.objective == "ntp+fwd"]
+    if mode.objective != "ntp+fwd":
+        width = mode.gamma if mode.objective == "amvl" else mode.beta  # X of the collapsed posterior
         c = mode.beta * mode.gbar / (mode.beta * mode.h + mode.alpha * width)
         if mode.energy(c) <= mode.threshold:
             roots.append(c)
@@ -129,16 +131,16 @@ def _leaking_roots(mode: _Mode) -> list[float]:
     """All x = h c/gbar in (0, 1] with x (1 + a (e + k sqrt(e))) = 1."""
     a = mode.alpha * mode.gbar**2 / (mode.beta * mode.h**2)
     u = mode.v0 / mode.gbar**2
-    k = float(np.sqrt(mode.gamma * mode.h / 2)) / abs(mode.gbar) if mode.objective == "dual" else 0.0
+    k = float(np.sqrt(mode.gamma * mode.h / 2)) / abs(mode.gbar) if mode.objective == "amvl" else 0.0
     if a == 0:
         return [1.0]
     if k == 0:
         # (1 - t) (1 + a (u + t^2)) - 1 with t = 1 - x
-        found = _real_roots(np.array([a * u, -(1 + a * u), a, -a]) / (1 + a), 0.0, 1.0)
-        points = [1.0 - t for t in found]
+        roots = _real_roots(np.array([a * u, -(1 + a * u), a, -a]) / (1 + a), 0.0, 1.0)
+        points = [1.0 - t for t in roots]
     elif u == 0:
-        found = _real_roots(np.array([0.0, a * k - 1, a * (1 - k), -a]) / (1 + a * (1 + k)), 0.0, 1.0)
-        points = [1.0 - t for t in found]
+        roots = _real_roots(np.array([0.0, a * k - 1, a * (1 - k), -a]) / (1 + a * (1 + k)), 0.0, 1.0)
+        points = [1.0 - t for t in roots]
     else:
         points = _sextic_points(a, u, k)
     polished = {_polish(x, a, u, k) for x in points}
@@ -156,8 +158,8 @@ def _sextic_points(a: float, u: float, k: float) -> list[float]:
     )
     coefficients = poly.polysub(left, [0.0, 0.0, 0.0, 1.0])
     # t = 1 at w = (1 + sqrt(1 + u))/sqrt(u)
-    found = _real_roots(coefficients / np.abs(coefficients).max(), 1.0, (1 + np.hypot(1, root)) / root)
-    return [1.0 - root * (w - 1 / w) / 2 for w in found]
+    roots = _real_roots(coefficients / np.abs(coefficients).max(), 1.0, (1 + np.hypot(1, root)) / root)
+    return [1.0 - root * (w - 1 / w) / 2 for w in roots]
 
 
 def _real_roots(coefficients: Array, low: float, high: float) -> list[float]:
@@ -203,17 +205,17 @@ def _polish(x: float, a: float, u: float, k: float) -> float:
 
 
 def _distinct(values: list[float]) -> list[float]:
-    kept: list[float] = []
+    distinct: list[float] = []
     for value in values:
-        if not kept or abs(value - kept[-1]) > 1e-13 * abs(value):
-            kept.append(value)
-    return kept
+        if not distinct or abs(value - distinct[-1]) > 1e-13 * abs(value):
+            distinct.append(value)
+    return distinct
 
 
 def _stable(mode: _Mode, c: float, eta_q: float, eta_p: float) -> bool:
-    if mode.objective != "fwd" and mode.energy(c) <= mode.threshold:
+    if mode.objective != "ntp+fwd" and mode.energy(c) <= mode.threshold:
         return True
-    if mode.objective == "fwd" and mode.energy(c) == 0:
+    if mode.objective == "ntp+fwd" and mode.energy(c) == 0:
         return True  # sigma_p falls to 0 and holds the prior on the posterior ever more tightly
     state = _rest_state(mode, c)
     step = 1e-30
@@ -228,7 +230,7 @@ def _stable(mode: _Mode, c: float, eta_q: float, eta_p: float) -> bool:
 def _rest_state(mode: _Mode, c: float) -> Array:
     """(dbar, e, c, log sigma_p^2[, log sigma_q^2]) at a leaking root."""
     r, h = float(np.sqrt(mode.energy(c))), mode.h
-    if mode.objective == "fwd":
+    if mode.objective == "ntp+fwd":
         pull, sigma_p = 0.0, (r / h) ** 2
     elif mode.objective == "elbo":
         sigma_p = (r**2 / h - mode.beta) / h
@@ -241,7 +243,7 @@ def _rest_state(mode: _Mode, c: float) -> Array:
     state = [dbar, float(np.sqrt(mode.v0)) / (h + pull), c, float(np.log(sigma_p))]
     if mode.objective == "elbo":
         state.append(float(np.log(mode.beta / (h + pull))))
-    elif mode.objective == "dual":
+    elif mode.objective == "amvl":
         state.append(float(np.log(mode.gamma / pull)))
     return np.asarray(state)
 
@@ -252,7 +254,7 @@ def _flow(mode: _Mode, state: np.ndarray, eta_q: float, eta_p: float) -> np.ndar
     sigma_p = np.exp(log_p)
     sigma_q = np.exp(state[4]) if len(state) == 5 else 0.0
     w = e**2 + (dbar - c) ** 2
-    if mode.objective == "fwd":
+    if mode.objective == "ntp+fwd":
         pull, narrow = 0.0, 0.0
     elif mode.objective == "elbo":
         pull, narrow = mode.beta / sigma_p, mode.beta * (sigma_q / sigma_p - 1)

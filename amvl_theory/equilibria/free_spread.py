@@ -30,11 +30,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, real_array
+from amvl_theory.checks import Array, not_negative, objective_name, positive, real_array
 from amvl_theory.checks import probabilities as checked_probabilities
 from amvl_theory.gaussian import mixture_information
 
-SpreadObjective = Literal["dual", "elbo"]
+SpreadObjective = Literal["amvl", "elbo", "dual"]
+"""Dual KL and ELBO; "dual" is the older name of "amvl"."""
+_OBJECTIVES = ("amvl", "elbo")
 EQUAL_WEIGHT_CROSSOVER = 2.0 / ((1.0 + np.sqrt(5.0)) / 2.0) ** 2
 """2/phi^2 = 0.764: dual KL leaks less than the ELBO of the same weight below this multiple of beta_c (T6)."""
 
@@ -57,43 +59,43 @@ class Spread:
 
 
 def self_consistent_spread(
-    force_var: ArrayLike, curvature: ArrayLike, weight: ArrayLike, objective: SpreadObjective = "dual"
+    force_var: ArrayLike, curvature: ArrayLike, weight: ArrayLike, objective: SpreadObjective = "amvl"
 ) -> Spread:
     """Leaked variance and information of one mode in closed form (T6); broadcasts.
 
     Args:
         force_var: v0, at least 0 [nats^2/latent^2].
         curvature: h, above 0 [nats/latent^2].
-        weight: gamma of "dual", beta of "elbo", at least 0.
+        weight: gamma of "amvl", beta of "elbo", at least 0.
+        objective: "amvl" (dual KL; older name "dual") or "elbo".
 
     Raises:
         ValueError: for an argument of the wrong sign, or an unknown objective.
     """
-    one_of("objective", objective, ("dual", "elbo"))
+    name = objective_name(objective, _OBJECTIVES)
     v0, h, w = not_negative("force_var", force_var), positive("curvature", curvature), not_negative("weight", weight)
     v0, h, w = np.broadcast_arrays(v0, h, w)
     root = np.sqrt(v0)
     force = np.where(v0 > 0, root, 1.0)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        if objective == "dual":
-            lost = np.sqrt(w * h / 2) / force  # sqrt(gamma/gamma_c)
-            kept = np.where(v0 > 0, np.maximum(1.0 - lost, 0.0), 0.0)
-            variance = (root * kept / h) ** 2
-            posterior = np.sqrt(2 * w / h) * root * kept / h
-            snr = np.where(kept > 0, 0.5 * kept / lost, 0.0)
+        if name == "amvl":
+            ratio = np.sqrt(w * h / 2) / force  # sqrt(gamma/gamma_c)
+            remaining = np.where(v0 > 0, np.maximum(1.0 - ratio, 0.0), 0.0)
+            variance = (root * remaining / h) ** 2
+            posterior = np.sqrt(2 * w / h) * root * remaining / h
+            snr = np.where(remaining > 0, 0.5 * remaining / ratio, 0.0)
         else:
-            lost = w * h / force**2  # beta/beta_c
-            kept = np.where(v0 > 0, np.maximum(1.0 - lost, 0.0), 0.0)
-            variance = (root * kept / h) ** 2
-            posterior = w / h * kept
-            snr = np.where(kept > 0, kept / lost, 0.0)
+            ratio = w * h / force**2  # beta/beta_c
+            remaining = np.where(v0 > 0, np.maximum(1.0 - ratio, 0.0), 0.0)
+            variance = (root * remaining / h) ** 2
+            posterior = w / h * remaining
+            snr = np.where(remaining > 0, remaining / ratio, 0.0)
     return Spread(np.asarray(variance), np.asarray(posterior), np.asarray(snr), np.asarray(0.5 * np.log1p(snr)))
 
 
-def critical_weight(force_var: ArrayLike, curvature: ArrayLike, objective: SpreadObjective = "dual") -> Array:
-    """Weight from which on the posterior carries no answer information: 2 v0/h for "dual", v0/h for "elbo" (T6)."""
-    one_of("objective", objective, ("dual", "elbo"))
-    factor = 2.0 if objective == "dual" else 1.0
+def critical_weight(force_var: ArrayLike, curvature: ArrayLike, objective: SpreadObjective = "amvl") -> Array:
+    """Weight from which on the posterior carries no answer information: 2 v0/h for "amvl", v0/h for "elbo" (T6)."""
+    factor = 2.0 if objective_name(objective, _OBJECTIVES) == "amvl" else 1.0
     return factor * not_negative("force_var", force_var) / positive("curvature", curvature)
 
 
@@ -106,7 +108,7 @@ def exact_leaked_information(
     forces: ArrayLike,
     curvature: float,
     weight: ArrayLike,
-    objective: SpreadObjective = "dual",
+    objective: SpreadObjective = "amvl",
     probabilities: ArrayLike | None = None,
 ) -> Array:
     """I(z; y) [nats] of finitely many answers at the shared-variance solution of T6, by quadrature.

@@ -13,7 +13,7 @@ In units of gamma/h, with r_y = h s_y/gamma, v_y = r_y/(1 + r_y), a_y = (g_y - h
 
 At fixed c the right-hand sides grow with every r, so the solutions that attract have a largest one, reached from wide
 posteriors (the leaking branch), and a smallest one, reached from narrow ones; where the two differ the transition is
-hysteretic. Both are found by Newton's method in log r from a ladder of values of b, each with the r that it implies from
+hysteretic. Both are found by Newton's method in log r from a range of values of b, with the r that every value implies from
 above and from below. Near r = 0 the equations read r (gamma_c/gamma - 1) + O(r^2) = 0, with
 gamma_c = 2 E g^2/h whatever the answers; the next term has the sign of the forces' kurtosis minus 3, so the transition
 is continuous below a kurtosis of 3 and has hysteresis above it.
@@ -37,7 +37,7 @@ from amvl_theory.equilibria.free_spread import self_consistent_spread
 Index = NDArray[np.signedinteger[Any]]
 Mask = NDArray[np.bool_]
 
-_RUNGS, _STEPS, _NEWTON_STEPS, _BATCH = 20, 40, 30, 200
+_STARTS, _STEPS, _NEWTON_STEPS, _BATCH = 20, 40, 30, 200
 _TOLERANCE = 1e-12
 _CRITICAL = 1e-8
 """gamma_c/gamma - 1 up to which a posterior counts as collapsed; V is then below about 1e-16 of its value at gamma = 0."""
@@ -257,20 +257,18 @@ def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
             rows = rows[~silent[rows]]
         if not len(rows):
             continue
-        found_r, found_c, error = _candidates(game.take(rows), excess[rows])
-        size = np.where(np.isfinite(error), found_r.max(axis=-1), np.nan)
+        candidates_r, candidates_c, error = _candidates(game.take(rows), excess[rows])
+        size = np.where(np.isfinite(error), candidates_r.max(axis=-1), np.nan)
         some: Mask = np.asarray(np.isfinite(size).any(axis=-1))
         lost = rows[~some & ~silent[rows]]
         if len(lost):
-            raise RuntimeError(
-                f"per-answer game: found no solution for {len(lost)} instances, the first {game.g[lost[0]]}"
-            )
+            raise RuntimeError(f"per-answer game: no solution for {len(lost)} instances, the first {game.g[lost[0]]}")
         pick = np.nanargmax(np.where(some[:, None], size, 0.0), axis=-1)
         if branch == "collapsed":
             pick = np.nanargmin(size, axis=-1)
-        index, kept = np.arange(len(rows))[some], rows[some]
-        r[kept], c[kept] = found_r[index, pick[some]], found_c[index, pick[some]]
-        residual[kept] = error[index, pick[some]]
+        index, solved = np.arange(len(rows))[some], rows[some]
+        r[solved], c[solved] = candidates_r[index, pick[some]], candidates_c[index, pick[some]]
+        residual[solved] = error[index, pick[some]]
     return r, c, residual
 
 
@@ -278,41 +276,41 @@ def _candidates(game: _Games, excess: Array) -> tuple[Array, Array, Array]:
     """Newton's results r (B, S, n), c (B, S) and residual (B, S) from S starts; NaN where it is no attracting solution."""
     count, answers = game.g.shape
     if game.held:
-        r, low = _ladder(game, excess)
+        r, low = _starts(game, excess)
         many = game.take(np.repeat(np.arange(count), r.shape[1]))
         c: Array = np.zeros(len(many.h))
     else:
         # For each of a range of prior means, the largest and the smallest solution with the mean held there.
-        share = np.linspace(0, 1, _RUNGS)
+        share = np.linspace(0, 1, _STARTS)
         lowest, highest = game.mean_range()
         means = (lowest[:, None] + (highest - lowest)[:, None] * share).ravel()
-        held = game.take(np.repeat(np.arange(count), _RUNGS))
+        held = game.take(np.repeat(np.arange(count), _STARTS))
         held = replace(held, g=held.g - (held.h * means)[:, None], held=True)
         pairs = [_solve(held, branch)[0] for branch in ("leaking", "collapsed")]
-        r = np.maximum(np.stack([x.reshape(count, _RUNGS, answers) for x in pairs], axis=1), _CRITICAL)
-        r, low = r.reshape(count, 2 * _RUNGS, answers), np.full(count, _CRITICAL)
-        many = game.take(np.repeat(np.arange(count), 2 * _RUNGS))
-        c = np.tile(means.reshape(count, 1, _RUNGS), (1, 2, 1)).ravel()
+        r = np.maximum(np.stack([x.reshape(count, _STARTS, answers) for x in pairs], axis=1), _CRITICAL)
+        r, low = r.reshape(count, 2 * _STARTS, answers), np.full(count, _CRITICAL)
+        many = game.take(np.repeat(np.arange(count), 2 * _STARTS))
+        c = np.tile(means.reshape(count, 1, _STARTS), (1, 2, 1)).ravel()
     shape = r.shape[:2]
-    found, c, error = _newton(many, r.reshape(-1, answers), c)
-    good = np.asarray(error < _TOLERANCE) & _attracting(many, found, c)
+    solutions, c, error = _newton(many, r.reshape(-1, answers), c)
+    good = np.asarray(error < _TOLERANCE) & _attracting(many, solutions, c)
     # Close to r = 0 the equations hold to first order whatever r is; a solution there needs a weight just below critical.
-    good &= found.max(axis=-1) > 0.05 * np.repeat(low, shape[1])
-    return found.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
+    good &= solutions.max(axis=-1) > 0.05 * np.repeat(low, shape[1])
+    return solutions.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
 
 
-def _ladder(game: _Games, excess: Array) -> tuple[Array, Array]:
+def _starts(game: _Games, excess: Array) -> tuple[Array, Array]:
     """Starts r (B, S, n) implied by prior variances from small to large, and the smallest of these (B,); mean held."""
     count, answers = game.g.shape
     bound = game.drive(np.zeros(count)).max(axis=-1)
     top = 4 * (bound + np.sqrt(bound) + 1)
     low = np.clip(0.1 * np.abs(excess), _CRITICAL, 1e-3)
-    b = np.exp(np.log(low)[:, None] + np.log(top / low)[:, None] * np.linspace(0, 1, _RUNGS))
+    b = np.exp(np.log(low)[:, None] + np.log(top / low)[:, None] * np.linspace(0, 1, _STARTS))
     b = np.concatenate([b, b], axis=-1)
-    begin = np.concatenate([np.zeros((count, _RUNGS)), np.tile(top[:, None], (1, _RUNGS))], axis=-1).ravel()
-    many = game.take(np.repeat(np.arange(count), 2 * _RUNGS))
+    begin = np.concatenate([np.zeros((count, _STARTS)), np.tile(top[:, None], (1, _STARTS))], axis=-1).ravel()
+    many = game.take(np.repeat(np.arange(count), 2 * _STARTS))
     r = many.implied(b.ravel(), np.zeros(len(begin)), np.repeat(begin[:, None], answers, axis=-1))
-    return r.reshape(count, 2 * _RUNGS, answers), low
+    return r.reshape(count, 2 * _STARTS, answers), low
 
 
 def _newton(game: _Games, r: Array, c: Array) -> tuple[Array, Array, Array]:

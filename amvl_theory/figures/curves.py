@@ -30,7 +30,7 @@ from amvl_theory import (
     self_consistent_contamination,
     self_consistent_spread,
 )
-from amvl_theory.checks import Array, not_negative, positive
+from amvl_theory.checks import OBJECTIVES, Array, not_negative, positive
 from amvl_theory.dynamics.stability import UNSTABLE_EXAMPLE, game_matrix
 from amvl_theory.verification.core import Table
 from amvl_theory.verification.learnt import descend
@@ -133,7 +133,7 @@ def phase_coupled(mode: Mode, points: int = 41) -> Table:
     )
     leaked, count = np.empty(beta.size), np.empty(beta.size, dtype=int)
     for i, (b, w) in enumerate(zip(beta, gamma, strict=True)):
-        roots = self_consistent_contamination(gbar, v0, h, alpha, b, w, "dual")
+        roots = self_consistent_contamination(gbar, v0, h, alpha, b, w, "amvl")
         c = roots.values[roots.stable][0] if roots.stable.any() else np.nan
         energy = v0 + (gbar - h * c) ** 2
         size = (np.sqrt(energy) - np.sqrt(w * h / 2)) / h
@@ -149,12 +149,12 @@ def phase_plane(points: int = 81) -> Table:
     """Leaked information of dual KL at gamma minus that of the ELBO at beta, weights over v0/h (T6)."""
     weights = np.geomspace(0.02, 4.0, points)
     beta, gamma = (x.ravel() for x in np.meshgrid(weights, weights))
-    dual = self_consistent_spread(1.0, 1.0, gamma, "dual").leaked_nats
+    dual = self_consistent_spread(1.0, 1.0, gamma, "amvl").leaked_nats
     elbo = self_consistent_spread(1.0, 1.0, beta, "elbo").leaked_nats
     return {
         "beta_h_over_v0": beta,
         "gamma_h_over_v0": gamma,
-        "dual_nats": dual,
+        "amvl_nats": dual,
         "elbo_nats": elbo,
         "difference": dual - elbo,
     }
@@ -165,13 +165,13 @@ def leakage(points: int = 120) -> Table:
     marks = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.764, 0.85, 1.2, 1.6])
     weight = np.union1d(np.geomspace(0.01, 2.5, points), marks)
     table: dict[str, Array] = {"weight_h_over_v0": weight}
-    for objective, loss in (("dual", "amvl"), ("elbo", "elbo")):
+    for objective in ("amvl", "elbo"):
         table[f"{objective}_nats"] = self_consistent_spread(1.0, 1.0, weight, objective).leaked_nats  # type: ignore[arg-type]
         table[f"{objective}_exact_nats"] = exact_leaked_information([1.0, -1.0], 1.0, weight, objective)  # type: ignore[arg-type]
         below = marks[marks < 0.9 * float(critical_weight(1.0, 1.0, objective))]  # type: ignore[arg-type]
-        beta, gamma = (0.5, below) if objective == "dual" else (below, 0.0)
+        beta, gamma = (0.5, below) if objective == "amvl" else (below, 0.0)
         run = equilibrium_by_simulation(
-            GaussianGame(BALANCED, 1.0, instances=len(below)), objective=loss, beta=beta, gamma=gamma
+            GaussianGame(BALANCED, 1.0, instances=len(below)), objective=objective, beta=beta, gamma=gamma
         )
         ratio = run.spread_cov[:, 0, 0] / np.exp(run.state.posterior_log_var[:, 0, 0])
         simulated = np.full(len(weight), np.nan)
@@ -199,8 +199,8 @@ def objectives(mode: Mode, points: int = 90) -> Table:
         marks = gammas[:: points // 9][:7]
         gbar, v0, h, alpha, beta = numbers
         game = GaussianGame(gbar + np.sqrt(v0) * BALANCED, h, alpha, instances=len(marks))
-        for objective, loss in (("fwd", "ntp+fwd"), ("elbo", "elbo"), ("dual", "amvl")):
-            run = equilibrium_by_simulation(game, objective=loss, beta=beta, gamma=marks)
+        for objective in OBJECTIVES:
+            run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=marks)
             ends = np.where(run.gradient_norm < 1e-8, run.state.contamination[:, 0], np.nan)
             for gamma in gammas:
                 found = self_consistent_contamination(*numbers, gamma, objective)  # type: ignore[arg-type]

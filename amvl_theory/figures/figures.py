@@ -150,11 +150,11 @@ def reading(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
 def coadaptation(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     """A decoder that learns: no resting point, and what the route from x loses."""
     paths, starved = seeds.coadapted_paths(), seeds.starving_paths(20 if quick else 200)
-    text = {"dual": "dual KL, γ", "elbo": "ELBO, β"}
+    text = {"amvl": "dual KL, γ", "elbo": "ELBO, β"}
     names = np.array([f"{text[o]} = {w:g}" for o, w in zip(paths["objective"], paths["weight"], strict=True)])
     table = {**paths, "run": names}
     figure, panels = page(3)
-    common = {"keys": ("dual", 5, "elbo"), "name": "{}", "xlabel": "time [steps]", "xscale": "log", "yscale": "log"}
+    common = {"keys": ("amvl", 5, "elbo"), "name": "{}", "xlabel": "time [steps]", "xscale": "log", "yscale": "log"}
     seeds.lines(
         table, "run", "step", "snr", ax=panels[0], limit="snr_limit", ylabel="leak ρ = a²/σ$_q$² [1]",
         title="The leak tends to a limit", **common,

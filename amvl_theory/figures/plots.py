@@ -12,8 +12,12 @@ from matplotlib.lines import Line2D
 
 from amvl_style import GREY, METHODS, RULE, SEQUENTIAL, SIGNED, SIMULATION, axes, look, marks
 from amvl_theory import EQUAL_WEIGHT_CROSSOVER
+from amvl_theory.checks import OBJECTIVES
 from amvl_theory.figures.curves import Mode
 from amvl_theory.verification.core import Table
+
+LABELS = {"ntp+fwd": "forward-only", "elbo": "ELBO", "amvl": "dual KL"}
+"""Names of the objectives in legends."""
 
 
 def contamination(table: Table, *, ax: Axes | None = None) -> Axes:
@@ -75,11 +79,11 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
     """Leaked information against the weight over v0/h: dual KL and ELBO, channel value, exact value, simulation (T6)."""
     ax = axes(ax)
     x = table["weight_h_over_v0"]
-    for objective in ("dual", "elbo"):
+    for objective in ("amvl", "elbo"):
         method = METHODS[objective]
-        ax.plot(x, table[f"{objective}_nats"], label=method.label, **look(objective))
+        ax.plot(x, table[f"{objective}_nats"], label=LABELS[objective], **look(objective))
         exact = table[f"{objective}_exact_nats"]
-        ax.plot(x, exact, color=method.colour, linewidth=0.9, label=f"{method.label}, two answers")
+        ax.plot(x, exact, color=method.colour, linewidth=0.9, label=f"{LABELS[objective]}, two answers")
         ax.plot(x, table[f"{objective}_simulated_nats"], **marks(objective))
     ax.plot([], [], **SIMULATION)
     ax.axhline(np.log(2), **RULE)
@@ -100,7 +104,7 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
 def objectives(table: Table, mode: str, title: str, *, ax: Axes | None = None) -> Axes:
     """All equilibrium contaminations of the three objectives, variances free; open markers are unstable (T5)."""
     ax = axes(ax)
-    for objective in ("fwd", "elbo", "dual"):
+    for objective in OBJECTIVES:
         rows = (table["mode"] == mode) & (table["objective"] == objective)
         gamma, c, stable = (table[key][rows] for key in ("gamma", "contamination", "stable"))
         for number in range(max(int(np.unique(gamma, return_counts=True)[1].max()), 1)):
@@ -130,7 +134,7 @@ def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, nu
         if number < count:
             order = np.argsort(c[here])[number]
             points.setdefault((part, int(stable[here][order])), []).append((value, float(c[here][order])))
-    width = 3.4 if objective == "fwd" else 1.8  # the ELBO lies on forward-only, which shows around it
+    width = 3.4 if objective == "ntp+fwd" else 1.8  # the ELBO lies on forward-only, which shows around it
     for k, ((_, still), line) in enumerate(points.items()):
         x, y = zip(*line, strict=True)
         shape = (
@@ -138,7 +142,7 @@ def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, nu
             if still
             else {**look(objective), "linewidth": 1.0, "linestyle": (0, (1, 3))}
         )
-        ax.plot(x, y, label=METHODS[objective].label if number == 0 and k == 0 else None, **shape)
+        ax.plot(x, y, label=LABELS[objective] if number == 0 and k == 0 else None, **shape)
 
 
 def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
@@ -259,7 +263,7 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     lines = ax.contour(xs, ys, nats, levels=[0.05, 0.2, 0.5, 0.8], colors="white", linewidths=0.8)
     ax.clabel(lines, fontsize=8, fmt="%g")
     ax.contour(
-        xs, ys, grid(table, "beta", "gamma", "excess")[2], levels=[0.0], colors=[METHODS["dual"].colour], linewidths=2.2
+        xs, ys, grid(table, "beta", "gamma", "excess")[2], levels=[0.0], colors=[METHODS["amvl"].colour], linewidths=2.2
     )
     h, v0, gbar, alpha = mode.curvature, mode.force_var, mode.force_mean, mode.anchor
     for level in (2 * v0 / h, 2 * (v0 + gbar**2) / h):
@@ -289,7 +293,7 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     ax.set_title("Coupled game: both weights act through the mean")
     ax.legend(
         handles=[
-            Line2D([], [], color=METHODS["dual"].colour, linewidth=2.2, label="γ$_c$ of dual KL"),
+            Line2D([], [], color=METHODS["amvl"].colour, linewidth=2.2, label="γ$_c$ of dual KL"),
             Line2D([], [], **look("elbo"), label="β$_c$ of the ELBO"),
         ],
         loc="upper center",
@@ -305,13 +309,13 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
     xs, ys, gap = grid(table, "gamma_h_over_v0", "beta_h_over_v0", "difference")
     _heat(ax, xs, ys, gap, "dual KL minus ELBO [nats]", cmap=SIGNED, vmin=-2.0, vmax=2.0)
     total = (
-        grid(table, "gamma_h_over_v0", "beta_h_over_v0", "dual_nats")[2]
+        grid(table, "gamma_h_over_v0", "beta_h_over_v0", "amvl_nats")[2]
         + grid(table, "gamma_h_over_v0", "beta_h_over_v0", "elbo_nats")[2]
     )
     ax.contour(xs, ys, gap, levels=[-1.5, -1.0, -0.5, 0.5], colors=GREY, linewidths=0.7)
     ax.contour(xs, ys, np.where(total > 0, gap, np.nan), levels=[0.0], colors="black", linewidths=2.0)
     ax.plot(xs, xs, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)))
-    ax.axvline(2.0, **look("dual"))
+    ax.axvline(2.0, **look("amvl"))
     ax.axhline(1.0, **look("elbo"))
     cross = EQUAL_WEIGHT_CROSSOVER
     ax.plot(cross, cross, marker="o", color="black", markersize=6)
@@ -331,7 +335,7 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.set_title("Which objective leaks more, at its own weight")
     ax.legend(
         handles=[
-            Line2D([], [], **look("dual"), label="γ$_c$ = 2 v0/h"),
+            Line2D([], [], **look("amvl"), label="γ$_c$ = 2 v0/h"),
             Line2D([], [], **look("elbo"), label="β$_c$ = v0/h"),
             Line2D([], [], color="black", linewidth=2.0, label="equal leakage"),
             Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="equal weights"),
@@ -364,7 +368,7 @@ def stability(
         middle = np.sqrt(np.prod(ys[(~stable).any(axis=1)][[0, -1]]))
         ax.text(xs[0] * 1.5, middle, "unstable", va="center", bbox=BOX | {"alpha": 1.0})
     if mark is not None:
-        star = {"marker": "*", "markersize": 15, "color": METHODS["fwd"].colour, "markeredgecolor": "black"}
+        star = {"marker": "*", "markersize": 15, "color": METHODS["ntp+fwd"].colour, "markeredgecolor": "black"}
         ax.plot(*mark, linestyle="none", label="published instance", **star)
         ax.legend(loc="lower right", frameon=True)
     ax.set_xlabel("rate of the prior / rate of the posterior [1]")

@@ -107,7 +107,7 @@ def holding_weights() -> Table:
 def coadapted_paths() -> Table:
     """rho and sigma_p in time, dual KL and ELBO, and their limits (T12)."""
     times, rows, model = np.geomspace(10, 1e5, 81), [], ReadingModel(1.0, 1.0)
-    for name, weight in (("dual", 0.02), ("dual", 0.1), ("elbo", 0.1)):
+    for name, weight in (("amvl", 0.02), ("amvl", 0.1), ("elbo", 0.1)):
         path = coadapted_trajectory(
             times, model=model, gamma=weight, beta=weight if name == "elbo" else 1.0, objective=name,  # type: ignore[arg-type]
             start=Start(0.1, 0.1, 0.3, 0.3),
@@ -122,7 +122,7 @@ def coadapted_paths() -> Table:
                 "snr_limit": np.full(times.size, limit.snr),
                 "prior_std": np.sqrt(path.prior_var),
                 "prior_std_limit": np.sqrt(limit.prior_var_rate * times)
-                if name == "dual"
+                if name == "amvl"
                 else np.full(times.size, np.nan),
             }
         )

@@ -20,6 +20,9 @@ One instance has answers y with probabilities p_y, forces g_y, a curvature H and
 | elbo      | ntp + beta F               | prior, posterior| -               |
 | jeffreys  | ntp + beta F + gamma R     | prior, posterior| prior, posterior|
 
+The names are those of `amvl_model.objectives`. Closed forms (T5, T6) exist for ntp+fwd, elbo and amvl; there "fwd" is accepted
+as an older name of ntp+fwd, here it is the forward KL alone.
+
 A stop-gradient leaves the loss's value alone and removes one of its two partial gradients:
 
     dF/d delta_y =  p_y D_y / u                  dF/d rho_y = p_y (v_y/u - 1) / 2

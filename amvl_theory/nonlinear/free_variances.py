@@ -25,14 +25,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from amvl_theory.checks import Array, one_of, positive, real_array, scalar
+from amvl_theory.checks import Array, objective_name, positive, real_array, scalar
 from amvl_theory.nonlinear.saturation import SaturatingGame, response
-
-OBJECTIVES = ("fwd", "elbo", "dual")
 
 
 def saturating_free_contamination(
-    game: SaturatingGame, anchor: float, beta: float, gamma: float = 1.0, objective: str = "dual", *, points: int = 400
+    game: SaturatingGame, anchor: float, beta: float, gamma: float = 1.0, objective: str = "amvl", *, points: int = 400
 ) -> Array:
     """All equilibrium contaminations of a saturating mode with free means and variances (T5, T9), rising [latent].
 
@@ -41,8 +39,8 @@ def saturating_free_contamination(
             follow from the equilibrium.
         anchor: alpha, above 0 [nats/latent^2].
         beta: weight of the forward KL (of the KL, for the ELBO), above 0.
-        gamma: weight of the reverse KL, above 0; used by "dual" only.
-        objective: "fwd", "elbo" or "dual".
+        gamma: weight of the reverse KL, above 0; used by "amvl" only.
+        objective: "ntp+fwd" (forward-only), "elbo" or "amvl" (dual KL). Older names: "fwd" and "dual".
         points: values of c between -chi and chi among which sign changes are looked for; closer roots than two of these can
             be missed.
 
@@ -52,7 +50,7 @@ def saturating_free_contamination(
     Raises:
         ValueError: naming the argument out of range.
     """
-    one_of("objective", objective, OBJECTIVES)
+    name = objective_name(objective)
     alpha, b = (float(positive(name, scalar(name, x))) for name, x in (("anchor", anchor), ("beta", beta)))
     g = float(positive("gamma", scalar("gamma", gamma)))
     if points < 3:
@@ -61,12 +59,12 @@ def saturating_free_contamination(
     # No equilibrium lies beyond the shift of the strongest force. Even spacing in c, denser where chi tanh is steep.
     edge = chi * np.tanh(1.001 * float(np.abs(real_array("forces", game.forces)).max()) / game.saturation)
     grid = edge * np.linspace(-1.0, 1.0, points)
-    value = _excess(game, grid, alpha, b, g, objective)
+    value = _excess(game, grid, alpha, b, g, name)
     changes = np.flatnonzero((value[:-1] > 0) != (value[1:] > 0))
     low, high, sign = grid[changes], grid[changes + 1], np.sign(value[changes])
     for _ in range(55):
         middle = 0.5 * (low + high)
-        same = np.sign(_excess(game, middle, alpha, b, g, objective)) == sign
+        same = np.sign(_excess(game, middle, alpha, b, g, name)) == sign
         low, high = np.where(same, middle, low), np.where(same, high, middle)
     return 0.5 * (low + high)
 
@@ -83,7 +81,7 @@ def _excess(game: SaturatingGame, prior: Array, alpha: float, beta: float, gamma
         gap = response(forces + (pull * prior)[:, None], pull, g0, chi) - prior[:, None]
         return gap @ chance, gap**2 @ chance
 
-    if objective == "fwd":
+    if objective == "ntp+fwd":
         mean, spread = away(np.zeros_like(prior))
         return beta * mean - alpha * prior * spread
     target = beta * h if objective == "elbo" else 0.5 * gamma * h

@@ -80,7 +80,7 @@ def _scale(proof: Proof) -> dict[str, dict[Any, Any]]:
     proof.equal("the answer loss does not change along z -> c z, w -> w/c", identity, sp.Integer(0))
     sg = StopGradient(a, Q, P)
     losses = {
-        "dual": beta * kl(sg(a), sg(Q), 0, P) + gamma * kl(0, sg(P), a, Q),
+        "amvl": beta * kl(sg(a), sg(Q), 0, P) + gamma * kl(0, sg(P), a, Q),
         "elbo": beta * kl(a, Q, 0, P),
     }
     flows = {}
@@ -96,12 +96,12 @@ def _scale(proof: Proof) -> dict[str, dict[Any, Any]]:
     charge = a**2 / (2 * eta_q) + sp.log(Q) / (2 * eta_s) + sp.log(P) / (2 * eta_r) - w**2 / (2 * eta_w)
     growth = {name: sp.expand(sum(sp.diff(charge, x) * flow[x] for x in flow)) for name, flow in flows.items()}
     full = gamma * (P / Q - 1) + beta * ((Q + a**2) / P - 1) + decay * w**2
-    proof.equal("dual KL: dN/dt", growth["dual"], full)
+    proof.equal("dual KL: dN/dt", growth["amvl"], full)
     proof.equal("ELBO: dN/dt, nothing but weight decay", growth["elbo"], decay * w**2)
-    matched = sp.expand(growth["dual"].subs(WIDTHS).subs(a, sp.sqrt(rho * Q)))
+    matched = sp.expand(growth["amvl"].subs(WIDTHS).subs(a, sp.sqrt(rho * Q)))
     proof.state("scale_growth", sp.Symbol("Ndot"), matched, gamma * rho + decay * w**2)
     proof.sign("which is above 0 wherever anything leaks", matched, gamma * rho + decay * w**2, "> 0")
-    proof.equal("the prior is at rest only where P = Q + a^2", sp.solve(flows["dual"][P], P)[0], Q + a**2)
+    proof.equal("the prior is at rest only where P = Q + a^2", sp.solve(flows["amvl"][P], P)[0], Q + a**2)
     return flows
 
 
@@ -110,10 +110,10 @@ def _limits(proof: Proof, flows: dict[str, dict[Any, Any]]) -> None:
     slope = sp.Symbol("l1", negative=True)  # l'(rho); by the envelope theorem dF/da = l' 2 a/Q and dF/dQ = -l' a^2/Q^2
     d_mean, d_noise = sp.symbols("F_M F_S", real=True)
     best = {d_mean: slope * 2 * a / (Q * w), d_noise: -slope * a**2 / (Q**2 * w**2)}
-    proof.equal("best gain: the decoder is at rest", flows["dual"][w].subs(best).subs(decay, 0), sp.Integer(0))
-    width = flows["dual"][Q].subs(best).subs(WIDTHS)
+    proof.equal("best gain: the decoder is at rest", flows["amvl"][w].subs(best).subs(decay, 0), sp.Integer(0))
+    width = flows["amvl"][Q].subs(best).subs(WIDTHS)
     proof.equal("dual KL: log sigma_q is at rest where -l' = gamma", sp.solve(width, slope)[0], -gamma)
-    moving = (2 * a * flows["dual"][a]).subs(best).subs(slope, -gamma).subs(a, sp.sqrt(rho * Q))
+    moving = (2 * a * flows["amvl"][a]).subs(best).subs(slope, -gamma).subs(a, sp.sqrt(rho * Q))
     proof.state("leak_growth", sp.Symbol("Vdot"), moving, 2 * eta_q * gamma * rho)
     proof.state("prior_growth", sp.Symbol("Pdot"), moving * (1 + rho) / rho, 2 * eta_q * gamma * (1 + rho))
     rest = [sp.solve(flows["elbo"][x].subs(best).subs(WIDTHS), slope)[0].subs(a, sp.sqrt(rho * Q)) for x in (a, Q)]
@@ -187,7 +187,7 @@ def _fading(proof: Proof) -> None:
 def _decay(proof: Proof, flows: dict[str, dict[Any, Any]]) -> None:
     mu, slope = sp.symbols("mu", positive=True), -gamma
     d_mean = sp.Symbol("F_M", real=True)
-    pull = flows["dual"][a].subs(d_mean, slope * 2 * a / (Q * w)) - eta_q * mu * a
+    pull = flows["amvl"][a].subs(d_mean, slope * 2 * a / (Q * w)) - eta_q * mu * a
     proof.state("resting_variance", Q, sp.solve(pull, Q)[0], gamma / mu)
 
 

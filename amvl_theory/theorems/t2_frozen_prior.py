@@ -58,7 +58,7 @@ def prove_t2(proof: Proof) -> None:
 
 
 def _one_mode(proof: Proof) -> None:
-    gradient = one_mode_gradients("dual")[delta].subs({c: 0, s_q: 1 / lambda_q})
+    gradient = one_mode_gradients("amvl")[delta].subs({c: 0, s_q: 1 / lambda_q})
     proof.step("Gradient of the loss in delta, with the prior stopped and c = 0", sp.expand(gradient))
     shift = sp.solve(gradient, delta)[0]
     proof.equal("one generic mode: the response", shift, g / (h + gamma * lambda_q))

@@ -66,7 +66,7 @@ def prove_t3(proof: Proof) -> None:
 
 
 def _one_mode(proof: Proof) -> None:
-    gradients = one_mode_gradients("dual")
+    gradients = one_mode_gradients("amvl")
     fixed = {s_q: 1 / lambda_q, s_p: 1 / lambda_p}
     equations = [gradients[delta].subs(fixed), gradients[c].subs(fixed)]
     proof.step("Stationarity in delta (prior stopped)", sp.Eq(sp.expand(equations[0]), 0))

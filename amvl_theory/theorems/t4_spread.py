@@ -59,7 +59,7 @@ def prove_t4(proof: Proof) -> None:
 
 
 def _one_mode(proof: Proof) -> None:
-    gradient = one_mode_gradients("dual")[delta].subs(s_q, 1 / lambda_q)
+    gradient = one_mode_gradients("amvl")[delta].subs(s_q, 1 / lambda_q)
     shift = sp.solve(gradient, delta)[0]
     moments = [1, gbar, gbar**2 + v0]
     mean = expectation(shift, g, moments)

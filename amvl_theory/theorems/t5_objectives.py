@@ -81,17 +81,17 @@ def prove_t5(proof: Proof) -> None:
 def _fixed_variances(proof: Proof) -> None:
     fixed = {s_q: 1 / lambda_q, s_p: 1 / lambda_p}
     values = {}
-    for objective in ("dual", "elbo", "forward"):
+    for objective in ("amvl", "elbo", "ntp+fwd"):
         gradients = one_mode_gradients(objective)
         equations = [gradients[delta].subs(fixed), gradients[c].subs(fixed)]
         values[objective] = sp.factor(sp.solve(equations, [delta, c], dict=True)[0][c])
         proof.step(f"{objective}, fixed variances: contamination of a mode", values[objective])
     proof.equal(
         "they agree where gamma lambda_q = beta lambda_p",
-        values["dual"].subs(gamma, beta * lambda_p / lambda_q),
+        values["amvl"].subs(gamma, beta * lambda_p / lambda_q),
         values["elbo"],
     )
-    proof.equal("forward-only is dual KL at gamma = 0", values["dual"].subs(gamma, 0), values["forward"])
+    proof.equal("forward-only is dual KL at gamma = 0", values["amvl"].subs(gamma, 0), values["ntp+fwd"])
     share, pull, push = sp.Symbol("s", nonnegative=True), sp.Symbol("p", positive=True), sp.Symbol("g", positive=True)
     rest = sp.Symbol("r", nonnegative=True)  # 1 - s
     general = share * push / (h + pull * rest)
@@ -105,7 +105,7 @@ def _fixed_variances(proof: Proof) -> None:
     s = beta * lambda_p / (beta * lambda_p + alpha)
     proof.equal(
         "dual KL in that form",
-        values["dual"].subs(g, push),
+        values["amvl"].subs(g, push),
         general.subs({pull: gamma * lambda_q, rest: 1 - s, share: s}),
     )
     proof.equal(
@@ -173,9 +173,9 @@ def _transient(proof: Proof) -> None:
 
 
 def _free_variances(proof: Proof) -> None:
-    found = {"forward": forward(proof), "elbo": elbo(proof), "dual": dual(proof)}
+    found = {"ntp+fwd": forward(proof), "elbo": elbo(proof), "amvl": dual(proof)}
     root = sp.sqrt(gamma * h * E / 2)
-    expected = {"forward": E, "elbo": E, "dual": E + root}
+    expected = {"ntp+fwd": E, "elbo": E, "amvl": E + root}
     for name, value in expected.items():
         proof.equal(f"{name}: h X on the active branch", h * found[name].X, value)
         proof.step(f"{name}: h X with free variances, active branch", value)
@@ -185,7 +185,7 @@ def _free_variances(proof: Proof) -> None:
     proof.equal("the active ELBO starts at E = beta h", sp.solve(found["elbo"].prior_variance, E)[0], beta * h)
     proof.equal(
         "the active dual KL starts at E = gamma h / 2",
-        found["dual"].posterior_variance.subs(E, gamma * h / 2),
+        found["amvl"].posterior_variance.subs(E, gamma * h / 2),
         sp.Integer(0),
     )
     shrink = sp.Symbol("s", positive=True)
@@ -194,10 +194,10 @@ def _free_variances(proof: Proof) -> None:
     proof.equal("collapsed dual KL (s -> 0, s_p = s + W): X = gamma", collapsed_dual, gamma)
     collapsed_elbo = sp.limit(s_p * (h + beta / s_p), s_p, 0)
     proof.equal("collapsed ELBO (s_p -> 0): X = beta", collapsed_elbo, beta)
-    proof.equal("X is continuous where dual KL collapses", expected["dual"].subs(E, gamma * h / 2), gamma * h)
+    proof.equal("X is continuous where dual KL collapses", expected["amvl"].subs(E, gamma * h / 2), gamma * h)
     less = sp.Symbol("e", positive=True)
     proof.sign(
-        "dual KL's X exceeds that of forward-only where active", expected["dual"] - expected["forward"], root, "> 0"
+        "dual KL's X exceeds that of forward-only where active", expected["amvl"] - expected["ntp+fwd"], root, "> 0"
     )
     saturated = (h * gamma - E).subs(gamma, 2 * (E + less) / h)
     proof.sign("and where saturated (gamma h / 2 = E + e)", saturated, E + 2 * less, "> 0")
@@ -268,7 +268,7 @@ def _bistable(proof: Proof) -> None:
 
 def _bistable_stability(proof: Proof, places: list[float]) -> None:
     """Eigenvalues of the flow of (dbar, spread, log s_q, c, log s_p) with the forces gbar +- 1/10 at each root."""
-    gradients = one_mode_gradients("dual")
+    gradients = one_mode_gradients("amvl")
     up, down = sp.symbols("delta_up delta_down", real=True)
     push = {h: 1, alpha: 1, beta: 1, gamma: R(1, 500)}
     shared = {

@@ -54,7 +54,7 @@ R = sp.Rational
 )
 def prove_t6(proof: Proof) -> None:
     """Both quadratics, thresholds and ratios; the crossover; collapse of linear VAEs; several modes; per-answer variances."""
-    found = {"dual": dual(proof), "elbo": elbo(proof)}
+    found = {"amvl": dual(proof), "elbo": elbo(proof)}
     _quadratics(proof)
     _closed_forms(proof, found)
     _crossover(proof)
@@ -91,7 +91,7 @@ def _closed_forms(proof: Proof, found: dict[str, Coupled]) -> None:
     """T5's active branch at c = 0, where E = v0, against the stated closed forms."""
     gamma_c, beta_c = 2 * v0 / h, v0 / h
     excess = sp.Symbol("x", positive=True)
-    V, s = (found["dual"].W.subs(E, v0), found["dual"].posterior_variance.subs(E, v0))
+    V, s = (found["amvl"].W.subs(E, v0), found["amvl"].posterior_variance.subs(E, v0))
     stated = (sp.sqrt(v0) - sp.sqrt(gamma * h / 2)) / h
     proof.equal("dual: V", V, stated**2)
     proof.equal("dual: V / sigma_q^2", sp.radsimp(V / s), (sp.sqrt(gamma_c / gamma) - 1) / 2)

@@ -23,7 +23,7 @@ from amvl_theory.nonlinear.mixture import reverse_pull
 from amvl_theory.nonlinear.saturation import GROWING_EXAMPLE, SPREADING_EXAMPLE
 from amvl_theory.verification.core import ABSOLUTE, CLOSED_FORM, Evidence, Ledger, relative
 
-FREE = {"fwd": (0.247, 0.398), "dual": (0.302, 0.326), "elbo": (0.377, 0.398)}
+FREE = {"ntp+fwd": (0.247, 0.398), "amvl": (0.302, 0.326), "elbo": (0.377, 0.398)}
 """Contamination of the saturating mode of `free_variances.py` and of the linear one."""
 
 
@@ -162,7 +162,7 @@ def _free_variances(book: Ledger, rng: np.random.Generator, count: int) -> None:
         [float(saturating_spread(f, a, b, w).variance) for f, a, b, w in zip(force, h, g0, gamma, strict=True)]
     )
     forces = force[:, None] * np.array([1.0, -1.0])
-    _, shift = descend_freely("dual", forces, h, g0, np.zeros(count), 0.7 * np.ones(count), gamma)
+    _, shift = descend_freely("amvl", forces, h, g0, np.zeros(count), 0.7 * np.ones(count), gamma)
     book.simulated(
         "saturating spread with free variances against descent", relative((shift**2).mean(axis=1), closed), count
     )
@@ -204,8 +204,8 @@ def descend_freely(
         delta, v, u = chi * np.tanh(theta), np.exp(rho), np.exp(r)
         away = delta - c[:, None]
         square = (away**2).mean(axis=1)
-        toward = {"fwd": 0 * h, "elbo": beta / u, "dual": gamma / v}[objective]
-        narrow = {"fwd": 0 * h, "elbo": beta * (v / u - 1), "dual": gamma * (1 - (u + square) / v)}[objective]
+        toward = {"ntp+fwd": 0 * h, "elbo": beta / u, "amvl": gamma / v}[objective]
+        narrow = {"ntp+fwd": 0 * h, "elbo": beta * (v / u - 1), "amvl": gamma * (1 - (u + square) / v)}[objective]
         theta = theta - eta * (g0[:, None] * theta - forces + toward[:, None] * away) / (
             g0[:, None] + toward[:, None] * chi
         )

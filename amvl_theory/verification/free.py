@@ -18,14 +18,13 @@ from amvl_theory import (
     simulate,
     trajectory,
 )
-from amvl_theory.checks import Array
+from amvl_theory.checks import OBJECTIVES, Array
 from amvl_theory.game.game import gradients
 from amvl_theory.verification.core import ABSOLUTE, CLOSED_FORM, SIMULATION, Evidence, Ledger, draw, relative
 
 BALANCED = np.array([[[1.0], [-1.0]]])
 H0, MEAN0, ALPHA0, BETA0 = 1.3, 0.8, 0.6, 0.7
-LOSSES = {"fwd": "ntp+fwd", "elbo": "elbo", "dual": "amvl"}
-TABLE_T5 = (("fwd", 0.0, 0.3975), ("elbo", 0.0, 0.39757), ("dual", 0.1, 0.36238), ("dual", 0.5, 0.32596))
+TABLE_T5 = (("ntp+fwd", 0.0, 0.3975), ("elbo", 0.0, 0.39757), ("amvl", 0.1, 0.36238), ("amvl", 0.5, 0.32596))
 PER_ANSWER = (
     ("two balanced answers", [1.0, -1.0], [0.5, 0.5], (0.398, 0.022)),
     ("three symmetric answers", [1.5**0.5, 0.0, -(1.5**0.5)], [1 / 3] * 3, (0.415, 0.031)),
@@ -106,14 +105,14 @@ def _t5_free(book: Ledger, rng: np.random.Generator, count: int) -> None:
     gamma = rng.uniform(0.02, 0.5, count) * 2 * spread**2 / h
     game = GaussianGame(mean[:, None, None] + spread[:, None, None] * BALANCED, h[:, None], alpha[:, None])
     roots = {}
-    for objective, loss in LOSSES.items():
+    for objective in OBJECTIVES:
         found = [
             self_consistent_contamination(*numbers, objective)  # type: ignore[arg-type]
             for numbers in zip(mean, spread**2, h, alpha, beta, gamma, strict=True)
         ]
         roots[objective] = found
         _t5_roots(book, objective, found, (mean, spread, h, alpha, beta, gamma))
-        run = equilibrium_by_simulation(game, objective=loss, beta=beta, gamma=gamma, tolerance=1e-10)
+        run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=gamma, tolerance=1e-10)
         done = np.asarray(run.converged) | (run.gradient_norm < 1e-8)
         ends = run.state.contamination[:, 0]
         gap = [np.abs(item.values[item.stable] / c - 1).min() for item, c in zip(found, ends, strict=True)]
@@ -128,12 +127,12 @@ def _t5_free(book: Ledger, rng: np.random.Generator, count: int) -> None:
         )
     same = [
         relative(e.values, f.values) if e.values.shape == f.values.shape else np.inf
-        for e, f in zip(roots["elbo"], roots["fwd"], strict=True)
+        for e, f in zip(roots["elbo"], roots["ntp+fwd"], strict=True)
     ]
     book.closed("ELBO that has not collapsed leaves the contamination of forward-only", same, count)
     above = [
         d.values[0] / f.values[0] - 1 if m > 0 else d.values[-1] / f.values[-1] - 1
-        for d, f, m in zip(roots["dual"], roots["fwd"], mean, strict=True)
+        for d, f, m in zip(roots["amvl"], roots["ntp+fwd"], mean, strict=True)
     ]
     book.add(
         "dual KL strictly below forward-only (largest ratio minus 1)", CLOSED_FORM, np.max(above), count, 0.0, ABSOLUTE
@@ -147,11 +146,11 @@ def _t5_roots(book: Ledger, objective: str, found: list, numbers: tuple[Array, .
     for item, (mean, spread, h, alpha, beta, gamma) in zip(found, rows, strict=True):
         for c in item.values:
             state, game = _raw_state(objective, c, mean, spread, h, alpha, beta, gamma)
-            slope = gradients(game, state, objective=LOSSES[objective], beta=beta, gamma=gamma)
+            slope = gradients(game, state, objective=objective, beta=beta, gamma=gamma)
             worst = max(worst, float(slope.largest()[0]) / (abs(mean) + spread))
         grid = np.linspace(0, mean / h, 4001)[1:]
         energy = spread**2 + (mean - h * grid) ** 2
-        wide = {"fwd": 0.0, "elbo": 0.0, "dual": np.sqrt(gamma * h * energy / 2)}[objective]
+        wide = {"ntp+fwd": 0.0, "elbo": 0.0, "amvl": np.sqrt(gamma * h * energy / 2)}[objective]
         value = grid * (beta * h + alpha * (energy + wide) / h) - beta * mean
         missed += abs(int((np.diff(np.sign(value)) != 0).sum()) - len(item.values))
     book.closed(f"free variances, {objective}: gradient of the real losses at every root", worst, len(found))
@@ -166,23 +165,23 @@ def _raw_state(objective: str, c: float, mean: float, spread: float, h: float, a
 
     def pull_of(q: float) -> tuple[float, float]:
         """pull on the means, and V, at posterior variance q."""
-        pull = gamma / q if objective == "dual" else beta / q - h
+        pull = gamma / q if objective == "amvl" else beta / q - h
         return pull, energy / (h + pull) ** 2
 
     def residual(q: float) -> float:
         """Stationarity of log sigma_q^2 at sigma_p^2 = q + V, over q so that it keeps its digits at small q."""
         v = pull_of(q)[1]
-        return float(h / gamma - 2 * v / q**2 if objective == "dual" else h / beta - v / (q * (q + v)))
+        return float(h / gamma - 2 * v / q**2 if objective == "amvl" else h / beta - v / (q * (q + v)))
 
-    if objective == "fwd":
+    if objective == "ntp+fwd":
         q, pull, v = np.exp(-60.0), 0.0, energy / h**2
     else:
-        unit = gamma / h if objective == "dual" else beta / h
-        q = float(brentq(residual, 1e-12 * unit, (1e6 if objective == "dual" else 1.0) * unit, xtol=1e-300, rtol=1e-15))
+        unit = gamma / h if objective == "amvl" else beta / h
+        q = float(brentq(residual, 1e-12 * unit, (1e6 if objective == "amvl" else 1.0) * unit, xtol=1e-300, rtol=1e-15))
         pull, v = pull_of(q)
     game = GaussianGame(mean + spread * BALANCED, h, alpha)
     shift = (game.g + pull * c) / (h + pull)
-    prior = v if objective == "fwd" else q + v
+    prior = v if objective == "ntp+fwd" else q + v
     return initial_state(game, posterior_shift=shift, posterior_var=q, contamination=c, prior_var=prior), game
 
 
@@ -191,24 +190,24 @@ def _t5_table(book: Ledger) -> None:
     for objective, gamma, published in TABLE_T5:
         closed = self_consistent_contamination(MEAN0, 1.0, H0, ALPHA0, BETA0, gamma, objective).values  # type: ignore[arg-type]
         run = equilibrium_by_simulation(
-            GaussianGame(MEAN0 + BALANCED, H0, ALPHA0), objective=LOSSES[objective], beta=BETA0, gamma=gamma
+            GaussianGame(MEAN0 + BALANCED, H0, ALPHA0), objective=objective, beta=BETA0, gamma=gamma
         )
         measured = run.state.contamination[0, 0]
         label = f"published: {objective}, gamma {gamma:g}"
         book.simulated(f"{label}, simulation against closed form", abs(measured / closed[0] - 1), 1)
         reason = (
             "the table's forward-only value is from a finite training time"
-            if objective == "fwd"
+            if objective == "ntp+fwd"
             else "digits of the table"
         )
         book.add(
-            label, SIMULATION, abs(measured - published), 1, 1e-4 if objective == "fwd" else 6e-6, ABSOLUTE, reason
+            label, SIMULATION, abs(measured - published), 1, 1e-4 if objective == "ntp+fwd" else 6e-6, ABSOLUTE, reason
         )
 
 
 def _t5_departures(book: Ledger) -> None:
     """Bistability; per-answer variances."""
-    both = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "dual")
+    both = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "amvl")
     error = np.abs(both.values[both.stable] - [0.376, 2.95])
     book.add(
         "published: both stable roots of the bistable mode",
@@ -219,7 +218,7 @@ def _t5_departures(book: Ledger) -> None:
         ABSOLUTE,
         "digits of the statement",
     )
-    forward = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.0, "fwd")
+    forward = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.0, "ntp+fwd")
     book.departs(
         "upper dual-KL root above the lower forward-only root",
         both.values[-1] / forward.values[0],
@@ -229,7 +228,7 @@ def _t5_departures(book: Ledger) -> None:
     for name, forces, chance, _ in PER_ANSWER:
         shifted = np.array(forces) + MEAN0
         exact = per_answer_equilibrium(shifted, H0, [0.1, 0.5], chance, anchor=ALPHA0, beta=BETA0).contamination
-        closed = [self_consistent_contamination(MEAN0, 1.0, H0, ALPHA0, BETA0, g, "dual").values[0] for g in (0.1, 0.5)]
+        closed = [self_consistent_contamination(MEAN0, 1.0, H0, ALPHA0, BETA0, g, "amvl").values[0] for g in (0.1, 0.5)]
         for gamma, error in zip((0.1, 0.5), np.array(closed) / exact - 1, strict=True):
             book.departs(
                 f"contamination with per-answer variances, {name}", error, "closed form/exact - 1", f"gamma {gamma:g}"

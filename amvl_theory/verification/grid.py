@@ -30,6 +30,7 @@ from amvl_theory import (
     self_consistent_contamination,
     self_consistent_spread,
 )
+from amvl_theory.checks import OBJECTIVES
 from amvl_theory.verification.core import Table
 
 DEFAULTS: dict[str, float] = {
@@ -124,11 +125,11 @@ def run_sweep(values: dict[str, list[float]], *, simulated: bool, progress: bool
     table["critical_gamma"] = critical_weight(v0, h)
     free = self_consistent_spread(v0, h, gamma)
     table |= {"free_spread": free.variance, "free_leaked_nats": free.leaked_nats}
-    for name in ("fwd", "elbo", "dual"):
+    for name in OBJECTIVES:
         table |= {f"free_contamination_{name}": np.empty(size), f"free_roots_{name}": np.empty(size, dtype=int)}
     for i in tqdm(range(size), desc="sweep", disable=not progress):
         numbers = [columns[name][i] for name in ("force_mean", "force_var", "curvature", "anchor", "beta", "gamma")]
-        for name in ("fwd", "elbo", "dual"):
+        for name in OBJECTIVES:
             roots = self_consistent_contamination(*numbers, name)  # type: ignore[arg-type]
             stable = roots.values[roots.stable]
             table[f"free_contamination_{name}"][i] = stable[np.abs(stable).argmin()] if len(stable) else np.nan

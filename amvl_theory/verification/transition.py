@@ -32,7 +32,7 @@ from amvl_theory.verification.core import (
     definite,
     relative,
 )
-from amvl_theory.verification.free import BALANCED, H0, LOSSES, PER_ANSWER
+from amvl_theory.verification.free import BALANCED, H0, PER_ANSWER
 
 TABLE_T6 = ((0.05, 0.3976, 2.2735), (0.2, 0.24195, 0.8868), (1.0, 0.02222, 0.1202))
 """gamma, V and SNR that gradient descent gave before this program existed; the same in T5's table."""
@@ -52,23 +52,23 @@ def _t6_closed(book: Ledger, rng: np.random.Generator, count: int) -> None:
     """Closed forms against root finding in the raw equations; thresholds, crossover, information."""
     h, v0 = rng.uniform(0.4, 2.5, (2, count))
     ratio = rng.uniform(0.01, 0.9, count)
-    for objective in ("dual", "elbo"):
+    for objective in ("amvl", "elbo"):
         weight = ratio * critical_weight(v0, h, objective)  # type: ignore[arg-type]
         closed = self_consistent_spread(v0, h, weight, objective)  # type: ignore[arg-type]
 
         def raw(q: float, h: float, v0: float, w: float, objective: str = objective) -> float:
-            if objective == "dual":
+            if objective == "amvl":
                 return h * q / w + 1 - (q + 2 * v0 / (h + w / q) ** 2) / q
             v = v0 / (w / q) ** 2  # h + beta/sigma_p^2 = beta/q
             return h * q / w - 1 + q / (q + v)
 
-        top = {"dual": 1e6, "elbo": 1.0}[objective]
+        top = {"amvl": 1e6, "elbo": 1.0}[objective]
         direct = [
             brentq(raw, 1e-9 * w / a, top * w / a, args=(a, b, w), xtol=1e-300, rtol=1e-15)
             for a, b, w in zip(h, v0, weight, strict=True)
         ]
         book.closed(f"{objective}: sigma_q^2 against root finding", relative(closed.posterior_variance, direct), count)
-        stiff = h + weight / direct if objective == "dual" else weight / direct
+        stiff = h + weight / direct if objective == "amvl" else weight / direct
         book.closed(f"{objective}: V against root finding", relative(closed.variance, v0 / stiff**2), count)
         silent = self_consistent_spread(v0, h, (1.0 + ratio) * critical_weight(v0, h, objective), objective)  # type: ignore[arg-type]
         book.add(
@@ -81,7 +81,7 @@ def _t6_closed(book: Ledger, rng: np.random.Generator, count: int) -> None:
         )
 
     def gap(w: float) -> float:
-        pair = [float(self_consistent_spread(1.0, 1.0, w, name).leaked_nats) for name in ("dual", "elbo")]  # type: ignore[arg-type]
+        pair = [float(self_consistent_spread(1.0, 1.0, w, name).leaked_nats) for name in ("amvl", "elbo")]  # type: ignore[arg-type]
         return pair[0] - pair[1]
 
     book.closed(
@@ -132,12 +132,12 @@ def _t6_simulated(book: Ledger, rng: np.random.Generator, count: int) -> None:
     h, v0 = rng.uniform(0.4, 2.5, (2, count))
     near = "the rate of approach falls like the square of the distance to the critical weight; 20,000 steps"
     ranges = [("", 0.02, 0.9, 1e-4, ""), (", near the critical weight", 0.93, 0.97, 2e-2, near)]
-    for objective in ("dual", "elbo"):
+    for objective in ("amvl", "elbo"):
         for label, low, high, tolerance, reason in ranges[: 2 if count >= THOROUGH else 1]:
             weight = rng.uniform(low, high, count) * critical_weight(v0, h, objective)  # type: ignore[arg-type]
-            beta, gamma = (0.5, weight) if objective == "dual" else (weight, 0.0)
+            beta, gamma = (0.5, weight) if objective == "amvl" else (weight, 0.0)
             game = GaussianGame(np.sqrt(v0)[:, None, None] * BALANCED, h[:, None])
-            run = equilibrium_by_simulation(game, objective=LOSSES[objective], beta=beta, gamma=gamma, tolerance=1e-11)
+            run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=gamma, tolerance=1e-11)
             closed = self_consistent_spread(v0, h, weight, objective)  # type: ignore[arg-type]
             book.simulated(
                 f"{objective}: V{label}", relative(run.spread_cov[:, 0, 0], closed.variance), count, tolerance, reason

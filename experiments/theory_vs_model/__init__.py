@@ -1,21 +1,32 @@
 """The theory against checkpoints: leaked information and posterior spread at other gammas, predicted without a fitted number.
 
-From what is measured at one reference checkpoint to what training makes of another gamma is a ladder; each rung adds one thing
-that the rung before it leaves out, so that it shows where theory and model part:
+Approximation levels lead from what is measured at one reference checkpoint to what training makes of another gamma. Every level
+adds one effect that the level before it leaves out, so that the levels show where theory and model part:
 
-    T4            linear response at the measured posterior precision                          theory.py
-    T6 held       linear response, widths at rest before the held prior                        theory.py
-    T6 moving     linear response, the prior follows by moment matching (group lasso)          theory.py
-    T6 letter     T6 held with one force a letter and task, from the other half of the questions   theory.py
-    softmax       the log-linear decoder with the same forces, otherwise as T6 held            rungs.py
-    softmax letter  the same with one posterior a letter and task, from the other half         rungs.py
-    free          the real decoder, a free posterior a question and option                     diagnostics/free_posterior.py
-    head untrained, both heads untrained   fresh heads before their first step: what random weights reveal of the answer
-    head 300      a fresh posterior head trained alone as long as the run, all else held       heads.py
-    both heads 300  the prior's head trained with it: the prior follows, backbone and decoder are held
-    trained       the checkpoint that was trained at that gamma                                study.py
+    T4                    linear response at the measured posterior precision
+    T6 held               linear response, widths at rest before the held prior
+    T6 moving             linear response, the prior follows by moment matching (group lasso)
+    T6 letter             T6 held with one force per letter and task, from the other half of the questions
+    softmax               the log-linear decoder with the same forces, otherwise as T6 held
+    softmax letter        the same with one posterior per letter and task, from the other half
+    free                  the real decoder, a free posterior per question and option
+    head untrained,       fresh heads before their first step: what random weights reveal of the answer
+      both heads untrained
+    head 300              a fresh posterior head trained alone as long as the run, all else held
+    both heads 300        the prior's head trained with it: the prior follows, backbone and decoder are held
+    trained               the checkpoint that was trained at that gamma
 
 T6 held -> softmax -> free is non-linearity, free -> head is amortisation and training time, head -> both heads is the prior that
-follows, both heads -> trained is co-adaptation of backbone, injector and decoder. `ladder.py` climbs it, `scores.py` compares
-it with baselines, `study.py` draws it; `python experiments/theory_vs_checkpoints.py` does all three.
+follows, both heads -> trained is co-adaptation of backbone, injector and decoder.
+
+plan           what is measured and predicted
+reference      forces, curvature and distributions of the reference checkpoint, the input of the theory
+levels/        linear (T4 and T6, solved by amvl_theory.equilibria.measured_response), decoder (softmax, free), heads
+predictions    all levels of one reference checkpoint, and the same figures of trained checkpoints
+tables         the figures of every question as a CSV file
+scores         errors beside baselines, gaps between levels, rank correlations over questions
+summary        scores as metrics and as text
+study          cells of the study, result files, figure
+
+`python experiments/theory_vs_checkpoints.py` predicts, scores and draws.
 """

@@ -1,8 +1,8 @@
-"""What a climb of the ladder measures, and the quantities it measures.
+"""What is predicted and measured, and the quantities.
 
-Figures of a question, the same for every rung:
+Figures of a question, the same for every approximation level:
 
-    leak    leaked information I(Z;A|x), uniform options [nats]                         (diagnostics/information.py)
+    leak    leaked information I(Z;A|x), uniform options [nats]                         (diagnostics/leakage/information.py)
     known   leaked information with the known answer probabilities p(a|x) [nats]
     spread  root mean squared distance of the options' posterior means from their mean [prior standard deviations]
     shift   root mean squared distance of the options' posterior means from the prior mean [prior standard deviations]
@@ -33,14 +33,14 @@ MORE_GAMMAS = (0.03, 0.1, 0.3)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a climb measures.
+    """What is predicted and measured.
 
     Attributes:
         gammas: the study's weights. more_gammas: further weights for everything that needs no trained checkpoint.
         noises: label-noise levels to predict, at `noise_gamma`. train_noise: of the reference.
         questions: held-out questions, the same for all seeds. free_questions: how many of them, from the front, get free
             posteriors, at `free_gammas`.
-        heads: which trainings of latent heads alone, by the name of their rung (`head_training`).
+        heads: which trainings of latent heads alone, by the name of their level (`levels.heads.head_training`).
         both_gammas: at which both heads are trained together; at the other label noises they are too.
         few_gammas: at which the posterior's head is trained alone.
         head_questions: training questions behind them.

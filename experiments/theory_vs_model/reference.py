@@ -1,7 +1,16 @@
-"""What the theory is given: one checkpoint's forces, curvature and distributions at the prior mean, question by question.
+"""Input of the theory: one checkpoint's forces, curvature and distributions at the prior mean, question by question.
 
 Everything is in the prior's whitened coordinates, w = (z - m_p) / s_p with D = k d entries: the prior is N(0, I), forces are in
-nats per prior standard deviation, and a rescaled latent changes nothing (definitions in `diagnostics/linear_response.py`).
+nats per prior standard deviation, and a rescaled latent changes nothing (definitions:
+`diagnostics/response/linear_response.py`).
+
+A posterior head answers for all questions at once. If it can only add a displacement that depends on the answer's letter
+(and the task), w_a = u_a + s_a eps for every question, then averaging the loss over the questions that show letter a gives
+the equations of a single question (`amvl_theory.held_prior_posteriors`) with
+
+    letter force   gbar_a = sum_x p(a|x) g(x,a) / sum_x p(a|x)        letter curvature   Hbar_a likewise
+
+computed on one half of the questions and applied to the other (`letter_averages`, `halves`).
 """
 
 from __future__ import annotations
@@ -17,8 +26,10 @@ from numpy.typing import NDArray
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.common.gradients import answer_forces, differentiable
+from amvl_model.diagnostics.common.posteriors import OptionPosteriors, option_posteriors
 from amvl_model.diagnostics.response.response_arrays import LEAST_OTHER
 from amvl_model.evaluation.scorers import QuestionBatch, batches, latent_scorer
+from amvl_theory import AnswerPosteriors
 
 Array = NDArray[np.float64]
 
@@ -52,12 +63,12 @@ class Reference:
     @property
     def curvature(self) -> Array:
         """H (D, D) = sum_a p_a g_a g_a^T, all other answers counted as one more [nats/prior std^2]."""
-        found = (self.answer_probs[:, None] * self.forces).T @ self.forces
+        matrix = (self.answer_probs[:, None] * self.forces).T @ self.forces
         other = 1 - float(self.answer_probs.sum())
         if other > LEAST_OTHER:
             pull = self.answer_probs @ self.forces
-            found = found + np.outer(pull, pull) / other
-        return 0.5 * (found + found.T)
+            matrix = matrix + np.outer(pull, pull) / other
+        return 0.5 * (matrix + matrix.T)
 
 
 def measure_references(
@@ -71,8 +82,8 @@ def measure_references(
     """Forces and distributions of every question, in the order of the set.
 
     Raises:
-        ValueError: for a model without latents, an empty set, a question with fewer than two options, or one whose answer
-            probabilities are not known.
+        ValueError: for a model without latents, an empty set, a question with fewer than two options, or one without answer
+            probabilities.
     """
     scorer = latent_scorer(model, processor)
     for question in questions:
@@ -81,7 +92,7 @@ def measure_references(
                 f"question {question.id!r}: expected known answer probabilities, got a question without them; "
                 "use synthetic BLINK with label noise"
             )
-    found: dict[int, Reference] = {}
+    references: dict[int, Reference] = {}
     with differentiable(model):
         for batch in batches(
             questions,
@@ -92,8 +103,8 @@ def measure_references(
             least_options=2,
             needs_answer=False,
         ):
-            found |= dict(zip(batch.index, _batch(scorer, batch), strict=True))
-    return [found[i] for i in range(len(questions))]
+            references |= dict(zip(batch.index, _batch(scorer, batch), strict=True))
+    return [references[i] for i in range(len(questions))]
 
 
 def _batch(scorer: Any, batch: QuestionBatch) -> list[Reference]:
@@ -121,3 +132,67 @@ def _batch(scorer: Any, batch: QuestionBatch) -> list[Reference]:
 
 def _flat(tensor: torch.Tensor, keep: int) -> Array:
     return tensor.detach().double().cpu().flatten(keep).numpy()
+
+
+def checkpoint_posteriors(
+    model: Any, processor: AMVLProcessor, questions: Sequence[VisualQuestion]
+) -> list[AnswerPosteriors | None]:
+    """A checkpoint's own posteriors of every option, in its own prior's whitened coordinates."""
+    return [whitened(answers) for answers in option_posteriors(model, processor, questions, progress=False)]
+
+
+def whitened(answers: OptionPosteriors) -> AnswerPosteriors:
+    """AnswerPosteriors of one question in its prior's whitened coordinates."""
+    options = len(answers.posterior_means)
+    return AnswerPosteriors(
+        shifts=((answers.posterior_means - answers.prior_mean) / answers.prior_std).reshape(options, -1),
+        widths=(answers.posterior_stds / answers.prior_std).reshape(options, -1),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LetterAverage:
+    """Averages over the questions of one group, letter by letter.
+
+    Attributes:
+        forces: gbar (O, D) [nats/prior std]. curvatures: Hbar (O, D, D). weights: share of each letter (O,).
+    """
+
+    forces: Array
+    curvatures: Array
+    weights: Array
+
+
+def letter_averages(references: Sequence[Reference], *, by_task: bool = True) -> dict[str, LetterAverage]:
+    """Averages with weights p(a|x), for each task or ("" as the only key) for all together.
+
+    Raises:
+        ValueError: for no questions.
+    """
+    if not references:
+        raise ValueError("expected at least one question to average over, got none")
+    groups: dict[str, list[Reference]] = {}
+    for reference in references:
+        groups.setdefault(reference.task if by_task else "", []).append(reference)
+    return {name: _average(members) for name, members in groups.items()}
+
+
+def _average(members: Sequence[Reference]) -> LetterAverage:
+    options, size = max(member.options for member in members), members[0].forces.shape[1]
+    forces, curvatures, total = np.zeros((options, size)), np.zeros((options, size, size)), np.zeros(options)
+    for member in members:
+        n, p = member.options, member.known_probs
+        forces[:n] += p[:, None] * member.forces
+        curvatures[:n] += p[:, None, None] * member.curvature
+        total[:n] += p
+    total_or_one = np.where(total > 0, total, 1.0)
+    return LetterAverage(
+        forces=forces / total_or_one[:, None],
+        curvatures=curvatures / total_or_one[:, None, None],
+        weights=total / total.sum(),
+    )
+
+
+def halves(count: int, seed: int) -> NDArray[np.int64]:
+    """(n,) 0 or 1 in equal numbers, at random."""
+    return np.random.default_rng(seed).permutation(count) % 2

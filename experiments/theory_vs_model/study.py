@@ -1,4 +1,4 @@
-"""Reading and writing of the comparison: which cells of the study leakage are held out, result files, tables, scores, figure.
+"""Reading and writing of the comparison: cells of the study leakage, result files, tables, scores, figure.
 
 Figure of leaked information, spread and shift against gamma: trained checkpoints beside every approximation level.
 """
@@ -20,9 +20,10 @@ from amvl_model.results.files import Metric, result_path, write_result
 from amvl_model.results.seeds import interval
 from amvl_model.studies.declared import STUDIES
 from amvl_style import METHODS, look, look_of, over_seeds, save, styled
-from experiments.theory_vs_model.ladder import Climb, trained_figures
 from experiments.theory_vs_model.plan import FLOORS, QUANTITIES, Plan
-from experiments.theory_vs_model.scores import means, measured_over_seeds, report, summarise
+from experiments.theory_vs_model.predictions import Prediction, trained_figures
+from experiments.theory_vs_model.scores import measured_over_seeds
+from experiments.theory_vs_model.summary import means, report, summarise
 from experiments.theory_vs_model.tables import TRAINED, Table, as_row, merged, read_table, table_of, write_table
 
 STUDY = "prediction"
@@ -43,23 +44,23 @@ def cell_gamma(cell: str) -> float:
 
 def trained_cells(plan: Plan) -> dict[tuple[float, float], str]:
     """The study's cell per (label noise, gamma) that is compared; gamma 0 is forward-only."""
-    wanted = {(plan.train_noise, gamma): f"amvl,gamma={gamma:g}" for gamma in plan.gammas}
-    wanted[plan.train_noise, 0.0] = "ntp+fwd"
+    cells = {(plan.train_noise, gamma): f"amvl,gamma={gamma:g}" for gamma in plan.gammas}
+    cells[plan.train_noise, 0.0] = "ntp+fwd"
     for noise in plan.noises:
-        wanted[noise, plan.noise_gamma] = f"amvl,gamma={plan.noise_gamma:g},noise={noise:g}"
-        wanted[noise, 0.0] = f"ntp+fwd,noise={noise:g}"
-    return wanted
+        cells[noise, plan.noise_gamma] = f"amvl,gamma={plan.noise_gamma:g},noise={noise:g}"
+        cells[noise, 0.0] = f"ntp+fwd,noise={noise:g}"
+    return cells
 
 
-def measure_trained(folder: Path, kept: Path, seed: int, plan: Plan) -> list[str]:
-    """Measure the trained checkpoints of a seed that are there and not measured yet; returns their cells.
+def measure_trained(folder: Path, checkpoints: Path, seed: int, plan: Plan) -> list[str]:
+    """Measure the trained checkpoints of a seed that are not measured yet; returns their cells.
 
     Args:
         folder: of this study's results; <folder>/trained/seed<k>.csv and .json are written or extended.
-        kept: the checkpoints, as `checkpoint_folder` finds them. seed, plan: of the comparison.
+        checkpoints: the checkpoints, as `checkpoint_folder` finds them. seed, plan: of the comparison.
 
     Raises:
-        ValueError: if the file there was measured on other questions.
+        ValueError: if the file was measured on other questions.
     """
     target = result_path(folder.parent, folder.name, TRAINED, seed)
     path = target.with_suffix(".csv")
@@ -71,11 +72,13 @@ def measure_trained(folder: Path, kept: Path, seed: int, plan: Plan) -> list[str
     began, new = time.perf_counter(), {}
     for (noise, gamma), cell in trained_cells(plan).items():
         if (noise, TRAINED, gamma, "leak") not in old.rows:
-            values = trained_figures(kept, cell, seed, plan, noise)
+            values = trained_figures(checkpoints, cell, seed, plan, noise)
             if values is not None:
                 new[noise, gamma] = values
     if new:
-        added = {(*key[:1], TRAINED, key[1], name): as_row(v) for key, each in new.items() for name, v in each.items()}
+        added = {
+            (*key[:1], TRAINED, key[1], name): as_row(v) for key, values in new.items() for name, v in values.items()
+        }
         table = Table(ids=ids, tasks=tasks, rows={**old.rows, **added})
         write_table(path, table)
         write_result(
@@ -93,46 +96,46 @@ def measure_trained(folder: Path, kept: Path, seed: int, plan: Plan) -> list[str
 
 
 def heads_cell(reference: str) -> str:
-    """Where the rungs that train heads on a reference are kept, apart from the others, which take a tenth of the time."""
+    """Where the levels that train heads on a reference are checkpoints, apart from the others, which take a tenth of the time."""
     return f"{reference},heads"
 
 
-def write_climb(target: Path, reference: str, seed: int, climb: Climb, plan: Plan, seconds: float) -> Path:
+def write_prediction(
+    target: Path, reference: str, seed: int, prediction: Prediction, plan: Plan, seconds: float
+) -> Path:
     """The result file of one reference and seed, and the table of its questions beside it; the folder is the cell."""
-    table = table_of(climb, cell_gamma(reference), plan)
+    table = table_of(prediction, cell_gamma(reference), plan)
     write_table(target.with_suffix(".csv"), table)
-    extra = {name: value for name, value in climb.response.items() if name != "free_searches"}
+    extra = {name: value for name, value in prediction.response.items() if name != "free_searches"}
     return write_result(
         target,
         study=STUDY,
         cell=target.parent.name,
         seed=seed,
         config=plan,
-        metrics=means(table, plan) | _responses(climb),
+        metrics=means(table, plan) | _responses(prediction),
         wall_seconds=seconds,
         device="cpu",
-        extra={"seconds": climb.seconds, "head_losses": climb.head_losses, **_short(extra)},
+        extra={"seconds": prediction.seconds, "head_losses": prediction.head_losses, **_short(extra)},
         overwrite=True,
     )
 
 
-def _responses(climb: Climb) -> dict[str, Metric]:
+def _responses(prediction: Prediction) -> dict[str, Metric]:
     """Medians over questions of the reference's response, and how the searches ended."""
-    import numpy as np
-
     units = {"force_spread": "nats/prior std", "curvature": "nats/prior std^2", "critical_gamma": "per nat"}
-    found = {}
+    metrics = {}
     for name, unit in units.items():
-        if name not in climb.response:
+        if name not in prediction.response:
             continue
-        values = [v for v in climb.response[name] if v is not None]
-        found[f"reference.{name}"] = Metric(float(np.median(values)) if values else None, unit, n=len(values))
-    searches = climb.response.get("free_searches", [])
+        values = [v for v in prediction.response[name] if v is not None]
+        metrics[f"reference.{name}"] = Metric(float(np.median(values)) if values else None, unit, n=len(values))
+    searches = prediction.response.get("free_searches", [])
     if searches:
         share = float(np.mean([s["converged"] for s in searches]))
-        found["free.converged"] = Metric(share, "fraction", n=len(searches))
-        found["free.largest_fall"] = Metric(max(abs(s["fall"]) for s in searches), "nats", n=len(searches))
-    return found
+        metrics["free.converged"] = Metric(share, "fraction", n=len(searches))
+        metrics["free.largest_fall"] = Metric(max(abs(s["fall"]) for s in searches), "nats", n=len(searches))
+    return metrics
 
 
 def _short(values: Mapping[str, object]) -> dict[str, object]:
@@ -145,13 +148,13 @@ def _text(value: object) -> str:
 
 
 def read_tables(folder: Path, reference: str) -> dict[int, Table]:
-    """Per seed, the table of a reference, with its trained heads and what its seed's trained checkpoints show.
+    """Per seed, the table of a reference, joined with those of its trained heads and of its seed's trained checkpoints.
 
     Raises:
         FileNotFoundError: if it has none.
         ValueError: if they are about different questions.
     """
-    found = {}
+    tables = {}
     for path in sorted((folder / reference).glob("seed*.csv")):
         match = re.fullmatch(r"seed(\d+)", path.stem)
         if match:
@@ -159,12 +162,12 @@ def read_tables(folder: Path, reference: str) -> dict[int, Table]:
             for further in (folder / heads_cell(reference) / path.name, folder / TRAINED / path.name):
                 if further.is_file():
                     table = merged(table, read_table(further))
-            found[int(match[1])] = table
-    if not found:
+            tables[int(match[1])] = table
+    if not tables:
         raise FileNotFoundError(
             f"no predictions in {folder / reference}; run experiments/theory_vs_checkpoints.py --checkpoints DIR first"
         )
-    return found
+    return tables
 
 
 def score(folder: Path, references: Sequence[str], plan: Plan) -> str:
@@ -249,7 +252,7 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
         values = {g: measured_over_seeds(tables, level, quantity, g, plan.train_noise) for g in gammas}
         return {gamma: np.maximum(each, FLOORS[quantity]) for gamma, each in values.items() if len(each)}
 
-    levels = dict.fromkeys(name for table in tables.values() for name in table.rungs() if family(name) == column)
+    levels = dict.fromkeys(name for table in tables.values() for name in table.levels() if family(name) == column)
     for i, level in enumerate(levels, start=2):  # the first two looks are AMVL's and forward-only's
         shown = look_of(i)
         line = {gamma: np.exp(np.log(each).mean()) for gamma, each in means_at(level, plan.all_gammas).items()}

@@ -1,4 +1,4 @@
-"""Per-question figures of one reference as a CSV: a row per (noise, rung, gamma, quantity), a column per question."""
+"""Per-question figures of one reference as a CSV: a row per (noise, level, gamma, quantity), a column per question."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.theory_vs_model.ladder import Climb, Values
 from experiments.theory_vs_model.plan import Plan
+from experiments.theory_vs_model.predictions import Prediction, Values
 
 Array = NDArray[np.float64]
 Key = tuple[float, str, float, str]
-"""Label noise, rung, gamma, quantity."""
+"""Label noise, level, gamma, quantity."""
 
 REFERENCE, TRAINED = "reference", "trained"
+COLUMNS = ["noise", "level", "gamma", "quantity"]
+OLD_COLUMNS = ["noise", "rung", "gamma", "quantity"]
+"""Columns of files written before the levels had this name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,12 +37,12 @@ class Table:
     tasks: tuple[str, ...]
     rows: Mapping[Key, Array]
 
-    def get(self, noise: float, rung: str, gamma: float, quantity: str) -> Array | None:
+    def get(self, noise: float, level: str, gamma: float, quantity: str) -> Array | None:
         """Values (n,), or None if the table has no such row."""
-        return self.rows.get((noise, rung, gamma, quantity))
+        return self.rows.get((noise, level, gamma, quantity))
 
-    def rungs(self) -> list[str]:
-        """Names of the rungs in the order of the file, the reference and the trained checkpoints left out."""
+    def levels(self) -> list[str]:
+        """Names of the levels in the order of the file, the reference and the trained checkpoints left out."""
         return [name for name in dict.fromkeys(key[1] for key in self.rows) if name not in (REFERENCE, TRAINED)]
 
 
@@ -56,34 +59,34 @@ def merged(predicted: Table, measured: Table) -> Table:
     """
     if predicted.ids != measured.ids:
         raise ValueError(
-            f"predictions are about {len(predicted.ids)} questions and the trained checkpoints about "
-            f"{len(measured.ids)} that are not the same; make both again with one --questions"
+            f"predictions cover {len(predicted.ids)} questions and trained checkpoints {len(measured.ids)} others; "
+            "run both again with the same --questions"
         )
     return Table(ids=predicted.ids, tasks=predicted.tasks, rows={**predicted.rows, **measured.rows})
 
 
-def table_of(climb: Climb, reference_gamma: float, plan: Plan) -> Table:
-    """Everything that one climb predicts.
+def table_of(prediction: Prediction, reference_gamma: float, plan: Plan) -> Table:
+    """All predictions of one reference.
 
     Args:
-        climb: of the reference.
+        prediction: of the reference.
         reference_gamma: of the reference, 0 for forward-only.
-        plan: of the climb.
+        plan: of the prediction.
     """
     rows: dict[Key, Array] = {}
 
-    def put(noise: float, rung: str, gamma: float, values: Values) -> None:
+    def put(noise: float, level: str, gamma: float, values: Values) -> None:
         for quantity, column in values.items():
-            rows[noise, rung, gamma, quantity] = as_row(column)
+            rows[noise, level, gamma, quantity] = as_row(column)
 
-    put(plan.train_noise, REFERENCE, reference_gamma, climb.reference)
-    for rung, by_gamma in climb.rungs.items():
+    put(plan.train_noise, REFERENCE, reference_gamma, prediction.reference)
+    for level, by_gamma in prediction.levels.items():
         for gamma, values in by_gamma.items():
-            put(plan.train_noise, rung, gamma, values)
-    for noise, found in climb.noise_rungs.items():
-        for rung, values in found.items():
-            put(noise, rung, plan.noise_gamma, values)
-    return Table(ids=tuple(climb.response["ids"]), tasks=tuple(climb.response["tasks"]), rows=rows)
+            put(plan.train_noise, level, gamma, values)
+    for noise, by_level in prediction.by_noise.items():
+        for level, values in by_level.items():
+            put(noise, level, plan.noise_gamma, values)
+    return Table(ids=tuple(prediction.response["ids"]), tasks=tuple(prediction.response["tasks"]), rows=rows)
 
 
 def write_table(path: Path, table: Table) -> None:
@@ -93,28 +96,28 @@ def write_table(path: Path, table: Table) -> None:
     with unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [f"{task}|{name}" for task, name in zip(table.tasks, table.ids, strict=True)]
-        writer.writerow(["noise", "rung", "gamma", "quantity", *names])
-        for (noise, rung, gamma, quantity), values in table.rows.items():
+        writer.writerow([*COLUMNS, *names])
+        for (noise, level, gamma, quantity), values in table.rows.items():
             cells = ["" if math.isnan(v) else f"{v:.4g}" for v in values.tolist()]
-            writer.writerow([f"{noise:g}", rung, f"{gamma:g}", quantity, *cells])
+            writer.writerow([f"{noise:g}", level, f"{gamma:g}", quantity, *cells])
     unfinished.replace(path)
 
 
 def read_table(path: Path) -> Table:
-    """The table that `write_table` wrote.
+    """Read a table that `write_table` wrote, of this or an earlier version.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such table.
+        ValueError: if it is not a complete table.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no table of predictions at {path}; run experiments/theory_vs_checkpoints.py first")
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
-    head = lines[0] if lines else []
-    if head[:4] != ["noise", "rung", "gamma", "quantity"] or any(len(line) != len(head) for line in lines):
-        raise ValueError(f"{path} is no table of predictions (or half of one); delete it and run its reference again")
-    tasks, ids = zip(*(name.split("|", 1) for name in head[4:]), strict=True)
+    header = lines[0] if lines else []
+    if header[:4] not in (COLUMNS, OLD_COLUMNS) or any(len(line) != len(header) for line in lines):
+        raise ValueError(f"{path} is not a complete table of predictions; delete it and run its reference again")
+    tasks, ids = zip(*(name.split("|", 1) for name in header[4:]), strict=True)
     rows = {
         (float(line[0]), line[1], float(line[2]), line[3]): np.array([float(v) if v else math.nan for v in line[4:]])
         for line in lines[1:]

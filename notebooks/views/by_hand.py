@@ -149,7 +149,7 @@ def contamination(mode: Mode, beta: float, gamma: float, anchor: float, *, ax: A
     here = rest(mode, beta, gamma, anchor)
     ax.plot(GAMMAS, [each.contamination for each in curve], label="prior contamination c", **look(0))
     ax.plot(GAMMAS, [each.shift for each in curve], label="posterior shift δ̄", **look(3))
-    ax.axhline(rest(mode, beta, 0.0, anchor).contamination, label="c, forward-only", **look("fwd"))
+    ax.axhline(rest(mode, beta, 0.0, anchor).contamination, label="c, forward-only", **look("ntp+fwd"))
     for value, colour in ((here.contamination, look_of(0).colour), (here.shift, look_of(3).colour)):
         ax.plot(max(gamma, GAMMAS[0]), value, "o", color=colour, markersize=8, markeredgecolor="white")
     ax.set_xscale("log")

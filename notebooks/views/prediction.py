@@ -8,7 +8,7 @@ deviations) and at the checkpoint's own gamma, nothing fitted:
     gamma_c       2 x largest eigenvalue of H^-1 G                                  T6, one mode
 
 against the leaked information of the full posteriors and the spread of their means inside the span. T4 takes the posterior's
-precision from the checkpoint; what it has to predict is how far the answers stand apart.
+precision from the checkpoint and predicts the distance between the answers' means.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.report.suite import (Diagnosed)
 from amvl_style import (RULE, Look, axes, keys_of, look_of)
-from amvl_theory import MeanLeakageModel, leaked_information, spread
+from amvl_theory import MeanLeakageModel, critical_weight, leaked_information, spread
 from amvl_theory.checks import Array
 from notebooks.views.checkpoints import (measured)
 from notebooks.views.show import styled
@@ -43,7 +43,7 @@ class Predicted:
         spread, measured_spread: root mean square distance of the options' posterior means from their mean, in the span (n,)
             [prior std].
         critical: gamma_c (n,) [1].
-        curve: predicted leaked information (n, gammas) at `GAMMAS`, precisions kept.
+        curve: predicted leaked information (n, gammas) at `GAMMAS`, at the measured precision.
         tasks: (n,). without: questions whose answer does not read the latents at all.
     """
 
@@ -64,18 +64,18 @@ def diagnosed(checkpoints: Sequence[str], questions: Sequence[VisualQuestion], *
     return measured(checkpoints, ["contamination", "linear-response"], questions, **settings)
 
 
-def predicted(each: Diagnosed) -> Predicted:
+def predicted(diagnosis: Diagnosed) -> Predicted:
     """The theory's prediction for every question of one checkpoint.
 
     Raises:
         ValueError: if its training run, and so its gamma, is not known, it was trained without NTP, or no answer reads the
             latents.
     """
-    if each.run is None or each.run.objective.name not in ("ntp+fwd", "amvl"):
-        objective = None if each.run is None else each.run.objective.name
-        raise ValueError(f"{each.name}: expected a run of amvl or ntp+fwd beside the checkpoint, got {objective}")
-    gamma = each.run.objective.gamma if each.run.objective.name == "amvl" else 0.0
-    response, contamination = each.reports["linear-response"], each.reports["contamination"]
+    if diagnosis.run is None or diagnosis.run.objective.name not in ("ntp+fwd", "amvl"):
+        objective = None if diagnosis.run is None else diagnosis.run.objective.name
+        raise ValueError(f"{diagnosis.name}: expected a run of amvl or ntp+fwd beside the checkpoint, got {objective}")
+    gamma = diagnosis.run.objective.gamma if diagnosis.run.objective.name == "amvl" else 0.0
+    response, contamination = diagnosis.reports["linear-response"], diagnosis.reports["contamination"]
     rows = []
     for i, own in enumerate(response.responses):
         if not own.modes:
@@ -90,13 +90,13 @@ def predicted(each: Diagnosed) -> Predicted:
                 bound,
                 np.sqrt(np.trace(spread(model, gamma))),
                 np.sqrt(own.weights @ (centred**2).sum(axis=1)),
-                2 * own.force_variance_over_curvature,
+                float(critical_weight(own.force_variance_over_curvature, 1.0)),
                 [min(leaked_information(model, value), bound) for value in GAMMAS],
             )
         )
     if not rows:
         raise ValueError(
-            f"{each.name}: the answer reads the latents of none of these questions; there is nothing to predict"
+            f"{diagnosis.name}: the answer reads the latents of none of these questions; there is nothing to predict"
         )
     columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
     tasks = [own.task for own in response.responses if own.modes]
@@ -123,39 +123,39 @@ def rank_correlation(x: Array, y: Array, *, resamples: int = 1000, seed: int = 0
     return float(spearmanr(x, y).statistic), float(low), float(high)
 
 
-def sentences(found: Mapping[str, Predicted]) -> str:
+def sentences(predictions: Mapping[str, Predicted]) -> str:
     """How far prediction and measurement agree, in plain words."""
     lines = []
-    for name, each in found.items():
-        value, low, high = rank_correlation(each.spread, each.measured_spread)
+    for name, prediction in predictions.items():
+        value, low, high = rank_correlation(prediction.spread, prediction.measured_spread)
         ranks = "not defined (one side is constant)" if np.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append(
-            f"{name} (gamma = {each.gamma:g}): the theory expects {each.leaked.mean():.3f} nats, measured are "
-            f"{each.measured.mean():.3f} of at most {each.bound.mean():.3f}. Spread in the span: expected "
-            f"{np.median(each.spread):.3g}, measured {np.median(each.measured_spread):.3g} prior std (medians); rank "
-            f"correlation over {len(each.spread)} questions {ranks}. Critical gamma (T6): {np.median(each.critical):.2g}."
+            f"{name} (gamma = {prediction.gamma:g}): the theory expects {prediction.leaked.mean():.3f} nats, measured are "
+            f"{prediction.measured.mean():.3f} of at most {prediction.bound.mean():.3f}. Spread in the span: expected "
+            f"{np.median(prediction.spread):.3g}, measured {np.median(prediction.measured_spread):.3g} prior std (medians); rank "
+            f"correlation over {len(prediction.spread)} questions {ranks}. Critical gamma (T6): {np.median(prediction.critical):.2g}."
         )
-        if each.without:
-            lines.append(f"{name}: {each.without} questions left out whose answer does not read the latents.")
+        if prediction.without:
+            lines.append(f"{name}: {prediction.without} questions left out whose answer does not read the latents.")
     return "\n".join(lines)
 
 
-def figure(found: Mapping[str, Predicted]) -> Figure:
+def figure(predictions: Mapping[str, Predicted]) -> Figure:
     """Leaked information and spread, predicted against measured, and the predicted course over gamma."""
-    keys = keys_of({name: "amvl" if each.gamma > 0 else "ntp+fwd" for name, each in found.items()})
+    keys = keys_of({name: "amvl" if prediction.gamma > 0 else "ntp+fwd" for name, prediction in predictions.items()})
     looks = {name: look_of(key) for name, key in keys.items()}
     with styled():
         page = Figure(figsize=(13.2, 4.3))
         left, middle, right = page.subplots(1, 3)
         draw_pairs(
-            {name: (each.leaked, each.measured) for name, each in found.items()},
+            {name: (prediction.leaked, prediction.measured) for name, prediction in predictions.items()},
             looks,
             "leaked information [nats]",
             ax=left,
         )
-        pairs = {name: (each.spread, each.measured_spread) for name, each in found.items()}
+        pairs = {name: (prediction.spread, prediction.measured_spread) for name, prediction in predictions.items()}
         draw_pairs(pairs, looks, "spread of the options in the span [prior std]", log=True, ax=middle)
-        draw_course(found, looks, ax=right)
+        draw_course(predictions, looks, ax=right)
         handles, names = left.get_legend_handles_labels()
         page.legend(handles, names, loc="outside lower center", ncols=4)
     return page
@@ -185,15 +185,15 @@ def draw_pairs(
     return ax
 
 
-def draw_course(found: Mapping[str, Predicted], looks: Mapping[str, Look], *, ax: Axes | None = None) -> Axes:
+def draw_course(predictions: Mapping[str, Predicted], looks: Mapping[str, Look], *, ax: Axes | None = None) -> Axes:
     """Predicted leaked information against gamma from one checkpoint's response, and what was measured at its own gamma."""
     ax = axes(ax)
-    for name, each in found.items():
+    for name, prediction in predictions.items():
         shown = looks[name]
-        ax.plot(GAMMAS, each.curve.mean(axis=0), color=shown.colour, ls=shown.line, label=f"predicted from {name}")
-        place = each.gamma or GAMMAS[0]
-        ax.plot(place, each.measured.mean(), shown.marker, color=shown.colour, ms=9, markeredgecolor="black")
-        ax.axvline(np.median(each.critical), **RULE | {"color": shown.colour})
+        ax.plot(GAMMAS, prediction.curve.mean(axis=0), color=shown.colour, ls=shown.line, label=f"predicted from {name}")
+        place = prediction.gamma or GAMMAS[0]
+        ax.plot(place, prediction.measured.mean(), shown.marker, color=shown.colour, ms=9, markeredgecolor="black")
+        ax.axvline(np.median(prediction.critical), **RULE | {"color": shown.colour})
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
     ax.set_xlabel("weight of the reverse KL, γ [1]\n(forward-only at the left edge)")

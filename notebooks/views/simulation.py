@@ -9,13 +9,12 @@ from matplotlib.figure import Figure
 from amvl_style import (METHODS, RULE, axes, look, marks)
 from amvl_theory import (GaussianGame, mixture_information, self_consistent_contamination)
 from amvl_theory import simulate
-from amvl_theory.checks import Array
+from amvl_theory.checks import OBJECTIVES, Array
 from amvl_theory.figures import (figures)
 from amvl_theory.figures.curves import (Mode)
+from amvl_theory.figures.plots import (LABELS)
 from amvl_theory.verification.core import (Table)
 from notebooks.views.show import styled
-
-_LOSSES = {"fwd": "ntp+fwd", "elbo": "elbo", "dual": "amvl"}
 
 
 def path(mode: Mode, gamma: float, *, steps: int = 20_000, eta: float = 0.01, points: int = 60) -> Table:
@@ -34,9 +33,9 @@ def path(mode: Mode, gamma: float, *, steps: int = 20_000, eta: float = 0.01, po
     rows: dict[str, list[Array]] = {
         name: [] for name in ("objective", "time", "contamination", "leaked", "posterior_std", "rest")
     }
-    for objective, loss in _LOSSES.items():
+    for objective in OBJECTIVES:
         run = simulate(
-            game, objective=loss, beta=mode.beta, gamma=gamma, steps=steps, eta_q=eta, eta_p=eta,
+            game, objective=objective, beta=mode.beta, gamma=gamma, steps=steps, eta_q=eta, eta_p=eta,
             record=record.tolist(), per_answer=True,
         )  # fmt: skip
         shifts, spreads = run.recorded.posterior_shift[:, 0, :, 0], run.recorded.posterior_log_var[:, 0, 0, 0]
@@ -97,10 +96,10 @@ def slow_motion(mode: Mode, gamma: float) -> Figure:
 def draw(table: Table, column: str, unit: str, title: str, *, ax: Axes | None = None) -> Axes:
     """One column of `path` in time."""
     ax = axes(ax)
-    for objective in _LOSSES:
+    for objective in OBJECTIVES:
         rows = table["objective"] == objective
         time = table["time"][rows]
-        ax.plot(time[1:], table[column][rows][1:], label=METHODS[objective].label, **look(objective))
+        ax.plot(time[1:], table[column][rows][1:], label=LABELS[objective], **look(objective))
         if column == "contamination":
             ax.plot(time[-1] * 1.15, table["rest"][rows][-1], clip_on=False, **marks(objective))
     ax.set_xscale("log")

@@ -202,7 +202,7 @@ def objectives_figure() -> Figure:
     import pandas as pd
     import seaborn as sns
 
-    colours = {name: METHODS[name].colour if name in METHODS and name != "fwd" else GREY for name in groups}
+    colours = {name: METHODS[name].colour if name in METHODS else GREY for name in groups}
     with styled():
         page = Figure(figsize=(12.6, 0.9 + 0.38 * len(groups)))
         for ax, (metric, label, factor) in zip(page.subplots(1, 3, sharey=True), columns, strict=True):
@@ -297,7 +297,7 @@ def prediction_summary() -> list[bytes | str]:
     scores = [run for run in results if run.cell.endswith(",scores")]
     if not scores:
         return [missing("prediction", "no scores")]
-    from experiments.theory_vs_model.scores import (digest)
+    from experiments.theory_vs_model.summary import (digest)
 
     text = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
     return [*([image.read_bytes()] if image.is_file() else []), text]

@@ -96,7 +96,7 @@ def _absorbed(ax: Axes, sources: Sources) -> None:
 
 def _transient(ax: Axes, sources: Sources) -> None:
     model, times = MeanLeakageModel(**TRANSIENT), np.linspace(0.0, 6.0, 121)
-    for method, gamma in (("fwd", 0.0), ("amvl", 2.0)):
+    for method, gamma in (("ntp+fwd", 0.0), ("amvl", 2.0)):
         path = trajectory(model, 1.0, gamma, times, initial=(0.0, 1.0))
         ax.plot(times, path.contamination[:, 0], label=f"γ = {gamma:g}", **look(method))
     sources.compute(trajectory, **TRANSIENT, beta=1.0, gamma=[0.0, 2.0], initial=(0.0, 1.0))
@@ -111,15 +111,15 @@ def _bistable(ax: Axes, sources: Sources) -> None:
     gamma = np.geomspace(1e-4, 1.0, 90)
     points = []
     for value in gamma:
-        roots = self_consistent_contamination(**BISTABLE, gamma=float(value), objective="dual")
+        roots = self_consistent_contamination(**BISTABLE, gamma=float(value), objective="amvl")
         points += [(value, c, bool(still)) for c, still in zip(roots.values, roots.stable, strict=True)]
-    sources.compute(self_consistent_contamination, **BISTABLE, gamma=[1e-4, 1.0], objective="dual")
+    sources.compute(self_consistent_contamination, **BISTABLE, gamma=[1e-4, 1.0], objective="amvl")
     found = np.array(points)
     still = found[:, 2] == 1
-    forward = self_consistent_contamination(**BISTABLE, gamma=0.1, objective="fwd")
+    forward = self_consistent_contamination(**BISTABLE, gamma=0.1, objective="ntp+fwd")
     for number, c in enumerate(forward.values[forward.stable]):
-        ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look("fwd"))
-    ax.plot(*found[still, :2].T, color=METHODS["dual"].colour, marker="o", ms=1.8, ls="none", label="dual KL")
+        ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look("ntp+fwd"))
+    ax.plot(*found[still, :2].T, color=METHODS["amvl"].colour, marker="o", ms=1.8, ls="none", label="dual KL")
     ax.plot(*found[~still, :2].T, color=GREY, marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
     ax.set_xscale("log")
     ax.set_ylim(0, 3.6)
@@ -131,7 +131,7 @@ def _bistable(ax: Axes, sources: Sources) -> None:
 
 def _hysteresis(ax: Axes, sources: Sources) -> None:
     forces, chance = three_answers(KURTOSIS)
-    top = float(critical_weight(1.0, 1.0, "dual"))
+    top = float(critical_weight(1.0, 1.0, "amvl"))
     ratio = np.linspace(0.5, 1.3, 33)
     for branch, key in (("leaking", 0), ("collapsed", 5)):
         solved = per_answer_equilibrium(forces, 1.0, ratio * top, chance, branch=branch)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from amvl_style import GREY, METHODS, RULE, SIMULATION, look, marks
+from amvl_style import GREY, RULE, SIMULATION, look, marks
 from amvl_theory import GaussianGame, equilibrium_by_simulation, self_consistent_spread
 from amvl_theory.figures import curves, plots
 from paper_figs.build import Drawn
@@ -30,16 +30,16 @@ def draw(sources: Sources) -> Drawn:
 def _order_parameter(ax: Axes, sources: Sources) -> None:
     """sqrt(V): 0 above the critical weight; markers are simulations of the full game."""
     weight = np.linspace(0.0, 2.6, 400)[1:]
-    for objective, loss, top in (("dual", "amvl", 1.8), ("elbo", "elbo", 0.95)):
+    for objective, top in (("amvl", 1.8), ("elbo", 0.95)):
         variance = self_consistent_spread(1.0, 1.0, weight, objective).variance  # type: ignore[arg-type]
-        ax.plot(weight, np.sqrt(variance), label=METHODS[objective].label, **look(objective))
+        ax.plot(weight, np.sqrt(variance), label=plots.LABELS[objective], **look(objective))
         dots = np.linspace(0.1, top, 7)
-        beta, gamma = (0.5, dots) if objective == "dual" else (dots, 0.0)
+        beta, gamma = (0.5, dots) if objective == "amvl" else (dots, 0.0)
         game = GaussianGame(np.array([[[1.0], [-1.0]]]), 1.0, instances=len(dots))
-        run = equilibrium_by_simulation(game, objective=loss, beta=beta, gamma=gamma)
+        run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=gamma)
         shown = np.where(run.gradient_norm < 1e-6, np.sqrt(run.spread_cov[:, 0, 0]), np.nan)
         ax.plot(dots, shown, **marks(objective))
-        sources.compute(equilibrium_by_simulation, objective=loss, forces=[1.0, -1.0], curvature=1.0, weights=dots)
+        sources.compute(equilibrium_by_simulation, objective=objective, forces=[1.0, -1.0], curvature=1.0, weights=dots)
     for critical, name in ((1.0, "β$_c$"), (2.0, "γ$_c$")):
         ax.axvline(critical, **RULE)
         ax.text(critical + 0.04, 0.93, name, color=GREY)

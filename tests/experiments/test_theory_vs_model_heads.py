@@ -11,17 +11,17 @@ import torch
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.evaluation.scorers import latent_scorer
 from amvl_model.models.amvl import AMVLForConditionalGeneration
-from experiments.theory_vs_model.heads import (
+from experiments.theory_vs_model.levels.encoded import encode_set
+from experiments.theory_vs_model.levels.heads import (
     Case,
     HeadTraining,
-    encode_set,
     head_training,
     installed,
     posteriors_from,
     priors_from,
     train_side_by_side,
 )
-from experiments.theory_vs_model.rungs import checkpoint_posteriors
+from experiments.theory_vs_model.reference import checkpoint_posteriors
 from tests import helpers
 
 NOISE = helpers.NOISE

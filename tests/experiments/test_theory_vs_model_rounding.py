@@ -1,4 +1,4 @@
-"""Predictions from forces and curvatures of any size: near the smallest float32 numbers, exact zeros, a decoder that is dead."""
+"""Predictions from forces and curvatures of any size: near the smallest float32 numbers, exact zeros, no curvature."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from amvl_theory import sparse_spread
-from experiments.theory_vs_model.reference import Reference
-from experiments.theory_vs_model.theory import (
+from amvl_theory import (
+    AnswerPosteriors,
     NoRestPointError,
-    Posteriors,
-    held_prior,
-    measured_precision,
-    moving_prior,
+    fixed_precision_posteriors,
+    held_prior_posteriors,
+    moving_prior_posteriors,
+    sparse_spread,
 )
+from experiments.theory_vs_model.reference import Reference
 
 SMALLEST = 2.0**-126
 """The smallest normal float32 number, 1.2e-38."""
@@ -37,16 +37,16 @@ def question(probabilities: tuple[float, ...], *, size: int = 6, seed: int = 0) 
     )
 
 
-def moving(forces: np.ndarray, curvature: np.ndarray) -> Posteriors:
-    return moving_prior(forces, curvature, WEIGHTS, GAMMA)
+def moving(forces: np.ndarray, curvature: np.ndarray) -> AnswerPosteriors:
+    return moving_prior_posteriors(forces, curvature, WEIGHTS, GAMMA)
 
 
-def held(forces: np.ndarray, curvature: np.ndarray) -> Posteriors:
-    return held_prior(forces, curvature, GAMMA)
+def held(forces: np.ndarray, curvature: np.ndarray) -> AnswerPosteriors:
+    return held_prior_posteriors(forces, curvature, GAMMA)
 
 
-def measured(forces: np.ndarray, curvature: np.ndarray) -> Posteriors:
-    return measured_precision(forces, curvature, np.ones_like(forces), GAMMA)
+def measured(forces: np.ndarray, curvature: np.ndarray) -> AnswerPosteriors:
+    return fixed_precision_posteriors(forces, curvature, np.ones_like(forces), GAMMA)
 
 
 @pytest.mark.parametrize("scale", [2.0**-63, SMALLEST, 2.0**-140])
@@ -64,7 +64,7 @@ def test_a_prior_that_follows_solves_the_group_lasso_at_every_size(scale: float)
     root = rng.normal(size=(4, 4))
     curvature, forces = root @ root.T + 0.3 * np.eye(4), rng.normal(size=(3, 4))
     exact = sparse_spread(curvature, forces - WEIGHTS @ forces, GAMMA, WEIGHTS)
-    found = moving_prior(scale * forces, scale**2 * curvature, WEIGHTS, GAMMA)
+    found = moving_prior_posteriors(scale * forces, scale**2 * curvature, WEIGHTS, GAMMA)
     ratio = (WEIGHTS @ found.shifts**2) / found.widths[0] ** 2
     expected = exact.variance / np.where(exact.active, exact.posterior_variance, 1.0)
     np.testing.assert_allclose(ratio[exact.active], expected[exact.active], rtol=0.05)
@@ -82,7 +82,7 @@ def test_forces_near_the_smallest_float32_numbers_move_a_held_prior_by_force_ove
 @pytest.mark.parametrize("rule", [moving, held, measured])
 @pytest.mark.parametrize("small", [0.0, SMALLEST])
 def test_a_mode_with_next_to_no_force_says_nothing_and_leaves_the_others_alone(
-    rule: Callable[[np.ndarray, np.ndarray], Posteriors], small: float
+    rule: Callable[[np.ndarray, np.ndarray], AnswerPosteriors], small: float
 ) -> None:
     known = question((0.5, 0.3, 0.15))
     factors = np.array([1.0, 1.0, small, 1.0, 1.0, 1.0])
@@ -96,21 +96,21 @@ def test_a_mode_with_next_to_no_force_says_nothing_and_leaves_the_others_alone(
 
 
 @pytest.mark.parametrize("rule", [moving, held, measured])
-def test_forces_of_exactly_zero_say_nothing(rule: Callable[[np.ndarray, np.ndarray], Posteriors]) -> None:
+def test_forces_of_exactly_zero_say_nothing(rule: Callable[[np.ndarray, np.ndarray], AnswerPosteriors]) -> None:
     found = rule(np.zeros((3, 4)), np.zeros((4, 4)))
     np.testing.assert_array_equal(found.shifts, np.zeros((3, 4)))
     np.testing.assert_allclose(found.widths, 1.0)
 
 
 def test_without_gamma_and_curvature_the_measured_precision_leaves_every_mode_in_place() -> None:
-    found = measured_precision(np.ones((2, 3)), np.zeros((3, 3)), np.ones((2, 3)), 0.0)
+    found = fixed_precision_posteriors(np.ones((2, 3)), np.zeros((3, 3)), np.ones((2, 3)), 0.0)
     np.testing.assert_array_equal(found.shifts, np.zeros((2, 3)))
 
 
 def test_two_modes_that_always_move_together_share_a_force_of_any_size() -> None:
     # In units of the curvature 2 t + sqrt(gamma/2) = 1e18: the pull is lost when it is added to the curvature, 1e18 + 1 = 1e18.
     forces, curvature = np.array([[1.0, 1.0], [-1.0, -1.0]]), np.full((2, 2), 1e-36)
-    found = moving_prior(forces, curvature, np.array([0.5, 0.5]), GAMMA)
+    found = moving_prior_posteriors(forces, curvature, np.array([0.5, 0.5]), GAMMA)
     np.testing.assert_allclose(found.shifts, forces, rtol=1e-9)
     np.testing.assert_allclose(found.widths**2, np.sqrt(2 * GAMMA) / 0.5e18, rtol=1e-3)
 
@@ -126,13 +126,13 @@ def test_a_dead_decoder_has_no_rest_point_and_is_no_singular_matrix(
     dead = question(probabilities, size=24, seed=seed)
     for gamma in (0.001, 0.01, 1.0):
         with pytest.raises(NoRestPointError, match="no rest point"):
-            moving_prior(dead.forces, dead.curvature, dead.known_probs, gamma)
+            moving_prior_posteriors(dead.forces, dead.curvature, dead.known_probs, gamma)
         with pytest.raises(NoRestPointError, match="no rest point"):
-            held_prior(dead.forces, dead.curvature, gamma)
+            held_prior_posteriors(dead.forces, dead.curvature, gamma)
 
 
 def test_a_force_without_any_curvature_has_no_rest_point_with_a_prior_that_follows() -> None:
     forces = np.array([[1.0, 1.0], [-1.0, -1.0]])
     for curvature in (np.zeros((2, 2)), np.diag([1.0, 0.0])):
         with pytest.raises(NoRestPointError, match="without curvature against it"):
-            moving_prior(forces, curvature, np.array([0.5, 0.5]), GAMMA)
+            moving_prior_posteriors(forces, curvature, np.array([0.5, 0.5]), GAMMA)

@@ -51,13 +51,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from amvl_theory.checks import Array, one_of, positive, scalar, weight
+from amvl_theory.checks import Array, objective_name, positive, scalar, weight
 from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive, logistic_moments
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 from amvl_theory.dynamics.in_training.reading import ReadingModel
 
-Objective = Literal["dual", "elbo"]
-OBJECTIVES = ("dual", "elbo")
+Objective = Literal["amvl", "elbo", "dual"]
+"""Dual KL and ELBO; "dual" is the older name of "amvl"."""
+OBJECTIVES = ("amvl", "elbo")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def coadapted_trajectory(
     beta: ArrayLike = 1.0,
     std_rates: tuple[float, float] = (0.01, 0.01),
     decoder: Decoder = "linear",
-    objective: Objective = "dual",
+    objective: Objective = "amvl",
     start: Start | None = None,
     route: XRoute | None = None,
     leak_decay: float = 0.0,
@@ -144,18 +145,18 @@ def coadapted_trajectory(
         model: gain, curvature and decay of the decoder; eta_w, eta_q. A logistic decoder needs 1/2 and 1/4, the defaults.
         gamma, beta: weights, a number or (T,) values at `times`, linear in between.
         std_rates: eta_s, eta_r of the two log stds, at least 0 [1/step].
-        decoder: "linear" or "logistic". objective: "dual", or "elbo", which gives no heed to gamma.
+        decoder: "linear" or "logistic". objective: "amvl" (dual KL; older name "dual"), or "elbo", which ignores gamma.
         start: where training starts. route: beside the latent, none if left out. leak_decay: mu [nats/latent^2].
 
     Raises:
         ValueError: for a bad argument, or a flow that cannot be integrated.
     """
     time, begin, x = grid(times), start or Start(), route or XRoute()
-    one_of("objective", objective, OBJECTIVES)
+    name = objective_name(objective, OBJECTIVES)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)  # checks the decoder
     eta_s, eta_r = (weight("std_rates", rate) for rate in std_rates)
     decay = weight("leak_decay", leak_decay)
-    dual = objective == "dual"
+    dual = name == "amvl"
 
     def velocity(state: Array, weights: Array) -> Array:
         w, a, q, p, u = state[0], state[1], np.exp(state[2]), np.exp(state[3]), state[4]
@@ -212,7 +213,7 @@ class CoadaptedAsymptotics:
 
 
 def coadapted_asymptotics(
-    model: ReadingModel, gamma: float, *, decoder: Decoder = "linear", objective: Objective = "dual"
+    model: ReadingModel, gamma: float, *, decoder: Decoder = "linear", objective: Objective = "amvl"
 ) -> CoadaptedAsymptotics:
     """Limits of `coadapted_trajectory` as t -> oo (T12).
 
@@ -224,12 +225,12 @@ def coadapted_asymptotics(
         ValueError: for a weight that is not above 0 (nothing then holds the leak: rho grows without end), or a bad decoder.
     """
     w = float(positive("gamma", scalar("gamma", gamma)))
-    one_of("objective", objective, OBJECTIVES)
+    name = objective_name(objective, OBJECTIVES)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)
     limit = model.gain**2 / model.curvature
     if w >= limit:
         return CoadaptedAsymptotics("unread", 0.0, 0.0, 0.0)
-    if objective == "elbo":
+    if name == "elbo":
         return CoadaptedAsymptotics("resting", _elbo_snr(decoder, w, limit), 0.0, 0.0)
     if 2 * w >= limit:
         return CoadaptedAsymptotics("fading", 0.0, 0.0, np.inf)

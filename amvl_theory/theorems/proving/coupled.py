@@ -89,9 +89,9 @@ def contamination_factor(proof: Proof, objective: str, s_posterior: Any, s_prior
 
 def dual(proof: Proof) -> Coupled:
     """Dual KL: h s_q^2 = 2 gamma W, hence h s_q + gamma = sqrt(2 gamma E / h)."""
-    W = second_moment(proof, "dual")
-    prior = prior_equation(proof, "dual", W)
-    gradient = one_mode_gradients("dual")[s_q]
+    W = second_moment(proof, "amvl")
+    prior = prior_equation(proof, "amvl", W)
+    gradient = one_mode_gradients("amvl")[s_q]
     second = sp.Symbol("W", positive=True)
     mean_gradient = h / 2 + gamma / 2 * (1 / s_q - (s_p + second) / s_q**2)
     from_loss = expectation(
@@ -109,7 +109,7 @@ def dual(proof: Proof) -> Coupled:
     posterior = roots[-1] if len(roots) == 1 else max(roots, key=lambda root: root.subs({gamma: 1, h: 1, E: 8}))
     posterior = sp.simplify(posterior)
     proof.equal("dual: its root that can be positive", posterior, (sp.sqrt(2 * gamma * E / h) - gamma) / h)
-    X = contamination_factor(proof, "dual", posterior, prior)
+    X = contamination_factor(proof, "amvl", posterior, prior)
     return Coupled(posterior, sp.simplify(prior.subs(s_q, posterior)), sp.simplify(W.subs(s_q, posterior)), X)
 
 
@@ -136,9 +136,9 @@ def elbo(proof: Proof) -> Coupled:
 
 def forward(proof: Proof) -> Coupled:
     """Forward KL only: nothing holds the posterior variance up, and it goes to 0."""
-    W = second_moment(proof, "forward")
-    prior = prior_equation(proof, "forward", W)
-    gradient = one_mode_gradients("forward")[s_q]
+    W = second_moment(proof, "ntp+fwd")
+    prior = prior_equation(proof, "ntp+fwd", W)
+    gradient = one_mode_gradients("ntp+fwd")[s_q]
     proof.sign("forward only: the posterior variance is driven to 0", gradient, h / 2, "> 0")
-    X = contamination_factor(proof, "forward", sp.Integer(0), prior)
+    X = contamination_factor(proof, "ntp+fwd", sp.Integer(0), prior)
     return Coupled(sp.Integer(0), prior.subs(s_q, 0), W, X)

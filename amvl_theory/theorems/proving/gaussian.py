@@ -67,13 +67,13 @@ class StopGradient:
 def one_mode_gradients(objective: str) -> dict[Any, Any]:
     """Gradients of the loss of one mode and one answer with respect to delta, c, s_q and s_p (variances).
 
-    objective: "dual" (both KLs, stop-gradients), "forward" (forward KL only, stop-gradient), "elbo" (no stop-gradient).
+    objective: "amvl" (both KLs, stop-gradients), "ntp+fwd" (forward KL only, stop-gradient) or "elbo" (no stop-gradient).
     """
     sg = StopGradient(delta, c, s_q, s_p)
     answer = -g * delta + h * delta**2 / 2 + h * s_q / 2
     pulls = {
-        "dual": beta * kl(sg(delta), sg(s_q), c, s_p) + gamma * kl(sg(c), sg(s_p), delta, s_q),
-        "forward": beta * kl(sg(delta), sg(s_q), c, s_p),
+        "amvl": beta * kl(sg(delta), sg(s_q), c, s_p) + gamma * kl(sg(c), sg(s_p), delta, s_q),
+        "ntp+fwd": beta * kl(sg(delta), sg(s_q), c, s_p),
         "elbo": beta * kl(delta, s_q, c, s_p),
     }
     loss = answer + pulls[objective] + alpha * c**2 / 2
@@ -86,7 +86,7 @@ def matrix_gradients(
     anchor: Any,
     precision_q: Sequence[Any],
     precision_p: Sequence[Any],
-    objective: str = "dual",
+    objective: str = "amvl",
 ) -> tuple[Any, Any, Any, Any]:
     """(delta, c, gradient in delta, gradient in c), column vectors, for dense H and A and diagonal precisions."""
     size = curvature.shape[0]
@@ -96,7 +96,7 @@ def matrix_gradients(
     loss = (-force.T * mean_q + mean_q.T * curvature * mean_q / 2 + mean_p.T * anchor * mean_p / 2)[0]
     for i in range(size):
         q, p = (mean_q[i], 1 / precision_q[i]), (mean_p[i], 1 / precision_p[i])
-        if objective == "dual":
+        if objective == "amvl":
             loss += beta * kl(sg(q[0]), q[1], *p) + gamma * kl(sg(p[0]), p[1], *q)
         else:
             loss += beta * kl(*q, *p)

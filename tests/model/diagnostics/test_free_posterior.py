@@ -9,7 +9,7 @@ import torch
 from amvl_model.diagnostics.common.gradients import differentiable
 from amvl_model.diagnostics.response.free_posterior import Search, decoder_nll, free_posteriors, softmax_nll
 from amvl_model.evaluation.scorers import batches, latent_scorer
-from experiments.theory_vs_model.theory import held_prior
+from amvl_theory import held_prior_posteriors
 from tests import helpers
 from tests.model.evaluation.test_evaluation import choice_question
 
@@ -40,7 +40,7 @@ def test_a_quadratic_decoder_gives_the_theorys_posteriors(dense: bool) -> None:
     forces = rng.normal(size=(4, 5)) * 0.25
     gammas = (0.1, 3.0)
     for found in free_posteriors(quadratic(forces, curvature), 4, 5, gammas, SEARCH):
-        exact = held_prior(forces, curvature, found.gamma)
+        exact = held_prior_posteriors(forces, curvature, found.gamma)
         assert found.converged
         best = exact_objective(forces, curvature, found.gamma, exact.shifts, exact.widths)
         reached = exact_objective(forces, curvature, found.gamma, found.shifts, found.widths)

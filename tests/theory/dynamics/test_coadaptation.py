@@ -26,7 +26,7 @@ UNIT = ReadingModel(1.0, 1.0)
 START = Start(0.1, 0.1, 0.3, 0.3)
 
 
-def descend(kappa, k, gamma, rates, steps, *, beta=1.0, objective="dual", record=()):
+def descend(kappa, k, gamma, rates, steps, *, beta=1.0, objective="amvl", record=()):
     """(rho, P) (R, N): descent on the real losses, linear decoder; rates of w, a, log sigma_q, log sigma_p."""
     w, a = np.full(kappa.size, 0.1), np.full(kappa.size, 0.1)
     log_q, log_p = np.full((2, kappa.size), np.log(0.3))
@@ -35,7 +35,7 @@ def descend(kappa, k, gamma, rates, steps, *, beta=1.0, objective="dual", record
         q, p = np.exp(2 * log_q), np.exp(2 * log_p)
         to_w = -kappa * a + k * w * (a**2 + q)
         to_a, to_q = -kappa * w + k * w**2 * a, k * w**2 * q
-        if objective == "dual":
+        if objective == "amvl":
             to_a, to_q = to_a + gamma * a / q, to_q + gamma * (1 - (p + a**2) / q)
         else:
             to_a, to_q = to_a + beta * a / p, to_q + beta * (q / p - 1)
@@ -181,10 +181,10 @@ def test_between_the_thresholds_the_leak_is_read_but_fades() -> None:
     for gamma in (0.6, 0.8):
         assert coadapted_asymptotics(UNIT, gamma).regime == "fading"
         path = coadapted_trajectory([1e5, 1e6, 1e7, 1e8], model=UNIT, gamma=gamma, start=START)
-        fade, climb = fading_leak(UNIT, gamma)
+        fade, growth = fading_leak(UNIT, gamma)
         off = path.snr * path.times / fade - 1
         assert (off > 0).all() and (np.diff(off) < 0).all() and off[-1] < 0.15
-        assert np.diff(path.leak**2)[-1] / np.log(10) == pytest.approx(climb, rel=0.15)
+        assert np.diff(path.leak**2)[-1] / np.log(10) == pytest.approx(growth, rel=0.15)
     above = coadapted_trajectory([1e4, 1e5], model=UNIT, gamma=1.1, start=START)
     assert coadapted_asymptotics(UNIT, 1.1).regime == "unread"
     assert above.snr[1] < 1e-3 * above.snr[0] and above.prior_var[1] == pytest.approx(above.prior_var[0], rel=1e-2)
@@ -277,7 +277,7 @@ def test_the_quadrature_of_the_logistic_decoder_is_exact() -> None:
         ),
         (
             lambda: coadapted_trajectory([1.0], model=UNIT, gamma=0.1, objective="map"),
-            r"objective: expected one of dual",
+            r"objective: expected one of amvl, elbo",
         ),
         (
             lambda: coadapted_trajectory([1.0], model=UNIT, gamma=0.1, std_rates=(-1.0, 1.0)),
@@ -295,3 +295,7 @@ def test_the_quadrature_of_the_logistic_decoder_is_exact() -> None:
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_older_name_of_the_dual_kl_gives_the_same():
+    assert coadapted_asymptotics(UNIT, 0.1, objective="dual") == coadapted_asymptotics(UNIT, 0.1, objective="amvl")

@@ -39,7 +39,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
-def descend(p, gamma, std, rates, steps, *, decay=0.0, objective="dual", beta=1.0):
+def descend(p, gamma, std, rates, steps, *, decay=0.0, objective="amvl", beta=1.0):
     """ln(w) (2, N), halfway and at the end, by descent on the real losses: binary answer of probability p, logistic decoder."""
     p, gamma, std, eta_w, eta_q, decay = np.broadcast_arrays(p, gamma, std, *rates, decay)
     xi = np.stack([np.sqrt((1 - p) / p), -np.sqrt(p / (1 - p))])[..., None]  # of y = 1, y = 0
@@ -51,9 +51,9 @@ def descend(p, gamma, std, rates, steps, *, decay=0.0, objective="dual", beta=1.
         z = a[:, None] * xi + sigma[:, None] * NODES
         slope = 1 / (1 + np.exp(-bias - w[:, None] * z)) - np.array([1.0, 0.0])[:, None, None]
         to_w = (share * slope * z).sum((0, 2)) + decay * w
-        to_a = (share * slope * xi).sum((0, 2)) * w + (gamma * a / q if objective == "dual" else beta * a / prior)
+        to_a = (share * slope * xi).sum((0, 2)) * w + (gamma * a / q if objective == "amvl" else beta * a / prior)
         to_q = (share * slope * NODES).sum((0, 2)) * w * sigma
-        to_q = to_q + (gamma * (1 - (prior + a**2) / q) if objective == "dual" else beta * (q / prior - 1))
+        to_q = to_q + (gamma * (1 - (prior + a**2) / q) if objective == "amvl" else beta * (q / prior - 1))
         log_p = log_p - eta_w * beta * (1 - (q + a**2) / prior)
         w, a, log_q = w - eta_w * to_w, a - eta_q * to_a, log_q - eta_w * to_q
         if step in (steps // 2, steps):
@@ -75,7 +75,7 @@ def test_growth_rates_agree_with_the_real_logistic_loss_in_36_settings() -> None
         assert (end[i] - half[i]) / 2000 == pytest.approx(expected, rel=0.02), (p[i], gamma[i], std[i])
 
 
-@pytest.mark.parametrize("objective", ["dual", "elbo"])
+@pytest.mark.parametrize("objective", ["amvl", "elbo"])
 def test_the_real_loss_changes_sign_within_1_percent_of_the_threshold(objective: str) -> None:
     p, std, decay = (axis.ravel() for axis in np.meshgrid([0.5, 0.8], [0.3, 1.0], [0.0, 0.02], indexing="ij"))
     limit = np.array(
@@ -85,7 +85,7 @@ def test_the_real_loss_changes_sign_within_1_percent_of_the_threshold(objective:
         ]
     )
     for factor, sign in ((0.99, 1), (1.01, -1)):
-        weights = {"gamma": factor * limit} if objective == "dual" else {"gamma": 0.0, "beta": factor * limit}
+        weights = {"gamma": factor * limit} if objective == "amvl" else {"gamma": 0.0, "beta": factor * limit}
         half, end = descend(p, std=std, rates=(0.05, 0.05), steps=3000, decay=decay, objective=objective, **weights)
         assert (np.sign(end - half) == sign).all()
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
+from amvl_theory.checks import OLDER_OBJECTIVES
 from amvl_theory.equilibria.free_contamination import self_consistent_contamination
 from amvl_theory.equilibria.free_spread import (
     EQUAL_WEIGHT_CROSSOVER,
@@ -30,8 +31,8 @@ def rest_of_flow(forces, h, beta, gamma, objective, *, anchor=None, start=0.0, w
         delta, c, log_q, log_p = state[:n], state[n], state[n + 1], state[n + 2]
         q, p = np.exp(log_q), np.exp(log_p)
         off = delta - c
-        pull = {"fwd": 0.0, "elbo": beta / p, "dual": gamma / q}[objective]
-        width = {"fwd": 0.0, "elbo": beta * (q / p - 1), "dual": gamma * (1 - (p + np.mean(off**2)) / q)}[objective]
+        pull = {"ntp+fwd": 0.0, "elbo": beta / p, "amvl": gamma / q}[objective]
+        width = {"ntp+fwd": 0.0, "elbo": beta * (q / p - 1), "amvl": gamma * (1 - (p + np.mean(off**2)) / q)}[objective]
         slow = 0.0 if anchor is None else -beta / p * (c - delta.mean()) - anchor * c
         widen = -0.5 * beta * (1 - (q + np.mean(off**2)) / p)
         return np.concatenate([-(h * delta - g + pull * off), [slow, -0.5 * (h * q + width), widen]])
@@ -48,7 +49,7 @@ def test_dual_kl_spread_has_the_measured_values_and_is_the_rest_of_the_flow(gamm
     found = self_consistent_spread(1.0, 1.3, gamma)
     assert found.variance == pytest.approx(variance, abs=1e-5)
     assert found.snr == pytest.approx(snr, abs=1e-4)
-    _, moment, width = rest_of_flow([1, -1], 1.3, 0.5, gamma, "dual")
+    _, moment, width = rest_of_flow([1, -1], 1.3, 0.5, gamma, "amvl")
     assert found.variance == pytest.approx(moment, rel=1e-5)
     assert found.posterior_variance == pytest.approx(width, rel=1e-5)
 
@@ -62,13 +63,13 @@ def test_elbo_spread_is_the_rest_of_the_flow(beta):
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(positive, positive, st.floats(0.001, 0.999), st.sampled_from(["dual", "elbo"]))
+@given(positive, positive, st.floats(0.001, 0.999), st.sampled_from(["amvl", "elbo"]))
 def test_spread_solves_the_equations_of_its_posterior(v0, h, ratio, objective):
     weight = ratio * critical_weight(v0, h, objective)
     found = self_consistent_spread(v0, h, weight, objective)
     V, q = float(found.variance), float(found.posterior_variance)
     p = q + V
-    if objective == "dual":
+    if objective == "amvl":
         assert h * q**2 + weight * q == pytest.approx(weight * (p + V), rel=1e-10)
         assert np.sqrt(V) == pytest.approx(np.sqrt(v0) / (h + weight / q), rel=1e-9)
     else:
@@ -79,7 +80,7 @@ def test_spread_solves_the_equations_of_its_posterior(v0, h, ratio, objective):
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
-@given(positive, positive, positive, st.floats(0.1, 10), st.sampled_from(["dual", "elbo"]))
+@given(positive, positive, positive, st.floats(0.1, 10), st.sampled_from(["amvl", "elbo"]))
 def test_nats_do_not_depend_on_the_unit_of_z_and_fall_with_the_weight(v0, h, weight, unit, objective):
     here = self_consistent_spread(v0, h, weight, objective)
     there = self_consistent_spread(v0 / unit**2, h / unit**2, weight, objective)
@@ -89,7 +90,7 @@ def test_nats_do_not_depend_on_the_unit_of_z_and_fall_with_the_weight(v0, h, wei
 
 
 def test_above_the_critical_weight_nothing_is_left_and_at_weight_zero_everything():
-    for objective, critical in (("dual", 2 / 1.3), ("elbo", 1 / 1.3)):
+    for objective, critical in (("amvl", 2 / 1.3), ("elbo", 1 / 1.3)):
         assert critical_weight(1.0, 1.3, objective) == pytest.approx(critical, rel=1e-12)
         above = self_consistent_spread(1.0, 1.3, [critical, 10.0], objective)
         for values in (above.variance, above.posterior_variance, above.snr, above.leaked_nats):
@@ -104,7 +105,7 @@ def test_above_the_critical_weight_nothing_is_left_and_at_weight_zero_everything
 
 def test_information_grows_like_a_half_and_a_quarter_log_of_one_over_the_weight():
     weights = np.array([1e-8, 1e-12])
-    for objective, slope in (("dual", 0.25), ("elbo", 0.5)):
+    for objective, slope in (("amvl", 0.25), ("elbo", 0.5)):
         nats = self_consistent_spread(1.0, 1.3, weights, objective).leaked_nats
         assert (nats[1] - nats[0]) / np.log(1e4) == pytest.approx(slope, rel=1e-3)
 
@@ -113,7 +114,7 @@ def test_at_equal_weight_the_objectives_cross_at_two_over_the_golden_ratio_squar
     cross = equal_weight_crossover(0.7, 1.3)
     assert pytest.approx(0.7639, abs=1e-4) == EQUAL_WEIGHT_CROSSOVER
     dual, elbo = (
-        self_consistent_spread(0.7, 1.3, cross * np.array([0.9, 1.0, 1.1]), o).leaked_nats for o in ("dual", "elbo")
+        self_consistent_spread(0.7, 1.3, cross * np.array([0.9, 1.0, 1.1]), o).leaked_nats for o in ("amvl", "elbo")
     )
     assert dual[0] < elbo[0]
     assert dual[1] == pytest.approx(elbo[1], rel=1e-12)
@@ -128,7 +129,7 @@ def test_linear_vae_collapses_exactly_where_the_data_variance_is_beta_times_the_
 def test_exact_information_is_below_channel_value_and_entropy_and_equals_the_former_when_small():
     weights = np.array([1e-6, 0.05, 0.5, 1.53])
     p = np.array([0.2, 0.8])
-    exact = exact_leaked_information([2.0, -0.5], 1.3, weights, "dual", p)
+    exact = exact_leaked_information([2.0, -0.5], 1.3, weights, "amvl", p)
     channel = self_consistent_spread(1.0, 1.3, weights).leaked_nats
     assert (exact <= channel).all()
     assert exact[0] == pytest.approx(entropy(p), rel=1e-6)
@@ -142,7 +143,7 @@ def roots(objective, gamma=0.0, **changes):
 
 @pytest.mark.parametrize(
     ("objective", "gamma", "expected"),
-    [("fwd", 0, 0.3976), ("elbo", 0, 0.39757), ("dual", 0.1, 0.36238), ("dual", 0.5, 0.32596)],
+    [("ntp+fwd", 0, 0.3976), ("elbo", 0, 0.39757), ("amvl", 0.1, 0.36238), ("amvl", 0.5, 0.32596)],
 )
 def test_contamination_has_the_measured_values_and_is_the_rest_of_the_flow(objective, gamma, expected):
     found = roots(objective, gamma)
@@ -150,16 +151,16 @@ def test_contamination_has_the_measured_values_and_is_the_rest_of_the_flow(objec
     assert found.values[0] == pytest.approx(expected, abs=5e-5)
     # Forward-only narrows its posterior like 1/t, so its flow is still 2/(h t) away.
     c, _, _ = rest_of_flow([1.8, -0.2], 1.3, 0.7, gamma, objective, anchor=0.6)
-    assert c == pytest.approx(found.values[0], rel=1e-3 if objective == "fwd" else 1e-5)
+    assert c == pytest.approx(found.values[0], rel=1e-3 if objective == "ntp+fwd" else 1e-5)
 
 
 def test_bistable_instance_has_both_quoted_roots_and_the_flow_finds_each():
-    found = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "dual")
+    found = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "amvl")
     assert found.stable.tolist() == [True, False, True]
     assert found.values[0] == pytest.approx(0.376, abs=5e-4)
     assert found.values[2] == pytest.approx(2.95, abs=5e-3)
-    low, _, _ = rest_of_flow([3.1, 2.9], 1.0, 1.0, 0.002, "dual", anchor=1.0, start=0.0)
-    high, _, _ = rest_of_flow([3.1, 2.9], 1.0, 1.0, 0.002, "dual", anchor=1.0, start=2.95, width=np.log(0.005))
+    low, _, _ = rest_of_flow([3.1, 2.9], 1.0, 1.0, 0.002, "amvl", anchor=1.0, start=0.0)
+    high, _, _ = rest_of_flow([3.1, 2.9], 1.0, 1.0, 0.002, "amvl", anchor=1.0, start=2.95, width=np.log(0.005))
     middle = found.values[1]
     assert found.values[0] == pytest.approx(low, rel=1e-5)
     assert found.values[2] == pytest.approx(high, rel=1e-5)
@@ -167,7 +168,7 @@ def test_bistable_instance_has_both_quoted_roots_and_the_flow_finds_each():
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(*[st.floats(-1.5, 1.0) for _ in range(6)], st.sampled_from(["fwd", "elbo", "dual"]))
+@given(*[st.floats(-1.5, 1.0) for _ in range(6)], st.sampled_from(["ntp+fwd", "elbo", "amvl"]))
 def test_no_root_is_missed_and_every_root_solves_the_equation(g, v0, h, alpha, beta, gamma, objective):
     g, v0, h, alpha, beta, gamma = (10.0**x for x in (g, v0, h, alpha, beta, gamma))
     found = self_consistent_contamination(g, v0, h, alpha, beta, gamma, objective)
@@ -175,9 +176,9 @@ def test_no_root_is_missed_and_every_root_solves_the_equation(g, v0, h, alpha, b
     def excess(c):
         E = v0 + (g - h * c) ** 2
         hX = {
-            "fwd": E,
+            "ntp+fwd": E,
             "elbo": np.maximum(E, beta * h),
-            "dual": np.where(gamma * h / 2 >= E, gamma * h, E + np.sqrt(gamma * h * E / 2)),
+            "amvl": np.where(gamma * h / 2 >= E, gamma * h, E + np.sqrt(gamma * h * E / 2)),
         }
         return c * (beta * h**2 + alpha * hX[objective]) / (beta * g * h) - 1
 
@@ -196,7 +197,7 @@ def test_no_root_is_missed_and_every_root_solves_the_equation(g, v0, h, alpha, b
 def test_dual_kl_is_below_forward_only_branch_by_branch_and_a_leaking_elbo_is_on_it(g, v0, h, alpha, beta, gamma):
     g, v0, h, alpha, beta, gamma = (10.0**x for x in (g, v0, h, alpha, beta, gamma))
     fwd, elbo, dual = (
-        self_consistent_contamination(g, v0, h, alpha, beta, gamma, o).values for o in ("fwd", "elbo", "dual")
+        self_consistent_contamination(g, v0, h, alpha, beta, gamma, o).values for o in ("ntp+fwd", "elbo", "amvl")
     )
     assert dual[0] < fwd[0]
     assert dual[-1] < fwd[-1]
@@ -208,22 +209,22 @@ def test_dual_kl_is_below_forward_only_branch_by_branch_and_a_leaking_elbo_is_on
 
 
 def test_across_branches_dual_kl_can_be_worse_than_forward_only():
-    fwd = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.0, "fwd")
-    dual = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "dual")
+    fwd = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.0, "ntp+fwd")
+    dual = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "amvl")
     assert dual.values[2] > fwd.values[0]
     assert dual.stable[2]
     assert fwd.stable[0]
 
 
 def test_without_anchor_or_force_or_spread_the_roots_are_those_of_hand():
-    assert roots("dual", 0.5, anchor=0.0).values.tolist() == [0.8 / 1.3]
-    assert roots("dual", 0.5, force_mean=0.0).values.tolist() == [0.0]
-    single = roots("fwd", force_mean=3.0, force_var=0.0, curvature=1.0, anchor=1.0, beta=1.0)
+    assert roots("amvl", 0.5, anchor=0.0).values.tolist() == [0.8 / 1.3]
+    assert roots("amvl", 0.5, force_mean=0.0).values.tolist() == [0.0]
+    single = roots("ntp+fwd", force_mean=3.0, force_var=0.0, curvature=1.0, anchor=1.0, beta=1.0)
     np.testing.assert_allclose(single.values, [(3 - np.sqrt(5)) / 2, (3 + np.sqrt(5)) / 2, 3.0], rtol=1e-12)
     assert single.stable.tolist() == [True, False, True]
-    collapsed = roots("dual", 50.0)
+    collapsed = roots("amvl", 50.0)
     assert collapsed.values[0] == pytest.approx(0.7 * 0.8 / (0.7 * 1.3 + 0.6 * 50), rel=1e-14)
-    assert roots("dual", 0.0).values[0] == roots("fwd").values[0]
+    assert roots("amvl", 0.0).values[0] == roots("ntp+fwd").values[0]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_without_anchor_or_force_or_spread_the_roots_are_those_of_hand():
         (lambda: self_consistent_spread(1.0, 1.0, 1.0, "kl"), "objective"),
         (lambda: critical_weight(1.0, -1.0), "curvature"),
         (lambda: exact_leaked_information([1, -1], 1.0, 0.0), "weight"),
-        (lambda: exact_leaked_information([1, -1], 1.0, 0.1, "dual", [0.5, 0.6]), "probabilities"),
+        (lambda: exact_leaked_information([1, -1], 1.0, 0.1, "amvl", [0.5, 0.6]), "probabilities"),
         (lambda: self_consistent_contamination(1.0, 1.0, 1.0, 1.0, 0.0, 1.0), "beta"),
         (lambda: self_consistent_contamination(1.0, 1.0, 1.0, -1.0, 1.0, 1.0), "anchor"),
         (lambda: self_consistent_contamination(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, "kl"), "objective"),
@@ -245,3 +246,22 @@ def test_without_anchor_or_force_or_spread_the_roots_are_those_of_hand():
 def test_bad_arguments_are_named(call, name):
     with pytest.raises(ValueError, match=f"^{name}: expected .* received"):
         call()
+
+
+def test_older_names_of_objectives_give_the_same_and_messages_list_the_documented_ones() -> None:
+    for older, name in OLDER_OBJECTIVES.items():
+        np.testing.assert_array_equal(
+            self_consistent_contamination(0.8, 1.0, 1.3, 0.6, 0.7, 0.1, older).values,
+            self_consistent_contamination(0.8, 1.0, 1.3, 0.6, 0.7, 0.1, name).values,
+        )
+    np.testing.assert_array_equal(
+        self_consistent_spread(1.0, 1.3, 0.2, "dual").variance, self_consistent_spread(1.0, 1.3, 0.2, "amvl").variance
+    )
+    assert critical_weight(1.0, 1.3, "dual") == critical_weight(1.0, 1.3, "amvl")
+    assert exact_leaked_information([1.0, -1.0], 1.3, 0.2, "dual") == exact_leaked_information(
+        [1.0, -1.0], 1.3, 0.2, "amvl"
+    )
+    with pytest.raises(ValueError, match=r"objective: expected one of ntp\+fwd, elbo, amvl, received 'rev'"):
+        self_consistent_contamination(0.8, 1.0, 1.3, 0.6, 0.7, 0.1, "rev")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="objective: expected one of amvl, elbo, received 'fwd'"):
+        self_consistent_spread(1.0, 1.3, 0.2, "fwd")  # type: ignore[arg-type]

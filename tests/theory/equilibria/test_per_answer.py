@@ -21,14 +21,14 @@ CASES = {
 }
 
 
-def rest_of_flow(forces, p, h, gamma, *, objective="dual", beta=0.5, anchor=None, start=0.0, width=0.0, until=4000.0):
+def rest_of_flow(forces, p, h, gamma, *, objective="amvl", beta=0.5, anchor=None, start=0.0, width=0.0, until=4000.0):
     """(c, delta_y, s_y) where the gradient flow of the real KLs ends, every answer with a variance of its own."""
     g, p, n = np.array(forces), np.array(p), len(forces)
 
     def flow(_, state):
         delta, log_q, c, prior = state[:n], state[n : 2 * n], state[2 * n], np.exp(state[2 * n + 1])
         q, off = np.exp(log_q), delta - c
-        if objective == "dual":
+        if objective == "amvl":
             pull, narrow = gamma / q, gamma * (1 - (prior + off**2) / q)
         else:
             pull, narrow = beta / prior, beta * (q / prior - 1)

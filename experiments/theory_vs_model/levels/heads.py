@@ -19,11 +19,10 @@ Adam's step does not depend on the size of the loss. Where the answer loss pulls
 head moves, only how the KL's pull compares with the noise of the answer loss; with "KL only" gamma cancels out.
 
 Every question is encoded once, and its recorded keys and values serve all steps and all gammas. Heads for several gammas and
-label noises are trained side by side in one batch, on the same questions and with the same latent noise; they do not touch each
-other, so each comes out as if trained by itself.
+label noises are trained side by side in one batch, on the same questions and with the same latent noise; they do not interact,
+so that the result is that of separate trainings.
 
-
-The rungs that train latent heads on the frozen reference: which heads, from where, how long, at which gamma and label noise.
+The levels, by name:
 
     head untrained        the posterior's fresh head before its first step: what random weights reveal of the answer
     head KL only          trained on the KL alone
@@ -31,7 +30,6 @@ The rungs that train latent heads on the frozen reference: which heads, from whe
     head +S               the checkpoint's own, S steps more
     both heads untrained  prior and posterior fresh, before their first step
     both heads S          prior and posterior, fresh, S steps
-
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -51,18 +49,18 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from amvl_model.config import ObjectiveConfig
-from amvl_model.data.processing import AMVLProcessor, pad_right
-from amvl_model.data.schema import VisualQuestion, option_letter
+from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.diagnostics.common.gradients import differentiable
-from amvl_model.evaluation.scorers import batches, latent_scorer
 from amvl_model.models.amvl import LATENT_MODULES
 from amvl_model.models.distributions import DiagonalGaussian, answer_nll
 from amvl_model.objectives import amvl_objective
 from amvl_model.two_pass.layout import PrefixCache, QueryState, posterior_mask, second_pass_mask, short_positions
+from amvl_theory import AnswerPosteriors
+from experiments.theory_vs_model.levels.encoded import EncodedSet, encode_set
+from experiments.theory_vs_model.levels.linear import Level
 from experiments.theory_vs_model.plan import Plan
-from experiments.theory_vs_model.rungs import Rung, checkpoint_posteriors
-from experiments.theory_vs_model.theory import Posteriors
+from experiments.theory_vs_model.reference import checkpoint_posteriors
 
 POSTERIOR = ("posterior_queries", "posterior_head")
 PRIOR = ("prior_queries", "prior_head")
@@ -99,111 +97,6 @@ class HeadTraining:
     def trained(self) -> tuple[str, ...]:
         """Names of the modules that learn."""
         return (*PRIOR, *POSTERIOR) if self.prior else POSTERIOR
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedSet:
-    """Encoded questions with their given answers, padded to one length; everything needed to train a head.
-
-    Attributes:
-        keys, values: per layer, (n, heads, N, d). mask: (n, N). next_position: (n,).
-        prior: p(Z|x), (n, k, d). answer_ids, answer_mask: (n, M).
-    """
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    mask: Tensor
-    next_position: Tensor
-    prior: DiagonalGaussian
-    answer_ids: Tensor
-    answer_mask: Tensor
-
-    def __len__(self) -> int:
-        return len(self.mask)
-
-    def rows(self, index: Tensor) -> tuple[QueryState, DiagonalGaussian, Tensor, Tensor]:
-        """Encoded queries, priors and answers of some questions, padding cut to the longest of them."""
-        mask = self.mask[index]
-        longest = int(mask.sum(1).max())
-        pairs = enumerate(zip(self.keys, self.values, strict=True))
-        cache = PrefixCache({i: (keys[index, :, :longest], values[index, :, :longest]) for i, (keys, values) in pairs})
-        prior = DiagonalGaussian(self.prior.mean[index], self.prior.log_std[index])
-        state = QueryState(cache, mask[:, :longest], self.next_position[index])
-        return state, prior, self.answer_ids[index], self.answer_mask[index]
-
-    def with_answers(self, processor: AMVLProcessor, questions: Sequence[VisualQuestion]) -> EncodedSet:
-        """The same encoded questions with the answers that they were given at another label noise.
-
-        Raises:
-            ValueError: for another number of questions, or one without an answer.
-        """
-        if len(questions) != len(self):
-            raise ValueError(f"expected the {len(self)} questions that were encoded, got {len(questions)}")
-        ids, mask = _answers([processor.encode_answer(option_letter(_answer(q))) for q in questions], processor)
-        return replace(self, answer_ids=ids.to(self.mask.device), answer_mask=mask.to(self.mask.device))
-
-
-def encode_set(
-    model: Any,
-    processor: AMVLProcessor,
-    questions: Sequence[VisualQuestion],
-    *,
-    batch_size: int = 64,
-    progress: bool = True,
-) -> EncodedSet:
-    """Encode training questions once, with the answers that they were given.
-
-    Raises:
-        ValueError: for a model without latents, an empty set, or a question without options or answer.
-    """
-    scorer = latent_scorer(model, processor)
-    found: dict[int, tuple[Any, ...]] = {}
-    with differentiable(model), torch.no_grad():
-        for batch in batches(questions, processor, batch_size, description="encode", progress=progress):
-            query = scorer.encode_batch(batch)
-            layers = [query.state.cache.layer(i) for i in range(len(query.state.cache.layers))]
-            assert query.prior is not None
-            for row, index in enumerate(batch.index):
-                length = int(query.state.mask[row].sum())
-                answer = _answer(batch.questions[row])
-                found[index] = (
-                    [(keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in layers],
-                    query.state.next_position[row],
-                    query.prior.mean[row],
-                    query.prior.log_std[row],
-                    scorer.option_ids(answer).cpu(),
-                )
-    rows = [found[i] for i in range(len(questions))]
-    ids, answer_mask = _answers([row[4] for row in rows], processor)
-    lengths = torch.tensor([row[0][0][0].shape[1] for row in rows], device=scorer.device)
-    longest = int(lengths.max())
-    return EncodedSet(
-        keys=tuple(_padded([row[0][i][0] for row in rows], longest) for i in range(len(rows[0][0]))),
-        values=tuple(_padded([row[0][i][1] for row in rows], longest) for i in range(len(rows[0][0]))),
-        mask=(torch.arange(longest, device=scorer.device) < lengths[:, None]).long(),
-        next_position=torch.stack([row[1] for row in rows]),
-        prior=DiagonalGaussian(torch.stack([row[2] for row in rows]), torch.stack([row[3] for row in rows])),
-        answer_ids=ids.to(scorer.device),
-        answer_mask=answer_mask.to(scorer.device),
-    )
-
-
-def _answer(question: VisualQuestion) -> int:
-    if question.answer is None:
-        raise ValueError(f"question {question.id!r}: expected the answer that it is trained with, got none")
-    return question.answer
-
-
-def _answers(ids: Sequence[Tensor], processor: AMVLProcessor) -> tuple[Tensor, Tensor]:
-    return pad_right(list(ids), processor.pad_token_id)
-
-
-def _padded(parts: Sequence[Tensor], longest: int) -> Tensor:
-    """(n, heads, N, d) from parts (heads, length, d), zeros on the right."""
-    whole = parts[0].new_zeros(len(parts), parts[0].shape[0], longest, parts[0].shape[2])
-    for row, part in enumerate(parts):
-        whole[row, :, : part.shape[1]] = part
-    return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,14 +145,14 @@ def train_side_by_side(model: Any, cases: Sequence[Case], training: HeadTraining
         )
     start = _initial(model, training) if training.fresh else _weights(model, training.trained)
     modules = [{name: copy.deepcopy(getattr(model, name)) for name in training.trained} for _ in cases]
-    for each in modules:
+    for heads in modules:
         for name, state in start.items():
-            each[name].load_state_dict(state)
+            heads[name].load_state_dict(state)
     with differentiable(model):
         losses = _train(model, cases, modules, training)
     return [
-        Trained({name: module.state_dict() for name, module in each.items()}, losses[:, i].tolist())
-        for i, each in enumerate(modules)
+        Trained({name: module.state_dict() for name, module in heads.items()}, losses[:, i].tolist())
+        for i, heads in enumerate(modules)
     ]
 
 
@@ -288,10 +181,10 @@ def _initial(model: Any, training: HeadTraining) -> dict[str, dict[str, Tensor]]
 
     Their scale is that of the token embeddings, which a run trains a little: taken from the checkpoint.
     """
-    kept = _weights(model, LATENT_MODULES)
+    own = _weights(model, LATENT_MODULES)
     model.reset_latent_modules(seed=training.seed)
     drawn = _weights(model, training.trained)
-    _load(model, kept)
+    _load(model, own)
     return drawn
 
 
@@ -299,8 +192,8 @@ def _train(
     model: Any, cases: Sequence[Case], modules: Sequence[Modules], training: HeadTraining
 ) -> NDArray[np.float64]:
     """Losses (steps, cases)."""
-    learnt = [[p.requires_grad_(True) for m in each.values() for p in m.parameters()] for each in modules]
-    optimiser = torch.optim.AdamW(list(chain.from_iterable(learnt)), lr=training.learning_rate, weight_decay=0.0)
+    parameters = [[p.requires_grad_(True) for m in heads.values() for p in m.parameters()] for heads in modules]
+    optimiser = torch.optim.AdamW(list(chain.from_iterable(parameters)), lr=training.learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimiser, round(training.warmup * training.steps), training.steps)
     generator = torch.Generator().manual_seed(training.seed)
     losses = np.empty((training.steps, len(cases)))
@@ -308,14 +201,14 @@ def _train(
     for step in range(training.steps):
         progress = step / training.steps if training.fresh else 1.0
         with torch.enable_grad():
-            each = _losses(model, cases, modules, training, next(order), progress, generator)
+            case_losses = _losses(model, cases, modules, training, next(order), progress, generator)
             optimiser.zero_grad()
-            each.sum().backward()
-        for parameters in learnt:
-            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            case_losses.sum().backward()
+        for group in parameters:
+            torch.nn.utils.clip_grad_norm_(group, training.max_grad_norm)
         optimiser.step()
         schedule.step()
-        losses[step] = each.detach().double().numpy()
+        losses[step] = case_losses.detach().double().numpy()
     return losses
 
 
@@ -340,12 +233,12 @@ def _losses(
         noise = torch.randn(held.mean.shape, generator=generator)
         z = torch.cat([q.mean + q.std * noise for q in posteriors])
         nll = answer_nll(model.answer_logits(state, z, ids), ids, mask)
-    found = []
+    totals = []
     for case, prior, posterior, own in zip(cases, priors, posteriors, nll.chunk(len(cases)), strict=True):
         beta, gamma = ObjectiveConfig(name="amvl", beta=training.beta, gamma=case.gamma).weights(progress)
         terms = amvl_objective(prior, posterior, own, beta * training.prior, gamma, objective="amvl")
-        found.append(terms.total.mean())
-    return torch.stack(found)
+        totals.append(terms.total.mean())
+    return torch.stack(totals)
 
 
 def _tiled(state: QueryState, times: int) -> QueryState:
@@ -359,10 +252,10 @@ def priors_from(model: Any, state: QueryState, modules: Sequence[Modules]) -> li
     """p(Z|x) of each set of modules on its share of the queries, (B / sets, k, d) each."""
     offsets = torch.arange(model.config.num_latents)
     share = len(state.mask) // len(modules)
-    queries = torch.cat([model._queries(each["prior_queries"], share) for each in modules])
+    queries = torch.cat([model._queries(heads["prior_queries"], share) for heads in modules])
     positions = short_positions(state.next_position, offsets)
     hidden = model._text_model(queries, positions, second_pass_mask(state.mask, len(offsets)), state.cache)
-    return [each["prior_head"](part) for each, part in zip(modules, hidden.chunk(len(modules)), strict=True)]
+    return [heads["prior_head"](part) for heads, part in zip(modules, hidden.chunk(len(modules)), strict=True)]
 
 
 def posteriors_from(
@@ -370,12 +263,12 @@ def posteriors_from(
 ) -> list[DiagonalGaussian]:
     """q(Z|x,y) of each set of modules on its share of the queries and answers, (B / sets, k, d) each."""
     k, share = model.config.num_latents, len(state.mask) // len(modules)
-    queries = torch.cat([model._queries(each["posterior_queries"], share) for each in modules])
+    queries = torch.cat([model._queries(heads["posterior_queries"], share) for heads in modules])
     embeddings = torch.cat([queries, model.get_input_embeddings()(answer_ids)], dim=1)
     positions = short_positions(state.next_position, torch.arange(k), k + torch.arange(answer_ids.shape[1]))
     mask = posterior_mask(state.mask, k, answer_mask)
     hidden = model._text_model(embeddings, positions, mask, state.cache)[:, :k]
-    return [each["posterior_head"](part) for each, part in zip(modules, hidden.chunk(len(modules)), strict=True)]
+    return [heads["posterior_head"](part) for heads, part in zip(modules, hidden.chunk(len(modules)), strict=True)]
 
 
 def _epochs(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -387,21 +280,21 @@ def _epochs(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
 
 
 UNTRAINED = {False: "head untrained", True: "both heads untrained"}
-"""Name of the rung before the first step, by whether the prior is fresh too."""
+"""Name of the level before the first step, by whether the prior is fresh too."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedHeads:
-    """Posteriors that trained heads give the held-out questions.
+    """AnswerPosteriors that trained heads give the held-out questions.
 
     Attributes:
-        rungs: per rung, per gamma, one a question.
-        noisy: per label noise, per rung, one a question, at the plan's noise_gamma.
-        losses: per "rung, gamma[, noise]", mean loss of the first and of the last tenth of the steps [nats].
+        levels: per level, per gamma, one a question.
+        by_noise: per label noise, per level, one a question, at the plan's noise_gamma.
+        losses: per "level, gamma[, noise]", mean loss of the first and of the last tenth of the steps [nats].
     """
 
-    rungs: dict[str, Rung]
-    noisy: dict[float, dict[str, list[Posteriors | None]]]
+    levels: dict[str, Level]
+    by_noise: dict[float, dict[str, list[AnswerPosteriors | None]]]
     losses: dict[str, tuple[float, float]]
 
 
@@ -415,21 +308,21 @@ def train_heads(model: Any, processor: Any, questions: Sequence[VisualQuestion],
         plan: what to train.
 
     Raises:
-        ValueError: for a name of a rung that `head_training` does not know, or too few training questions.
+        ValueError: for a name of a level that `head_training` does not define, or too few training questions.
     """
-    found = TrainedHeads({}, {noise: {} for noise in plan.noises}, {})
+    heads = TrainedHeads({}, {noise: {} for noise in plan.noises}, {})
     ways = {name: head_training(name, seed) for name in plan.heads}
     if not ways:
-        return found
+        return heads
     data = encode_set(model, processor, training_questions(plan, seed, plan.train_noise), progress=False)
 
-    def posteriors(trained: Trained) -> list[Posteriors | None]:
+    def posteriors(trained: Trained) -> list[AnswerPosteriors | None]:
         with installed(model, trained):
             return checkpoint_posteriors(model, processor, questions)
 
     for prior in sorted({how.prior for how in ways.values() if how.fresh}):
         (still,) = train_side_by_side(model, [Case(0.0, data)], HeadTraining(steps=0, seed=seed, prior=prior))
-        found.rungs[UNTRAINED[prior]] = dict.fromkeys(plan.gammas, posteriors(still))
+        heads.levels[UNTRAINED[prior]] = dict.fromkeys(plan.gammas, posteriors(still))
     for name, how in ways.items():
         gammas = plan.both_gammas if how.prior else plan.few_gammas
         noises = plan.noises if how.prior else ()
@@ -437,26 +330,26 @@ def train_heads(model: Any, processor: Any, questions: Sequence[VisualQuestion],
         for noise in noises:
             cases.append(Case(plan.noise_gamma, data.with_answers(processor, training_questions(plan, seed, noise))))
         trained = train_side_by_side(model, cases, how)
-        rows = [posteriors(each) for each in trained]
-        found.rungs[name] = dict(zip(gammas, rows[: len(gammas)], strict=True))
+        rows = [posteriors(head) for head in trained]
+        heads.levels[name] = dict(zip(gammas, rows[: len(gammas)], strict=True))
         for noise, row in zip(noises, rows[len(gammas) :], strict=True):
-            found.noisy[noise][name] = row
+            heads.by_noise[noise][name] = row
         labels = [f"{name}, gamma={gamma:g}" for gamma in gammas]
         labels += [f"{name}, gamma={plan.noise_gamma:g}, noise={noise:g}" for noise in noises]
         tenth = max(1, how.steps // 10)
-        for label, each in zip(labels, trained, strict=True):
-            found.losses[label] = (float(np.mean(each.losses[:tenth])), float(np.mean(each.losses[-tenth:])))
-    return found
+        for label, head in zip(labels, trained, strict=True):
+            heads.losses[label] = (float(np.mean(head.losses[:tenth])), float(np.mean(head.losses[-tenth:])))
+    return heads
 
 
 def training_questions(plan: Plan, seed: int, noise: float) -> list[VisualQuestion]:
-    """The first training questions of a run, with its wrong labels; the same pictures at every label noise."""
+    """The first training questions of a run, with its wrong labels; the same images at every label noise."""
     drawn = SyntheticBlink(tasks=plan.tasks, split="train", seed=seed, size=plan.head_questions, label_noise=noise)
     return drawn[:]
 
 
 def head_training(name: str, seed: int) -> HeadTraining:
-    """The settings behind the name of a rung: "head KL only", "head S", "head +S" or "both heads S", with S steps.
+    """The settings behind the name of a level: "head KL only", "head S", "head +S" or "both heads S", with S steps.
 
     Raises:
         ValueError: for another name.
