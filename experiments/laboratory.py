@@ -1,7 +1,7 @@
 """Train and measure arms of the laboratory on the multi-hop base, one result file each; what is there is not run again.
 
-python experiments/laboratory.py --base runs/multihop/base --objective sft pause --seeds 0 1 2
-python experiments/laboratory.py --base runs/multihop/base --objective prior ntp ntp+fwd elbo amvl --seeds 0 1 2
+python experiments/laboratory.py --objective sft pause --seeds 0 1 2
+python experiments/laboratory.py --objective prior ntp ntp+fwd elbo amvl --seeds 0 1 2
 
 The arms with latents of a seed share one warm-up by prior-sample training.
 """
@@ -24,7 +24,9 @@ from experiments.train_multihop import hop_mixture
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, run what has no result yet."""
     parser = argparse.ArgumentParser(description="Train and measure arms of the laboratory.")
-    parser.add_argument("--base", type=Path, required=True, help="checkpoint of experiments/train_multihop.py")
+    parser.add_argument(
+        "--base", default="multihop", help="checkpoint of experiments/train_multihop.py (default: shipped)"
+    )
     parser.add_argument("--objective", nargs="+", choices=list(OBJECTIVES), default=["amvl"], metavar="NAME")
     parser.add_argument("--hops", type=hop_mixture, default=hop_mixture("1:1,2:1,3:2"), help="hops:weight,...")
     parser.add_argument("--beta", type=float, default=1.0, help="weight of the forward KL, per nat")
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from amvl_model.data.processing import AMVLProcessor
+    from amvl_model.models.loading import resolve
     from amvl_model.results.files import result_path
     from amvl_model.studies.laboratory import build_arm, run_arm, warm_up
     from amvl_model.two_pass.attention import install_attention
@@ -64,9 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
             if result_path(options.out, "laboratory", arm.cell, seed).exists():
                 print(f"{arm.cell}, seed {seed}: result is there")
                 continue
-            base = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.base, dtype=torch.float32)
+            base = Qwen2_5_VLForConditionalGeneration.from_pretrained(resolve(options.base), dtype=torch.float32)
             install_attention(base)
-            processor = AMVLProcessor.from_pretrained(options.base)
+            processor = AMVLProcessor.from_pretrained(resolve(options.base))
             log = options.log / f"{arm.cell}-seed{seed}.jsonl"
             model, warmed = build_arm(base, processor, arm), {}
             if OBJECTIVES[objective].latents and arm.warmup:

@@ -1,7 +1,7 @@
 """The twelve statements of the mean-leakage model: proven, in closed form, simulated, compared, and drawn.
 
     python experiments/leakage_sim.py                          # everything: a verdict per statement, CSV, JSON, figures
-    python experiments/leakage_sim.py --quick                  # a few seconds: fewer instances, coarser figures
+    python experiments/leakage_sim.py --quick                  # under a minute: fewer instances, coarser figures
     python experiments/leakage_sim.py --only T3 T6 --instances 2000 --no-figures
     python experiments/leakage_sim.py --curvature 2 --force-var 0.5 --gamma 0.01 0.1 1 10
     python experiments/leakage_sim.py --sweep grid.yaml        # closed-form equilibria on a grid, as CSV

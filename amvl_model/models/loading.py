@@ -28,6 +28,7 @@ SHIPPED = {
     "tiny": ASSETS / "tiny-base",
     "tiny-forward-only": ASSETS / "tiny-forward-only",
     "tiny-amvl": ASSETS / "tiny-amvl",
+    "multihop": ASSETS / "multihop-base",
 }
 
 

@@ -1,10 +1,10 @@
 """What is measured of a trained checkpoint: scores, leakage, stability, and the same on questions out of distribution.
 
-What a run of a study records beside `run.measure`: out-of-distribution figures, the answer direction, sampled latents.
+What a run of a study records beside `measure`: out-of-distribution figures, the answer direction, sampled latents.
 
 out_of_distribution.accuracy, .answer_nll         on the shifted set of the run's tasks (ShiftedBlink, clean labels), with the
                                                   prior mean where there are latents
-answer_direction.held_out.*, .training.*          answer_direction_shift, no unit (diagnostics/answer_direction.py)
+answer_direction.held_out.*, .training.*          answer_direction_shift, no unit (diagnostics/leakage/answer_direction.py)
 answer_direction.memorised                        training contrast minus held-out contrast
 prior_sample.accuracy, .answer_nll                latents drawn from the prior, averaged over the draws, question by question
 prior_mixture.accuracy, .answer_nll               the same draws, their probabilities averaged first

@@ -1,6 +1,6 @@
 """T9 on T5: contamination of a saturating mode whose means and variances are both free.
 
-The mode is that of `nonlinear.py`, with posterior variance sigma_q^2 shared by the answers, prior variance by moment matching,
+The mode is that of `saturation.py`, with posterior variance sigma_q^2 shared by the answers, prior variance by moment matching,
 sigma_p^2 = sigma_q^2 + V, V = E_y (delta_y - c)^2, anchor alpha on c, and the curvature that the spread sees held at h. With
 pi the strength with which delta_y is pulled to c,
 

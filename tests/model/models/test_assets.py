@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.loading import SHIPPED, load_checkpoint
 from amvl_model.studies import main_job
+from amvl_model.training.multihop_base import MultihopRecipe, hop_accuracy
 
 LIMIT = 10 * 10**6  # bytes
 
@@ -33,6 +35,14 @@ def test_the_base_solves_held_out_questions_of_the_tasks_it_is_said_to_solve() -
     found = evaluate(model, processor, questions, progress=False, batch_size=16, n_bootstrap=10)
     for scoring in ("likelihood", "generation"):
         assert found.accuracy[scoring].weighted.mean >= 0.9, scoring
+
+
+def test_the_multi_hop_base_solves_the_hops_that_it_was_trained_on_and_no_more() -> None:
+    recipe = json.loads((SHIPPED["multihop"] / "recipe.json").read_text())
+    settings = MultihopRecipe(**{**recipe, "hops": {int(hops): weight for hops, weight in recipe["hops"].items()}})
+    model, processor = load_checkpoint("multihop")
+    found = {hops: hop_accuracy(model, processor, replace(settings, eval_size=64), hops, "test") for hops in (1, 2, 3)}
+    assert found[1] >= 0.95 and found[2] >= 0.95 and found[3] <= 0.3
 
 
 @pytest.mark.parametrize("name", ["tiny-forward-only", "tiny-amvl"])
