@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, load_backbone
+from amvl_model.models.backbone import AroundBackbone, load_backbone, refuse_unknown
 from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import DiagonalGaussian, GaussianHead, answer_nll
@@ -273,6 +273,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             }
         )
         answer_ids, answer_mask = batch["answer_ids"], batch["answer_mask"]
+        refuse_unknown(vision)
         passes: tuple[str, ...] = ("posterior",) if loss is None else loss.passes
         if not set(passes) <= {"prior", "posterior"}:
             raise ValueError(f"this model computes the passes prior and posterior; the loss needs {', '.join(passes)}")

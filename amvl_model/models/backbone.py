@@ -5,6 +5,7 @@ LoRA on the language model, injected by peft into an AMVL model in place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,18 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
     for module in backbone.modules():
         module._is_hf_initialized = True
     return backbone, path
+
+
+VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
+
+
+def refuse_unknown(vision: Mapping[str, Any]) -> None:
+    """Raise TypeError for an argument of ``forward`` that nothing would read."""
+    unknown = sorted(vision.keys() - VISION_INPUTS)
+    if unknown:
+        raise TypeError(
+            f"forward got {', '.join(unknown)}; beside query, answer and loss it takes {', '.join(sorted(VISION_INPUTS))}"
+        )
 
 
 class AroundBackbone:

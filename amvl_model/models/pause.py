@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, load_backbone
+from amvl_model.models.backbone import AroundBackbone, load_backbone, refuse_unknown
 from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
@@ -127,16 +127,19 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
             input_ids, attention_mask: (B, N), the query; padding on the left is moved to the right.
             answer_ids, answer_mask: (B, M), the answer; likewise, and logits follow the moved tokens.
             loss: called with the answer NLL of the pass "plain" (no pause tokens) or "pause" (`amvl_model.objectives.Loss`).
-            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them.
+            **vision: pixel_values, image_grid_thw, mm_token_type_ids, or image_features, as in
+                `AMVLForConditionalGeneration.forward`.
 
         Raises:
             ValueError: without an answer, or for a loss that needs another pass.
+            TypeError: for an unknown argument.
         """
         if answer_ids is None or answer_mask is None:
             raise ValueError(
                 "forward needs answer_ids and answer_mask (B, M); to answer a question, use "
                 "amvl_model.evaluation.scorers.scorer_for(model, processor).greedy"
             )
+        refuse_unknown(vision)
         name = "pause" if self.config.num_pauses else "plain"
         if loss is not None and loss.passes != (name,):
             raise ValueError(f"this model computes the pass {name}; the loss needs {', '.join(loss.passes)}")
@@ -165,13 +168,17 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         mask = second_pass_mask(query_mask, rows) if rows else None
         read = torch.cat([input_ids, answer_ids[:, :-1]], dim=1)
         x, y = self.get_input_embeddings()(read).split([prefix, read.shape[1] - prefix], dim=1)
+        features = vision.get("image_features")
+        if features is not None:
+            is_image = input_ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
+            x = x.masked_scatter(is_image.unsqueeze(-1), features.to(x.dtype))
         hidden = call_backbone(
             inner,
             input_ids=torch.cat([input_ids, input_ids.new_zeros(len(input_ids), k), answer_ids[:, :-1]], dim=1),
             inputs_embeds=torch.cat([x, pauses, y], dim=1),
             attention_mask={"full_attention": mask, "sliding_attention": mask},
             position_ids=torch.cat([positions, short], dim=-1),
-            pixel_values=vision.get("pixel_values"),
+            pixel_values=vision.get("pixel_values") if features is None else None,
             image_grid_thw=vision.get("image_grid_thw"),
             use_cache=False,
         ).last_hidden_state

@@ -75,17 +75,22 @@ def test_the_names_of_the_cells_state_the_weights_that_are_used() -> None:
     ]
 
 
-def test_an_encoding_that_a_scene_shares_gives_the_output_of_one_for_each_question(base: tuple[Any, Any]) -> None:
-    settings = arm()
+@pytest.mark.parametrize("objective", ["amvl", "sft", "pause"])
+def test_an_encoding_that_a_scene_shares_gives_the_output_of_one_for_each_question(
+    base: tuple[Any, Any], objective: str
+) -> None:
+    settings = arm(objective)
     model, processor = built(base, settings).eval(), base[1]
     questions = settings.recipe.questions("val", 1, 8)[:]
     shared = encode_scenes(model, processor, questions, 4)
     own = {name: value for name, value in shared.items() if name != "image_features"}
     own["pixel_values"] = processor(questions)["pixel_values"]
     with torch.no_grad():
-        got, expected = (model(**batch, latents="posterior_mean") for batch in (shared, own))
+        options = {"latents": "posterior_mean"} if objective == "amvl" else {}
+        got, expected = (model(**batch, **options) for batch in (shared, own))
     torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(got.prior_mean, expected.prior_mean, rtol=1e-4, atol=1e-4)
+    with pytest.raises(TypeError, match="forward got image_feature; beside query"):
+        model(**own, image_feature=shared["image_features"])
 
 
 def test_the_posterior_starts_as_a_copy_of_the_prior(base: tuple[Any, Any]) -> None:
