@@ -211,12 +211,23 @@ class Loss:
         weights: beta and gamma now.
         kl_reduction: KLs summed over slots and dimensions, or their mean.
         nll_reduction: answer NLLs summed over tokens ("sum"), or their mean ("token_mean").
+
+    Raises:
+        ValueError: for another reduction.
     """
 
     objective: Objective
     weights: Weights = Weights()
     kl_reduction: Literal["sum", "mean"] = "sum"
     nll_reduction: Literal["sum", "token_mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        if self.kl_reduction not in ("sum", "mean"):
+            raise ValueError(
+                f"kl_reduction must be 'sum' or 'mean' (over slots and dimensions), got {self.kl_reduction!r}"
+            )
+        if self.nll_reduction not in ("sum", "token_mean"):
+            raise ValueError(f"nll_reduction must be 'sum' or 'token_mean', got {self.nll_reduction!r}")
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -328,8 +339,6 @@ def amvl_objective(
         raise ValueError(
             f"objective {objective!r} reads the passes {', '.join(entry.passes)}; call Loss with their outputs"
         )
-    if kl_reduction not in ("sum", "mean"):
-        raise ValueError(f"kl_reduction must be 'sum' or 'mean' (over slots and dimensions), got {kl_reduction!r}")
     return Loss(entry, Weights(beta, gamma), kl_reduction)({"posterior": answer_nll}, prior, posterior)
 
 

@@ -1,4 +1,4 @@
-"""How many files a reader has to follow: moves between files of the project on five journeys through the tiny model.
+"""How many files a reader has to follow: moves between files of the project on six journeys through the tiny model.
 
     python tests/journeys.py                  prints the table
     python tests/journeys.py --files          and per journey the files, with the moves into each
@@ -121,6 +121,15 @@ def batch(folder: Path) -> Callable[[], Any]:
     return walk
 
 
+def drawing(folder: Path) -> Callable[[], Any]:
+    """The questions of a batch: their images are drawn when they are asked for."""
+    from amvl_model.config.schema import load_preset
+    from amvl_model.data.sources import training_questions
+
+    questions = training_questions(load_preset("tiny").data)
+    return lambda: [questions[i] for i in range(QUESTIONS)]
+
+
 def training_step(folder: Path) -> Callable[[], Any]:
     """One step of AMVLTrainer.train; model, questions with their images, and trainer are made before."""
     from amvl_model.config.schema import load_preset
@@ -186,6 +195,7 @@ def loading(folder: Path) -> Callable[[], Any]:
 
 
 JOURNEYS: dict[str, Journey] = {
+    "drawing": drawing,
     "batch": batch,
     "training step": training_step,
     "training run": training_run,

@@ -157,7 +157,7 @@ def short(value: Any) -> str:
 
 
 def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> VisualQuestion:
-    """Convert one record of BLINK's schema (PEERS.md) to a `VisualQuestion`.
+    """Convert one record of BLINK's schema to a `VisualQuestion`.
 
     A hidden answer (BLINK's test split writes ``"hidden"``) becomes ``answer=None``.
 

@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ class Arm:
         """Its name in a study: objective and, where it has them, weights."""
         used = objective_named(self.objective).weights
         parts = [f"{name}{getattr(self, name):g}" for name in ("beta", "gamma") if name in used]
+        parts += ["fresh-queries"] if objective_named(self.objective).latents and not self.queries_from_prompt else []
         return ",".join([self.objective, *parts])
 
 
@@ -137,9 +139,8 @@ def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, log: Path | None = N
     curve: list[dict[str, Any]] = []
     loss = Loss(objective_named("prior"))
     hardest = f"hop_{max(arm.recipe.hops)}"
-    for row in _steps(
-        model, processor, arm, loss, arm.warmup, log, rate=lambda step: arm.recipe.rate(step, decay=False)
-    ):
+    rate = partial(arm.recipe.rate, decay=False)
+    for row in _steps(model, processor, arm, loss, arm.warmup, log, rate=rate, stream=2 * arm.recipe.seed):
         curve.append(row | {"warming": True})
         if row[hardest] >= arm.warmup_accuracy:
             return {"warmup_steps": row["step"], "started": True, "warmup": curve}
@@ -151,7 +152,9 @@ def train_arm(model: Any, processor: AMVLProcessor, arm: Arm, log: Path | None =
     loss = Loss(objective_named(arm.objective), Weights(arm.beta, arm.gamma))
     if "posterior" in loss.passes:
         model.start_posterior_as_prior()
-    return {"curve": list(_steps(model, processor, arm, loss, arm.recipe.steps, log, rate=arm.recipe.rate))}
+    recipe = arm.recipe
+    rows = _steps(model, processor, arm, loss, recipe.steps, log, rate=recipe.rate, stream=2 * recipe.seed + 1)
+    return {"curve": list(rows)}
 
 
 def _steps(
@@ -161,17 +164,20 @@ def _steps(
     loss: Loss,
     steps: int,
     log: Path | None,
+    *,
     rate: Callable[[int], float],
+    stream: int,
 ) -> Iterator[dict[str, Any]]:
-    """Train; yields a row (also a JSON line of ``log``) every ``eval_every`` steps and at the end."""
+    """Train; yields a row (also a JSON line of ``log``) every ``eval_every`` steps and at the end.
+
+    ``stream`` names the questions and the latent noise: one for the warm-up of a seed, another for all of its arms.
+    """
     recipe = arm.recipe
     each = recipe.scenes * recipe.questions_per_scene
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, recipe)
-    # the warm-up and the arm draw different questions, and the arms of a seed the same
-    stream = replace(recipe, seed=2 * recipe.seed + (loss.objective.name != "prior" or arm.objective == "prior"))
-    questions = stream.questions("train", recipe.hops, steps * each)
-    own = {"generator": torch.Generator().manual_seed(stream.seed)} if loss.objective.latents else {}
+    questions = replace(recipe, seed=stream).questions("train", recipe.hops, steps * each)
+    own = {"generator": torch.Generator().manual_seed(stream)} if loss.objective.latents else {}
     began, losses = time.process_time(), []
     for step in range(steps):
         model.train()

@@ -19,6 +19,7 @@ from amvl_model.studies.laboratory import (
     measure_accuracy,
     measure_leak,
     run_arm,
+    train_arm,
     warm_up,
 )
 from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base
@@ -73,6 +74,7 @@ def test_the_names_of_the_cells_state_the_weights_that_are_used() -> None:
         "ntp+fwd,beta1",
         "amvl,beta1,gamma0.1",
     ]
+    assert [arm(name, queries_from_prompt=False).cell for name in ("sft", "prior")] == ["sft", "prior,fresh-queries"]
 
 
 @pytest.mark.parametrize("objective", ["amvl", "sft", "pause"])
@@ -102,6 +104,25 @@ def test_the_posterior_starts_as_a_copy_of_the_prior(base: tuple[Any, Any]) -> N
     assert torch.equal(model.posterior_queries.weight, model.prior_queries.weight)
     model.posterior_head.linear.weight.data.zero_()
     assert model.prior_head.linear.weight.any()  # copied, not shared
+
+
+@pytest.mark.parametrize("objective", ["prior", "amvl"])
+def test_the_warm_up_of_a_seed_and_its_arms_draw_different_questions(
+    base: tuple[Any, Any], objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    original = MultihopRecipe.questions
+
+    def spy(self: MultihopRecipe, split: str, *args: Any) -> Any:
+        if split == "train":
+            seeds.append(self.seed)
+        return original(self, split, *args)
+
+    monkeypatch.setattr(MultihopRecipe, "questions", spy)
+    model = built(base, arm(objective))
+    warm_up(model, base[1], arm(objective))
+    train_arm(model, base[1], arm(objective))
+    assert seeds == [0, 1]  # whatever the objective: the arms of a seed see the same questions
 
 
 def test_the_warm_up_ends_with_the_accuracy_that_was_asked_for(base: tuple[Any, Any]) -> None:

@@ -120,6 +120,17 @@ def _check(task: str, split: str, seed: int, index: int, hops: Hops, objects: in
     return weights
 
 
+def _check_letters(objects: int, colours: int, shuffled: bool, listed: bool) -> None:
+    """Raise a ValueError if there are too few colours, or if the letters' meaning is neither listed nor fixed."""
+    if not objects <= colours <= len(COLOUR_NAMES):
+        raise ValueError(f"colours must be in objects..{len(COLOUR_NAMES)} = {objects}..12, got {colours}")
+    if not listed and (shuffled or objects != colours):
+        raise ValueError(
+            "options that are not listed must have fixed letters, "
+            f"got shuffled={shuffled}, objects={objects}, colours={colours}; pass shuffled=False and colours={objects}"
+        )
+
+
 def _stream(task: str, split: str, seed: int, index: int, stream: int) -> np.random.Generator:
     key = (len(MULTIHOP_TASKS) + MULTIHOP_TASKS.index(task), SPLITS.index(split), index, stream)
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=key))
@@ -188,13 +199,7 @@ def multihop_record(
     """
     weights = _check(task, split, seed, index, hops, objects, questions_per_scene)
     check_unit("label_noise", label_noise)
-    if not objects <= colours <= len(COLOUR_NAMES):
-        raise ValueError(f"colours must be in objects..{len(COLOUR_NAMES)} = {objects}..12, got {colours}")
-    if not listed and (shuffled or objects != colours):
-        raise ValueError(
-            "options that are not listed must have fixed letters, "
-            f"got shuffled={shuffled}, objects={objects}, colours={colours}; pass shuffled=False and colours={objects}"
-        )
+    _check_letters(objects, colours, shuffled, listed)
     number = index // questions_per_scene
     scene = _scene(task, split, seed, number, objects, max(weights), colours, shifted)
     rng = _stream(task, split, seed, index, _QUESTION)
