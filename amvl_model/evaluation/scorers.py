@@ -215,19 +215,13 @@ class BackboneScorer(Scorer):
             )
 
     def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
-        from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded
+        from amvl_model.two_pass.layout import PrefixCache, QueryState, query_positions, right_padded
         from amvl_model.two_pass.passes import Pass
         from amvl_model.two_pass.transformers_compat import CACHE, call_backbone
 
         batch = right_padded(batch)
         ids, mask, inner = batch["input_ids"], batch["attention_mask"], self.model.model
-        positions, _ = call_backbone(
-            inner.get_rope_index,
-            input_ids=ids,
-            mm_token_type_ids=batch["mm_token_type_ids"],
-            image_grid_thw=batch["image_grid_thw"],
-            attention_mask=mask,
-        )
+        positions, _ = query_positions(inner, ids, mask, batch["mm_token_type_ids"], batch["image_grid_thw"])
         cache = PrefixCache()
         recording = Pass(cache, record=ids.shape[1])
         hidden = call_backbone(

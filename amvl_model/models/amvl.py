@@ -37,13 +37,13 @@ from amvl_model.two_pass.layout import (
     first_pass_mask,
     full_mask,
     posterior_mask,
+    query_positions,
     real_first,
     right_padded,
     second_pass_mask,
     short_positions,
 )
 from amvl_model.two_pass.passes import Pass, SharedWeights, install_two_pass, run_text_model
-from amvl_model.two_pass.transformers_compat import call_backbone
 
 Batch = Mapping[str, Tensor]
 INITIAL_LOG_STD = -1.0
@@ -416,12 +416,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
                 )
             x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
         types = batch.get("mm_token_type_ids")
-        positions, deltas = call_backbone(
-            inner.get_rope_index,
-            input_ids=ids,
-            mm_token_type_ids=is_image.int() if types is None else types,
-            image_grid_thw=batch.get("image_grid_thw"),
-            attention_mask=query_mask,
+        positions, deltas = query_positions(
+            inner, ids, query_mask, is_image.int() if types is None else types, batch.get("image_grid_thw")
         )
         inner.rope_deltas = deltas  # never those of an earlier call
         return x, y, positions

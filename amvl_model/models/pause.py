@@ -30,7 +30,7 @@ from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_l
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
 from amvl_model.two_pass.attention import install_attention
-from amvl_model.two_pass.layout import right_padded, second_pass_mask, short_positions
+from amvl_model.two_pass.layout import query_positions, right_padded, second_pass_mask, short_positions
 from amvl_model.two_pass.transformers_compat import call_backbone
 
 PAUSE_MODULE = "pause_tokens"
@@ -156,13 +156,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         answer_ids, answer_mask = vision["answer_ids"], vision["answer_mask"]
         inner, pauses = self.backbone.model, self.pauses(len(input_ids))
         k, prefix = pauses.shape[1], input_ids.shape[1]
-        positions, _ = call_backbone(
-            inner.get_rope_index,
-            input_ids=input_ids,
-            mm_token_type_ids=self._token_types(input_ids, vision),
-            image_grid_thw=vision.get("image_grid_thw"),
-            attention_mask=query_mask,
-        )
+        types = self._token_types(input_ids, vision)
+        positions, _ = query_positions(inner, input_ids, query_mask, types, vision.get("image_grid_thw"))
         rows = k + answer_ids.shape[1] - 1
         short = short_positions(positions.amax(dim=(0, 2)) + 1, torch.arange(rows))
         mask = second_pass_mask(query_mask, rows) if rows else None

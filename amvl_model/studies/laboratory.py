@@ -119,7 +119,8 @@ def encode_scenes(
     features, grid = scene_features(model.backbone, processor, images)
     rows = query_rows(processor, [question.prompt for question in questions], tuple(images.shape[1:3]))
     ids, mask = pad_right(rows, processor.pad_token_id)
-    answers = torch.stack([processor.encode_answer(question.answer_text) for question in questions])
+    encoded = {text: processor.encode_answer(text) for text in {question.answer_text for question in questions}}
+    answers = torch.stack([encoded[question.answer_text] for question in questions])
     return {
         "input_ids": ids,
         "attention_mask": mask,

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from amvl_model.two_pass.transformers_compat import call_backbone
+
 
 @dataclass
 class PrefixCache:
@@ -175,3 +177,34 @@ def short_positions(next_position: Tensor, *offsets: Tensor) -> Tensor:
     """(3, B, S) M-RoPE positions of text-like tokens at L + 1 + offset; the three axes agree outside pictures."""
     offset = torch.cat(offsets).to(next_position.device)
     return (next_position[:, None] + offset).expand(3, -1, -1)
+
+
+def query_positions(
+    inner: Any, ids: Tensor, mask: Tensor, types: Tensor, grid: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """M-RoPE positions (3, B, N) of padded queries and their deltas (B, 1), as the backbone's ``get_rope_index``.
+
+    It loops over rows in Python, and positions depend only on where text, images and padding stand. So where all rows have
+    images of one size, one row of each layout is passed.
+
+    Args:
+        inner: the backbone's model, with ``get_rope_index``.
+        ids, mask, types: (B, N) token ids, 1 at real tokens, 0 at text and 1 at image tokens.
+        grid: (images, 3) patches of each image, or None.
+    """
+    which, chosen = None, torch.arange(len(ids), device=ids.device)
+    if grid is None or (len(grid) % len(ids) == 0 and bool((grid == grid[0]).all())):
+        layouts, which = (2 * types + mask).unique(dim=0, return_inverse=True)
+        if len(layouts.ge(2).sum(1).unique()) == 1:  # as many image tokens in each row
+            chosen = chosen.new_zeros(len(layouts)).scatter_(0, which, chosen)
+            grid = None if grid is None else grid[: len(grid) // len(ids) * len(chosen)]
+        else:
+            which = None
+    positions, deltas = call_backbone(
+        inner.get_rope_index,
+        input_ids=ids[chosen],
+        mm_token_type_ids=types[chosen],
+        image_grid_thw=grid,
+        attention_mask=mask[chosen],
+    )
+    return (positions, deltas) if which is None else (positions[:, which], deltas[which])
