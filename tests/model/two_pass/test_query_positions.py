@@ -10,12 +10,12 @@ import torch
 from amvl_model.models.loading import SHIPPED
 from amvl_model.two_pass.layout import query_positions
 
-T, I, P = 0, 1, None  # a text token, an image token, padding
-TEXT_ROWS = [[T, T, T], [T, T, P]]
-ALIKE = [[T, I, I, T, T], [T, I, I, T, P], [T, I, I, T, T]]
-PADDED_LEFT = [[P, T, I, I, T], [T, T, I, I, T]]
-SHIFTED = [[T, I, I, T, T], [T, T, I, I, T]]
-ONE_AND_TWO = [[T, I, I, T, T, T, T], [T, I, I, T, I, I, T]]
+TEXT, IMAGE, PAD = 0, 1, None
+TEXT_ROWS = [[TEXT, TEXT, TEXT], [TEXT, TEXT, PAD]]
+ALIKE = [[TEXT, IMAGE, IMAGE, TEXT, TEXT], [TEXT, IMAGE, IMAGE, TEXT, PAD], [TEXT, IMAGE, IMAGE, TEXT, TEXT]]
+PADDED_LEFT = [[PAD, TEXT, IMAGE, IMAGE, TEXT], [TEXT, TEXT, IMAGE, IMAGE, TEXT]]
+SHIFTED = [[TEXT, IMAGE, IMAGE, TEXT, TEXT], [TEXT, TEXT, IMAGE, IMAGE, TEXT]]
+ONE_AND_TWO = [[TEXT, IMAGE, IMAGE, TEXT, TEXT, TEXT, TEXT], [TEXT, IMAGE, IMAGE, TEXT, IMAGE, IMAGE, TEXT]]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_positions_are_the_backbones_own(
     grids: list[tuple[int, int, int]],
     computed: int,
 ) -> None:
-    mask = torch.tensor([[token is not P for token in row] for row in rows]).int()
-    types = torch.tensor([[token or T for token in row] for row in rows]).int()
+    mask = torch.tensor([[token is not PAD for token in row] for row in rows]).int()
+    types = torch.tensor([[token or TEXT for token in row] for row in rows]).int()
     ids, grid = torch.arange(mask.numel()).view_as(mask), torch.tensor(grids) if grids else None
     expected = inner.get_rope_index(input_ids=ids, mm_token_type_ids=types, image_grid_thw=grid, attention_mask=mask)
     batch_sizes: list[int] = []
