@@ -28,7 +28,7 @@ from transformers.utils import ModelOutput
 from amvl_model.models.backbone import AroundBackbone, load_backbone, refuse_unknown
 from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import AMVLConfig
-from amvl_model.models.distributions import DiagonalGaussian, GaussianHead, answer_nll
+from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.layout import (
@@ -101,8 +101,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
     config: AMVLConfig
     config_class = AMVLConfig
-    own_modules = LATENT_MODULES
-    _keep_in_fp32_modules_strict = ["prior_head", "posterior_head", "injector"]
+    own_modules = (*LATENT_MODULES, "answer_bias")
+    _keep_in_fp32_modules_strict = ["prior_head", "posterior_head", "injector", "answer_bias"]
 
     def __init__(self, config: AMVLConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -114,6 +114,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         self.posterior_head = GaussianHead(text.hidden_size, config.latent_dim)
         # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
         self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
+        self.answer_bias = None if config.answer_bias is None else AnswerBias(config.answer_bias)
         install_attention(self.backbone)
         install_two_pass(self.backbone.model.language_model)
         self.post_init()
@@ -129,6 +130,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         *,
         seed: int = 0,
         initial_log_std: float = INITIAL_LOG_STD,
+        answer_bias: float | None = None,
         **kwargs: Any,
     ) -> AMVLForConditionalGeneration:
         """Put fresh latent modules on a trained backbone.
@@ -139,6 +141,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             latent_dim: d.
             seed: of the new modules' initial weights.
             initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
+            answer_bias: see `AMVLConfig`.
             **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
 
         Raises:
@@ -146,13 +149,18 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         """
         backbone, path = load_backbone(path_or_model, **kwargs)
         config = AMVLConfig(
-            vlm_config=backbone.config, num_latents=num_latents, latent_dim=latent_dim, backbone_path=path or None
+            vlm_config=backbone.config,
+            num_latents=num_latents,
+            latent_dim=latent_dim,
+            backbone_path=path or None,
+            answer_bias=answer_bias,
         )
         model = cls(config, backbone=backbone)
         model.reset_latent_modules(seed=seed, initial_log_std=initial_log_std)
         device = backbone.get_input_embeddings().weight.device
-        for name in LATENT_MODULES:
-            getattr(model, name).to(device)
+        for name in cls.own_modules:
+            if (module := getattr(model, name)) is not None:
+                module.to(device)
         for name in ("prior_queries", "posterior_queries"):
             getattr(model, name).to(backbone.get_input_embeddings().weight.dtype)
         return model
@@ -207,6 +215,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             _fill_normal(log_std, 0.1 * head.linear.in_features**-0.5, generator)
             head.linear.bias.zero_()
             head.linear.bias[head.latent_dim :] = initial_log_std
+        if self.answer_bias is not None:
+            self.answer_bias.value.fill_(self.config.answer_bias)
         _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
 
     @torch.no_grad()
@@ -324,6 +334,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         )
         positions = short_positions(state.next_position, torch.arange(k), k + torch.arange(answers))
         mask = posterior_mask(state.mask, k, answer_mask)
+        if self.answer_bias is not None:
+            mask = self.answer_bias(mask, slice(k), answers)
         return self.posterior_head(self._text_model(embeddings, positions, mask, state.cache)[:, :k])
 
     def answer_logits(self, state: QueryState, z: Tensor, answer_ids: Tensor) -> Tensor:
@@ -361,10 +373,13 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             blocks += [self._queries(self.posterior_queries, len(ids)), y]
             offsets += [torch.arange(k), k + torch.arange(y.shape[1])]
         cache, prefix = PrefixCache(), ids.shape[1]
+        mask = first_pass_mask(query_mask, k, answer_mask if posterior else None)
+        if posterior and self.answer_bias is not None:
+            mask = self.answer_bias(mask, slice(k, 2 * k), y.shape[1])
         hidden = self._text_model(
             torch.cat(blocks, dim=1),
             torch.cat([positions, short_positions(next_position, *offsets)], dim=-1),
-            first_pass_mask(query_mask, k, answer_mask if posterior else None),
+            mask,
             Pass(cache, record=prefix, read=(prefix, prefix + (2 * k if posterior else k)), weights=weights),
         )
         if weights is not None:

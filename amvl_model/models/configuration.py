@@ -73,6 +73,8 @@ class AMVLConfig(AroundBackboneConfig):
         vlm_config, backbone_path, lora: see `AroundBackboneConfig`.
         num_latents: k, number of latent slots.
         latent_dim: d, dimensions of each slot.
+        answer_bias: initial value of a learnt bias on the attention of posterior slots to the answer, negative for a posterior
+            that begins almost blind to it; None: no bias, as in the paper.
     """
 
     model_type = "amvl"
@@ -80,6 +82,7 @@ class AMVLConfig(AroundBackboneConfig):
 
     num_latents: int = 8
     latent_dim: int = 512
+    answer_bias: float | None = None
 
 
 class PauseConfig(AroundBackboneConfig):

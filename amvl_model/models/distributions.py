@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amvl_model.two_pass.layout import with_answer_bias
+
 LOG_STD_BOUND = 5.0
 
 
@@ -129,3 +131,19 @@ def answer_nll(logits: Tensor, answer_ids: Tensor, answer_mask: Tensor, *, reduc
     if reduction == "token_mean":
         return total / answer_mask.sum(1)
     raise ValueError(f"nll_reduction must be 'sum' or 'token_mean', got {reduction!r}")
+
+
+class AnswerBias(nn.Module):
+    """A learnt bias on the attention of posterior slots to the answer (ours, not the paper's).
+
+    At -5 a token of y weighs less than one of x by a factor of 150, so that a posterior with the prior's queries and head begins
+    as the prior. What it learns to read of y from there is what the objective rewards.
+    """
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([float(initial)]))
+
+    def forward(self, mask: Tensor, posterior: slice, answers: int) -> Tensor:
+        """See `amvl_model.two_pass.layout.with_answer_bias`."""
+        return with_answer_bias(mask, self.value, posterior, answers)

@@ -160,7 +160,7 @@ def accuracy_report(
     right = np.array([bool(value) for value in correct])
     entries = []
     for task, members in groups.items():
-        accuracy = _wilson(int(right[members].sum()), len(members), level)
+        accuracy = wilson(int(right[members].sum()), len(members), level)
         chance = _chance([n_choices[i] for i in members])
         unparsed = sum(correct[i] is None for i in members)
         normalised = None if chance is None or chance == 1 else _normalise(accuracy, chance)
@@ -360,7 +360,7 @@ def _normalise(accuracy: Interval, chance: float) -> Interval:
     return Interval(mean=mean, low=low, high=high, n=accuracy.n)
 
 
-def _wilson(right: int, n: int, level: float) -> Interval:
+def wilson(right: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval for a binomial fraction (Wilson 1927)."""
     from scipy.stats import binomtest  # takes half a second; most who import this module score nothing
 

@@ -45,7 +45,7 @@ def attend(
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Softmax attention, (B, H, Q, D) x (B, H or fewer, K, D) -> (B, H, Q, D); ``mask`` is boolean, True = visible."""
+    """Softmax attention, (B, H, Q, D) x (B, H or fewer, K, D) -> (B, H, Q, D); ``mask``: boolean, True = visible, or additive."""
     low_precision = query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(query.device.type)
     fused = query.device.type != "cpu" or not low_precision or dropout > 0
     groups = query.shape[1] // key.shape[1]
@@ -64,6 +64,8 @@ def attend(
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
     if fused:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale
@@ -72,7 +74,8 @@ def attend(
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        boolean = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if boolean else scores + mask
     return scores.softmax(dim=-1) @ value
 
 
@@ -107,8 +110,6 @@ def shared_prefix_attention(
             f"expected keys of {attention_mask.shape[-1]} tokens (prefix and short blocks), got {key.shape[-2]}: the "
             "decoder layer ignored its cache"
         )
-    if attention_mask.dtype != torch.bool:
-        attention_mask = attention_mask == 0  # additive masks of transformers: 0 where visible
     prefix = rows - attention_mask.shape[-2]
     short = attend(query[:, :, prefix:], key, value, mask=attention_mask, is_causal=False, scale=scale, dropout=dropout)
     if prefix == 0:

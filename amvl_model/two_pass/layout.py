@@ -164,6 +164,21 @@ def posterior_mask(query_mask: Tensor, k: int, answer_mask: Tensor) -> Tensor:
     return torch.cat([full[:, :, k:, :prefix], full[:, :, k:, prefix + k :]], dim=-1)
 
 
+def with_answer_bias(mask: Tensor, bias: Tensor, posterior: slice, answers: int) -> Tensor:
+    """A mask (B, 1, S, K) whose last ``answers`` columns are y, as an additive one: the posterior's rows see y through ``bias``.
+
+    Args:
+        mask: boolean, True = visible.
+        bias: (1,), added to the attention scores; exp(bias) is the weight of a token of y against one of x.
+        posterior: rows of the posterior's slots.
+        answers: M.
+    """
+    additive = torch.zeros(mask.shape, dtype=bias.dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+    towards = torch.zeros(mask.shape[-2:], dtype=bias.dtype, device=mask.device)
+    towards[posterior, mask.shape[-1] - answers :] = 1.0
+    return additive + bias * towards
+
+
 def second_pass_mask(query_mask: Tensor, rows: int) -> Tensor:
     """(B, 1, rows, N + rows) for [injected | y]: all of x, and causal among themselves."""
     batch, prefix = query_mask.shape

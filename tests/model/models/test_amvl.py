@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoConfig
 
 from amvl_model.models.amvl import LATENT_MODULES, AMVLForConditionalGeneration, AMVLOutput
 from amvl_model.models.configuration import AMVLConfig
-from amvl_model.objectives import amvl_objective
+from amvl_model.objectives import Loss, amvl_objective, objective_named
 from tests.helpers import answer_tokens, collate, examples, processor, tiny_model, without_answers
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -364,3 +365,25 @@ def test_the_configuration_survives_json() -> None:
     again: Any = AMVLConfig.from_dict(config.to_dict())
     assert again.num_latents == 3 and again.latent_dim == 8
     assert again.vlm_config.to_dict() == config.vlm_config.to_dict()
+
+
+def test_a_posterior_with_a_bias_begins_blind_to_the_answer_and_learns_to_see_it(tmp_path: Path) -> None:
+    plain, batch = tiny_model(), collate(examples())
+    model = AMVLForConditionalGeneration.from_backbone(plain.backbone, 3, 8, answer_bias=-30.0)
+    model.start_posterior_as_prior()
+    first, second = seeded(model, batch), seeded(model, with_other_answers(batch))
+    torch.testing.assert_close(first.posterior_mean, first.prior_mean, **CLOSE)
+    torch.testing.assert_close(first.posterior_mean, second.posterior_mean, **CLOSE)
+    with torch.no_grad():
+        state, _ = model.encode_query(batch)
+        model.answer_bias.value.fill_(-1.0)
+        alone = model.posterior_from(state, batch["answer_ids"], batch["answer_mask"])
+    seen = seeded(model, batch)
+    torch.testing.assert_close(alone.mean, seen.posterior_mean, **CLOSE)
+    assert not torch.allclose(seen.posterior_mean, first.posterior_mean, **CLOSE)
+    model(**batch, loss=Loss(objective_named("ntp"))).loss.backward()
+    assert model.answer_bias.value.grad.abs() > 0
+    model.save_pretrained(tmp_path)
+    loaded = AMVLForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.answer_bias.value.item() == -1.0
+    assert loaded.config.answer_bias == -30.0

@@ -16,7 +16,7 @@ from amvl_model.two_pass.attention import (
     packed_vision_attention,
     shared_prefix_attention,
 )
-from amvl_model.two_pass.layout import first_pass_mask, posterior_mask, second_pass_mask
+from amvl_model.two_pass.layout import first_pass_mask, posterior_mask, second_pass_mask, with_answer_bias
 from tests.helpers import processor, question, tiny_model
 
 B, H, KV, D = 2, 4, 2, 8
@@ -252,3 +252,20 @@ def test_short_blocks_read_shared_keys_without_a_copy_for_every_head(dtype: torc
     )
     torch.testing.assert_close(out.float(), plain, rtol=3e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
     assert max(kept) <= 2 * 6 * 3 * 300 < 3 * key.numel()  # the scores; keys for every head would be larger
+
+
+def test_the_bias_towards_the_answer_is_added_to_the_posteriors_scores_alone() -> None:
+    n, m, bias = QUERY_MASK.shape[1], ANSWER_MASK.shape[1], torch.tensor([-1.5], requires_grad=True)
+    mask = first_pass_mask(QUERY_MASK, K, ANSWER_MASK)
+    query, key, value = tensors(mask.shape[-2], mask.shape[-1])
+    got, _ = shared_prefix_attention(MODULE, query, key, value, with_answer_bias(mask, bias, slice(K, 2 * K), m))
+    plain, _ = shared_prefix_attention(MODULE, query, key, value, mask)
+    key, value = (t.repeat_interleave(H // KV, dim=1) for t in (key, value))
+    scores = (query * D**-0.5) @ key.transpose(-1, -2)
+    scores[:, :, K : 2 * K, n + 2 * K :] += bias.detach()
+    expected = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
+    torch.testing.assert_close(got, expected.transpose(1, 2))
+    others = [*range(K), *range(2 * K, mask.shape[-2])]
+    torch.testing.assert_close(got[:, others], plain[:, others])
+    got.square().sum().backward()
+    assert bias.grad is not None and bias.grad.abs() > 0

@@ -1,0 +1,110 @@
+"""Training of the laboratory's arms: the warm-up that those of a seed share, and the arm itself.
+
+    warm-up    prior-sample training (objective "prior") at a constant rate until fresh questions of the hardest kind are
+               answered, or a limit
+    arm        its objective, the posterior starting as a copy of the prior, on other questions, the same for all arms of a seed
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from amvl_model.data.processing import AMVLProcessor
+from amvl_model.objectives import Loss, Weights, objective_named
+from amvl_model.studies.laboratory.arm import Arm, encode_scenes
+from amvl_model.studies.laboratory.measures import measure_accuracy, measure_leak
+from amvl_model.training.multihop_base import MultihopRecipe
+
+Row = dict[str, Any]
+"""A look at fresh questions: step, seconds (of processor time), objective, means of its terms since the last look [nats], the
+accuracies of `measure_accuracy`, and with a posterior leaked_h at the most hops [nats]."""
+Report = Callable[[Row], None]
+
+
+def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print) -> dict[str, Any]:
+    """Prior-sample training in place, until the hardest questions are answered or ``arm.warmup`` steps are over.
+
+    Returns:
+        warmup_steps (int), started (whether the accuracy was reached), and warmup, the curve.
+    """
+    curve: list[Row] = []
+    hardest = f"accuracy_{max(arm.recipe.hops)}"
+    rate = partial(arm.recipe.rate, decay=False)
+    loss = Loss(objective_named("prior"))
+    for row in _steps(model, processor, arm.recipe, loss, arm.warmup, rate=rate, stream=2 * arm.recipe.seed):
+        curve.append(row | {"warming": True})
+        report(curve[-1])
+        if row[hardest] >= arm.warmup_accuracy:
+            break
+    done = curve[-1]["step"] if curve else 0
+    return {"warmup_steps": done, "started": bool(curve) and curve[-1][hardest] >= arm.warmup_accuracy, "warmup": curve}
+
+
+def train_arm(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print) -> list[Row]:
+    """Train in place on the arm's objective; returns the curve, a row for every look at fresh questions."""
+    loss = Loss(objective_named(arm.objective), Weights(arm.beta, arm.gamma))
+    if "posterior" in loss.passes:
+        model.start_posterior_as_prior()
+    recipe, curve = arm.recipe, []
+    stream = 2 * recipe.seed + 1
+    for row in _steps(model, processor, recipe, loss, recipe.steps, rate=recipe.rate, stream=stream):
+        curve.append(row)
+        report(row)
+    return curve
+
+
+def _steps(
+    model: Any,
+    processor: AMVLProcessor,
+    recipe: MultihopRecipe,
+    loss: Loss,
+    steps: int,
+    *,
+    rate: Callable[[int], float],
+    stream: int,
+) -> Iterator[Row]:
+    """Train; yields a row every ``eval_every`` steps and at the end.
+
+    ``stream`` names the questions and the latent noise: one for the warm-up of a seed, another for all of its arms.
+    """
+    each = recipe.scenes * recipe.questions_per_scene
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer(parameters, recipe)
+    questions = replace(recipe, seed=stream).questions("train", recipe.hops, steps * each)
+    own = {"generator": torch.Generator().manual_seed(stream)} if loss.objective.latents else {}
+    began, losses, hardest = time.process_time(), [], max(recipe.hops)
+    for step in range(steps):
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        batch = encode_scenes(model, processor, questions[step * each : (step + 1) * each], recipe.questions_per_scene)
+        output = model(**batch, **own, loss=loss)
+        output.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        terms = {name: float(value.detach().mean()) for name, value in output.terms.named().items()}
+        losses.append(terms | {"grad_norm": float(norm)})
+        if (step + 1) % recipe.eval_every == 0 or step + 1 == steps:
+            row: Row = {"step": step + 1, "seconds": time.process_time() - began, "objective": loss.objective.name}
+            row |= {name: float(np.mean([each[name] for each in losses])) for name in losses[-1]}
+            row |= {name: share.mean for name, share in measure_accuracy(model, processor, recipe).items()}
+            if "posterior" in loss.passes:
+                row[f"leaked_{hardest}"] = float(measure_leak(model, processor, recipe, hardest).mean())
+            losses = []
+            yield row
+
+
+def _optimizer(parameters: list[Any], recipe: MultihopRecipe) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
