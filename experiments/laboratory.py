@@ -1,7 +1,7 @@
 """Train and measure arms of the laboratory on the multi-hop base, one result file each; what is there is not run again.
 
-python experiments/laboratory.py --objective sft pause --seeds 0 1 2
-python experiments/laboratory.py --objective prior ntp ntp+fwd elbo amvl --seeds 0 1 2
+    python experiments/laboratory.py --objective sft pause --seeds 0 1 2
+    python experiments/laboratory.py --objective prior ntp ntp+fwd elbo amvl --seeds 0 1 2
 
 The arms with latents of a seed share one warm-up by prior-sample training.
 """

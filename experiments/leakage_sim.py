@@ -17,13 +17,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import Field, NonNegativeInt
-from pydantic.dataclasses import dataclass
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

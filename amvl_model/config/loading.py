@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -115,7 +114,6 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
     """
     import tyro
 
-    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     registry = tyro.constructors.ConstructorRegistry()
     registry.struct_rule(_settings_rule)
     extra: dict[str, Any] = {}
@@ -140,7 +138,20 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
     if unknown:
         flags = [name.partition("=")[0] for name in unknown if name.startswith("--")]
         usage_error("; ".join(_unknown(name, [*_names(options)]) for name in flags or unknown))
-    return result
+    return _bounded(result)
+
+
+def _bounded(options: OptionsT) -> OptionsT:
+    """Options whose values pydantic has checked against their annotations (`PositiveInt`, for example)."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(type(options)).validate_python(vars(options))
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        expected = detail["msg"].removeprefix("Input should be ").replace("greater than or equal to", "of at least")
+        name = str(detail["loc"][0]).replace("_", "-")
+        usage_error(f"--{name}: expected a value {expected}, received {detail['input']!r}; see --help")
 
 
 def _flag(name: str) -> argparse.ArgumentParser:

@@ -212,11 +212,8 @@ def test_bad_values_are_exit_status_two_with_the_name(
     ("arguments", "message"),
     [
         (["--only", "T13"], "invalid choice 'T13' for argument '--only'. Expected one of ('T1',"),
-        (
-            ["--instances", "1"],
-            "instances Input should be greater than or equal to 2 [type=greater_than_equal, input_value=1,",
-        ),
-        (["--seed", "-1"], "seed Input should be greater than or equal to 0 [type=greater_than_equal, input_value=-1,"),
+        (["--instances", "1"], "--instances: expected a value of at least 2, received 1"),
+        (["--seed", "-1"], "--seed: expected a value of at least 0, received -1"),
         (["--sweep", "x.yaml", "--benchmark"], "expected one of --sweep and --benchmark"),
     ],
 )
