@@ -84,7 +84,10 @@ def stored_config(run: Path) -> RunConfig:
     """
     if not (run / "config.json").is_file():
         raise FileNotFoundError(f"{run} contains no run to resume (no config.json); give the folder that --out named")
-    return RunConfig.from_dict(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    try:
+        return RunConfig.from_dict(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{run / 'config.json'}: {error}") from error
 
 
 def changed_settings(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:

@@ -427,6 +427,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as stop:
         resumed(f"--resume={tmp_path}")
     assert stop.value.code == 2 and f"{tmp_path} contains no run to resume" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"train": {"stepps": 3}}')
+    with pytest.raises(SystemExit):
+        resumed(f"--resume={tmp_path}")
+    assert "config.json: unknown configuration key train.stepps; did you mean train.steps?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse(f"--resume={tmp_path}")
     assert "unknown argument --resume" in capsys.readouterr().err
