@@ -35,10 +35,10 @@ _HOMES = {
     "AMVLTrainer": "training.trainer",
     "DiagonalGaussian": "models.distributions",
     "Objective": "objectives",
-    "ObjectiveConfig": "config.schema",
+    "ObjectiveConfig": "config",
     "ObjectiveTerms": "objectives",
     "PauseForConditionalGeneration": "models.pause",
-    "RunConfig": "config.schema",
+    "RunConfig": "config",
     "Term": "objectives",
     "VisualQuestion": "data.schema",
     "amvl_objective": "objectives",
@@ -46,7 +46,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "leaked_information": "diagnostics",
     "load_model": "models.loading",
-    "load_preset": "config.schema",
+    "load_preset": "config",
     "load_questions": "data.sources",
     "load_results": "results.frame",
     "parse_choice": "evaluation",
@@ -56,7 +56,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from amvl_model.config.schema import ObjectiveConfig, RunConfig, load_preset
+    from amvl_model.config import ObjectiveConfig, RunConfig, load_preset
     from amvl_model.data.processing import AMVLProcessor
     from amvl_model.data.schema import VisualQuestion
     from amvl_model.data.sources import load_questions

@@ -14,62 +14,63 @@ its own and writes results/<study>/<cell>/seed<k>.json.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from amvl_model.config import command_line
 from amvl_model.studies.declared import STUDIES
 
 
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    study: tyro.conf.Positional[Literal[("list", *STUDIES)]]  # the study to run
+    seeds: tuple[int, ...] = ()  # seeds of every cell; default: the study's
+    cells: tuple[str, ...] = ()  # only these cells
+    workers: int = 1  # runs at a time, one CPU thread each
+    out: Path = ROOT / "results"  # folder of the results
+    keep: Path | None = None  # also save checkpoints: KEEP/<study>/<cell>/seed<k>
+    submit: Literal["local", "slurm"] | None = None
+    """Run as jobs of submitit, on this machine or (slurm) on a cluster; None: a pool of processes."""
+    slurm: tuple[str, ...] = ()  # with --submit slurm: KEY=VALUE, for example partition=gpu
+    figure: bool = False  # draw the study's figure from the results and stop
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["list", *STUDIES], help="which study to run")
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of every cell (default: the study's)")
-    parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these cells")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, one CPU thread each (default 1)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="also save checkpoints: DIR/<study>/<cell>/seed<k>")
-    parser.add_argument(
-        "--submit",
-        nargs="?",
-        const="local",
-        choices=["local", "slurm"],
-        help="runs as jobs of submitit, on this machine or (slurm) on a cluster; default: a pool of processes",
-    )
-    parser.add_argument(
-        "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="with --submit slurm: partition=gpu ..."
-    )
-    parser.add_argument("--figure", action="store_true", help="draw the study's picture from the results and stop")
-    arguments = parser.parse_args()
-    if arguments.study == "list":
+    options = command_line(Options)
+    if options.study == "list":
         for study in STUDIES.values():
             print(f"{study.name}: {study.purpose}\n  {len(study.cells)} cells: {', '.join(study.cells)}")
             for cell, (other, name) in study.stand_ins.items():
                 print(f"  read from the study {other} where not run: {cell} = {name}")
         return 0
-    from amvl_model.studies import runner as study_runner
-    from amvl_model.studies import runner as submission
+    from amvl_model.studies import runner
 
-    study = STUDIES[arguments.study]
+    study = STUDIES[options.study]
     try:
-        if not arguments.figure:
-            failed = study_runner.run_study(
+        if not options.figure:
+            failed = runner.run_study(
                 study,
-                arguments.out,
-                seeds=arguments.seeds,
-                cells=arguments.cells,
-                workers=arguments.workers,
-                keep=arguments.keep,
-                cluster=arguments.submit,
-                options=submission.slurm_options(arguments.slurm),
+                options.out,
+                seeds=options.seeds or None,
+                cells=options.cells or None,
+                workers=options.workers,
+                keep=options.keep,
+                cluster=options.submit,
+                options=runner.slurm_options(options.slurm),
             )
             if failed:
                 print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
                 return 1
-        print(study_runner.draw_study(study, arguments.out))
+        print(runner.draw_study(study, options.out))
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 2

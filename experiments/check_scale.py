@@ -10,51 +10,58 @@ nothing; a step's speed is measured by throughput.py.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from amvl_model.config import command_line
 from amvl_model.profiling.throughput.grid import SIZES
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    size: Literal[tuple(SIZES)] = "7b"  # shapes of the backbone
+    lora_rank: int = 16  # 0 trains the whole language model
+    questions: int = 4  # questions in an optimiser step
+    pixels: int = 200_704  # pixels of an image; 200704 are 256 tokens
+    work: Path | None = None  # folder for base and checkpoints; None: a temporary one
+    out: Path = ROOT / "results"  # folder of the results
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), default="7b", help="shapes of the backbone (default: 7b)")
-    parser.add_argument("--lora-rank", type=int, default=16, help="0 trains the whole language model (default: 16)")
-    parser.add_argument("--questions", type=int, default=4, help="questions in an optimiser step (default: 4)")
-    parser.add_argument("--pixels", type=int, default=200_704, help="of a picture (default: 200704, 256 tokens)")
-    parser.add_argument("--work", type=Path, help="folder for base and checkpoints (default: a temporary one)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
-    asked = parser.parse_args(arguments)
+    options = command_line(Options, arguments)
     import torch
 
     from amvl_model.profiling import scale_check
     from amvl_model.results.files import Metric, result_path, write_result
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cell = f"{asked.size},lora={asked.lora_rank}"
-    target = result_path(asked.out, "scale", cell, 0)
+    cell = f"{options.size},lora={options.lora_rank}"
+    target = result_path(options.out, "scale", cell, 0)
     if target.exists():
         print(f"{target} is there already; remove it to measure again")
         return 0
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            work, began = asked.work or Path(temporary), time.perf_counter()
-            shape = SIZES[asked.size]
+            work, began = options.work or Path(temporary), time.perf_counter()
+            shape = SIZES[options.size]
             count = scale_check.write_random_base(work / "base", shape, device=device)
             print(f"base: {count:,} random parameters, {time.perf_counter() - began:.0f} s", flush=True)
             config = scale_check.check_config(
                 work / "base",
-                lora_rank=asked.lora_rank,
-                questions=asked.questions,
-                min_pixels=asked.pixels,
-                max_pixels=asked.pixels,
+                lora_rank=options.lora_rank,
+                questions=options.questions,
+                min_pixels=options.pixels,
+                max_pixels=options.pixels,
             )
             found = scale_check.check(config, work / "run")
             metrics = {"parameters": Metric(count, "parameters"), **found.metrics}
@@ -63,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
                 study="scale",
                 cell=cell,
                 seed=0,
-                config={**config.to_dict(), "size": asked.size},
+                config={**config.to_dict(), "size": options.size},
                 metrics=metrics,
                 wall_seconds=time.perf_counter() - began,
                 device=torch.cuda.get_device_name() if device == "cuda" else "cpu",

@@ -8,15 +8,16 @@ python experiments/draw_tasks.py --family multihop --out results/multihop_shifte
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from amvl_model.config import command_line, usage_error
 from amvl_model.data.schema import LETTERS, VisualQuestion
 from amvl_model.data.synthetic import (
     DEFAULT_DIFFICULTY,
@@ -34,21 +35,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    out: Path = Path("results/synthetic_blink_tasks.png")  # PNG to write
+    family: Literal["blink", "multihop"] = "blink"  # family of tasks
+    split: Literal[SPLITS] = "val"  # split of the questions
+    seed: int = 0  # seed of the data set
+    index: int = 0  # number of the question within each task
+    difficulty: float | None = None  # blink: 0 (easy) to 1 (hard); None: the data set's
+    hops: int | None = None  # multihop: number of hops; None: the family's mixture
+    objects: int | None = None  # multihop: number of objects; None: the family's
+    shifted: bool = False  # the out-of-distribution set, with defaults of its own
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the figure."""
-    parser = argparse.ArgumentParser(description="Draw one example of every task of a synthetic family.")
-    parser.add_argument("--out", type=Path, default=Path("results/synthetic_blink_tasks.png"), help="PNG to write")
-    parser.add_argument("--family", choices=("blink", "multihop"), default="blink")
-    parser.add_argument("--split", choices=SPLITS, default="val")
-    parser.add_argument("--seed", type=int, default=0, help="names the data set")
-    parser.add_argument("--index", type=int, default=0, help="number of the question within each task")
-    parser.add_argument(
-        "--difficulty", type=float, help=f"0 (easy) to 1 (hard); default {DEFAULT_DIFFICULTY}; blink only"
-    )
-    parser.add_argument("--hops", type=int, help="number of hops; default: the family's mixture; multihop only")
-    parser.add_argument("--objects", type=int, help="number of objects; multihop only")
-    parser.add_argument("--shifted", action="store_true", help="the set out of distribution, with defaults of its own")
-    options = parser.parse_args(arguments)
+    options = command_line(Options, arguments)
     try:
         if options.family == "multihop":
             chosen = {"hops": options.hops, "objects": options.objects}
@@ -59,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             difficulty = default if options.difficulty is None else options.difficulty
             figure = example_sheet(options.split, options.seed, options.index, difficulty, shifted=options.shifted)
     except ValueError as error:
-        parser.error(str(error))
+        usage_error(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     from amvl_style import save
 

@@ -7,52 +7,48 @@ torchrun --nproc-per-node 8 experiments/evaluate_benchmark.py --model DIR --benc
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from amvl_model.config import command_line, usage_error
+
 BATCH_SIZES = {"blink": 16, "vstar": 8, "hrbench4k": 4, "hrbench8k": 1, "visual-puzzles": 16}
-"""Default of each benchmark: a decoded 8K picture takes 100 MB."""
+"""Default of each benchmark: a decoded 8K image takes 100 MB."""
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Options:
     """The command line."""
-    page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    page.add_argument("--model", required=True, help="checkpoint folder, or tiny, tiny-forward-only, tiny-amvl")
-    page.add_argument("--benchmark", required=True, choices=tuple(BATCH_SIZES))
-    page.add_argument("--path", help="local folder of the benchmark; default: the Hugging Face cache or hub")
-    page.add_argument("--stream", action="store_true", help="read from the hub while it is used")
-    page.add_argument("--split", help="blink: val or test; visual-puzzles: train or test")
-    page.add_argument("--prompt", choices=("official", "blink"), default="official", help="not for blink")
-    page.add_argument("--tasks", nargs="+", help="only these tasks or categories")
-    page.add_argument("--limit", type=int, help="at most so many questions a task")
-    page.add_argument(
-        "--scoring", nargs="+", choices=("generation", "likelihood"), default=["generation", "likelihood"]
+
+    model: str  # checkpoint folder, or tiny, tiny-forward-only, tiny-amvl
+    benchmark: Literal[tuple(BATCH_SIZES)]  # the benchmark
+    path: str | None = None  # local folder of the benchmark; None: the Hugging Face cache or hub
+    stream: bool = False  # read from the hub while it is used
+    split: str | None = None  # blink: val or test; visual-puzzles: train or test
+    prompt: Literal["official", "blink"] = "official"  # wording of the prompt; not for blink
+    tasks: tuple[str, ...] = ()  # only these tasks or categories
+    limit: int | None = None  # at most this many questions for each task
+    scoring: tuple[Literal["generation", "likelihood"], ...] = ("generation", "likelihood")  # how answers are scored
+    orders: int = 1  # orders of the options; 2 or more show position bias
+    batch_size: int | None = (
+        None  # questions in one forward pass (16 times as many images are in memory); None: by benchmark
     )
-    page.add_argument("--orders", type=int, default=1, help="orders of the options; 2 or more show position bias")
-    sizes = ", ".join(f"{name} {size}" for name, size in BATCH_SIZES.items())
-    page.add_argument(
-        "--batch-size",
-        type=int,
-        help=f"questions in one forward pass; 16 times as many pictures are in memory ({sizes})",
-    )
-    page.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
-    page.add_argument("--max-new-tokens", type=int, default=16, help="longest reply [tokens]")
-    page.add_argument("--seed", type=int, default=0, help="of the intervals")
-    page.add_argument("--device", help="default: cuda if there is one")
-    page.add_argument("--out", type=Path, help="result file (JSON) to write")
-    page.add_argument("--overwrite", action="store_true", help="replace the result file")
-    page.add_argument("--submission", type=Path, help="blink with hidden answers: predictions file to write, no scores")
-    return page
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights
+    max_new_tokens: int = 16  # longest reply [tokens]
+    seed: int = 0  # seed of the intervals
+    device: str | None = None  # None: cuda if available
+    out: Path | None = None  # result file (JSON) to write
+    overwrite: bool = False  # replace the result file
+    submission: Path | None = None  # blink with hidden answers: predictions file to write, no scores
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, evaluate, print and write."""
-    page = parser()
-    options = page.parse_args(arguments)
+    options = command_line(Options, arguments)
     import torch
 
     from amvl_model import distributed
@@ -67,13 +63,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.benchmark != "blink":
         reader["prompt"] = options.prompt
     try:
-        questions = load_benchmark(options.benchmark, options.path, tasks=options.tasks, limit=options.limit, **reader)
+        questions = load_benchmark(
+            options.benchmark, options.path, tasks=options.tasks or None, limit=options.limit, **reader
+        )
         model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype))
     except (ValueError, TypeError, OSError) as error:
-        page.error(str(error))
+        usage_error(error)
     device = options.device or str(distributed.device())
     model = model.to(device)
-    options.batch_size = options.batch_size or BATCH_SIZES[options.benchmark]
+    options = replace(options, batch_size=options.batch_size or BATCH_SIZES[options.benchmark])
     common = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
     if options.submission is not None:
         written = submit_blink(model, processor, questions, options.submission, **common)
@@ -88,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         questions,
         orders=options.orders,
         seed=options.seed,
-        scoring=tuple(options.scoring),
+        scoring=options.scoring,
         **common,
     )
     if distributed.is_main():
@@ -96,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     distributed.stop()
 
 
-def _report(result: Any, options: argparse.Namespace, device: str) -> None:
+def _report(result: Any, options: Options, device: str) -> None:
     """Print the scores and write the result file, if one was asked for."""
     import torch
 
@@ -108,7 +106,7 @@ def _report(result: Any, options: argparse.Namespace, device: str) -> None:
         name = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
         if distributed.world_size() > 1:
             name = f"{distributed.world_size()} processes, each {name}"
-        settings = {key: None if value is None else str(value) for key, value in vars(options).items()}
+        settings = {key: None if value in (None, ()) else str(value) for key, value in asdict(options).items()}
         print(write_benchmark_result(options.out, result, settings, name, overwrite=options.overwrite))
 
 

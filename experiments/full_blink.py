@@ -1,7 +1,7 @@
 """Train, evaluate and explain AMVL: forward-only against AMVL on BLINK, leakage and the effect of the latents included.
 
     python experiments/full_blink.py                      # the tiny preset: a few minutes on a laptop core or two
-    python experiments/full_blink.py --quick              # one question, two shipped checkpoints, one picture: seconds
+    python experiments/full_blink.py --quick              # one question, two shipped checkpoints, one figure: seconds
     python experiments/full_blink.py --ask cat.png "Is there a cat?" --choices yes no --checkpoint tiny-amvl
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --objective.gamma 1e-4
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --dry-run        # check it all, train nothing
@@ -15,95 +15,94 @@ folder, which is named at the end.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config.schema import RunConfig, add_config_arguments, config_from_args, override, overrides_from_args
+from amvl_model.config import RunConfig, changed_settings, command_line, load_preset, usage_error
+
+PRESET = "tiny"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    mode = result.add_argument_group("what to do (default: the full run)")
-    mode.add_argument("--quick", action="store_true", help="explain one question with the shipped checkpoints")
-    mode.add_argument(
-        "--ask", nargs="+", metavar=("IMAGE", "QUESTION"), help="answer a question: picture(s), then text"
-    )
-    mode.add_argument("--choices", nargs="+", metavar="TEXT", help="options of the question of --ask")
-    mode.add_argument("--checkpoint", metavar="DIR", help="with --ask: which model answers (default: tiny-amvl)")
-    mode.add_argument("--task", metavar="NAME", help="with --quick: a task of synthetic BLINK (default: Counting)")
-    mode.add_argument(
-        "--index", type=int, default=0, help="with --quick: which of the task's test questions (default: 0)"
-    )
-    mode.add_argument("--ship", type=Path, metavar="RUN", help="make a finished run's checkpoints the shipped ones")
-    mode.add_argument(
-        "--dry-run", action="store_true", help="check data, memory and rows, write the plan, train nothing"
-    )
-    mode.add_argument("--processes", type=int, help="with --dry-run: GPUs that the run will have (default: those here)")
-    mode.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, with its own settings"
-    )
-    mode.add_argument(
-        "--replay", type=Path, metavar="FILE", help="compute the stored step of a run that a non-finite number stopped"
-    )
-    mode.add_argument("--out", type=Path, help="folder for the results (default: runs/full_blink/DATE-TIME)")
-    mode.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
-    mode.add_argument("--no-progress", action="store_true", help="no progress bars")
-    add_config_arguments(result)
-    return result
+@dataclass(frozen=True)
+class Options:
+    """The command line; without --quick, --ask, --ship, --replay or --dry-run: the full run."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    quick: bool = False  # explain one question with the shipped checkpoints
+    ask: tuple[str, ...] = ()  # answer a question: image file(s), then text
+    choices: tuple[str, ...] = ()  # options of the question of --ask
+    checkpoint: str = "tiny-amvl"  # with --ask: the model that answers
+    task: str = "Counting"  # with --quick: a task of synthetic BLINK
+    index: int = 0  # with --quick: which of the task's test questions
+    ship: Path | None = None  # make the checkpoints of this finished run the shipped ones
+    dry_run: bool = False  # check data, memory and rows, write the plan, train nothing
+    processes: int | None = None  # with --dry-run: GPUs of the run; None: those of this machine
+    resume: Path | None = None  # continue this interrupted run, with its settings
+    replay: Path | None = None  # compute the stored step of a run that a non-finite number stopped
+    out: Path | None = None  # folder for the results; None: runs/full_blink/DATE-TIME
+    threads: int | None = None  # CPU threads; None: one per core
+    no_progress: bool = False  # no progress bars
 
 
 def main() -> int:
     """Do what the command line says; returns the exit status."""
-    command = parser()
-    arguments = command.parse_args()
-    config = config_from_args(command, arguments)
-    if arguments.choices and not arguments.ask:
-        command.error("--choices belongs to --ask IMAGE QUESTION")
-    if arguments.ask and len(arguments.ask) < 2:
-        command.error("--ask needs at least one picture and then the question, for example: --ask cat.png 'A cat?'")
-    for path in (arguments.ask or [])[:-1]:
+    options = command_line(Options, preset=PRESET)
+    if options.choices and not options.ask:
+        usage_error("--choices belongs to --ask IMAGE QUESTION")
+    if len(options.ask) == 1:
+        usage_error("--ask needs at least one image and then the question, for example: --ask cat.png 'A cat?'")
+    for path in options.ask[:-1]:
         if not Path(path).is_file():
-            command.error(f"--ask: the picture {path} does not exist; give picture files first and the question last")
+            usage_error(f"--ask: the image {path} does not exist; pass image files first and the question last")
+    if options.replay and (changes := changed_settings(load_preset(PRESET), options.config)):
+        usage_error(f"--replay takes the settings stored with the step; remove {', '.join(changes)}")
 
-    import torch
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    out = arguments.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
-    from amvl_model import distributed
     from amvl_model.models.checkpoints import NonFiniteError
-    from amvl_model.studies import main_job
-    from amvl_model.training import guard
+    from amvl_model.training.guard import STATUS
 
     try:
-        if arguments.ask:
-            *images, question = arguments.ask
-            return main_job.ask(images, question, arguments.choices or [], arguments.checkpoint or "tiny-amvl", config)
-        if arguments.replay:
-            return guard.replay(arguments.replay)
-        if arguments.ship:
-            return main_job.ship(arguments.ship)
-        if arguments.quick:
-            return main_job.quick(out, arguments.task or "Counting", arguments.index, config)
-        if arguments.dry_run:
-            return _dry_run(config, out, arguments.processes or max(1, torch.cuda.device_count()))
-        resume = arguments.resume is not None
-        if resume and arguments.preset == command.get_default("preset"):
-            config = override(main_job.stored_config(arguments.resume), overrides_from_args(arguments))
-        status = main_job.full(config, arguments.resume or out, progress=not arguments.no_progress, resume=resume)
-        distributed.stop()
-        return status
+        return run(options)
     except NonFiniteError as error:
         print(f"full_blink: {error}", file=sys.stderr)
-        return guard.STATUS
+        return STATUS
     except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return 2
+
+
+def run(options: Options) -> int:
+    """The mode that the options select."""
+    import torch
+
+    from amvl_model import distributed
+    from amvl_model.studies import main_job
+    from amvl_model.training import guard
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    config, out = options.config, options.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
+    if options.ask:
+        *images, question = options.ask
+        return main_job.ask(images, question, list(options.choices), options.checkpoint, config)
+    if options.replay:
+        return guard.replay(options.replay)
+    if options.ship:
+        return main_job.ship(options.ship)
+    if options.quick:
+        return main_job.quick(out, options.task, options.index, config)
+    if options.dry_run:
+        return _dry_run(config, out, options.processes or max(1, torch.cuda.device_count()))
+    resume = options.resume is not None
+    status = main_job.full(config, options.resume or out, progress=not options.no_progress, resume=resume)
+    distributed.stop()
+    return status
 
 
 def _dry_run(config: RunConfig, out: Path, processes: int) -> int:

@@ -1,52 +1,55 @@
 """Train and measure arms of the laboratory on the multi-hop base, one result file each; what is there is not run again.
 
-python experiments/laboratory.py --objective sft pause --seeds 0 1 2
-python experiments/laboratory.py --objective prior ntp ntp+fwd elbo amvl --seeds 0 1 2
+    python experiments/laboratory.py --objective sft pause --seeds 0 1 2
+    python experiments/laboratory.py --objective prior ntp ntp+fwd elbo amvl --seeds 0 1 2
 
 The arms with latents of a seed share one warm-up by prior-sample training.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from amvl_model.config import command_line
 from amvl_model.objectives import OBJECTIVES
 from experiments.train_multihop import hop_mixture
 
 
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    base: str = "multihop"  # checkpoint of experiments/train_multihop.py; multihop: the shipped one
+    objective: tuple[Literal[tuple(OBJECTIVES)], ...] = ("amvl",)  # objectives to train
+    hops: str = "1:1,2:1,3:2"  # hops:weight,...
+    beta: float = 1.0  # weight of the forward KL [per nat]
+    gamma: float = 1.0  # weight of the reverse KL [per nat]
+    seeds: tuple[int, ...] = (0,)  # seeds to train
+    steps: int = 800  # optimiser steps of an arm, after the warm-up
+    warmup: int = 2400  # most steps of the warm-up
+    warmup_accuracy: float = 0.8  # accuracy at the hardest hop that ends the warm-up
+    learning_rate: float = 2e-3  # peak learning rate
+    latents: int = 2  # k
+    latent_dim: int = 16  # d
+    log_std: float = -2.0  # initial log standard deviation
+    fresh_queries: bool = False  # latent queries do not begin at the prompt's last token
+    eval_every: int = 100  # steps between two evaluations
+    eval_size: int = 256  # validation questions for each number of hops
+    out: Path = Path("results")  # folder of the results
+    log: Path = Path("runs/laboratory")  # folder of the curves
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, run what has no result yet."""
-    parser = argparse.ArgumentParser(description="Train and measure arms of the laboratory.")
-    parser.add_argument(
-        "--base", default="multihop", help="checkpoint of experiments/train_multihop.py (default: shipped)"
-    )
-    parser.add_argument("--objective", nargs="+", choices=list(OBJECTIVES), default=["amvl"], metavar="NAME")
-    parser.add_argument("--hops", type=hop_mixture, default=hop_mixture("1:1,2:1,3:2"), help="hops:weight,...")
-    parser.add_argument("--beta", type=float, default=1.0, help="weight of the forward KL, per nat")
-    parser.add_argument("--gamma", type=float, default=1.0, help="weight of the reverse KL, per nat")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=800, help="optimiser steps of an arm, after the warm-up")
-    parser.add_argument("--warmup", type=int, default=2400, help="most steps of the warm-up")
-    parser.add_argument("--warmup-accuracy", type=float, default=0.8, help="at the hardest hop; ends the warm-up")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--latents", type=int, default=2, help="k")
-    parser.add_argument("--latent-dim", type=int, default=16, help="d")
-    parser.add_argument("--log-std", type=float, default=-2.0, help="initial log standard deviation")
-    parser.add_argument(
-        "--fresh-queries", action="store_true", help="latent queries do not begin at the prompt's last token"
-    )
-    parser.add_argument("--eval-every", type=int, default=100)
-    parser.add_argument("--eval-size", type=int, default=256)
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
-    parser.add_argument("--log", type=Path, default=Path("runs/laboratory"), help="folder of the curves")
-    options = parser.parse_args(arguments)
+    options = command_line(Options, arguments)
+    hop_mixture(options.hops)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     import torch
@@ -81,12 +84,12 @@ def main(arguments: list[str] | None = None) -> None:
             print(run_arm(model, processor, arm, options.out, warmed=warmed, log=log))
 
 
-def _arm(options: argparse.Namespace, objective: str, seed: int) -> Any:
+def _arm(options: Options, objective: str, seed: int) -> Any:
     from amvl_model.studies.laboratory import Arm
     from amvl_model.training.multihop_base import MultihopRecipe
 
     recipe = MultihopRecipe(
-        hops=options.hops,
+        hops=hop_mixture(options.hops),
         steps=options.steps,
         learning_rate=options.learning_rate,
         freeze_vision=True,

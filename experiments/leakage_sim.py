@@ -13,70 +13,64 @@ figure is made from what `amvl_theory` exports; see amvl_theory/README.md for th
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import Field, NonNegativeInt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from amvl_model.config import command_line, usage_error
 
 NAMES = tuple(f"T{number}" for number in range(1, 13))
 OWN_FILES = ("verdicts.json", "sweep.csv", "benchmark.json")
 """One of these marks a folder as written by this program."""
-MODE_FIELDS = {
-    "curvature": "h, curvature of the answer loss",
-    "posterior_precision": "lambda_q, for figures at fixed variances",
-    "prior_precision": "lambda_p, likewise",
-    "force_mean": "gbar, the answer force that x determines",
-    "force_var": "v0, variance of the answer force that x does not determine",
-    "anchor": "alpha, what holds the prior mean",
-    "beta": "weight of the forward KL",
-}
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class FigureMode:
+    """The mode that the figures show."""
+
+    curvature: float | None = None  # h, curvature of the answer loss
+    posterior_precision: float | None = None  # lambda_q, for figures at fixed variances
+    prior_precision: float | None = None  # lambda_p, likewise
+    force_mean: float | None = None  # gbar, the answer force that x determines
+    force_var: float | None = None  # v0, variance of the answer force that x does not determine
+    anchor: float | None = None  # alpha, what holds the prior mean
+    beta: float | None = None  # weight of the forward KL
+    gamma: tuple[float, ...] = ()  # weights of the reverse KL to simulate, rising
+
+
+@dataclass(frozen=True)
+class Options:
     """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument(
-        "--quick", action="store_true", help="40 instances per comparison, none near critical; coarse figures"
-    )
-    result.add_argument(
-        "--only", nargs="+", metavar="T", help="these statements only, for example T3 T6 (and no figures)"
-    )
-    result.add_argument("--seed", type=int, default=0, help="of all random instances (default 0)")
-    result.add_argument("--instances", type=int, help="random instances per comparison (default 400)")
-    result.add_argument("--figures", action=argparse.BooleanOptionalAction, help="draw the figures (default: yes)")
-    result.add_argument("--proofs", action=argparse.BooleanOptionalAction, default=True, help="run the symbolic proofs")
-    result.add_argument("--sweep", type=Path, metavar="FILE", help="only this: a grid of equilibria from a YAML file")
-    result.add_argument("--benchmark", action="store_true", help="only this: speed side by side with torch autograd")
-    result.add_argument("--out", type=Path, help="folder for the results (default: runs/leakage_sim/DATE-TIME)")
-    result.add_argument("--force", action="store_true", help="replace the results of an earlier run in --out")
-    result.add_argument("--no-progress", action="store_true", help="no progress bars")
-    mode = result.add_argument_group("the mode that the figures show")
-    for name, text in MODE_FIELDS.items():
-        mode.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
-    mode.add_argument(
-        "--gamma", type=float, nargs="+", metavar="X", help="weights of the reverse KL to simulate, rising"
-    )
-    return result
+
+    mode: Annotated[FigureMode, tyro.conf.arg(name="")]
+    quick: bool = False  # 40 instances per comparison, none near critical; coarse figures
+    only: tuple[Literal[NAMES], ...] = ()  # only these statements, and no figures
+    seed: NonNegativeInt = 0  # seed of all random instances
+    instances: Annotated[int, Field(ge=2)] | None = None  # random instances per comparison; None: 400, quick: 40
+    figures: bool = False  # draw the figures beside --only, too
+    no_figures: bool = False  # draw no figures
+    proofs: bool = True  # without the symbolic proofs
+    sweep: Path | None = None  # only this: a grid of equilibria from a YAML file
+    benchmark: bool = False  # only this: speed side by side with torch autograd
+    out: Path | None = None  # folder for the results; None: runs/leakage_sim/DATE-TIME
+    force: bool = False  # replace the results of an earlier run in --out
+    no_progress: bool = False  # no progress bars
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
-    command = parser()
-    options = command.parse_args(arguments)
-    unknown = [name for name in options.only or [] if name not in NAMES]
-    if unknown:
-        command.error(f"--only: expected names among {', '.join(NAMES)}, received {', '.join(unknown)}")
-    if options.seed < 0:
-        command.error(f"--seed: expected a whole number of at least 0, received {options.seed}")
-    if options.instances is not None and options.instances < 2:
-        command.error(f"--instances: expected at least 2, received {options.instances}")
+    options = command_line(Options, arguments)
     if options.sweep and options.benchmark:
-        command.error("--sweep: expected one of --sweep and --benchmark, received both")
+        usage_error("expected one of --sweep and --benchmark, received both")
     # Before numpy is loaded: small matrices, and the proofs have the other core.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1" if not options.benchmark else str(os.cpu_count() or 1))
@@ -109,7 +103,7 @@ def prepare(out: Path, *, force: bool) -> None:
             )
         if not force:
             raise FileExistsError(
-                f"--out: {out} holds an earlier run; pass --force to replace it, or choose another folder"
+                f"--out: {out} contains an earlier run; pass --force to replace it, or choose another folder"
             )
     out.mkdir(parents=True, exist_ok=True)
 
@@ -127,7 +121,7 @@ def write_json(path: Path, record: Mapping[str, Any], config: Mapping[str, Any])
     return path
 
 
-def compare(out: Path, options: argparse.Namespace) -> int:
+def compare(out: Path, options: Options) -> int:
     """Numbers here, proofs and figures in a second process; prints and writes the verdicts."""
     from tqdm import tqdm
 
@@ -138,11 +132,10 @@ def compare(out: Path, options: argparse.Namespace) -> int:
 
     began = time.perf_counter()
     names = [name for name in NAMES if name in (options.only or NAMES)]
-    chosen = {name: getattr(options, name) for name in (*MODE_FIELDS, "gamma") if getattr(options, name) is not None}
-    mode = Mode(**(chosen | ({"gamma": tuple(chosen["gamma"])} if "gamma" in chosen else {})))
+    mode = Mode(**{name: value for name, value in asdict(options.mode).items() if value not in (None, ())})
     prepare(out, force=options.force)
     instances = options.instances or (40 if options.quick else 400)
-    drawn = list(FIGURES) if (options.only is None if options.figures is None else options.figures) else []
+    drawn = list(FIGURES) if options.figures or not (options.only or options.no_figures) else []
     found: dict[str, Any] = {}
     proven: dict[str, Any] = {}
     with second_process() as beside, tqdm(disable=options.no_progress) as bar:
@@ -165,7 +158,7 @@ def compare(out: Path, options: argparse.Namespace) -> int:
         "seed": options.seed,
         "instances": instances,
         "quick": options.quick,
-        "only": options.only,
+        "only": list(options.only) or None,
     }
     write_json(out / "verdicts.json", report.verdict_record(verdicts), config | {"mode": mode})
     report.write_tables(out, verdicts)
@@ -174,7 +167,7 @@ def compare(out: Path, options: argparse.Namespace) -> int:
     return 0 if all(item.passed for item in verdicts) else 1
 
 
-def sweep(out: Path, options: argparse.Namespace) -> int:
+def sweep(out: Path, options: Options) -> int:
     """A grid of closed-form equilibria from a YAML file to CSV."""
     from amvl_theory.verification.core import write_csv
     from amvl_theory.verification.grid import read_sweep, run_sweep
@@ -188,7 +181,7 @@ def sweep(out: Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def benchmark(out: Path, options: argparse.Namespace) -> int:
+def benchmark(out: Path, options: Options) -> int:
     """Speed of sweep and simulation beside torch autograd, and the machine's memory bandwidth."""
     from experiments.leakage_speed import benchmark as speed
 

@@ -13,44 +13,39 @@ and prediction.png. Existing results are skipped, so that the script can be run 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from amvl_model.config import command_line
+
 STUDY = "prediction"
 REFERENCES = ("amvl,gamma=0.0003", "ntp+fwd")
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Options:
     """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = result.add_argument
-    add("--checkpoints", type=Path, metavar="DIR", help="the checkpoints of the study leakage: DIR/<cell>/seed<k>")
-    add("--reference", nargs="+", default=list(REFERENCES), metavar="CELL", help=f"default: {' '.join(REFERENCES)}")
-    add("--seeds", type=int, nargs="+", help="default: all with a checkpoint of the reference")
-    add("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
-    add("--questions", type=int, default=48, metavar="N", help="held-out questions (default: 48)")
-    add("--free-questions", type=int, default=4, metavar="N", help="of these with free posteriors (default: 4)")
-    add(
-        "--heads",
-        nargs="*",
-        default=["head 300", "both heads 300"],
-        metavar="NAME",
-        help='trainings on the frozen reference for S steps: "head S" (posterior, fresh), "head +S" (posterior, continued), '
-        '"head KL only", "both heads S" (with the prior, fresh) (default: head 300, both heads 300)',
-    )
-    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add("--summary", action="store_true", help="only score and draw existing results")
-    return result
+
+    checkpoints: Path | None = None  # the checkpoints of the study leakage: DIR/<cell>/seed<k>
+    reference: tuple[str, ...] = REFERENCES  # cells of the references
+    seeds: tuple[int, ...] = ()  # default: all with a checkpoint of the reference
+    out: Path = ROOT / "results"  # folder of the results
+    questions: int = 48  # held-out questions
+    free_questions: int = 4  # of these with free posteriors
+    heads: tuple[str, ...] = ("head 300", "both heads 300")
+    """Trainings on the frozen reference for S steps: "head S" (posterior, fresh), "head +S" (posterior, continued),
+    "head KL only", "both heads S" (with the prior, fresh)."""
+    threads: int = 1  # CPU threads
+    summary: bool = False  # only score and draw existing results
 
 
-def predict_one(reference: str, seed: int, options: argparse.Namespace, plan: Any, *, heads: bool) -> Path | None:
+def predict_one(reference: str, seed: int, options: Options, plan: Any, *, heads: bool) -> Path | None:
     """One reference and seed; None if its result exists."""
     from amvl_model.models.loading import load_checkpoint
     from amvl_model.results.files import result_path
@@ -66,7 +61,7 @@ def predict_one(reference: str, seed: int, options: argparse.Namespace, plan: An
     return write_prediction(target, reference, seed, prediction, plan, time.perf_counter() - began)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Predict what is missing, then score and draw."""
     import torch
 
@@ -78,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         Plan(),
         questions=options.questions,
         free_questions=options.free_questions,
-        heads=tuple(options.heads),
+        heads=options.heads,
     )
     for reference in options.reference if not options.summary else ():
         if options.checkpoints is None:
@@ -89,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
                 f"no checkpoint in {options.checkpoints / reference}/seed<k>/checkpoint; "
                 "run experiments/ablations.py leakage --keep DIR first"
             )
-        for seed in available if options.seeds is None else options.seeds:
+        for seed in options.seeds or available:
             new = measure_trained(options.out / STUDY, options.checkpoints, seed, plan)
             if new:
                 print(f"seed {seed}, trained checkpoints measured: {', '.join(new)}", flush=True)
@@ -103,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = parser().parse_args(arguments)
+    options = command_line(Options, arguments)
     try:
         return run(options)
     except (ValueError, FileNotFoundError) as error:

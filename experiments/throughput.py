@@ -23,16 +23,18 @@ In a window of ten minutes on one GPU (train cells report time, memory, utilisat
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from amvl_model.config import command_line
 from amvl_model.profiling.throughput.grid import METHODS, SIZES, Cell, training_cells
 
 if TYPE_CHECKING:
@@ -41,67 +43,59 @@ if TYPE_CHECKING:
 KINDS = ("train", "memory", "infer", "sharded", "gradients")
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Options:
     """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["tiny"], help="models (default: tiny)")
-    result.add_argument("--lengths", nargs="+", type=int, default=[256, 768, 1408, 2048], help="query tokens N")
-    result.add_argument("--answers", nargs="+", type=int, default=[16, 256], help="answer tokens |y|")
-    result.add_argument("--latents", nargs="+", type=int, default=[1, 8, 64], help="latents k; 8 with every length")
-    result.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods to time")
-    result.add_argument("--checkpointing", choices=["no", "yes", "both"], default="both", help="gradient checkpointing")
-    result.add_argument("--repeats", type=int, default=5, help="measured rounds, after one unmeasured (default: 5)")
-    result.add_argument("--batch", type=int, default=1, help="examples in a step (default: 1)")
-    result.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
-    result.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU, float32 on the CPU"
-    )
-    result.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="default: adamw")
-    result.add_argument("--pictures", action="store_true", help="three quarters of x are a picture; default: text")
-    result.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core)")
-    result.add_argument("--only", nargs="+", choices=KINDS, help="kinds of cells (default: all)")
-    result.add_argument("--check", action="store_true", help="the same as --only gradients")
-    result.add_argument("--quick", action="store_true", help="tiny model, short sequences, two rounds")
-    result.add_argument("--report", action="store_true", help="measure nothing: table and picture of what is in --out")
-    result.add_argument("--memory-table", action="store_true", help="print what fits where, computed, and stop")
-    result.add_argument("--profile", action="store_true", help="also say what one step of every method is spent on")
-    result.add_argument(
-        "--list", action="store_true", help="measure nothing: print the cells, and whether they are there"
-    )
-    result.add_argument(
-        "--minutes", type=float, help="begin no cell, and end the one at work, after this time; default: none"
-    )
-    result.add_argument("--overwrite", action="store_true", help="measure finished cells again")
-    result.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the results (default: results)")
-    return result
+
+    sizes: tuple[Literal[tuple(SIZES)], ...] = ("tiny",)  # models
+    lengths: tuple[PositiveInt, ...] = (256, 768, 1408, 2048)  # query tokens N
+    answers: tuple[PositiveInt, ...] = (16, 256)  # answer tokens |y|
+    latents: tuple[PositiveInt, ...] = (1, 8, 64)  # latents k; 8 with every length
+    methods: tuple[Literal[METHODS], ...] = METHODS  # methods to time
+    checkpointing: Literal["no", "yes", "both"] = "both"  # gradient checkpointing
+    repeats: PositiveInt = 5  # measured rounds, after one unmeasured
+    batch: PositiveInt = 1  # examples in a step
+    device: Literal["cpu", "cuda"] | None = None  # None: cuda if available
+    dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16 on a GPU, float32 on the CPU
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # optimiser of the training steps
+    pictures: bool = False  # three quarters of x are an image; default: text
+    threads: int = 0  # CPU threads; 0: one per core
+    only: tuple[Literal[KINDS], ...] = KINDS  # kinds of cells
+    check: bool = False  # the same as --only gradients
+    quick: bool = False  # tiny model, short sequences, two rounds
+    report: bool = False  # measure nothing: table and figure of the results in --out
+    memory_table: bool = False  # print what fits where, computed, and stop
+    profile: bool = False  # also report which operations take the time of one step of every method
+    list: bool = False  # measure nothing: print the cells, and whether they have results
+    minutes: PositiveFloat | None = None  # start no cell, and end the current one, after this time; None: no limit
+    overwrite: bool = False  # measure finished cells again
+    out: Path = ROOT / "results"  # folder of the results
 
 
-def quick(arguments: argparse.Namespace) -> None:
-    """Settings that end within minutes on a laptop."""
-    arguments.sizes, arguments.lengths, arguments.answers = ["tiny"], [32, 64, 96, 128], [16]
-    arguments.latents, arguments.repeats = [1, 8], 2
+QUICK = {"sizes": ("tiny",), "lengths": (32, 64, 96, 128), "answers": (16,), "latents": (1, 8), "repeats": 2}
+"""Settings that end within minutes on a laptop."""
 
 
-def cells_of(arguments: argparse.Namespace) -> list[Cell]:
+def cells_of(options: Options) -> list[Cell]:
     """Every cell that the command line asks for."""
-    again = {"no": (False,), "yes": (True,), "both": (False, True)}[arguments.checkpointing]
+    again = {"no": (False,), "yes": (True,), "both": (False, True)}[options.checkpointing]
     common: dict[str, Any] = {
-        "batch": arguments.batch,
-        "repeats": arguments.repeats,
-        "device": arguments.device,
-        "dtype": arguments.dtype,
-        "optimizer": arguments.optimizer,
-        "pictures": arguments.pictures,
-        "threads": arguments.threads,
+        "batch": options.batch,
+        "repeats": options.repeats,
+        "device": options.device,
+        "dtype": options.dtype,
+        "optimizer": options.optimizer,
+        "pictures": options.pictures,
+        "threads": options.threads,
     }
     train = training_cells(
-        arguments.sizes,
-        arguments.lengths,
-        arguments.answers,
-        arguments.latents,
+        options.sizes,
+        options.lengths,
+        options.answers,
+        options.latents,
         again,
-        methods=tuple(arguments.methods),
-        profile=arguments.profile,
+        methods=options.methods,
+        profile=options.profile,
         **common,
     )
     # on a GPU the allocator tells in the training cells themselves
@@ -110,11 +104,11 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     point: dict[str, Any] = {"answer": 16, "latents": first, "methods": ("two-pass",)}
     infer = [
         Cell(kind="infer", size=size, length=length, **point, **common)
-        for size in arguments.sizes
-        for length in arguments.lengths
+        for size in options.sizes
+        for length in options.lengths
     ]
-    on_cpu = {"device": "cpu", "dtype": "float32", "repeats": 1, "threads": arguments.threads}
-    point |= {"length": arguments.lengths[0]}
+    on_cpu = {"device": "cpu", "dtype": "float32", "repeats": 1, "threads": options.threads}
+    point |= {"length": options.lengths[0]}
     sharded = [Cell(kind="sharded", size="tiny", checkpointing=c, **point, **on_cpu) for c in again]
     grid_points = dict.fromkeys((c.length, c.answer, c.latents, c.checkpointing) for c in train)
     gradients = [
@@ -125,86 +119,75 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
             answer=answer,
             latents=latents,
             checkpointing=checkpointing,
-            pictures=arguments.pictures,
+            pictures=options.pictures,
             **on_cpu,
         )
         for length, answer, latents, checkpointing in grid_points
     ]
-    wanted = ("gradients",) if arguments.check else tuple(arguments.only or KINDS)
+    wanted = ("gradients",) if options.check else options.only
     return [cell for cell in (*train, *memory, *infer, *sharded, *gradients) if cell.kind in wanted]
 
 
-def main(given: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure, report and draw; returns the exit status: 1 if a requirement is not met."""
-    command = parser()
-    arguments = command.parse_args(given)
-    for name in ("lengths", "answers", "latents"):
-        if min(getattr(arguments, name)) < 1:
-            command.error(f"--{name}: expected numbers of at least 1, received {min(getattr(arguments, name))}")
-    for name in ("repeats", "batch"):
-        if getattr(arguments, name) < 1:
-            command.error(f"--{name}: expected at least 1, received {getattr(arguments, name)}")
-    if arguments.minutes is not None and not arguments.minutes > 0:
-        command.error(f"--minutes: expected a number above 0, received {arguments.minutes}; leave it out for no limit")
-    if arguments.memory_table:
+    options = command_line(Options, arguments)
+    if options.memory_table:
         from amvl_model.profiling.footprint import memory_table
 
-        print(memory_table(arguments.out, batch=arguments.batch))
+        print(memory_table(options.out, batch=options.batch))
         return 0
-    if arguments.report:
+    if options.report:
         from amvl_model.profiling.throughput.runner import STUDY
         from amvl_model.results.files import read_study
 
-        return report(read_study(arguments.out / STUDY), arguments)
-    if arguments.device is None:
+        return report(read_study(options.out / STUDY), options)
+    if options.device is None:
         import torch
 
-        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if arguments.dtype is None:
-        arguments.dtype = "bfloat16" if arguments.device == "cuda" else "float32"
-    if arguments.quick:
-        quick(arguments)
-    if arguments.list:
-        return listing(arguments)
-    return measure(arguments)
+        options = replace(options, device="cuda" if torch.cuda.is_available() else "cpu")
+    if options.dtype is None:
+        options = replace(options, dtype="bfloat16" if options.device == "cuda" else "float32")
+    if options.quick:
+        options = replace(options, **QUICK)
+    return listing(options) if options.list else measure(options)
 
 
-def listing(arguments: argparse.Namespace) -> int:
+def listing(options: Options) -> int:
     """Print every cell with the memory that it needs at least, and whether it was measured before."""
     from amvl_model.profiling.doctor import GIB
     from amvl_model.profiling.throughput.grid import needed_bytes
     from amvl_model.profiling.throughput.runner import finished
 
-    for cell in cells_of(arguments):
-        state = "there already" if finished(arguments.out, cell) else "to be measured"
+    for cell in cells_of(options):
+        state = "there already" if finished(options.out, cell) else "to be measured"
         print(f"{cell.name:<60}  {needed_bytes(cell) / GIB:7.1f} GiB at least  {state}")
     return 0
 
 
-def measure(arguments: argparse.Namespace) -> int:
-    """Run the cells, print the report, draw the picture."""
+def measure(options: Options) -> int:
+    """Run the cells, print the report, draw the figure."""
     from amvl_model.profiling.throughput.runner import run_cells
 
-    seconds = None if arguments.minutes is None else 60 * arguments.minutes
-    results = run_cells(cells_of(arguments), arguments.out, overwrite=arguments.overwrite, seconds=seconds)
-    print(f"\nbatch {arguments.batch}, {arguments.device}, {arguments.dtype}, {arguments.optimizer}")
-    return report(results, arguments)
+    seconds = None if options.minutes is None else 60 * options.minutes
+    results = run_cells(cells_of(options), options.out, overwrite=options.overwrite, seconds=seconds)
+    print(f"\nbatch {options.batch}, {options.device}, {options.dtype}, {options.optimizer}")
+    return report(results, options)
 
 
-def report(results: Sequence[Result], arguments: argparse.Namespace) -> int:
+def report(results: Sequence[Result], options: Options) -> int:
     """Print table and verdicts, draw the figure; 1 if a requirement is not met."""
     from amvl_model.profiling.throughput.report import figure, profiles, table, verdicts
     from amvl_model.profiling.throughput.runner import STUDY
     from amvl_style import save
 
     print(table(results) + "\n")
-    if arguments.profile:
+    if options.profile:
         print(profiles(results) + "\n")
     found = verdicts(results)
     for verdict in found:
         print(verdict)
     if any(result.config["kind"] == "train" for result in results):
-        path = arguments.out / STUDY / "throughput.png"
+        path = options.out / STUDY / "throughput.png"
         save(figure(results), path, dpi=150)
         print(f"\n{path}")
     return 1 if any(verdict.passed is False for verdict in found) else 0

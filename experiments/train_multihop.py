@@ -6,44 +6,50 @@ python experiments/train_multihop.py --out results/multihop/sft --base results/m
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from amvl_model.config import command_line, usage_error
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    out: Path  # folder to write
+    base: Path | None = None  # checkpoint to start from; None: fresh weights
+    deepen: int = 0  # text layers to add to the base, which start as identities
+    layers: int = 3  # text layers of a fresh model
+    hidden: int = 64  # width of a fresh model, a multiple of 16
+    task: Literal[MULTIHOP_TASKS] = "Coloured_Cells"  # task to train on
+    hops: str = "1:1,2:1,3:2,4:2"  # hops:weight,...
+    objects: int = 8  # objects in a scene
+    steps: int = 1000  # optimiser steps
+    learning_rate: float = 2e-3  # peak learning rate
+    reading_weight: float = 0.0  # weight of the reading loss
+    freeze_vision: bool = False  # keep the vision encoder as it is
+    seed: int = 0  # seed of weights and questions
+    eval_every: int = 100  # steps between two evaluations
+    eval_size: int = 256  # validation questions for each number of hops
 
 
 def hop_mixture(text: str) -> dict[int, float]:
     """``"1:1,2:1"`` as weights of the numbers of hops."""
     try:
         return {int(hops): float(weight) for hops, weight in (part.split(":") for part in text.split(","))}
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected hops:weight,..., such as 1:1,2:1, got {text!r}") from error
+    except ValueError:
+        usage_error(f"--hops: expected hops:weight,..., such as 1:1,2:1, received {text!r}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train, and write the checkpoint, recipe.json and curve.csv."""
-    parser = argparse.ArgumentParser(description="Train a small base for multi-hop tasks without latents.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--base", type=Path, help="checkpoint to start from; default: fresh weights")
-    parser.add_argument(
-        "--deepen", type=int, default=0, help="text layers to add to the base, which start as identities"
-    )
-    parser.add_argument("--layers", type=int, default=3, help="text layers of a fresh model")
-    parser.add_argument("--hidden", type=int, default=64, help="width of a fresh model, a multiple of 16")
-    parser.add_argument("--task", choices=MULTIHOP_TASKS, default="Coloured_Cells")
-    parser.add_argument("--hops", type=hop_mixture, default=hop_mixture("1:1,2:1,3:2,4:2"), help="hops:weight,...")
-    parser.add_argument("--objects", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--reading-weight", type=float, default=0.0)
-    parser.add_argument("--freeze-vision", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--eval-every", type=int, default=100)
-    parser.add_argument("--eval-size", type=int, default=256, help="validation questions for each number of hops")
-    options = parser.parse_args(arguments)
+    options = command_line(Options, arguments)
+    hops = hop_mixture(options.hops)
 
     from amvl_model.data.processing import AMVLProcessor
     from amvl_model.training.multihop_base import (
@@ -68,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = deepened(model, options.deepen) if options.deepen else model
     recipe = MultihopRecipe(
         task=options.task,
-        hops=options.hops,
+        hops=hops,
         objects=options.objects,
         colours=options.objects,
         steps=options.steps,

@@ -105,7 +105,7 @@ def count_moves(walk: Callable[[], Any], folders: tuple[Path, ...] | None = None
 
 def batch(folder: Path) -> Callable[[], Any]:
     """One batch from question to loss: processor, model.forward, objective; the images are drawn before."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import load_checkpoint
 
@@ -123,7 +123,7 @@ def batch(folder: Path) -> Callable[[], Any]:
 
 def drawing(folder: Path) -> Callable[[], Any]:
     """The questions of a batch: their images are drawn when they are asked for."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
 
     questions = training_questions(load_preset("tiny").data)
@@ -132,7 +132,7 @@ def drawing(folder: Path) -> Callable[[], Any]:
 
 def training_step(folder: Path) -> Callable[[], Any]:
     """One step of AMVLTrainer.train; model, questions with their images, and trainer are made before."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import build_model
     from amvl_model.training.batches import QuestionDataset
@@ -160,7 +160,7 @@ def training_step(folder: Path) -> Callable[[], Any]:
 
 def training_run(folder: Path) -> Callable[[], Any]:
     """A whole training run of one step: configuration to checkpoint."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.training.run import train
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
@@ -170,7 +170,7 @@ def training_run(folder: Path) -> Callable[[], Any]:
 
 def diagnostics(folder: Path) -> Callable[[], Any]:
     """One checkpoint to diagnostics.json: the contamination report, without the other nine and without the page in HTML."""
-    from amvl_model.config.schema import load_preset
+    from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.diagnostics.report.suite import Plan, diagnose
     from amvl_model.results.provenance import provenance, to_jsonable

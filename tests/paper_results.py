@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.objectives import objective_named
 from amvl_model.results.files import SCHEMA_VERSION
 from amvl_model.studies.declared import EASY_TASKS, STUDIES

@@ -1,9 +1,19 @@
 """Settings of a run; free of torch.
 
-schema     the fields of every section with bound, unit and documentation; presets and overrides
-loading    checked fields, plain data, and a command-line argument for every field
+schema     the settings of every section with bound, unit and documentation; plain data
+loading    presets, overrides, and command lines
 """
 
+from amvl_model.config.loading import (
+    PRESET_FOLDER,
+    changed_settings,
+    command_line,
+    load_preset,
+    override,
+    preset_names,
+    stored_config,
+    usage_error,
+)
 from amvl_model.config.schema import (
     DataConfig,
     EvalConfig,
@@ -11,19 +21,23 @@ from amvl_model.config.schema import (
     ObjectiveConfig,
     RunConfig,
     TrainConfig,
-    load_preset,
-    override,
-    preset_names,
+    config_paths,
 )
 
 __all__ = [
+    "PRESET_FOLDER",
     "DataConfig",
     "EvalConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "RunConfig",
     "TrainConfig",
+    "changed_settings",
+    "command_line",
+    "config_paths",
     "load_preset",
     "override",
     "preset_names",
+    "stored_config",
+    "usage_error",
 ]

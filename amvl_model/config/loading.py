@@ -1,392 +1,232 @@
-"""Checked dataclass fields: types, bounds, documentation, plain data, and text from a command line.
+"""Configurations from presets, files, dotted overrides and command lines.
 
-Nothing here knows AMVL. A configuration class declares each field with `option`, calls `check_fields` in its
-``__post_init__``, and is then built, written and overridden by the functions below. Every error names the dotted path
-of the field, what was expected, what was received, and what to do.
+    config = load_preset("tiny", {"objective.beta": "0.01"})        a preset with one value replaced
+    options = command_line(Options)                                 a script's options, with a RunConfig among them or not
 
-
-A command-line argument for every field of a tree of configurations, and helpful refusals of unknown ones.
+A preset is a complete YAML file in ``amvl_model/presets``: copy it, edit it, pass its path in place of a name.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import functools
-import math
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
-ConfigT = TypeVar("ConfigT")
+from amvl_model.config.schema import RunConfig, Settings, config_paths, did_you_mean, read_text, text_of
 
-_NULL_TEXTS = ("null", "none", "~")
+if TYPE_CHECKING:
+    from tyro.constructors import StructConstructorSpec, StructTypeInfo
 
+PRESET_FOLDER = Path(__file__).parents[1] / "presets"
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What one field accepts.
-
-    Attributes:
-        base: bool, int, float or str; of the entries where ``many`` is set.
-        nullable: None is accepted.
-        many: a tuple of ``base``.
-        choices: the accepted texts; empty for any.
-        low, high: inclusive bounds of a number; None for no bound.
-        above: exclusive lower bound; None for no bound.
-    """
-
-    base: type[Any]
-    nullable: bool = False
-    many: bool = False
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-
-    def expectation(self) -> str:
-        """The rule in words."""
-        words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}[self.base]
-        if self.choices:
-            words = "one of " + ", ".join(self.choices)
-        if self.above is not None:
-            words += f" above {self.above:g}"
-        if self.low is not None and self.high is not None:
-            words += f" from {self.low:g} to {self.high:g}"
-        elif self.low is not None:
-            words += f" of at least {self.low:g}"
-        elif self.high is not None:
-            words += f" of at most {self.high:g}"
-        if self.many:
-            words = f"a list, each entry {words}"
-        return words + (" or null" if self.nullable else "")
-
-    def metavar(self) -> str:
-        """The rule as short as a ``--help`` page needs it."""
-        word = "{" + ",".join(self.choices) + "}" if self.choices else self.base.__name__.upper()
-        return word + (",..." if self.many else "")
+OptionsT = TypeVar("OptionsT")
 
 
-def option(
-    default: Any,
-    doc: str,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-) -> Any:
-    """A documented dataclass field.
+def preset_names() -> tuple[str, ...]:
+    """The shipped presets, smallest first."""
+    order = ("tiny", "small-gpu")
+    names = sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
+    return tuple(sorted(names, key=lambda name: order.index(name) if name in order else len(order)))
+
+
+def load_preset(name: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """A preset by name, or a complete YAML or JSON file, with some values replaced.
 
     Args:
-        default: its default.
-        doc: one line that says what it does.
-        unit: what it is counted in, for example ``steps``.
-        low: smallest accepted number.
-        high: largest accepted number.
-        above: number that the value has to exceed.
-    """
-    return field(default=default, metadata={"doc": doc, "unit": unit, "low": low, "high": high, "above": above})
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The entry of ``names`` most like ``name``, or None if none is alike; ``beta`` is like ``objective.beta``."""
-    known = list(names)
-    same_end = [entry for entry in known if entry.rpartition(".")[2] == name.lstrip("-")]
-    return next(iter(same_end or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
-
-
-def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """``did you mean X?`` with the nearest of ``names``, or the list of them."""
-    known = list(names)
-    match = nearest(name, known)
-    if match is not None:
-        return f"did you mean {prefix}{match}?"
-    return "use one of " + ", ".join(prefix + entry for entry in known)
-
-
-def section_of(config_class: type) -> str:
-    """Name by which a part of the configuration is addressed: ``ObjectiveConfig`` is ``objective``."""
-    return config_class.__name__.removesuffix("Config").lower()
-
-
-def rules_of(config_class: type) -> dict[str, Rule]:
-    """The rule of every field of ``config_class`` that is no configuration itself."""
-    hints = typing.get_type_hints(config_class)
-    rules = {}
-    for entry in _fields(config_class):
-        if not is_dataclass(hints[entry.name]):
-            rules[entry.name] = _rule(hints[entry.name], entry.metadata)
-    return rules
-
-
-def sections_of(config_class: type) -> dict[str, type]:
-    """The fields of ``config_class`` that are configurations themselves, with their classes."""
-    hints = typing.get_type_hints(config_class)
-    return {f.name: hints[f.name] for f in _fields(config_class) if is_dataclass(hints[f.name])}
-
-
-def _fields(config: Any) -> tuple[Field[Any], ...]:
-    return fields(config)
-
-
-def _rule(annotation: Any, metadata: Mapping[str, Any]) -> Rule:
-    nullable, many, choices = False, False, ()
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
-        nullable = True
-    if typing.get_origin(annotation) is tuple:
-        annotation, many = typing.get_args(annotation)[0], True
-    if typing.get_origin(annotation) is Literal:
-        choices, annotation = typing.get_args(annotation), str
-    bounds = {name: metadata.get(name) for name in ("low", "high", "above")}
-    return Rule(base=annotation, nullable=nullable, many=many, choices=choices, **bounds)
-
-
-def walk(config_class: type, prefix: str = "") -> Iterator[tuple[str, Field[Any], Rule]]:
-    """Dotted path, field and rule of every leaf of a tree of configurations, in the order of declaration."""
-    rules, sections = rules_of(config_class), sections_of(config_class)
-    for entry in _fields(config_class):
-        if entry.name in sections:
-            yield from walk(sections[entry.name], f"{prefix}{entry.name}.")
-        else:
-            yield prefix + entry.name, entry, rules[entry.name]
-
-
-def problem(path: str, expected: str, received: Any, fix: str) -> ValueError:
-    """The one form of every configuration error."""
-    return ValueError(f"{path}: expected {expected}, received {received!r}; {fix}")
-
-
-def check_value(path: str, rule: Rule, value: Any, default: Any = MISSING) -> Any:
-    """``value`` as the field stores it: whole numbers become floats where floats are meant, lists become tuples.
+        name: ``tiny``, ``small-gpu``, ``qwen2.5-vl-7b``, or the path of a file that states every field.
+        overrides: dotted path to value; a text is read as the field needs it (``{"objective.beta": "1e-3"}``).
 
     Raises:
-        ValueError: for a value of the wrong type, outside the bounds, or not among the choices.
+        ValueError: for an unknown preset or key (with the nearest valid one), an incomplete file, or a bad value.
     """
-    if value is None and rule.nullable:
-        return None
-    if rule.many:
-        if not isinstance(value, (list, tuple)):
-            raise problem(path, rule.expectation(), value, "write it as a list")
-        return tuple(_check_entry(path, rule, entry, default) for entry in value)
-    return _check_entry(path, rule, value, default)
+    import yaml
+
+    file = PRESET_FOLDER / f"{name}.yaml" if str(name) in preset_names() else Path(name)
+    if not file.is_file():
+        raise ValueError(f"{name} is neither a preset nor a file; {did_you_mean(str(name), preset_names())}")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid YAML: {error}; compare it with {PRESET_FOLDER / 'tiny.yaml'}") from error
+    try:
+        config = RunConfig.from_dict(values, complete=True)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return override(config, overrides or {})
 
 
-def _check_entry(path: str, rule: Rule, value: Any, default: Any) -> Any:
-    if rule.base is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    fix = "correct the value" if default is MISSING else f"correct the value (the default is {_plain_text(default)})"
-    if not isinstance(value, rule.base) or (rule.base is int and isinstance(value, bool)):
-        raise problem(path, rule.expectation(), value, fix)
-    if rule.choices and value not in rule.choices:
-        raise problem(path, rule.expectation(), value, did_you_mean(value, rule.choices))
-    if rule.base in (int, float):
-        inside = math.isfinite(value)
-        inside &= rule.low is None or value >= rule.low
-        inside &= rule.high is None or value <= rule.high
-        inside &= rule.above is None or value > rule.above
-        if not inside:
-            raise problem(path, rule.expectation(), value, fix)
-    return value
-
-
-def check_fields(config: Any) -> None:
-    """Check every field of a (frozen) configuration against its annotation and bounds; meant for ``__post_init__``.
+def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """``config`` with the fields at the given dotted paths replaced; see `load_preset`.
 
     Raises:
-        ValueError: naming the first field that is wrong.
+        ValueError: for an unknown path (with the nearest valid one) or a value that is not accepted.
     """
-    section = section_of(type(config))
-    prefix = "" if section == "run" else f"{section}."
-    for name, rule in rules_of(type(config)).items():
-        default = type(config).__dataclass_fields__[name].default
-        object.__setattr__(config, name, check_value(prefix + name, rule, getattr(config, name), default))
-    for name, kind in sections_of(type(config)).items():
-        if not isinstance(getattr(config, name), kind):
-            fix = "build it with that class, or the whole with from_dict"
-            raise problem(prefix + name, f"an instance of {kind.__name__}", getattr(config, name), fix)
+    values, paths = config.to_dict(), config_paths()
+    for path, value in overrides.items():
+        if path not in paths:
+            raise ValueError(f"unknown configuration key {path}; {did_you_mean(path, paths)}")
+        section, key = path.split(".")
+        values[section][key] = value
+    return RunConfig.from_dict(values)
 
 
-def parse_text(path: str, rule: Rule, text: str) -> Any:
-    """The value that ``text`` (a YAML scalar, or a list in brackets or separated by commas) stands for.
-
-    The field decides how the text is read: ``1e-4`` is a number for a number field, ``7`` a text for a text field.
+def stored_config(run: Path) -> RunConfig:
+    """The settings that a run folder stores.
 
     Raises:
-        ValueError: for a text that the field does not accept.
+        FileNotFoundError: if the folder contains no ``config.json``.
+        ValueError: if that is not a configuration.
     """
-    text = text.strip()
-    if rule.nullable and text.lower() in _NULL_TEXTS:
-        return None
-    if not rule.many:
-        return check_value(path, rule, _parse_scalar(rule, text))
-    inner = text.removeprefix("[").removesuffix("]").strip()
-    entries = [entry.strip().strip("'\"") for entry in inner.split(",")] if inner else []
-    return check_value(path, rule, [_parse_scalar(rule, entry) for entry in entries])
+    if not (run / "config.json").is_file():
+        raise FileNotFoundError(f"{run} contains no run to resume (no config.json); give the folder that --out named")
+    try:
+        return RunConfig.from_dict(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{run / 'config.json'}: {error}") from error
 
 
-def _parse_scalar(rule: Rule, text: str) -> Any:
-    if rule.base is bool:
-        return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
-            text.lower(), text
-        )
-    if rule.base in (int, float):
+def changed_settings(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted path to both values of every setting, ``preset`` included, that differs between two configurations."""
+    old, new = before.to_dict(), now.to_dict()
+    pairs = {path: (_at(old, path), _at(new, path)) for path in ("preset", *config_paths())}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _at(values: Mapping[str, Any], path: str) -> Any:
+    section, _, key = path.partition(".")
+    return values[section][key] if key else values[section]
+
+
+def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None, *, preset: str = "") -> OptionsT:
+    """The options that a command line gives, by tyro; ``--help`` shows the docstring of the module of ``options``.
+
+    Args:
+        options: a dataclass or pydantic model; the comment behind a field is its help. A field ``config: RunConfig`` adds
+            ``--preset NAME|FILE`` and ``--section.field VALUE`` for every setting; with a field ``resume: Path | None``, settings
+            that the command line does not name come from the run folder given there, unless a preset is named.
+        arguments: default: those of the process.
+        preset: default of ``--preset``; needed where ``options`` has a field ``config``, and all of its fields have defaults.
+
+    Raises:
+        SystemExit: status 2 and a message for arguments that are not accepted; unknown ones with the most similar known ones.
+    """
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.struct_rule(_settings_rule)
+    extra: dict[str, Any] = {}
+    if preset:
+        named, arguments = _flag("--preset").parse_known_args(arguments)
+        run = _flag("--resume").parse_known_args(arguments)[0].resume if hasattr(options, "resume") else None
         try:
-            return rule.base(text)
-        except ValueError:
-            return text
-    return text
+            config = load_preset(named.preset or preset) if named.preset or not run else stored_config(Path(run))
+        except (ValueError, FileNotFoundError) as error:
+            usage_error(error)
+        extra["default"] = options(config=config)  # type: ignore[call-arg]
+    result, unknown = tyro.cli(
+        options,
+        args=arguments,
+        description=sys.modules[options.__module__].__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        registry=registry,
+        use_underscores=bool(preset),
+        return_unknown_args=True,
+        **extra,
+    )
+    if unknown:
+        flags = [name.partition("=")[0] for name in unknown if name.startswith("--")]
+        usage_error("; ".join(_unknown(name, [*_names(options)]) for name in flags or unknown))
+    return _bounded(result)
 
 
-def build(config_class: type[ConfigT], values: Any, *, complete: bool = False, prefix: str = "") -> ConfigT:
-    """A configuration from nested plain data.
+def _bounded(options: OptionsT) -> OptionsT:
+    """Options whose values pydantic has checked against their annotations (`PositiveInt`, for example)."""
+    from pydantic import TypeAdapter, ValidationError
 
-    Args:
-        config_class: the class to build.
-        values: mapping from field names to values; texts are accepted for numbers (YAML reads ``1e-4`` as a text).
-        complete: refuse data that leaves a field out; otherwise the field gets its default.
-        prefix: dotted path of the mapping, for the errors.
+    try:
+        return TypeAdapter(type(options)).validate_python(vars(options))
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        expected = detail["msg"].removeprefix("Input should be ").replace("greater than or equal to", "of at least")
+        name = str(detail["loc"][0]).replace("_", "-")
+        usage_error(f"--{name}: expected a value {expected}, received {detail['input']!r}; see --help")
 
-    Raises:
-        ValueError: for unknown keys (with the nearest valid one), missing keys, or values that are not accepted.
-    """
-    if not isinstance(values, Mapping):
-        raise problem(prefix.rstrip(".") or "configuration", "a mapping of names to values", values, "see the presets")
-    rules, sections = rules_of(config_class), sections_of(config_class)
-    known = [*rules, *sections]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown configuration key {prefix}{key}; {did_you_mean(str(key), known, prefix)}")
-    missing = [prefix + name for name in known if name not in values]
-    if complete and missing:
-        raise ValueError(
-            f"missing configuration keys: {', '.join(missing)}; a preset file states every field, see tiny.yaml"
-        )
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in sections:
-            arguments[key] = build(sections[key], value, complete=complete, prefix=f"{prefix}{key}.")
-        elif isinstance(value, str):
-            arguments[key] = parse_text(prefix + key, rules[key], value)
+
+def _flag(name: str) -> argparse.ArgumentParser:
+    """A parser of one option, which leaves the others to tyro."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    parser.add_argument(name)
+    return parser
+
+
+def _names(options: type) -> Iterator[str]:
+    """The options of a class without their dashes."""
+    for name, kind in get_type_hints(options).items():
+        if kind is RunConfig:
+            yield from ("preset", *config_paths())
+        elif is_dataclass(kind):
+            yield from _names(cast(type, kind))
         else:
-            arguments[key] = check_value(prefix + key, rules[key], value)
-    return config_class(**arguments)
+            yield name.replace("_", "-")
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """Nested plain data (what JSON and YAML can hold) of a configuration; `build` is the inverse."""
-    result: dict[str, Any] = {}
-    for entry in _fields(config):
-        value = getattr(config, entry.name)
-        if is_dataclass(value):
-            value = plain(value)
-        result[entry.name] = list(value) if isinstance(value, tuple) else value
-    return result
-
-
-def look_up(values: Mapping[str, Any], path: str) -> Any:
-    """The entry of nested plain data at a dotted path."""
-    return functools.reduce(lambda inner, key: inner[key], path.split("."), values)
-
-
-def _plain_text(value: Any) -> str:
-    """A value as one would write it in YAML or on the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value)) or "[]"
-    return str(value)
-
-
-def describe(entry: Field[Any], value: Any, label: str = "default") -> str:
-    """One line on a field: what it is, its unit, and ``value`` under a label."""
-    unit = f" [{entry.metadata['unit']}]" if entry.metadata.get("unit") else ""
-    return f"{entry.metadata['doc']}{unit} ({label}: {_plain_text(value)})"
-
-
-def add_field_arguments(
-    parser: argparse.ArgumentParser, config_class: type, defaults: Mapping[str, Any], label: str = "default"
-) -> None:
-    """Add ``--section.field VALUE`` for every field of every section of ``config_class``.
-
-    Args:
-        parser: grown in place; abbreviated flags are refused from now on.
-        config_class: a configuration whose sections are configurations.
-        defaults: nested plain data, shown as the default of each field; it does not end up in the namespace.
-        label: what ``--help`` calls these values.
-    """
-    parser.allow_abbrev = False
-    groups = {
-        name: parser.add_argument_group(f"{name} settings", (kind.__doc__ or "").splitlines()[0])
-        for name, kind in sections_of(config_class).items()
-    }
-    for path, entry, rule in walk(config_class):
-        section, dot, _ = path.partition(".")
-        if dot:
-            groups[section].add_argument(
-                f"--{path}",
-                dest=path,
-                default=argparse.SUPPRESS,
-                metavar=rule.metavar(),
-                type=_checked_text(path, rule),
-                help=describe(entry, look_up(defaults, path), label).replace("%", "%%"),
-            )
-
-
-def _checked_text(path: str, rule: Rule) -> Callable[[str], str]:
-    """A function for argparse that refuses a text which the field does not accept, and returns it unchanged."""
-
-    def check(text: str) -> str:
-        try:
-            parse_text(path, rule, text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{path}: ")) from error
-        return text
-
-    return check
-
-
-def given_fields(arguments: argparse.Namespace, config_class: type) -> dict[str, str]:
-    """Dotted path to text of the fields that stood on the command line."""
-    given = vars(arguments)
-    return {path: given[path] for path, _, _ in walk(config_class) if path in given and "." in path}
-
-
-def suggest_nearest(parser: argparse.ArgumentParser) -> None:
-    """Let ``parser.parse_args`` answer an unknown argument with the nearest known one."""
-
-    def parse_args(args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        parser.usage = parser.usage or _short_usage(parser)
-        result, unknown = parser.parse_known_args(args, namespace)
-        if unknown:
-            flags = [flag for action in parser._actions for flag in action.option_strings]
-            parser.error("; ".join(_refusal(word, flags) for word in _culprits(unknown)))
-        return result
-
-    parser.parse_args = parse_args  # type: ignore[method-assign, assignment]
-
-
-def _short_usage(parser: argparse.ArgumentParser) -> str:
-    """The usage line with one entry for all fields: in full it would bury the error below it."""
-    formatter = parser._get_formatter()
-    own = [action for action in parser._actions if "." not in action.dest]
-    formatter.add_usage(None, own, parser._mutually_exclusive_groups, prefix="")
-    return f"{formatter.format_help().strip()} [--SECTION.FIELD VALUE ...]".replace("%", "%%")
-
-
-def _culprits(unknown: Sequence[str]) -> Sequence[str]:
-    """The unknown flags; the plain words among the rest are mostly their values."""
-    return [word for word in unknown if word.startswith("--")] or unknown
-
-
-def _refusal(word: str, flags: Sequence[str]) -> str:
-    name = word.split("=")[0]
-    if not name.startswith("-"):
+def _unknown(name: str, names: Sequence[str]) -> str:
+    if not name.startswith("--"):
         return f"unexpected argument {name!r}; see --help"
-    suggestion = did_you_mean(name, flags)
+    suggestion = did_you_mean(name.removeprefix("--"), names, prefix="--")
     return f"unknown argument {name}; " + (suggestion if suggestion.startswith("did") else "see --help")
+
+
+def usage_error(message: object) -> NoReturn:
+    """End the script with a message and status 2, as `command_line` does."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _settings_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Tyro's view of a section: every setting takes one text, which `read_text` reads."""
+    import tyro
+    from tyro.constructors import PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
+
+    if not (isinstance(info.type, type) and issubclass(info.type, Settings)):
+        return None
+    fields = []
+    for name, field in info.type.model_fields.items():
+        kind: Any = field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, Settings)):
+            spec = PrimitiveConstructorSpec(
+                nargs=1,
+                metavar=_metavar(kind),
+                instance_from_str=partial(_from_texts, kind),
+                is_instance=lambda value: True,
+                str_from_instance=lambda value: [text_of(value)],
+            )
+            kind = Annotated[kind, spec, tyro.conf.FlagConversionOff]
+        doc = f"{', '.join(preset_names())}, or a file; the settings below replace its values"
+        doc = doc if name == "preset" else field.description or ""
+        fields.append(StructFieldSpec(name=name, type=kind, default=getattr(info.default, name), helptext=doc))
+    return StructConstructorSpec(instantiate=partial(_built, info.type), fields=tuple(fields))
+
+
+def _built(kind: type[Settings], **values: Any) -> Settings:
+    try:
+        return kind(**values)
+    except ValueError as error:
+        usage_error(error)
+
+
+def _from_texts(annotation: Any, texts: list[str]) -> Any:
+    return read_text(annotation, *texts)
+
+
+def _metavar(kind: Any) -> str:
+    """An annotation as short as a help page needs it."""
+    kind = get_args(kind | None)[0]
+    if choices := get_args(kind):
+        return "STR,..." if ... in choices else "{" + ",".join(choices) + "}"
+    return kind.__name__.upper()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
-from amvl_model.config.schema import DataConfig
+from amvl_model.config import DataConfig
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers import benchmarks as vision_benchmarks
 from amvl_model.data.readers import training_sets

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amvl_model.config.schema import load_preset, preset_names
+from amvl_model.config import load_preset, preset_names
 from amvl_model.profiling.footprint import (
     ANSWER_TOKENS,
     CPU_RUNTIME,

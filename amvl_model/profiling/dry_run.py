@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amvl_model.config.schema import RunConfig
+from amvl_model.config import RunConfig
 from amvl_model.data.schema import VisualQuestion
 
 GIB = 2**30
@@ -204,7 +204,7 @@ def _schedule(config: RunConfig, size: int | None, processes: int) -> dict[str, 
         "weights": [
             {"step": round(t * train.steps), "beta": w[0], "gamma": w[1]}
             for t in sorted(set(marks))
-            for w in [replace(objective, name="amvl").weights(t)]
+            for w in [objective.model_copy(update={"name": "amvl"}).weights(t)]
         ],
         "seeds": {"train": train.seed, "data": config.data.seed},
     }

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amvl_model.config.schema import ModelConfig, RunConfig, load_preset, problem
+from amvl_model.config import ModelConfig, RunConfig, load_preset
+from amvl_model.config.schema import problem
 from amvl_model.results.files import read_study
 
 ASSET_FOLDER = Path(__file__).parents[1] / "assets"

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from amvl_model.config.schema import RunConfig, load_preset
+from amvl_model.config import RunConfig, load_preset
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.profiling.footprint import Architecture
 from amvl_model.results.files import Metric

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,8 +69,8 @@ def provenance() -> dict[str, Any]:
 def to_jsonable(value: Any) -> Any:
     """``value`` as dicts, lists, strings, numbers, booleans and None.
 
-    Takes mappings, sequences, sets (sorted), dataclasses, enums, paths, dates, numpy arrays and scalars, tensors, torch
-    dtypes and devices. NaN and infinities become None. Mapping keys become strings.
+    Takes mappings, sequences, sets (sorted), dataclasses, pydantic models, enums, paths, dates, numpy arrays and scalars,
+    tensors, torch dtypes and devices. NaN and infinities become None. Mapping keys become strings.
 
     Raises:
         TypeError: for anything else, naming the place.
@@ -90,6 +91,8 @@ def _jsonable(value: Any, place: str) -> Any:
         return value.as_posix()
     if isinstance(value, datetime.date | datetime.datetime):
         return value.isoformat()
+    if isinstance(value, BaseModel):
+        return _jsonable(value.model_dump(), place)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             item.name: _jsonable(getattr(value, item.name), f"{place}.{item.name}")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from amvl_model import distributed
-from amvl_model.config.schema import RunConfig, override
+from amvl_model.config import RunConfig, override, stored_config
 from amvl_model.data.images import read_picture
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
@@ -55,7 +55,7 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
     Several processes (torchrun) train together and share the evaluation; the first one writes and prints.
 
     Args:
-        config: of the run; with ``resume`` it has to be the folder's own (`stored_config`).
+        config: of the run; with ``resume`` it has to be the folder's own (`amvl_model.config.stored_config`).
         out: an empty or new folder, or with ``resume`` that of a run which was cut short.
         progress: show progress bars and log lines.
         resume: keep the arms that are finished, go on with the other from its newest complete checkpoint.
@@ -134,17 +134,6 @@ def _full(config: RunConfig, out: Path, *, progress: bool, resume: bool) -> int:
     save(reporting.figure(plain), out / "summary.png", dpi=150)
     print(f"\n{time.perf_counter() - began:.0f} s in all, peak memory {_peak_memory_gib():.1f} GiB.\n{_closing(out)}")
     return 0
-
-
-def stored_config(out: Path) -> RunConfig:
-    """The settings of a run that is to be resumed.
-
-    Raises:
-        FileNotFoundError: if the folder contains none.
-    """
-    if not (out / "config.json").is_file():
-        raise FileNotFoundError(f"{out} holds no run to resume (no config.json); give the folder that --out named")
-    return RunConfig.from_dict(json.loads((out / "config.json").read_text()))
 
 
 def _silent(*_: Any, **__: Any) -> None:

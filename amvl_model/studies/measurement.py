@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amvl_model.config.schema import RunConfig, override
+from amvl_model.config import RunConfig, override
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions

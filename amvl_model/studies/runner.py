@@ -2,7 +2,7 @@
 
 Studies as jobs of submitit: on this machine, or on a SLURM cluster, with the same runs and the same result files.
 
-    python experiments/ablations.py pareto --submit                                  # this machine, --workers jobs at a time
+    python experiments/ablations.py pareto --submit local                            # this machine, --workers jobs at a time
     python experiments/ablations.py pareto --submit slurm --slurm partition=gpu gpus_per_node=1 time=120
 
 Needs `pip install 'amvl[sweeps]'`. Every job is one run (`amvl_model.studies.runner.run_cell`); what has a result file is not
@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from amvl_model.config.schema import RunConfig, load_preset
+from amvl_model.config import RunConfig, load_preset
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies import runner as submission
 from amvl_model.studies.declared import STUDIES, Study

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from amvl_model import distributed
-from amvl_model.config.schema import RunConfig
+from amvl_model.config import RunConfig
 from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
 from amvl_model.models.loading import build_model
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise

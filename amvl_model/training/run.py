@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from amvl_model import distributed
-from amvl_model.config.schema import RunConfig
+from amvl_model.config import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions

@@ -25,7 +25,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from amvl_model import distributed
-from amvl_model.config.schema import RunConfig
+from amvl_model.config import RunConfig, changed_settings
 
 MANIFEST, LOCK = "manifest.json", "run.lock"
 STATE = "trainer_state.json"
@@ -154,24 +154,17 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         ValueError: naming every setting that differs.
     """
     try:
-        stored = RunConfig.from_dict(json.loads((folder / "config.json").read_text())).to_dict()
+        stored = RunConfig.from_dict(json.loads((folder / "config.json").read_text()))
     except (FileNotFoundError, json.JSONDecodeError):
         tell(f"{folder} has no readable config.json; the settings are not compared with those it was started with")
         return
-    before, now = _flat(stored), _flat(config.to_dict())
-    changed = [f"{name} is {before.get(name)} there, got {now.get(name)}" for name in now if before[name] != now[name]]
-    if changed:
+    changes = changed_settings(stored, config)
+    if changes:
+        changed = [f"{name} is {json.dumps(old)} there, got {json.dumps(new)}" for name, (old, new) in changes.items()]
         raise ValueError(
             f"{folder} was started with other settings: {'; '.join(changed)}; resume with its own settings, or start "
             "another run in another folder"
         )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: json.dumps(value)}
-    return flat
 
 
 def forget_after(log: Path, step: int) -> None:

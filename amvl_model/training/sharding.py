@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from amvl_model import distributed
-from amvl_model.config.schema import TrainConfig
+from amvl_model.config import TrainConfig
 
 LAUNCH_FOLDER = Path(__file__).parents[1] / "launch"
 ZERO3 = LAUNCH_FOLDER / "deepspeed-zero3.json"

@@ -22,7 +22,7 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 
 from amvl_model import distributed
-from amvl_model.config.schema import ObjectiveConfig, RunConfig
+from amvl_model.config import ObjectiveConfig, RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise

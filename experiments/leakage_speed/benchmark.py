@@ -26,18 +26,20 @@ speed, so the fractions err low.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from pydantic import PositiveInt
 
+from amvl_model.config import command_line, usage_error
 from amvl_model.results.files import Metric, write_result
 from amvl_theory.equilibria.sweep import sweep_contamination
 from amvl_theory.game.game import GaussianGame
@@ -282,22 +284,20 @@ def metrics_of(report: dict[str, Any]) -> dict[str, Metric]:
     return result
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Options:
     """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--out", type=Path, metavar="JSON", help="result file to write (default: only print)")
-    result.add_argument("--points", type=int, default=1_000_000, help="points of the sweep")
-    result.add_argument("--sample", type=int, default=131_072, help="points that autograd iterates")
-    result.add_argument("--instances", type=int, default=16_384, help="instances of the simulated games")
-    result.add_argument("--steps", type=int, default=100, help="steps of the simulated games")
-    result.add_argument("--repeats", type=int, default=7, help="measured repetitions")
-    result.add_argument("--threads", type=int, default=2, help="threads of both sides")
-    result.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use, with --threads 1"
-    )
-    result.add_argument("--seed", type=int, default=0, help="seed of points and games")
-    result.add_argument("--overwrite", action="store_true", help="replace an existing result file")
-    return result
+
+    out: Path | None = None  # result file to write (JSON); None: only print
+    points: PositiveInt = 1_000_000  # points of the sweep
+    sample: PositiveInt = 131_072  # points that autograd iterates
+    instances: PositiveInt = 16_384  # instances of the simulated games
+    steps: PositiveInt = 100  # steps of the simulated games
+    repeats: PositiveInt = 7  # measured repetitions
+    threads: PositiveInt = 2  # threads of both sides
+    clock: Literal[tuple(CLOCKS)] = "wall"  # cpu: on a machine that others use, with --threads 1
+    seed: int = 0  # seed of points and games
+    overwrite: bool = False  # replace an existing result file
 
 
 def show(report: dict[str, Any]) -> None:
@@ -317,16 +317,12 @@ def show(report: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, print, and write the result file if one is named; returns the exit status."""
-    command = parser()
-    options = command.parse_args(arguments)
+    options = command_line(Options, arguments)
     counts = {name: getattr(options, name) for name in ("points", "sample", "instances", "steps", "repeats", "threads")}
-    for name, count in counts.items():
-        if count < 1:
-            command.error(f"--{name}: expected at least 1, received {count}")
     if options.out and options.out.exists() and not options.overwrite:
-        command.error(f"--out: {options.out} exists; pass --overwrite, or name another file")
+        usage_error(f"--out: {options.out} exists; pass --overwrite, or name another file")
     if options.clock == "cpu" and options.threads > 1:
-        command.error("--clock: expected --threads 1 beside cpu, whose seconds add up over threads")
+        usage_error("--clock: expected --threads 1 beside cpu, whose seconds add up over threads")
     start = time.perf_counter()
     report = run_benchmark(**counts, seed=options.seed, clock=options.clock)
     show(report)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_model.config.schema import (RunConfig, load_preset, override)
+from amvl_model.config import (RunConfig, load_preset, override)
 from amvl_model.studies.declared import (EASY_TASKS)
 from amvl_style import (axes, look)
 from notebooks.views.show import styled

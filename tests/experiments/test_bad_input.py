@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from amvl_model.config.schema import DataConfig, load_preset
+from amvl_model.config import DataConfig, load_preset
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.schema import VisualQuestion

@@ -84,5 +84,5 @@ def test_a_small_run_writes_one_complete_report(benchmark, monkeypatch, tmp_path
 
 
 def test_the_command_line_needs_no_torch(python):
-    code = "import sys; from experiments.leakage_speed import benchmark as b; b.parser(); print(*sys.modules)"
+    code = "import sys; from experiments.leakage_speed import benchmark as b; b.Options(); print(*sys.modules)"
     assert "torch" not in python("-c", code).stdout.split()

@@ -13,7 +13,7 @@ import pytest
 
 from amvl_model import __version__
 from amvl_model.cli import main
-from amvl_model.config.schema import ModelConfig, RunConfig, load_preset, preset_names
+from amvl_model.config import ModelConfig, RunConfig, load_preset, preset_names
 from amvl_model.profiling import doctor
 from amvl_model.profiling.footprint import (
     KNOWN,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from amvl_model.config.schema import ObjectiveConfig
+from amvl_model.config import ObjectiveConfig
 from amvl_model.models.distributions import DiagonalGaussian, answer_nll
 from amvl_model.objectives import (
     FORWARD_OF_BOTH,

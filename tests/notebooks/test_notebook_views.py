@@ -123,7 +123,7 @@ def test_a_label_holds_no_path_of_the_machine() -> None:
 
 
 def test_questions_are_those_of_the_tasks_that_all_checkpoints_were_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from amvl_model.config.schema import (load_preset)
+    from amvl_model.config import (load_preset)
 
     runs = {"a": load_preset("tiny", {"data.tasks": ("Counting", "Jigsaw")}), "b": None, "c": load_preset("tiny", {})}
     monkeypatch.setattr(checkpoints, "_run", lambda name: runs[name])
@@ -210,7 +210,7 @@ class Report:
 
 
 def test_what_was_measured_live_is_drawn_at_its_own_gamma(study: Path) -> None:
-    from amvl_model.config.schema import (load_preset)
+    from amvl_model.config import (load_preset)
 
     report = Report(measures={"leaked_information": {"mean": 0.33, "low": 0.3, "high": 0.4, "unit": "nats"}})
     live = Diagnosed(
@@ -284,7 +284,7 @@ def test_a_curve_is_the_logged_column() -> None:
 
 def linear_checkpoint(gamma: float, count: int = 12) -> Diagnosed:
     """A checkpoint that is what the theory says: options in two orthogonal pulls, posteriors where T4 puts them."""
-    from amvl_model.config.schema import (load_preset)
+    from amvl_model.config import (load_preset)
 
     rng = np.random.default_rng(3)
     responses, leaked = [], []

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from amvl_model.config.schema import ObjectiveConfig
+from amvl_model.config import ObjectiveConfig
 from amvl_model.diagnostics.report.figures import panels_figure, rows, similarity_figure
 from amvl_model.diagnostics.report.sections import ABOUT, PANELS, TITLES
 from amvl_model.diagnostics.report.suite import Diagnosed

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amvl_model.config.schema import RunConfig
+from amvl_model.config import RunConfig
 from amvl_model.data.schema import VisualQuestion
 
 

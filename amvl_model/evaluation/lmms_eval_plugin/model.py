@@ -20,7 +20,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from amvl_model.config.loading import did_you_mean
+from amvl_model.config.schema import did_you_mean
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, LatentSettings
 from amvl_model.evaluation.lmms_eval_plugin.requests import (

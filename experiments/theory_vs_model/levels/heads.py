@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from amvl_model.config.schema import ObjectiveConfig
+from amvl_model.config import ObjectiveConfig
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.diagnostics.common.gradients import differentiable

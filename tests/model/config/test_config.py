@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import itertools
 import json
 import math
-from typing import Any
+import pickle
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import tyro
 import yaml
 
-from amvl_model.config.loading import walk
-from amvl_model.config.schema import (
+from amvl_model.config import (
     PRESET_FOLDER,
     DataConfig,
     EvalConfig,
@@ -20,16 +22,18 @@ from amvl_model.config.schema import (
     ObjectiveConfig,
     RunConfig,
     TrainConfig,
-    add_config_arguments,
-    config_from_args,
+    changed_settings,
+    command_line,
     config_paths,
     load_preset,
-    overrides_from_args,
+    override,
     preset_names,
 )
 from amvl_model.objectives import OBJECTIVES
+from tests.command_lines import unframed
 
-LEAVES = {path: (entry, rule) for path, entry, rule in walk(RunConfig) if "." in path}
+SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if name != "preset"}
+DOCS = {f"{name}.{key}": field.description for name in SECTIONS for key, field in SECTIONS[name].model_fields.items()}
 
 
 # --- schedules ---
@@ -123,7 +127,7 @@ def test_negative_and_non_finite_weights_are_refused(name: str, weight: float) -
         (lambda: ModelConfig(freeze_vision=1), "expected true or false"),  # type: ignore[arg-type]
         (lambda: ModelConfig(base="scratch"), "set model.freeze_vision to false"),
         (lambda: ModelConfig(base="scratch", freeze_vision=False, lora_rank=4), "name a base"),
-        (lambda: ModelConfig(scratch_hidden_size=200), "expected a multiple of 96, received 200"),
+        (lambda: ModelConfig(scratch_hidden_size=200), "a multiple of 96, received 200"),
         (lambda: ModelConfig(lora_dropout=1.5), "from 0 to 1"),
         (lambda: DataConfig(source="blink+"), "data.source: expected a name"),
         (lambda: DataConfig(tasks="Counting"), "write it as a list"),  # type: ignore[arg-type]
@@ -134,7 +138,10 @@ def test_negative_and_non_finite_weights_are_refused(name: str, weight: float) -
         (lambda: TrainConfig(steps=2.5), "a whole number of at least 1"),  # type: ignore[arg-type]
         (lambda: TrainConfig(precision="fp16"), "one of fp32, bf16"),  # type: ignore[arg-type]
         (lambda: EvalConfig(temperature=-1.0), "of at least 0"),
-        (lambda: RunConfig(model={"base": "tiny"}), "an instance of ModelConfig"),  # type: ignore[arg-type]
+        (
+            lambda: RunConfig(model="tiny"),
+            "model: expected a mapping of settings or an instance of ModelConfig, received 'tiny'",
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_a_bad_value_is_refused_with_what_was_expected_and_the_fix(build: Any, message: str) -> None:
@@ -146,13 +153,20 @@ def test_a_bad_value_is_refused_with_what_was_expected_and_the_fix(build: Any, m
 def test_settings_are_given_by_name_and_cannot_be_changed_later() -> None:
     with pytest.raises(TypeError):
         ObjectiveConfig("amvl")  # type: ignore[misc]
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="frozen"):
         ObjectiveConfig().beta = 1.0  # type: ignore[misc]
 
 
 def test_whole_numbers_become_floats_and_lists_become_tuples() -> None:
     assert isinstance(ObjectiveConfig(beta=1).beta, float)
     assert DataConfig(tasks=["Counting"]).tasks == ("Counting",)  # type: ignore[arg-type]
+
+
+def test_settings_are_values_equal_hashable_and_pickled() -> None:
+    config = load_preset("small-gpu")
+    assert config == load_preset("small-gpu") != load_preset("tiny")
+    assert len({config, load_preset("small-gpu"), RunConfig.from_dict(config.to_dict())}) == 1
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_sources_joined_by_plus_are_several_and_a_path_is_one() -> None:
@@ -163,9 +177,8 @@ def test_sources_joined_by_plus_are_several_and_a_path_is_one() -> None:
 
 
 def test_every_field_is_documented_and_its_default_is_accepted() -> None:
-    for path, (entry, _) in LEAVES.items():
-        assert entry.metadata["doc"], path
-        assert not entry.metadata["doc"].endswith("."), path
+    for path, doc in DOCS.items():
+        assert doc and not doc.endswith("."), path
     assert RunConfig().to_dict()["objective"]["beta"] == 0.003
 
 
@@ -189,7 +202,9 @@ def test_an_unknown_key_is_refused_with_its_dotted_path_and_the_nearest_one() ->
 
 
 def test_a_section_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(ValueError, match="objective: expected a mapping"):
+    with pytest.raises(
+        ValueError, match="objective: expected a mapping of settings or an instance of ObjectiveConfig, received 0.003"
+    ):
         RunConfig.from_dict({"objective": 0.003})
 
 
@@ -214,7 +229,7 @@ def test_each_preset_file_states_and_explains_every_field(name: str) -> None:
     values = yaml.safe_load(text)
     assert values["preset"] == name
     stated = {f"{section}.{key}" for section in values if section != "preset" for key in values[section]}
-    assert stated == set(LEAVES)
+    assert stated == set(DOCS)
     assert load_preset(name).preset == name
     for line in text.splitlines():
         if line.startswith("  "):
@@ -252,7 +267,7 @@ def test_a_file_of_one_s_own_takes_the_place_of_a_preset(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"mine\.yaml: missing configuration keys"):
         load_preset(file)
     file.write_text("objective: {beta: [")
-    with pytest.raises(ValueError, match="is no valid YAML"):
+    with pytest.raises(ValueError, match="is not valid YAML"):
         load_preset(file)
 
 
@@ -303,68 +318,119 @@ def test_the_preset_itself_is_not_changed_by_an_override() -> None:
     assert load_preset("tiny").objective.beta == before
 
 
-@pytest.fixture
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="script")
-    parser.add_argument("--quick", action="store_true", help="a shorter run")
-    add_config_arguments(parser)
-    return parser
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A script's options."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    quick: bool = False  # a shorter run
 
 
-def test_every_field_is_an_argument_and_stands_in_the_help(parser: argparse.ArgumentParser) -> None:
-    page = " ".join(parser.format_help().split())
-    assert set(config_paths()) == set(LEAVES)
-    for path, (entry, _) in LEAVES.items():
-        assert f"--{path}" in page
-        assert " ".join(entry.metadata["doc"].split())[:20] in page
-    assert "(tiny: 0.003)" in page
-    for section in ("model", "objective", "data", "train", "eval"):
-        assert f"{section} settings:" in page
+def parse(*arguments: str) -> Options:
+    return command_line(Options, arguments, preset="tiny")
 
 
-def test_the_command_line_replaces_the_preset_s_values(parser: argparse.ArgumentParser) -> None:
-    arguments = parser.parse_args(["--objective.beta", "0.01", "--data.tasks=Counting", "--quick"])
-    assert overrides_from_args(arguments) == {"objective.beta": "0.01", "data.tasks": "Counting"}
-    config = config_from_args(parser, arguments)
-    assert (config.objective.beta, config.data.tasks, config.preset) == (0.01, ("Counting",), "tiny")
-    other = config_from_args(parser, parser.parse_args(["--preset", "qwen2.5-vl-7b"]))
-    assert other == load_preset("qwen2.5-vl-7b")
+def help_page(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        parse(*arguments, "--help")
+    assert stop.value.code == 0
+    return unframed(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("path", sorted(LEAVES))
-def test_every_field_can_be_given_on_the_command_line(parser: argparse.ArgumentParser, path: str) -> None:
+def test_every_field_is_an_argument_and_stands_in_the_help_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    page = help_page(capsys)
+    assert set(config_paths()) == set(DOCS)
+    for path, doc in DOCS.items():
+        assert f"--{path} " in page
+        assert doc in page
+    assert "[per nat] (default: 0.003)" in page and "a shorter run" in page
+    for section in SECTIONS:
+        assert f"{section} options" in page
+
+
+def test_help_shows_the_values_of_the_chosen_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "(default: Qwen/Qwen2.5-VL-7B-Instruct)" in help_page(capsys, "--preset", "qwen2.5-vl-7b")
+
+
+def test_the_command_line_replaces_the_preset_s_values() -> None:
+    options = parse("--objective.beta", "0.01", "--data.tasks=Counting", "--quick")
+    assert options == Options(load_preset("tiny", {"objective.beta": 0.01, "data.tasks": ("Counting",)}), quick=True)
+    assert parse("--preset", "qwen2.5-vl-7b").config == load_preset("qwen2.5-vl-7b")
+
+
+def test_a_file_given_as_preset_keeps_the_name_that_it_states(tmp_path: Any) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text((PRESET_FOLDER / "tiny.yaml").read_text(encoding="utf-8").replace("preset: tiny", "preset: mine"))
+    assert parse(f"--preset={file}", "--train.steps", "3").config == override(load_preset(file), {"train.steps": 3})
+    assert parse("--preset", str(file)).config.preset == "mine"
+
+
+@pytest.mark.parametrize("path", sorted(DOCS))
+def test_every_field_can_be_given_on_the_command_line(path: str) -> None:
     section, key = path.split(".")
     value = getattr(getattr(load_preset("tiny"), section), key)
     text = "null" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
-    assert config_from_args(parser, parser.parse_args([f"--{path}", text])) == load_preset("tiny")
+    assert parse(f"--{path}", text).config == load_preset("tiny")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--objective.betta", "1"], "unknown argument --objective.betta; did you mean --objective.beta?"),
-        (["--objective.betta=1"], "did you mean --objective.beta?"),
+        (["--objective.betta=1"], "unknown argument --objective.betta; did you mean --objective.beta?"),
         (["--beta", "1"], "did you mean --objective.beta?"),
         (["--quik"], "unknown argument --quik; did you mean --quick?"),
-        (["--objective.bet", "1"], "unknown argument --objective.bet"),
-        (["--objective.beta", "x"], "expected a finite number of at least 0, received 'x'"),
-        (["--objective.order", "first"], "expected one of forward-first"),
+        (["--objective.bet", "1"], "unknown argument --objective.bet; did you mean --objective.beta?"),
+        (["--objective.beta", "x"], "objective.beta: expected a finite number of at least 0, received 'x'"),
+        (["--objective.order", "first"], "objective.order: expected one of forward-first"),
+        (["--objective.gamma_delay", "0.9"], "would not reach its full value"),
+        (["--preset", "tinny"], "tinny is neither a preset nor a file; did you mean tiny?"),
         (["stray"], "unexpected argument 'stray'"),
     ],
 )
-def test_a_wrong_command_line_ends_with_usage_and_the_nearest_valid_name(
-    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+def test_a_wrong_command_line_ends_with_the_nearest_valid_name(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        parser.parse_args(arguments)
+        parse(*arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error
-    assert len(error.splitlines()) <= 4, "the usage buries the error"
+    assert len(error.splitlines()) == 1
 
 
-def test_values_that_do_not_go_together_end_the_script_too(
-    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
-) -> None:
+# --- resumed runs ---
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumableOptions(Options):
+    """A script's options that can go on with a run."""
+
+    resume: Path | None = None  # the run
+
+
+def resumed(*arguments: str) -> ResumableOptions:
+    return command_line(ResumableOptions, arguments, preset="tiny")
+
+
+def test_a_resumed_run_takes_the_settings_that_the_command_line_does_not_name_from_its_folder(tmp_path: Path) -> None:
+    stored = load_preset("small-gpu", {"train.steps": 7, "objective.beta": 0.5})
+    (tmp_path / "config.json").write_text(json.dumps(stored.to_dict()))
+    assert resumed(f"--resume={tmp_path}") == ResumableOptions(stored, resume=tmp_path)
+    changed = resumed("--resume", str(tmp_path), "--train.steps", str(load_preset("tiny").train.steps)).config
+    assert changed_settings(stored, changed) == {"train.steps": (7, load_preset("tiny").train.steps)}
+    named = resumed("--resume", str(tmp_path), "--preset=tiny").config
+    assert named == load_preset("tiny") and "preset" in changed_settings(stored, named)
+    assert changed_settings(stored, stored) == {}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        resumed(f"--resume={tmp_path}")
+    assert stop.value.code == 2 and f"{tmp_path} contains no run to resume" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"train": {"stepps": 3}}')
     with pytest.raises(SystemExit):
-        config_from_args(parser, parser.parse_args(["--objective.gamma_delay", "0.9"]))
-    assert "would not reach its full value" in capsys.readouterr().err
+        resumed(f"--resume={tmp_path}")
+    assert "config.json: unknown configuration key train.stepps; did you mean train.steps?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(f"--resume={tmp_path}")
+    assert "unknown argument --resume" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.schema import LETTERS, answer_index, format_prompt
 from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.data.synthetic.multihop import (

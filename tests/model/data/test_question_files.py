@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from amvl_model.config.schema import DataConfig
+from amvl_model.config import DataConfig
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.schema import VisualQuestion, question_from_blink

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.sources import evaluation_questions
 from amvl_model.data.synthetic import SHIFTED_DIFFICULTY, TASKS, Photometry, ShiftedBlink, SyntheticBlink
 

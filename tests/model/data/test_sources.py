@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from amvl_model.config.schema import DataConfig
+from amvl_model.config import DataConfig
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers import training_sets
 from amvl_model.data.readers.benchmarks import load_vstar

@@ -177,8 +177,7 @@ def test_what_cannot_be_diagnosed_is_a_clear_error_and_exit_status_2(
 def test_questions_from_a_folder_are_spread_over_its_tasks(tmp_path: Path) -> None:
     records = [synthetic_blink(task, index=i) for task in ("Counting", "Spatial_Relation") for i in range(6)]
     export_blink_parquet(records, tmp_path)
-    asked = diagnose.parser().parse_args(["--checkpoint", "x", "--source", str(tmp_path), "--questions", "4"])
-    found = diagnose.held_out(asked)
+    found = diagnose.held_out(diagnose.Options(checkpoint=("x",), source=str(tmp_path), questions=4))
     assert len(found) == 4
     assert {question.task for question in found} == {"Counting", "Spatial_Relation"}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from amvl_model.config.schema import EvalConfig, RunConfig
+from amvl_model.config import EvalConfig, RunConfig
 from amvl_model.data.readers import benchmarks as vision_benchmarks
 from amvl_model.data.readers.blink import export_blink_parquet
 from amvl_model.data.readers.training_sets import load_refocus

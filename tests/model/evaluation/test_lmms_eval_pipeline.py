@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.readers.blink import blink_answers, load_blink
 from amvl_model.evaluation.lmms_eval_plugin import samples
 from amvl_model.evaluation.lmms_eval_plugin.local_tasks import write_local_blink_tasks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.synthetic import TASKS, synthetic_question
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.models.amvl import AMVLForConditionalGeneration

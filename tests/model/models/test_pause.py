@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amvl_model.config.schema import ObjectiveConfig
+from amvl_model.config import ObjectiveConfig
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.evaluation.scorers import PauseScorer, scorer_for

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.readers.blink import export_blink_parquet
 from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.profiling.dry_run import plan, write_plan

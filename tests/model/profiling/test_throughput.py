@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from dataclasses import replace
@@ -22,6 +21,7 @@ from amvl_model.profiling.throughput.meters import LiveBytes, saved_bytes
 from amvl_model.profiling.throughput.steps import build_batch, build_model, losses
 from amvl_model.profiling.throughput.three_pass import three_pass
 from amvl_model.results.files import Metric, Result
+from experiments import throughput
 
 SMALL = Architecture(
     vocab=128,
@@ -323,21 +323,12 @@ def test_inference_counts_extra_decode_steps_and_sharding_counts_calls() -> None
     assert (metrics["reductions.sft"].value, metrics["reductions.two-pass"].value) == (5, 0)
 
 
-def script() -> Any:
-    path = Path(__file__).resolve().parents[3] / "experiments" / "throughput.py"
-    spec = importlib.util.spec_from_file_location("throughput_script", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_script_prints_table_and_verdicts_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runner, "measure", fake_report)
     options = ["--only", "train", "--device", "cpu", "--out", str(tmp_path), "--checkpointing", "no"]
-    assert script().main(options) == 0
+    assert throughput.main(options) == 0
     printed = capsys.readouterr().out
     assert "two-pass" in printed and "met  " in printed and "batch 1, cpu, float32" in printed
     assert (tmp_path / "throughput" / "throughput.png").stat().st_size > 10_000
@@ -345,11 +336,11 @@ def test_the_script_prints_table_and_verdicts_and_draws(
 
 def test_the_script_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        script().main(["--latents", "0"])
-    assert "--latents: expected numbers of at least 1, received 0" in capsys.readouterr().err
+        throughput.main(["--latents", "0"])
+    assert "--latents: expected a value greater than 0, received 0;" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        script().main(["--minutes", "0"])
-    assert "--minutes: expected a number above 0, received 0.0" in capsys.readouterr().err
+        throughput.main(["--minutes", "0"])
+    assert "--minutes: expected a value greater than 0, received 0.0;" in capsys.readouterr().err
 
 
 def test_a_report_of_what_is_there_measures_nothing(
@@ -357,7 +348,7 @@ def test_a_report_of_what_is_there_measures_nothing(
 ) -> None:
     results_of(grid_cells(), tmp_path, monkeypatch)
     monkeypatch.setattr(runner, "measure", lambda *_, **__: pytest.fail("measured"))
-    assert script().main(["--report", "--out", str(tmp_path)]) == 0
+    assert throughput.main(["--report", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.count("two-pass") >= len(grid_cells()) and "step time at most r + 0.03" in said
     assert (tmp_path / "throughput" / "throughput.png").is_file()
@@ -368,7 +359,7 @@ def test_a_list_of_the_cells_measures_nothing(
 ) -> None:
     monkeypatch.setattr(runner, "measure", lambda *_, **__: pytest.fail("measured"))
     options = ["--device", "cuda", "--sizes", "7b", "--lengths", "768", "--answers", "16", "--latents", "8"]
-    assert script().main(["--list", "--only", "train", "--out", str(tmp_path), *options]) == 0
+    assert throughput.main(["--list", "--only", "train", "--out", str(tmp_path), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "train-7b-cuda-bfloat16-b1-n768-y16-k8",
@@ -396,11 +387,9 @@ def slept(timeout: float) -> Any:
 
 
 def test_every_kind_of_cell_is_asked_for_by_default_and_check_asks_for_gradients_alone() -> None:
-    module = script()
-    arguments = module.parser().parse_args(["--device", "cpu", "--dtype", "float32"])
-    assert {cell.kind for cell in module.cells_of(arguments)} == set(module.KINDS)
-    arguments.check = True
-    cells = module.cells_of(arguments)
+    options = throughput.Options(device="cpu", dtype="float32")
+    assert {cell.kind for cell in throughput.cells_of(options)} == set(throughput.KINDS)
+    cells = throughput.cells_of(replace(options, check=True))
     assert {cell.kind for cell in cells} == {"gradients"}
     assert {(768, 16, 8, True), (2048, 256, 8, False)} <= {
         (c.length, c.answer, c.latents, c.checkpointing) for c in cells

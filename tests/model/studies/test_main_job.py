@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.studies import main_job
 from amvl_model.studies import summary as reporting
 from amvl_model.studies.summary import option_plane
@@ -122,7 +122,7 @@ def test_option_plane_is_orthonormal_and_holds_the_difference_of_two_options() -
     [
         (["--objective.betta", "1"], "objective.beta"),
         (["--ask", "missing.png", "What?"], "does not exist"),
-        (["--ask", "What?"], "at least one picture"),
+        (["--ask", "What?"], "at least one image"),
         (["--choices", "a", "b"], "belongs to --ask"),
     ],
 )

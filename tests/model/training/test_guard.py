@@ -229,3 +229,8 @@ def test_the_main_job_ends_with_a_status_of_its_own(
     (file,) = tmp_path.glob("run/forward-only/nonfinite-step-*.pt")
     monkeypatch.setattr(sys, "argv", ["full_blink", "--replay", str(file)])
     assert full_blink.main() == guard.STATUS
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["full_blink", "--replay", str(file), "--train.steps=9"])
+    with pytest.raises(SystemExit) as refused:
+        full_blink.main()
+    assert refused.value.code == 2 and "remove train.steps" in capsys.readouterr().err

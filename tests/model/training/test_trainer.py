@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from amvl_model.config.schema import RunConfig, load_preset
+from amvl_model.config import RunConfig, load_preset
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.tiny import build_base

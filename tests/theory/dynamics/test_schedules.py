@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amvl_model.config.schema import ObjectiveConfig
+from amvl_model.config import ObjectiveConfig
 from amvl_theory.dynamics.schedules import Ramp, Schedule, Segment, as_segments, piecewise_constant
 
 
