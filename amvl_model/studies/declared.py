@@ -22,6 +22,8 @@ class Study:
         checkpoints: per cell the (study, cell) whose kept checkpoint is evaluated; such a cell trains nothing.
         measures: what is recorded of such a cell, by the functions' names in measurement.py.
         reference: the cell that the others are compared with; None: the first.
+        bases: of a study in the laboratory, its multi-hop bases, which take turns from seed to seed; the settings are then
+            those of `amvl_model.studies.laboratory.arm.Arm`, and ``preset`` is not used.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Study:
     checkpoints: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     measures: tuple[str, ...] = ("sampled",)
     reference: str | None = None
+    bases: tuple[str, ...] = ()
 
     @property
     def all_cells(self) -> tuple[str, ...]:
@@ -149,9 +152,29 @@ def _length_cells() -> dict[str, dict[str, object]]:
     return cells | {f"amvl,gamma=0.003,steps={LONG}": stronger}
 
 
+MULTIHOP_BASES = ("multihop", "multihop-1", "multihop-2")
+_LABORATORY: Mapping[str, Mapping[str, object]] = {
+    "prior": {"objective": "prior"},
+    "amvl,beta=1,gamma=1": {"objective": "amvl"},
+    "ntp+fwd,beta=1": {"objective": "ntp+fwd"},
+    "ntp": {"objective": "ntp"},
+    "elbo,beta=1": {"objective": "elbo"},
+    "sft": {"objective": "sft"},
+    "pause": {"objective": "pause"},
+}
+
+
 STUDIES = {
     study.name: study
     for study in (
+        Study(
+            name="laboratory",
+            purpose="planned test: latents that are needed, and which objective keeps them (LABORATORY.md)",
+            common={},
+            cells=_LABORATORY,
+            seeds=tuple(range(100, 115)),
+            bases=MULTIHOP_BASES,
+        ),
         Study(
             name="pareto",
             purpose="leaked information against held-out answer NLL with prior latents, over beta and gamma",

@@ -66,14 +66,22 @@ def run_study(
     _check_checkpoints(study, todo, keep)
     if cluster is not None:
         out, keep = out.resolve(), None if keep is None else keep.resolve()
-        runs = {f"{cell}/seed{seed}": (study.name, cell, seed, out, keep) for cell, seed in todo}
+    run: Callable[..., Any] = run_cell
+    runs: dict[str, tuple[Any, ...]] = {f"{cell}/seed{seed}": (study.name, cell, seed, out, keep) for cell, seed in todo}
+    if study.bases:
+        from amvl_model.studies.laboratory.study import run_seed as run
+
+        # a run is a seed: its arms share a warm-up
+        missing = {seed: tuple(cell for cell, other in todo if other == seed) for _, seed in todo}
+        runs = {f"seed{seed}": (study.name, seed, names, out, keep) for seed, names in missing.items()}
+    if cluster is not None:
         logs = out / study.name / "jobs"
-        wrong = submission.submit_runs(runs, run_cell, logs, cluster=cluster, at_once=workers, options=options)
+        wrong = submission.submit_runs(runs, run, logs, cluster=cluster, at_once=workers, options=options)
         submission.tell(wrong)
         return list(wrong)
     failed = []
     with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(run_cell, study.name, cell, seed, out, keep): f"{cell}/seed{seed}" for cell, seed in todo}
+        jobs = {pool.submit(run, *arguments): name for name, arguments in runs.items()}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc=study.name, unit="run"):
             try:
                 job.result()
@@ -222,6 +230,12 @@ def draw_study(study: Study, out: Path) -> str:
         FileNotFoundError: if there are no results.
     """
     results = study_results(study, out)
+    if study.bases:
+        from amvl_model.studies.laboratory.analysis import report
+
+        text = report(results, study.all_cells)
+        (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
+        return f"{text}\ntable: {out / study.name / 'table.txt'}"
     if study.name != "pareto":
         from amvl_model.results.frame import tidy
         from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS, table

@@ -94,8 +94,7 @@ def _conditions(
     noise = torch.randn(prior.mean.shape, generator=torch.Generator().manual_seed(0))
     yield "accuracy_sampled", {"latents": prior.rsample(noise=noise)}, right
     yield "accuracy_exchanged", {"latents": prior.mean.roll(recipe.questions_per_scene, 0)}, right
-    donor = np.arange(len(part)).reshape(-1, recipe.questions_per_scene)
-    donor = np.roll(donor, 1, axis=1).ravel()
+    donor = np.roll(np.arange(len(part)).reshape(-1, recipe.questions_per_scene), 1, axis=1).ravel()
     starts = np.array([(question.chain or ("",))[0] for question in part])
     yield "follows_patch", {"latents": prior.mean[donor]}, np.where(starts == starts[donor], -1, right[donor])
 

@@ -1,8 +1,8 @@
 """Training of the laboratory's arms: the warm-up that those of a seed share, and the arm itself.
 
-    warm-up    prior-sample training (objective "prior") at a constant rate until fresh questions of the hardest kind are
-               answered, or a limit
-    arm        its objective, the posterior starting as a copy of the prior, on other questions, the same for all arms of a seed
+warm-up    prior-sample training (objective "prior") at a constant rate until fresh questions of the hardest kind are
+           answered, or a limit
+arm        its objective, the posterior starting as a copy of the prior, on other questions, the same for all arms of a seed
 """
 
 from __future__ import annotations

@@ -1,0 +1,136 @@
+"""Runs the cells of a laboratory study: seed by seed, the arms of a seed behind one warm-up.
+
+A seed sets the base (they take turns), new weights, questions and latent noise. Arms without latents train for the warm-up's
+steps and their own, so that all arms of a seed see equally many questions.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from amvl_model.models.loading import save_checkpoint
+from amvl_model.results.files import result_path, write_result
+from amvl_model.results.provenance import to_jsonable
+from amvl_model.studies.declared import STUDIES, Study
+from amvl_model.studies.laboratory.arm import Arm, build_arm, load_base
+from amvl_model.studies.laboratory.measures import measure
+from amvl_model.studies.laboratory.training import Report, train_arm, warm_up
+
+EVALUATED = 1024
+"""Test questions for each number of hops."""
+
+
+def arm_of(study: Study, cell: str, seed: int) -> Arm:
+    """The arm that a cell is, by its dotted settings.
+
+    Raises:
+        TypeError: for a setting that an arm does not have.
+    """
+    settings = {**study.common, **study.cells[cell]}
+    own = {name: value for name, value in settings.items() if not name.startswith("recipe.")}
+    recipe: dict[str, Any] = {n.removeprefix("recipe."): v for n, v in settings.items() if n.startswith("recipe.")}
+    arm = Arm(base=study.bases[seed % len(study.bases)])
+    return replace(arm, **own, recipe=replace(arm.recipe, **recipe, seed=seed))  # type: ignore[arg-type]
+
+
+def run_seed(
+    study_name: str, seed: int, cells: Sequence[str], out: Path, keep: Path | None, report: Report | None = None
+) -> list[Path]:
+    """Run the cells of one seed that have no result, in this process on one thread; returns the result files written.
+
+    Args:
+        study_name: of `STUDIES`.
+        seed: see the module's docstring.
+        cells: their names.
+        out: folder of the results.
+        keep: folder of warm-ups and checkpoints, ``keep/<study>/...``; without one a warm-up is repeated after an interruption.
+        report: called with every row of a curve; by default nothing.
+    """
+    torch.set_num_threads(1)
+    study, written = STUDIES[study_name], []
+    for cell in cells:
+        path = result_path(out, study.name, cell, seed)
+        if path.exists():
+            continue
+        arm, began, cpu = arm_of(study, cell, seed), time.perf_counter(), time.process_time()
+        folder = None if keep is None else keep / study.name
+        model, processor, warmed, curve = run_arm(arm, folder, report or _silent)
+        cpu = time.process_time() - cpu
+        recipe = replace(arm.recipe, eval_size=EVALUATED)
+        metrics = measure(model, processor, recipe)
+        if folder is not None:
+            save_checkpoint(model, processor, folder / cell / f"seed{seed}" / "checkpoint")
+        written.append(
+            write_result(
+                path,
+                study=study.name,
+                cell=cell,
+                seed=seed,
+                config=asdict(arm),
+                metrics=metrics,
+                wall_seconds=time.perf_counter() - began,
+                device="cpu, 1 thread, float32",
+                extra={**warmed, "curve": curve, "cpu_seconds": cpu},
+            )
+        )
+    return written
+
+
+def run_arm(arm: Arm, folder: Path | None, report: Report) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
+    """Warm up (or read the warm-up that another arm of the seed left in ``folder``) and train; model, processor, both curves."""
+    state, warmed = _warmed_up(arm, folder, report)
+    base, processor = load_base(arm)
+    model = build_arm(base, processor, arm)
+    if arm.has_latents:
+        model.load_state_dict(state)
+    else:
+        arm = replace(arm, recipe=replace(arm.recipe, steps=arm.recipe.steps + warmed["warmup_steps"]))
+        warmed = {name: warmed[name] for name in ("warmup_steps", "started")}
+    return model, processor, warmed, train_arm(model, processor, arm, report)
+
+
+_WARM: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
+"""The last warm-up of this process, by the settings that it depends on."""
+
+
+def _warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    warm = replace(arm, objective="prior", beta=0.0, gamma=0.0, extra_layers=0, recipe=replace(arm.recipe, steps=0))
+    key = json.dumps(to_jsonable(asdict(warm)), sort_keys=True)
+    if key in _WARM:
+        return _WARM[key]
+    path = None if folder is None else folder / "warm-up" / f"{_digest(key)}.safetensors"
+    if path is not None and path.with_suffix(".json").exists():
+        result = load_file(path), json.loads(path.with_suffix(".json").read_text())
+    else:
+        base, processor = load_base(warm)
+        model = build_arm(base, processor, warm)
+        curve = warm_up(model, processor, warm, report)
+        result = {name: value.clone() for name, value in model.state_dict().items()}, curve
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(result[0], path)
+            path.with_suffix(".json").write_text(json.dumps(curve))
+    _WARM.clear()
+    _WARM[key] = result
+    return result
+
+
+def _digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _silent(row: Mapping[str, Any]) -> None:
+    """What a study prints of the curves."""
+
+
+Runner = Callable[..., list[Path]]
