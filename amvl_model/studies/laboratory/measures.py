@@ -74,7 +74,7 @@ def measure_accuracy(
             for name, options, right in _conditions(model, batch, part, recipe, every):
                 best = model(**batch, **options).logits[:, 0, letters].argmax(-1).numpy()
                 counts.setdefault(name, []).extend((best == right)[right >= 0])
-        shares |= {f"{name}_{hops}": wilson(sum(hits), len(hits)) for name, hits in counts.items()}
+        shares |= {f"{name}_{hops}": wilson(int(sum(hits)), len(hits)) for name, hits in counts.items()}
     return shares
 
 
@@ -154,9 +154,9 @@ def chain_states(questions: list[VisualQuestion]) -> Tensor:
     Raises:
         ValueError: for questions without a chain.
     """
-    if any(question.chain is None for question in questions):
+    if not all(question.chain for question in questions):
         raise ValueError("expected questions with a chain of objects, as multihop_question makes them; got one without")
-    return torch.tensor([[COLOUR_NAMES.index(name) for name in question.chain or ()] for question in questions])
+    return torch.tensor([[COLOUR_NAMES.index(name) for name in question.chain] for question in questions])
 
 
 class Probe:

@@ -1,28 +1,26 @@
-"""The laboratory: every arm runs on shared scenes, and its measures are what they say."""
+"""The laboratory: every arm runs on shared scenes, its measures are what they say, and so are the planned tests."""
 
 from __future__ import annotations
 
 import copy
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
-from amvl_model.results.files import read_result
-from amvl_model.studies.laboratory import (
-    Arm,
-    build_arm,
-    encode_scenes,
-    measure_accuracy,
-    measure_leak,
-    run_arm,
-    train_arm,
-    warm_up,
-)
-from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base
+from amvl_model.results.files import Metric, Result, read_result
+from amvl_model.studies import declared
+from amvl_model.studies.declared import Study
+from amvl_model.studies.laboratory import analysis, study
+from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
+from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
+from amvl_model.studies.laboratory.training import train_arm, warm_up
+from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base
 
 SHAPE = BaseShape(num_layers=2, hidden_size=32, vision_size=32)
 
@@ -43,38 +41,29 @@ def built(base: tuple[Any, Any], settings: Arm) -> Any:
     return build_arm(copy.deepcopy(base[0]), base[1], settings)
 
 
+def silent(row: dict[str, Any]) -> None:
+    """No report."""
+
+
 @pytest.mark.parametrize("objective", ["sft", "pause", "prior", "ntp", "ntp+fwd", "elbo", "amvl"])
-def test_every_arm_trains_is_measured_and_leaves_one_result(
-    base: tuple[Any, Any], objective: str, tmp_path: Path
-) -> None:
+def test_every_arm_trains_and_is_measured(base: tuple[Any, Any], objective: str) -> None:
     settings = arm(objective)
-    latents = objective not in ("sft", "pause")
     model = built(base, settings)
-    warmed = warm_up(model, base[1], settings, tmp_path / "curve.jsonl") if latents else {}
-    path = run_arm(model, base[1], settings, tmp_path, warmed=warmed, log=tmp_path / "curve.jsonl")
-    result = read_result(path)
-    names = {
-        f"{name}_{h}" for h in (1, 2) for name in (["hop", "posterior", "exchanged", "leaked"] if latents else ["hop"])
-    }
-    assert set(result.metrics) == names
-    assert all(0 <= result.metrics[f"hop_{h}"].value <= 1 for h in (1, 2))
-    rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    warming = [(2, "prior")] if latents else []
-    assert [(row["step"], row["objective"]) for row in rows] == [*warming, (2, objective), (4, objective)]
-    assert result.extra is not None and len(result.extra["curve"]) == 2
-    if latents:
-        assert (result.extra["warmup_steps"], result.extra["started"]) == (2, False)
-    with pytest.raises(FileExistsError, match="run the arm again"):
-        run_arm(model, base[1], settings, tmp_path, warmed={})
-
-
-def test_the_names_of_the_cells_state_the_weights_that_are_used() -> None:
-    assert [arm(name, beta=1.0, gamma=0.1).cell for name in ("sft", "ntp+fwd", "amvl")] == [
-        "sft",
-        "ntp+fwd,beta1",
-        "amvl,beta1,gamma0.1",
-    ]
-    assert [arm(name, queries_from_prompt=False).cell for name in ("sft", "prior")] == ["sft", "prior,fresh-queries"]
+    if settings.has_latents:
+        assert warm_up(model, base[1], settings, silent)["warmup_steps"] == 2
+    rows: list[dict[str, Any]] = []
+    assert train_arm(model, base[1], settings, rows.append) == rows
+    assert [(row["step"], row["objective"]) for row in rows] == [(2, objective), (4, objective)]
+    assert ("leaked_2" in rows[0]) == (objective in ("ntp", "ntp+fwd", "elbo", "amvl"))
+    accuracies = ["accuracy"]
+    if settings.has_latents:
+        accuracies += ["accuracy_posterior", "accuracy_sampled", "accuracy_exchanged", "follows_patch", "leaked"]
+    names = {f"{name}_{hops}" for name in accuracies for hops in (1, 2)}
+    if settings.has_latents:
+        names |= {f"probe_slot_{slot}_state_{state}" for slot in (1, 2) for state in (0, 1, 2)}
+    metrics = measure(model, base[1], settings.recipe)
+    assert set(metrics) == names
+    assert all(0 <= metrics[f"{name}_{h}"].value <= 1 for h in (1, 2) for name in accuracies if name != "leaked")  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("objective", ["amvl", "sft", "pause"])
@@ -120,13 +109,13 @@ def test_the_warm_up_of_a_seed_and_its_arms_draw_different_questions(
 
     monkeypatch.setattr(MultihopRecipe, "questions", spy)
     model = built(base, arm(objective))
-    warm_up(model, base[1], arm(objective))
-    train_arm(model, base[1], arm(objective))
+    warm_up(model, base[1], arm(objective), silent)
+    train_arm(model, base[1], arm(objective), silent)
     assert seeds == [0, 1]  # whatever the objective: the arms of a seed see the same questions
 
 
 def test_the_warm_up_ends_with_the_accuracy_that_was_asked_for(base: tuple[Any, Any]) -> None:
-    ended = warm_up(built(base, arm()), base[1], arm(warmup=6, warmup_accuracy=0.0))
+    ended = warm_up(built(base, arm()), base[1], arm(warmup=6, warmup_accuracy=0.0), silent)
     assert (ended["warmup_steps"], ended["started"]) == (2, True)
 
 
@@ -138,16 +127,216 @@ def test_queries_begin_at_the_prompts_last_token_unless_they_are_fresh(base: tup
     torch.testing.assert_close(begun.detach(), (last + 0.1 * fresh).detach())
 
 
-def test_a_posterior_that_ignores_the_answer_leaks_nothing_and_latents_of_the_same_scene_cost_nothing(
+def test_a_posterior_that_ignores_the_answer_leaks_nothing_and_equal_latents_cost_nothing(
     base: tuple[Any, Any],
 ) -> None:
     settings = arm()
-    model = built(base, settings)
+    model, recipe = built(base, settings), settings.recipe
     with torch.no_grad():
         for head in (model.prior_head, model.posterior_head):
             head.linear.weight.zero_()
-    assert all(
-        mean == pytest.approx(0.0, abs=1e-9) for mean, _ in measure_leak(model, base[1], settings.recipe).values()
+    assert measure_leak(model, base[1], recipe, 2) == pytest.approx(0.0, abs=1e-9)
+    shares = measure_accuracy(model, base[1], recipe, every=True)
+    for hops in (1, 2):
+        same = {shares[f"{name}_{hops}"].mean for name in ("accuracy", "accuracy_posterior", "accuracy_exchanged")}
+        assert len(same) == 1
+
+
+def test_patched_latents_are_scored_by_the_other_questions_answer(base: tuple[Any, Any], monkeypatch: Any) -> None:
+    """A model that answers what its first latent dimension says: it follows every patch, and no exchange."""
+    model, recipe = built(base, arm()), replace(arm().recipe, hops={2: 1.0})
+    asked = recipe.questions("val", 2, 8)[:]
+    right = torch.tensor([float(q.answer or 0) for q in asked])
+    letters = [int(base[1].encode_answer(f"({letter})")[0]) for letter in "ABCDEFGH"]
+
+    class Told:
+        mean = right[:, None, None].expand(-1, 2, 16)
+
+        def rsample(self, noise: Any) -> Any:
+            return self.mean
+
+    def forward(latents: Any, **_: Any) -> Any:
+        logits = torch.zeros(8, 1, 400)
+        logits[torch.arange(8), 0, torch.tensor(letters)[latents[:, 0, 0].long()]] = 1.0
+        return type("Output", (), {"logits": logits})
+
+    monkeypatch.setattr(type(model), "latent_distributions", lambda *_: (Told(), Told()))
+    monkeypatch.setattr(model, "forward", forward)
+    if int(base[1].encode_answer("(A)")[0]) == int(base[1].encode_answer("(B)")[0]):
+        letters[:] = [int(base[1].encode_answer(text)[0]) for text in "ABCDEFGH"]
+    shares = measure_accuracy(model, base[1], recipe, every=True)
+    assert shares["accuracy_2"].mean == shares["follows_patch_2"].mean == 1.0
+    starts = [q.chain[0] for q in asked]
+    assert shares["follows_patch_2"].n == sum(starts[i] != starts[i - 1 if i % 4 else i + 3] for i in range(8))
+    assert shares["accuracy_exchanged_2"].mean == np.mean(right.numpy() == right.roll(4).numpy())
+
+
+def test_a_probe_reads_what_is_there_and_nothing_else() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (400,), generator=generator)
+    features = torch.randn(400, 6, generator=generator)
+    features[:, :4] += 6.0 * torch.nn.functional.one_hot(labels, 4)
+    probe = Probe(features[:200], labels[:200])
+    assert (probe(features[200:]) == labels[200:]).float().mean() > 0.95
+    shuffled = Probe(torch.randn(200, 6, generator=generator), labels[:200])
+    assert (shuffled(features[200:]) == labels[200:]).float().mean() < 0.5
+    assert probe.probabilities(features).sum(1) == pytest.approx(1.0)
+
+
+def test_states_of_a_chain_are_colours_and_questions_without_a_chain_are_refused() -> None:
+    questions = arm().recipe.questions("val", 2, 4)[:]
+    assert chain_states(questions).shape == (4, 3)
+    with pytest.raises(ValueError, match="got one without"):
+        chain_states([replace(questions[0], chain=())])
+
+
+# ---------------------------------------------------------------------- the study
+
+
+def small_study(tmp_path: Path, base: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, name: str = "small") -> Study:
+    folder = tmp_path / "base"
+    if not folder.exists():
+        save_multihop_base(*base, folder, arm().recipe)
+    settings: dict[str, object] = {
+        f"recipe.{n}": getattr(arm().recipe, n) for n in ("hops", "steps", "scenes", "eval_every")
+    }
+    settings |= {"recipe.questions_per_scene": 4, "recipe.eval_size": 8, "warmup": 2}
+    cells: dict[str, dict[str, object]] = {n: {"objective": n} for n in ("prior", "sft", "amvl")}
+    made = Study(name=name, purpose="a test", common=settings, cells=cells, seeds=(0,), bases=(str(folder),))
+    monkeypatch.setitem(declared.STUDIES, name, made)
+    monkeypatch.setattr(study, "EVALUATED", 8)
+    return made
+
+
+def test_a_seed_runs_what_is_missing_behind_one_warm_up_and_goes_on_after_an_interruption(
+    base: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_study(tmp_path, base, monkeypatch)
+    warmed: list[int] = []
+    original = study.warm_up
+    monkeypatch.setattr(study, "warm_up", lambda *a: warmed.append(1) or original(*a))
+    out, keep = tmp_path / "out", tmp_path / "keep"
+    first = study.run_seed("small", 0, ("prior", "sft"), out, keep)
+    assert len(first) == 2
+    study._WARM.clear()  # another process
+    (third,) = study.run_seed("small", 0, ("prior", "sft", "amvl"), out, keep)
+    assert warmed == [1]  # read from the folder the second time
+    results = [read_result(path) for path in (*first, third)]
+    assert [result.cell for result in results] == ["prior", "sft", "amvl"]
+    steps = {result.cell: result.extra["curve"][-1]["step"] for result in results}
+    assert steps == {"prior": 4, "sft": 6, "amvl": 4}  # without latents: the warm-up's steps and its own
+    assert all(result.extra["warmup_steps"] == 2 for result in results)
+    assert (keep / "small" / "amvl" / "seed0" / "checkpoint" / "model.safetensors").exists()
+
+
+def test_the_result_does_not_depend_on_which_arms_ran_before(
+    base: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_study(tmp_path, base, monkeypatch)
+    study._WARM.clear()
+    (alone,) = study.run_seed("small", 0, ("amvl",), tmp_path / "alone", None)
+    *_, last = study.run_seed("small", 0, ("prior", "amvl"), tmp_path / "both", None)
+    assert read_result(alone).metrics == read_result(last).metrics
+
+
+# ---------------------------------------------------------------------- the planned analysis
+
+
+def run(
+    cell: str,
+    seed: int,
+    accuracy: float,
+    *,
+    leak: float | None = 0.0,
+    posterior: float | None = None,
+    started: bool = True,
+) -> Result:
+    values = {
+        "accuracy_3": accuracy,
+        "accuracy_posterior_3": accuracy if posterior is None else posterior,
+        "leaked_3": leak,
+    }
+    warm = [{"accuracy_3": 0.9 if started else 0.2}]
+    return Result(
+        study="laboratory", cell=cell, seed=seed, config={"objective": cell.split(",")[0], "recipe": {"hops": {"3": 1.0}}},
+        metrics={name: Metric(value, "fraction") for name, value in values.items() if value is not None},
+        wall_seconds=None, device="cpu", commit=None, dirty=None, versions={}, created="",
+        extra={"started": started, "warmup": warm},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "leak", "posterior", "started", "expected"),
+    [
+        (0.95, 0.0, 0.95, True, "kept"),
+        (0.90, 1.5, 0.95, True, "leaking"),
+        (0.75, 1.5, 0.99, True, "leak collapse"),
+        (0.20, 1.5, 0.99, True, "contaminated"),
+        (0.20, 1.5, 0.25, True, "contaminated"),
+        (0.20, 0.1, 0.20, True, "optimisation failure"),
+        (0.95, 0.0, 0.95, False, "not started"),
+    ],
+)
+def test_outcomes_are_as_defined(accuracy: float, leak: float, posterior: float, started: bool, expected: str) -> None:
+    table = analysis.outcomes([run("ntp", 0, accuracy, leak=leak, posterior=posterior, started=started)], 3)
+    assert table.outcome.tolist() == [expected]
+    assert table.collapse.tolist() == [leak > 0.5 and posterior - accuracy >= 0.2]
+
+
+def test_the_primary_tests_need_an_effect_as_well_as_an_interval() -> None:
+    noise = np.linspace(-0.02, 0.02, 6)
+    others = {"sft": 0.3, "pause": 0.85, "ntp+fwd,beta=1": 0.2, "ntp": 0.95}
+    results = [run(analysis.AMVL, seed, 0.95 + e) for seed, e in enumerate(noise)]
+    results += [run(cell, seed, value, leak=None) for cell, value in others.items() for seed in range(6)]
+    table = analysis.primary(results)
+    assert table["mean"].tolist() == pytest.approx([0.65, 0.10, 0.75, 0.0])
+    assert table.verdict.tolist() == [
+        "advantage",
+        "no difference of 20 points shown",
+        "advantage",
+        "no difference of 20 points shown",
+    ]
+    assert (table.adjusted >= table.p).all()
+    assert analysis.primary([*results[:1], run("sft", 0, 0.3)]).verdict[0].startswith("cannot tell")
+
+
+def test_equivalence_is_two_one_sided_tests() -> None:
+    results = [run(analysis.AMVL, seed, 0.95 + 0.01 * (seed % 2)) for seed in range(8)]
+    results += [run("elbo,beta=1", seed, 0.95) for seed in range(8)] + [run("prior", seed, 0.99) for seed in range(8)]
+    table = analysis.equivalence(results).set_index("comparison")
+    assert table.equivalent.tolist() == [True, True]
+    results += [run("prior", seed + 8, 0.99 - 0.3 * (seed % 2)) for seed in range(8)]
+    results += [run(analysis.AMVL, seed + 8, 0.95) for seed in range(8)]
+    assert not analysis.equivalence(results).equivalent.iloc[1]
+
+
+def test_pairs_of_seeds_are_counted_by_mcnemar_and_the_report_has_every_part() -> None:
+    results = [run(analysis.AMVL, seed, 0.95) for seed in range(6)]
+    results += [run("ntp+fwd,beta=1", seed, 0.2, leak=2.0, posterior=0.9) for seed in range(6)]
+    results += [run("ntp", seed, 0.95, leak=2.0) for seed in range(6)] + [
+        run("sft", seed, 0.3, leak=None) for seed in range(6)
+    ]
+    labels = analysis.outcomes(results, 3)
+    assert analysis.mcnemar(labels, "ntp+fwd,beta=1", analysis.AMVL, "contaminated") == (
+        6,
+        0,
+        pytest.approx(2 * 0.5**6),
     )
-    found = measure_accuracy(model, base[1], settings.recipe)
-    assert all(found[f"hop_{h}"] == found[f"exchanged_{h}"] == found[f"posterior_{h}"] for h in (1, 2))
+    assert analysis.mcnemar(labels, analysis.AMVL, "ntp", "contaminated") == (0, 0, 1.0)
+    counted = analysis.counts(labels)
+    assert counted.loc["ntp+fwd,beta=1", "contaminated"] == counted.loc["ntp+fwd,beta=1", "collapses"] == 6
+    text = analysis.report(results, ["sft", "ntp", "ntp+fwd,beta=1", analysis.AMVL])
+    for part in ("Primary", "Equivalence", "Runs by outcome", "McNemar", "only ntp+fwd,beta=1: 6"):
+        assert part in text
+    assert isinstance(counted, pd.DataFrame)
+
+
+def test_the_declared_study_names_arms_that_exist() -> None:
+    for declared_study in (each for each in declared.STUDIES.values() if each.bases):
+        for cell in declared_study.cells:
+            made = study.arm_of(declared_study, cell, 101)
+            assert made.base == declared_study.bases[101 % len(declared_study.bases)]
+            assert made.recipe.seed == 101
+    assert {first for pair in (*analysis.PRIMARY, *analysis.EQUIVALENCE) for first in pair} <= set(
+        declared.STUDIES["laboratory"].cells
+    )
