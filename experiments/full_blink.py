@@ -1,16 +1,19 @@
-"""Train, evaluate and explain AMVL: forward-only against AMVL on BLINK, leakage and the effect of the latents included.
+"""Train, evaluate and explain AMVL beside SFT, prior-sample training, forward-only and the ELBO.
 
-    python experiments/full_blink.py                      # the tiny preset: a few minutes on a laptop core or two
+    python experiments/full_blink.py                      # the laboratory: questions that need latents, minutes on two cores
     python experiments/full_blink.py --quick              # one question, two shipped checkpoints, one figure: seconds
-    python experiments/full_blink.py --ask cat.png "Is there a cat?" --choices yes no --checkpoint tiny-amvl
+    python experiments/full_blink.py --ask cells.png "Follow 3 arrows from red. Where do you end?" --choices red blue green
+    python experiments/full_blink.py --preset tiny        # forward-only against AMVL on synthetic BLINK with noisy labels
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --objective.gamma 1e-4
     python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DIR --dry-run        # check it all, train nothing
     torchrun --nproc-per-node 8 experiments/full_blink.py --preset qwen2.5-vl-7b --train.sharding fsdp2
 
-The run starts from the preset's base, trains it twice on the same questions (forward KL only, then both KLs; a third time with
---objective.name, if that names another objective or one of the baselines sft and pause), evaluates the base and all results on
-held-out questions, measures answer leakage, and removes or exchanges the latents to see what they do. Everything lands in one
-folder, which is named at the end.
+Without a preset or a setting of one, the run takes place in the laboratory: a small base that answers multi-hop questions with
+one and two hops is warmed up by prior-sample training, and trained on up to three hops with every objective; what its latents
+contain and leak is measured. A preset's run starts from its base, trains it twice on the same questions (forward KL only, then
+both KLs; a third time with --objective.name, if that names another objective or one of the baselines sft and pause), evaluates
+the base and all results on held-out questions, measures answer leakage, and removes or exchanges the latents to see what they do.
+Everything lands in one folder, which is named at the end.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from amvl_model.config import RunConfig, changed_settings, command_line, load_preset, usage_error
+from amvl_model.studies.laboratory.options import SETTINGS, LaboratoryOptions
 
 PRESET = "tiny"
 
@@ -35,11 +39,12 @@ class Options:
     """The command line; without --quick, --ask, --ship, --replay or --dry-run: the full run."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    laboratory: LaboratoryOptions = LaboratoryOptions()
     quick: bool = False  # explain one question with the shipped checkpoints
     ask: tuple[str, ...] = ()  # answer a question: image file(s), then text
     choices: tuple[str, ...] = ()  # options of the question of --ask
-    checkpoint: str = "tiny-amvl"  # with --ask: the model that answers
-    task: str = "Counting"  # with --quick: a task of synthetic BLINK
+    checkpoint: str = "multihop-amvl"  # with --ask: the model that answers
+    task: str = "Coloured_Cells"  # with --quick: a multi-hop task, or one of synthetic BLINK
     index: int = 0  # with --quick: which of the task's test questions
     ship: Path | None = None  # make the checkpoints of this finished run the shipped ones
     dry_run: bool = False  # check data, memory and rows, write the plan, train nothing
@@ -100,9 +105,21 @@ def run(options: Options) -> int:
     if options.dry_run:
         return _dry_run(config, out, options.processes or max(1, torch.cuda.device_count()))
     resume = options.resume is not None
+    if in_laboratory(options):
+        from amvl_model.studies.laboratory import job
+
+        return job.full(options.laboratory, options.resume or out, progress=not options.no_progress, resume=resume)
     status = main_job.full(config, options.resume or out, progress=not options.no_progress, resume=resume)
     distributed.stop()
     return status
+
+
+def in_laboratory(options: Options) -> bool:
+    """Whether the command line names neither a preset nor a setting of one, nor a run folder of a preset."""
+    if options.resume is not None:
+        return (options.resume / SETTINGS).exists()
+    named = any(argument.partition("=")[0] == "--preset" for argument in sys.argv[1:])
+    return not named and not changed_settings(load_preset(PRESET), options.config)
 
 
 def _dry_run(config: RunConfig, out: Path, processes: int) -> int:

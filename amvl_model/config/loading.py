@@ -124,7 +124,8 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         named, arguments = _flag("--preset").parse_known_args(arguments)
         run = _flag("--resume").parse_known_args(arguments)[0].resume if hasattr(options, "resume") else None
         try:
-            config = load_preset(named.preset or preset) if named.preset or not run else stored_config(Path(run))
+            stored = not named.preset and run and (Path(run) / "config.json").exists()
+            config = stored_config(Path(run)) if stored else load_preset(named.preset or preset)
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
         extra["default"] = options(config=config)  # type: ignore[call-arg]

@@ -29,6 +29,8 @@ SHIPPED = {
     "tiny-forward-only": ASSETS / "tiny-forward-only",
     "tiny-amvl": ASSETS / "tiny-amvl",
     "multihop": ASSETS / "multihop-base",
+    "multihop-1": ASSETS / "multihop-base-1",
+    "multihop-2": ASSETS / "multihop-base-2",
 }
 
 

@@ -158,9 +158,11 @@ _LABORATORY: Mapping[str, Mapping[str, object]] = {
     "amvl,beta=1,gamma=1": {"objective": "amvl"},
     "ntp+fwd,beta=1": {"objective": "ntp+fwd"},
     "ntp": {"objective": "ntp"},
+    "ntp+fwd,beta=0.1": {"objective": "ntp+fwd", "beta": 0.1},
     "elbo,beta=1": {"objective": "elbo"},
     "sft": {"objective": "sft"},
     "pause": {"objective": "pause"},
+    "sft,layers=6": {"objective": "sft", "extra_layers": 3},
 }
 
 

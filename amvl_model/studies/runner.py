@@ -67,7 +67,9 @@ def run_study(
     if cluster is not None:
         out, keep = out.resolve(), None if keep is None else keep.resolve()
     run: Callable[..., Any] = run_cell
-    runs: dict[str, tuple[Any, ...]] = {f"{cell}/seed{seed}": (study.name, cell, seed, out, keep) for cell, seed in todo}
+    runs: dict[str, tuple[Any, ...]] = {
+        f"{cell}/seed{seed}": (study.name, cell, seed, out, keep) for cell, seed in todo
+    }
     if study.bases:
         from amvl_model.studies.laboratory.study import run_seed as run
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def run_seed(
 
 def run_arm(arm: Arm, folder: Path | None, report: Report) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
     """Warm up (or read the warm-up that another arm of the seed left in ``folder``) and train; model, processor, both curves."""
-    state, warmed = _warmed_up(arm, folder, report)
+    state, warmed = warmed_up(arm, folder, report)
     base, processor = load_base(arm)
     model = build_arm(base, processor, arm)
     if arm.has_latents:
@@ -101,7 +101,8 @@ _WARM: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
 """The last warm-up of this process, by the settings that it depends on."""
 
 
-def _warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """State and report of the arm's warm-up: of this process, read from ``folder``, or made and stored there."""
     warm = replace(arm, objective="prior", beta=0.0, gamma=0.0, extra_layers=0, recipe=replace(arm.recipe, steps=0))
     key = json.dumps(to_jsonable(asdict(warm)), sort_keys=True)
     if key in _WARM:
@@ -131,6 +132,3 @@ def _digest(text: str) -> str:
 
 def _silent(row: Mapping[str, Any]) -> None:
     """What a study prints of the curves."""
-
-
-Runner = Callable[..., list[Path]]

@@ -23,8 +23,8 @@ from amvl_model.studies.laboratory.measures import measure_accuracy, measure_lea
 from amvl_model.training.multihop_base import MultihopRecipe
 
 Row = dict[str, Any]
-"""A look at fresh questions: step, seconds (of processor time), objective, means of its terms since the last look [nats], the
-accuracies of `measure_accuracy`, and with a posterior leaked_h at the most hops [nats]."""
+"""A look at fresh questions: step, steps (in all), seconds (of processor time), objective, means of its terms since the last
+look [nats] and of the gradient norm, accuracies of `measure_accuracy`, and with a posterior leaked_h at the most hops [nats]."""
 Report = Callable[[Row], None]
 
 
@@ -93,7 +93,12 @@ def _steps(
         terms = {name: float(value.detach().mean()) for name, value in output.terms.named().items()}
         losses.append(terms | {"grad_norm": float(norm)})
         if (step + 1) % recipe.eval_every == 0 or step + 1 == steps:
-            row: Row = {"step": step + 1, "seconds": time.process_time() - began, "objective": loss.objective.name}
+            row: Row = {
+                "step": step + 1,
+                "steps": steps,
+                "seconds": time.process_time() - began,
+                "objective": loss.objective.name,
+            }
             row |= {name: float(np.mean([each[name] for each in losses])) for name in losses[-1]}
             row |= {name: share.mean for name, share in measure_accuracy(model, processor, recipe).items()}
             if "posterior" in loss.passes:

@@ -1,0 +1,230 @@
+"""The main job: one seed of the laboratory's arms side by side, a table, a figure, and what the latents of one question hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amvl_model.models.loading import load_checkpoint, save_checkpoint
+from amvl_model.results.files import Result, read_result, write_result
+from amvl_model.results.provenance import provenance, to_jsonable
+from amvl_model.results.text import text_table
+from amvl_model.studies.laboratory.arm import Arm
+from amvl_model.studies.laboratory.figures import Reading, draw_job
+from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, prior_means
+from amvl_model.studies.laboratory.options import SETTINGS, LaboratoryOptions
+from amvl_model.studies.laboratory.study import run_arm, warmed_up
+from amvl_model.training.multihop_base import MultihopRecipe
+from amvl_model.training.run_folder import RunStopped, locked, signals, stop_now, tell, write_text
+
+ARMS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
+"""Folder of each arm, and its objective."""
+EVALUATED = 512
+"""Test questions for each number of hops."""
+
+
+def arm_for(options: LaboratoryOptions, objective: str) -> Arm:
+    """The arm of the main job that trains on ``objective``."""
+    arm = Arm(base=options.base, objective=objective, beta=options.beta, gamma=options.gamma, warmup=options.warmup)
+    return replace(arm, recipe=replace(arm.recipe, seed=options.seed, steps=options.steps))
+
+
+def full(
+    options: LaboratoryOptions, out: Path, *, progress: bool = True, resume: bool = False, workers: int = 0
+) -> int:
+    """Warm up once, train every arm of `ARMS`, measure, and write it all to ``out``.
+
+    Args:
+        options: of the run; with ``resume`` the folder's own count.
+        out: an empty or new folder, or with ``resume`` that of a run which was cut short.
+        progress: print a line for every look at fresh questions.
+        resume: keep the warm-up and the arms that are finished.
+        workers: arms at a time, one CPU thread each; 0: as many as there are cores, at most one for each arm.
+
+    Raises:
+        FileExistsError: if the folder is not empty and the run is not to be resumed, or another process writes there.
+        FileNotFoundError: if there is no run to resume.
+        RunStopped: a SystemExit, after SIGTERM (status 143) or Ctrl-C (130); prints how to resume.
+    """
+    if resume:
+        options = stored_options(out)
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if not resume:
+            write_text(out / SETTINGS, json.dumps(asdict(options), indent=2) + "\n")
+            write_text(out / "environment.json", json.dumps(to_jsonable(provenance()), indent=2) + "\n")
+        try:
+            with signals(stop_now):
+                return _full(options, out, progress, workers or min(len(ARMS), os.cpu_count() or 1))
+        except RunStopped:
+            tell(f"resume with: python experiments/full_blink.py --resume {shlex.quote(str(out))}")
+            raise
+
+
+def stored_options(out: Path) -> LaboratoryOptions:
+    """The options that a run folder stores.
+
+    Raises:
+        FileNotFoundError: if it is not the folder of such a run.
+    """
+    if not (out / SETTINGS).is_file():
+        raise FileNotFoundError(f"{out} contains no run to resume (no {SETTINGS}); give the folder that --out named")
+    return LaboratoryOptions(**json.loads((out / SETTINGS).read_text(encoding="utf-8")))
+
+
+def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -> int:
+    began = time.perf_counter()
+    say = print if progress else _silent
+    print(
+        f"warm-up by prior-sample training, shared by {len(ARMS) - 1} arms: at most {options.warmup} steps", flush=True
+    )
+    threads = torch.get_num_threads()
+    warmed_up(arm_for(options, "prior"), out, _Lines("warm-up", options.warmup, say))
+    pending = {name: objective for name, objective in ARMS.items() if not (out / name / "seed0.json").exists()}
+    print(f"training {', '.join(pending) or 'nothing: all arms are finished'}; {workers} at a time", flush=True)
+    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_train, options, name, objective, out, progress) for name, objective in pending.items()]
+        for job in as_completed(jobs):
+            job.result()
+    torch.set_num_threads(threads)
+    results = {name: read_result(out / name / "seed0.json") for name in ARMS}
+    print("\n" + table(results))
+    readings = [read_question(out, name, arm_for(options, ARMS[name]).recipe) for name in ("amvl", "forward-only")]
+    write_text(
+        out / "question.json", json.dumps(to_jsonable([reading.to_dict() for reading in readings]), indent=2) + "\n"
+    )
+    from amvl_style import save
+
+    save(draw_job(results, readings), out / "summary.png", dpi=150)
+    print(f"\n{time.perf_counter() - began:.0f} s in all.\n{_closing(out)}")
+    return 0
+
+
+def _train(options: LaboratoryOptions, name: str, objective: str, out: Path, progress: bool) -> None:
+    """Train and measure one arm in a process of its own."""
+    torch.set_num_threads(1)
+    began, arm = time.perf_counter(), arm_for(options, objective)
+    lines = _Lines(name, None, print if progress else _silent)
+    model, processor, warmed, curve = run_arm(arm, out, lines)
+    metrics = measure(model, processor, replace(arm.recipe, eval_size=EVALUATED))
+    save_checkpoint(model, processor, out / name / "checkpoint")
+    write_result(
+        out / name / "seed0.json",
+        study="laboratory-job",
+        cell=name,
+        seed=0,
+        config=asdict(arm),
+        metrics=metrics,
+        wall_seconds=time.perf_counter() - began,
+        device="cpu, 1 thread, float32",
+        extra={**warmed, "curve": curve},
+    )
+
+
+class _Lines:
+    """Prints one line for every row of a curve."""
+
+    def __init__(self, name: str, steps: int | None, say: Any) -> None:
+        self.name, self.steps, self.say = name, steps, say
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        hops = sorted(int(key.removeprefix("accuracy_")) for key in row if key.removeprefix("accuracy_").isdigit())
+        steps = row.get("steps", self.steps)
+        parts = [f"{self.name:>12}  step {row['step']:>4}" + (f"/{steps}" if steps else ""), f"NLL {row['ntp']:.3f}"]
+        parts += [
+            f"{label} {row[key]:.2f}"
+            for key, label in (("forward_kl", "KL(q||p)"), ("reverse_kl", "KL(p||q)"), (f"leaked_{hops[-1]}", "leaked"))
+            if key in row
+        ]
+        accuracies = " / ".join(f"{100 * row[f'accuracy_{h}']:.0f}" for h in hops)
+        left = f", {(steps - row['step']) * row['seconds'] / row['step']:.0f} s left" if steps else ""
+        self.say(
+            f"{'  '.join(parts)} nats  accuracy at {'/'.join(map(str, hops))} hops {accuracies} %{left}", flush=True
+        )
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Without progress."""
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """One row per arm: accuracy by hops, then at the most hops with other latents, leaked information and the probe."""
+    most = max(int(hops) for hops in results["sft"].config["recipe"]["hops"])
+    every = [int(hops) for hops in sorted(results["sft"].config["recipe"]["hops"])]
+    names = [f"accuracy_{h}" for h in every]
+    names += [f"{name}_{most}" for name in ("accuracy_posterior", "accuracy_exchanged", "follows_patch", "leaked")]
+    rows = []
+    for name, result in results.items():
+        values = [result.metrics[n].value if n in result.metrics else None for n in names]
+        cells = [
+            "-" if v is None else f"{v:.3f}" if n.startswith("leaked") else f"{100 * v:.1f}"
+            for n, v in zip(names, values, strict=True)
+        ]
+        rows.append([name, *cells, _best_probe(result, most)])
+    bound = math.log(results["sft"].config["recipe"]["objects"])
+    header = ["", *(f"{h} hops [%]" for h in every), "posterior [%]", "exchanged [%]", "follows patch [%]"]
+    header += [f"leaked [nats of {bound:.2f}]", "probe of the latents"]
+    steps = results["amvl"].extra["warmup_steps"]
+    return (
+        f"{text_table(rows, header)}\n"
+        f"Test accuracy with prior latents by number of hops; the columns behind at {most} hops. posterior: with latents that "
+        "saw the answer.\nexchanged: latents of another scene. follows patch: with latents of another start, answers that are "
+        f"right for that start.\nprobe: the state after i hops that a linear probe reads best from one slot, 1 to {most - 1} hops. The "
+        f"arms with latents share a warm-up of {steps} steps by\nprior-sample training; sft trains for as many steps more."
+    )
+
+
+def _best_probe(result: Result, most: int) -> str:
+    probes = {n: m.value for n, m in result.metrics.items() if n.startswith("probe_") and 1 <= int(n[-1]) < most}
+    if not probes:
+        return "-"
+    best = max(probes, key=lambda name: probes[name] or 0.0)
+    _, _, slot, _, state = best.split("_")
+    return f"state {state} in slot {slot}: {100 * (probes[best] or 0.0):.0f} %"
+
+
+def read_question(out: Path, name: str, recipe: MultihopRecipe) -> Reading:
+    """What linear probes read from every slot of an arm's prior latents of the first test question with the most hops."""
+    from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
+
+    model, processor = load_checkpoint(out / name / "checkpoint")
+    hops = max(recipe.hops)
+    fitted_on = recipe.questions("val", hops, EVALUATED)[:]
+    asked = recipe.questions("test", hops, recipe.questions_per_scene)[:]
+    features, states = prior_means(model, processor, fitted_on, recipe), chain_states(fitted_on)
+    shown = prior_means(model, processor, asked, recipe)[:1]
+    colours = [COLOUR_NAMES.index(colour) for colour in asked[0].choices]
+    slots = []
+    for slot in range(features.shape[1]):
+        probes = [Probe(features[:, slot], states[:, state]) for state in range(hops + 1)]
+        likely = torch.cat([probe.probabilities(shown[:, slot]) for probe in probes])
+        slots.append(likely[:, colours].numpy())
+    return Reading(name=name, question=asked[0], states=slots)
+
+
+def _closing(out: Path) -> str:
+    return "\n".join(
+        [
+            f"Results: {out}",
+            "  summary.png, question.json, laboratory.json, environment.json",
+            f"  {', '.join(f'{name}/' for name in ARMS)}: seed0.json (measures and learning curve), checkpoint/",
+            "Next:",
+            "  python experiments/full_blink.py --quick                        # one question, drawn with its latents",
+            "  python experiments/full_blink.py --laboratory.gamma 0.1         # a weaker reverse KL",
+            "  python experiments/ablations.py laboratory --workers 2          # the planned study, 15 seeds",
+            "  python experiments/full_blink.py --preset tiny                  # noisy labels: leakage where latents do nothing",
+        ]
+    )

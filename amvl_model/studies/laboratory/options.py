@@ -1,0 +1,20 @@
+"""What the main job lets vary. No torch here: a command line reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SETTINGS = "laboratory.json"
+"""File of a run folder that contains them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaboratoryOptions:
+    """What the main job lets vary; everything else is `Arm`'s default."""
+
+    seed: int = 0  # of weights, questions and latent noise
+    steps: int = 400  # optimiser steps of an arm after the warm-up
+    warmup: int = 1600  # most steps of the warm-up that the arms with latents share
+    beta: float = 1.0  # weight of the forward KL [per nat]
+    gamma: float = 1.0  # weight of the reverse KL [per nat]
+    base: str = "multihop"  # a checkpoint of experiments/train_multihop.py, or multihop: the shipped one
