@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +39,7 @@ class Options:
     """The command line; without --quick, --ask, --ship, --replay or --dry-run: the full run."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    laboratory: LaboratoryOptions = LaboratoryOptions()
+    laboratory: LaboratoryOptions = field(default_factory=LaboratoryOptions)
     quick: bool = False  # explain one question with the shipped checkpoints
     ask: tuple[str, ...] = ()  # answer a question: image file(s), then text
     choices: tuple[str, ...] = ()  # options of the question of --ask
