@@ -31,6 +31,8 @@ SHIPPED = {
     "multihop": ASSETS / "multihop-base",
     "multihop-1": ASSETS / "multihop-base-1",
     "multihop-2": ASSETS / "multihop-base-2",
+    "multihop-forward-only": ASSETS / "multihop-forward-only",
+    "multihop-amvl": ASSETS / "multihop-amvl",
 }
 
 

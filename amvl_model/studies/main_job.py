@@ -157,7 +157,11 @@ def ship(run: Path) -> int:
 
 
 def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
-    """One test question, with every option's posterior under the two shipped checkpoints."""
+    """One test question: what the latents of two shipped checkpoints contain, or (synthetic BLINK) every option's posterior."""
+    from amvl_model.studies.laboratory import quick as laboratory
+
+    if task == laboratory.TASK:
+        return laboratory.quick(out, index)
     from amvl_model.studies.summary import quick_figure
     from amvl_style import save
 
@@ -196,15 +200,23 @@ def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> t
 
 def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: str, config: RunConfig) -> int:
     """Answer a question about the user's own images with any checkpoint."""
+    from amvl_model.studies.laboratory.quick import own_question
+
     model, processor = load_checkpoint(resolve(checkpoint))
-    question = VisualQuestion(
-        id="your question",
-        images=tuple(_open(path) for path in images),
-        prompt=format_prompt(text, choices),
-        answer_text="",
-        question=text,
-        choices=tuple(choices),
-    )
+    if checkpoint.startswith("multihop"):
+        if len(images) != 1:
+            raise ValueError(f"{checkpoint} answers questions about one image, got {len(images)}")
+        question = own_question(images[0], text, choices)
+        choices = question.choices
+    else:
+        question = VisualQuestion(
+            id="your question",
+            images=tuple(_open(path) for path in images),
+            prompt=format_prompt(text, choices),
+            answer_text="",
+            question=text,
+            choices=tuple(choices),
+        )
     batch = processor([question], answers=False)
     options: dict[str, Any] = {**batch, "max_new_tokens": config.eval.max_new_tokens, "do_sample": False}
     if isinstance(model, PauseForConditionalGeneration):
@@ -224,7 +236,8 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
         if isinstance(model, AMVLForConditionalGeneration):
             print(explain(model, processor, told)[1].split(";")[0] + ".")
     if checkpoint in SHIPPED:
-        print("The shipped checkpoints know synthetic BLINK only; on a photograph their answer means nothing.")
+        known = "multi-hop questions about coloured cells" if checkpoint.startswith("multihop") else "synthetic BLINK"
+        print(f"The shipped checkpoint was trained on {known} only; on a photograph its answer means nothing.")
     return 0
 
 

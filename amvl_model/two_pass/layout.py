@@ -194,9 +194,7 @@ def short_positions(next_position: Tensor, *offsets: Tensor) -> Tensor:
     return (next_position[:, None] + offset).expand(3, -1, -1)
 
 
-def query_positions(
-    inner: Any, ids: Tensor, mask: Tensor, types: Tensor, grid: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def query_positions(inner: Any, ids: Tensor, mask: Tensor, types: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
     """M-RoPE positions (3, B, N) of padded queries and their deltas (B, 1), as the backbone's ``get_rope_index``.
 
     It loops over rows in Python, and positions depend only on where text, images and padding stand. So where all rows have

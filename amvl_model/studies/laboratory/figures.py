@@ -62,6 +62,14 @@ def draw_job(results: Mapping[str, Result], readings: Sequence[Reading]) -> Figu
     return page
 
 
+def draw_page(readings: Sequence[Reading]) -> Figure:
+    """One question's image and what each slot of some checkpoints contains."""
+    with styled(1.2):
+        page = Figure(figsize=(6.4 * len(readings[0].states), 1.6 + 2.4 * len(readings)), layout="constrained")
+        _draw_readings(page, readings)
+    return page
+
+
 def draw_accuracies(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
     """Accuracy at the most hops per arm: with prior latents, posterior latents and those of another scene."""
     conditions = {"accuracy": "prior's\nlatents", "accuracy_posterior": "posterior's,\nsaw the answer"}

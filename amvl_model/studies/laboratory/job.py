@@ -102,7 +102,8 @@ def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -
     torch.set_num_threads(threads)
     results = {name: read_result(out / name / "seed0.json") for name in ARMS}
     print("\n" + table(results))
-    readings = [read_question(out, name, arm_for(options, ARMS[name]).recipe) for name in ("amvl", "forward-only")]
+    recipe = arm_for(options, "amvl").recipe
+    readings = [read_question(out / name / "checkpoint", name, recipe) for name in ("amvl", "forward-only")]
     write_text(
         out / "question.json", json.dumps(to_jsonable([reading.to_dict() for reading in readings]), indent=2) + "\n"
     )
@@ -197,23 +198,23 @@ def _best_probe(result: Result, most: int) -> str:
     return f"state {state} in slot {slot}: {100 * (probes[best] or 0.0):.0f} %"
 
 
-def read_question(out: Path, name: str, recipe: MultihopRecipe) -> Reading:
-    """What linear probes read from every slot of an arm's prior latents of the first test question with the most hops."""
+def read_question(checkpoint: Path, name: str, recipe: MultihopRecipe, index: int = 0) -> Reading:
+    """What linear probes read from every slot of an arm's prior latents of test question ``index`` with the most hops."""
     from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
 
-    model, processor = load_checkpoint(out / name / "checkpoint")
+    model, processor = load_checkpoint(checkpoint)
     hops = max(recipe.hops)
     fitted_on = recipe.questions("val", hops, EVALUATED)[:]
-    asked = recipe.questions("test", hops, recipe.questions_per_scene)[:]
+    (question,) = recipe.questions("test", hops, index + 1)[index:]
     features, states = prior_means(model, processor, fitted_on, recipe), chain_states(fitted_on)
-    shown = prior_means(model, processor, asked, recipe)[:1]
-    colours = [COLOUR_NAMES.index(colour) for colour in asked[0].choices]
+    shown = prior_means(model, processor, [question], replace(recipe, questions_per_scene=1))
+    colours = [COLOUR_NAMES.index(colour) for colour in question.choices]
     slots = []
     for slot in range(features.shape[1]):
         probes = [Probe(features[:, slot], states[:, state]) for state in range(hops + 1)]
         likely = torch.cat([probe.probabilities(shown[:, slot]) for probe in probes])
         slots.append(likely[:, colours].numpy())
-    return Reading(name=name, question=asked[0], states=slots)
+    return Reading(name=name, question=question, states=slots)
 
 
 def _closing(out: Path) -> str:
