@@ -30,14 +30,13 @@ from amvl_model.training.run_folder import RunStopped, locked, signals, stop_now
 
 ARMS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
 """Folder of each arm, and its objective."""
-EVALUATED = 512
-"""Test questions for each number of hops."""
 
 
 def arm_for(options: LaboratoryOptions, objective: str) -> Arm:
     """The arm of the main job that trains on ``objective``."""
     arm = Arm(base=options.base, objective=objective, beta=options.beta, gamma=options.gamma, warmup=options.warmup)
-    return replace(arm, recipe=replace(arm.recipe, seed=options.seed, steps=options.steps))
+    recipe = replace(arm.recipe, seed=options.seed, steps=options.steps, eval_size=options.evaluated // 2)
+    return replace(arm, recipe=recipe)
 
 
 def full(
@@ -120,7 +119,7 @@ def _train(options: LaboratoryOptions, name: str, objective: str, out: Path, pro
     began, arm = time.perf_counter(), arm_for(options, objective)
     lines = _Lines(name, None, print if progress else _silent)
     model, processor, warmed, curve = run_arm(arm, out, lines)
-    metrics = measure(model, processor, replace(arm.recipe, eval_size=EVALUATED))
+    metrics = measure(model, processor, replace(arm.recipe, eval_size=options.evaluated))
     save_checkpoint(model, processor, out / name / "checkpoint")
     write_result(
         out / name / "seed0.json",
@@ -204,7 +203,7 @@ def read_question(checkpoint: Path, name: str, recipe: MultihopRecipe, index: in
 
     model, processor = load_checkpoint(checkpoint)
     hops = max(recipe.hops)
-    fitted_on = recipe.questions("val", hops, EVALUATED)[:]
+    fitted_on = recipe.questions("val", hops, 2 * recipe.eval_size)[:]
     (question,) = recipe.questions("test", hops, index + 1)[index:]
     features, states = prior_means(model, processor, fitted_on, recipe), chain_states(fitted_on)
     shown = prior_means(model, processor, [question], replace(recipe, questions_per_scene=1))
@@ -213,7 +212,7 @@ def read_question(checkpoint: Path, name: str, recipe: MultihopRecipe, index: in
     for slot in range(features.shape[1]):
         probes = [Probe(features[:, slot], states[:, state]) for state in range(hops + 1)]
         likely = torch.cat([probe.probabilities(shown[:, slot]) for probe in probes])
-        slots.append(likely[:, colours].numpy())
+        slots.append((likely[:, colours] / likely[:, colours].sum(1, keepdim=True)).numpy())
     return Reading(name=name, question=question, states=slots)
 
 

@@ -165,11 +165,12 @@ class Probe:
     Args:
         features: (questions, d).
         labels: (questions,), classes 0 .. C - 1.
+        classes: C.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, classes: int = len(COLOUR_NAMES)) -> None:
         self.mean, self.std = features.mean(0), features.std(0).clamp_min(1e-6)
-        inputs, classes = self._standardised(features), int(labels.max()) + 1
+        inputs = self._standardised(features)
         self.weight = torch.zeros(inputs.shape[1], classes, dtype=inputs.dtype, requires_grad=True)
         optimizer = torch.optim.LBFGS([self.weight], max_iter=200, line_search_fn="strong_wolfe")
 

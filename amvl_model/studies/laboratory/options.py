@@ -17,4 +17,5 @@ class LaboratoryOptions:
     warmup: int = 1600  # most steps of the warm-up that the arms with latents share
     beta: float = 1.0  # weight of the forward KL [per nat]
     gamma: float = 1.0  # weight of the reverse KL [per nat]
+    evaluated: int = 512  # test questions for each number of hops; validation: half of them
     base: str = "multihop"  # a checkpoint of experiments/train_multihop.py, or multihop: the shipped one

@@ -1,0 +1,93 @@
+"""The main job in the laboratory, from a small random base: files, table, figure, resume, and the questions that --ask takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
+from amvl_model.results.files import read_result
+from amvl_model.studies.laboratory import job, quick
+from amvl_model.studies.laboratory.options import LaboratoryOptions
+from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> LaboratoryOptions:
+    folder = tmp_path_factory.mktemp("base")
+    save_multihop_base(*build_multihop_base(BaseShape(hidden_size=32, vision_size=32)), folder, MultihopRecipe())
+    return LaboratoryOptions(base=str(folder), steps=2, warmup=2, evaluated=16)
+
+
+@pytest.fixture(scope="module")
+def run(options: LaboratoryOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert job.full(options, out, progress=False, workers=1) == 0
+    return out
+
+
+def test_every_arm_leaves_its_measures_and_a_checkpoint(run: Path) -> None:
+    for name, objective in job.ARMS.items():
+        result = read_result(run / name / "seed0.json")
+        assert result.config["objective"] == objective
+        assert (run / name / "checkpoint" / "model.safetensors").exists()
+        assert ("leaked_3" in result.metrics) == (objective != "sft")
+        assert result.extra["curve"][-1]["step"] == (4 if objective == "sft" else 2)
+    with Image.open(run / "summary.png") as image:
+        assert image.size[0] > 1000
+    questions = json.loads((run / "question.json").read_text())
+    assert [reading["arm"] for reading in questions] == ["amvl", "forward-only"]
+    assert all(sum(state) == pytest.approx(1.0) for r in questions for slot in r["probabilities"] for state in slot)
+
+
+def test_the_table_shows_what_the_files_contain(run: Path) -> None:
+    results = {name: read_result(run / name / "seed0.json") for name in job.ARMS}
+    text = job.table(results)
+    (row,) = [line for line in text.splitlines() if line.startswith("amvl")]
+    assert f"{100 * results['amvl'].metrics['accuracy_3'].value:.1f}" in row  # type: ignore[operator]
+    assert f"{results['amvl'].metrics['leaked_3'].value:.3f}" in row
+    assert "warm-up of 2 steps" in text
+
+
+def test_a_finished_run_is_neither_overwritten_nor_trained_again(
+    run: Path, options: LaboratoryOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        job.full(options, run)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    before = (copy / "amvl" / "seed0.json").read_bytes()
+    shutil.rmtree(copy / "prior")
+    assert job.full(LaboratoryOptions(), copy, progress=False, resume=True, workers=1) == 0
+    assert "training prior; 1 at a time" in capsys.readouterr().out
+    assert (copy / "amvl" / "seed0.json").read_bytes() == before
+    again, first = (read_result(folder / "prior" / "seed0.json").metrics for folder in (copy, run))
+    assert again == first
+
+
+def test_a_folder_without_a_run_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no laboratory\.json"):
+        job.full(LaboratoryOptions(), tmp_path, resume=True)
+
+
+def test_questions_that_the_checkpoints_never_saw_get_a_warning_and_other_options_are_refused(tmp_path: Path) -> None:
+    image = tmp_path / "cells.png"
+    Image.new("RGB", (224, 28)).save(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked = quick.own_question(str(image), "Follow 3 arrows from red. Where do you end?", [])
+    assert asked.choices == COLOUR_NAMES[:8]
+    for text in (
+        "Is there a cat?",
+        "Follow 5 arrows from red. Where do you end?",
+        "Follow 2 arrows from black. Where do you end?",
+    ):
+        with pytest.warns(UserWarning, match="means nothing"):
+            quick.own_question(str(image), text, [])
+    with pytest.raises(ValueError, match="leave --choices out"):
+        quick.own_question(str(image), "Follow 3 arrows from red. Where do you end?", ["yes", "no"])
