@@ -124,8 +124,8 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         named, arguments = _flag("--preset").parse_known_args(arguments)
         run = _flag("--resume").parse_known_args(arguments)[0].resume if hasattr(options, "resume") else None
         try:
-            stored = not named.preset and run and (Path(run) / "config.json").exists()
-            config = stored_config(Path(run)) if stored else load_preset(named.preset or preset)
+            stored = Path(run) if run and not named.preset and (Path(run) / "config.json").exists() else None
+            config = stored_config(stored) if stored else load_preset(named.preset or preset)
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
         extra["default"] = options(config=config)  # type: ignore[call-arg]

@@ -15,11 +15,11 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 
-from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.schema import QuestionSet, VisualQuestion
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Skipped:
     reason: str
 
 
-class MixedQuestions(Sequence[VisualQuestion]):
+class MixedQuestions(QuestionSet):
     """Training questions of several sources (rules at the top of this module). Questions are read when asked for.
 
     A question that cannot be read, or in `read` not be converted, is replaced by the next one of its source and added to
@@ -84,15 +84,9 @@ class MixedQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return int(self._which.size)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        return self.read(item, lambda question: question)
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        return self.read(index, lambda question: question)
 
     def read(self, item: int, convert: Callable[[VisualQuestion], T]) -> T:
         """Question ``item`` converted, encoded for example; one that cannot be converted is skipped as an unreadable one is.

@@ -11,7 +11,7 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 from PIL import Image
 
@@ -75,6 +75,31 @@ class VisualQuestion:
     def with_answer(self, index: int) -> VisualQuestion:
         """The same question with option ``index`` as its answer (what a posterior of that option sees)."""
         return replace(self, answer=index, answer_text=option_letter(index))
+
+
+class QuestionSet(Sequence[VisualQuestion]):
+    """A set of questions with random access: a subclass has ``__len__`` and `question`."""
+
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index``, 0 to the size - 1."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, item: int) -> VisualQuestion: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
+    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
+        """Question ``item`` (negative: from the end), or the list of a slice.
+
+        Raises:
+            IndexError: for a number out of range.
+        """
+        size = len(self)
+        if isinstance(item, slice):
+            return [self.question(i) for i in range(*item.indices(size))]
+        if not -size <= item < size:
+            raise IndexError(f"item must be in -{size}..{size - 1}, got {item}")
+        return self.question(item % size)
 
 
 def option_letter(index: int) -> str:

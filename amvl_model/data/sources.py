@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from amvl_model.config import DataConfig
 from amvl_model.data.mixture import MixedQuestions
@@ -22,7 +22,7 @@ from amvl_model.data.readers import benchmarks as vision_benchmarks
 from amvl_model.data.readers import training_sets
 from amvl_model.data.readers.blink import load_blink
 from amvl_model.data.readers.question_files import QuestionFile
-from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.schema import QuestionSet, VisualQuestion
 from amvl_model.data.synthetic import (
     MULTIHOP_SOURCE,
     MULTIHOP_TASKS,
@@ -54,7 +54,7 @@ EVALUATION_SOURCES: Final = (*_DRAWN, SHIFTED_SOURCE, SHIFTED_MULTIHOP_SOURCE, *
 _WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
 
 
-class JoinedQuestions(Sequence[VisualQuestion]):
+class JoinedQuestions(QuestionSet):
     """Several sets one after the other, each read as before when it is asked."""
 
     def __init__(self, parts: Sequence[Sequence[VisualQuestion]]) -> None:
@@ -63,16 +63,10 @@ class JoinedQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self._index)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        part, index = self._index[item]
-        return part[index]
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        part, place = self._index[index]
+        return part[place]
 
 
 def training_questions(config: DataConfig) -> Sequence[VisualQuestion]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from amvl_model import distributed
-from amvl_model.data.schema import VisualQuestion, option_letter
+from amvl_model.data.schema import QuestionSet, VisualQuestion, option_letter
 from amvl_model.evaluation.evaluate import Evaluation, evaluate
 from amvl_model.evaluation.harness_readers import READERS
 from amvl_model.evaluation.parsing import parse_choice
@@ -36,7 +36,7 @@ from amvl_model.results.files import Metric, write_result
 from amvl_model.results.statistics import Interval, bootstrap_mean
 
 
-class _Remembered(Sequence[VisualQuestion]):
+class _Remembered(QuestionSet):
     """Questions whose options are kept when they are read, so that no picture is decoded twice."""
 
     def __init__(self, questions: Sequence[VisualQuestion]) -> None:
@@ -46,9 +46,9 @@ class _Remembered(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self._questions)
 
-    def __getitem__(self, item: Any) -> Any:
-        question = self._questions[item]
-        self.choices[item] = question.choices
+    def question(self, index: int) -> VisualQuestion:
+        question = self._questions[index]
+        self.choices[index] = question.choices
         return question
 
 

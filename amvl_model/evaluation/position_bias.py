@@ -25,11 +25,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
-from amvl_model.data.schema import LETTERS, VisualQuestion, format_prompt, option_letter
+from amvl_model.data.schema import LETTERS, QuestionSet, VisualQuestion, format_prompt, option_letter
 from amvl_model.results.statistics import Interval, bootstrap_mean
 
 Outcome = tuple[int, int, int | None]
@@ -262,7 +262,7 @@ def _option_lines(question: VisualQuestion) -> list[tuple[int, int]] | None:
     return spans
 
 
-class ShuffledOptions(Sequence[VisualQuestion]):
+class ShuffledOptions(QuestionSet):
     """Questions with their options in another order, made when they are asked for.
 
     Args:
@@ -290,15 +290,8 @@ class ShuffledOptions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self._questions)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        index = range(len(self))[item]
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
         question = self._questions[index]
         if not can_reorder(question):
             self._fixed.add(index)

@@ -215,7 +215,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             _fill_normal(log_std, 0.1 * head.linear.in_features**-0.5, generator)
             head.linear.bias.zero_()
             head.linear.bias[head.latent_dim :] = initial_log_std
-        if self.answer_bias is not None:
+        if self.answer_bias is not None and self.config.answer_bias is not None:
             self.answer_bias.value.fill_(self.config.answer_bias)
         _fill_normal(self.injector.weight, scale * self.config.latent_dim**-0.5, generator)
 

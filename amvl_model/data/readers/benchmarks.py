@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal
 
 from PIL import Image
 
@@ -39,6 +39,7 @@ from amvl_model.data.readers.files import (
 )
 from amvl_model.data.schema import (
     LETTERS,
+    QuestionSet,
     VisualQuestion,
     answer_index,
     format_prompt,
@@ -73,7 +74,7 @@ class _Entry:
     picture: Callable[[], Image.Image]
 
 
-class BenchmarkQuestions(Sequence[VisualQuestion]):
+class BenchmarkQuestions(QuestionSet):
     """Questions whose texts are in memory and whose pictures are read when a question is asked for.
 
     Raises:
@@ -87,15 +88,9 @@ class BenchmarkQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        entry = self._entries[item]
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        entry = self._entries[index]
         return VisualQuestion(
             id=entry.id,
             images=(entry.picture(),),

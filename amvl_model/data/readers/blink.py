@@ -13,12 +13,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from PIL import Image
 
 from amvl_model.data.readers.files import ParquetRows, check_tasks, check_unique, data_folder, find_shards, picture_cell
-from amvl_model.data.schema import VisualQuestion, answer_index, option_texts, question_from_blink
+from amvl_model.data.schema import QuestionSet, VisualQuestion, answer_index, option_texts, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"
 IMAGE_FIELDS: Final = ("image_1", "image_2", "image_3", "image_4")
@@ -106,7 +106,7 @@ def export_blink_parquet(records: Iterable[dict[str, Any]], folder: str | Path, 
     return files
 
 
-class BlinkQuestions(Sequence[VisualQuestion]):
+class BlinkQuestions(QuestionSet):
     """The questions of some Parquet files, read and decoded when they are asked for.
 
     Raises:
@@ -123,15 +123,9 @@ class BlinkQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self._index)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        rows, row = self._index[item]
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        rows, row = self._index[index]
         record = rows.row(row)
         empty = [name for name in REQUIRED_FIELDS if name != "image_1" and record[name] is None]
         if empty:

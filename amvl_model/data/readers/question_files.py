@@ -24,12 +24,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from amvl_model.data.images import read_picture, to_rgb
 from amvl_model.data.readers.files import check_tasks, check_unique
 from amvl_model.data.schema import (
     LETTERS,
+    QuestionSet,
     VisualQuestion,
     answer_index,
     format_prompt,
@@ -42,7 +43,7 @@ from amvl_model.data.schema import (
 FIELDS: Final = ("id", "images", "question", "choices", "answer", "prompt", "task", "source", "answer_text")
 
 
-class QuestionFile(Sequence[VisualQuestion]):
+class QuestionFile(QuestionSet):
     """The questions of a file of JSON lines, parsed when they are asked for; the format is in the module's docstring.
 
     Args:
@@ -99,17 +100,11 @@ class QuestionFile(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        number = self._numbers[item]
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        number = self._numbers[index]
         with self.path.open("rb") as file:
-            file.seek(self._starts[item])
+            file.seek(self._starts[index])
             record = self._parse(file.readline(), number)
         return self._question(record, number)
 

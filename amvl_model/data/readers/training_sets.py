@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal
 
 from PIL import Image
 
@@ -48,7 +48,7 @@ from amvl_model.data.readers.training_texts import (
     zebra_question,
     zebra_reasoning,
 )
-from amvl_model.data.schema import VisualQuestion, text_of
+from amvl_model.data.schema import QuestionSet, VisualQuestion, text_of
 
 Target = Literal["answer", "reasoning"]
 VISUAL_COT_ID: Final = "deepcs233/Visual-CoT"
@@ -71,7 +71,7 @@ class _Example:
     reasoning: str = ""
 
 
-class TrainingQuestions(Sequence[VisualQuestion]):
+class TrainingQuestions(QuestionSet):
     """Open questions, made when they are asked for.
 
     Args:
@@ -92,15 +92,9 @@ class TrainingQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item``, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        example = self._example(range(self._size)[item])
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        example = self._example(index)
         if not example.question.strip() or not example.answer.strip():
             raise ValueError(f"{self._source} {example.id}: expected a question and an answer, got an empty text")
         answer = example.answer.strip()

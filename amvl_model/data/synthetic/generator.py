@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import numpy as np
 
-from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter, question_from_blink
+from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic import correspondence, objects, paintings, puzzles, scenes
 from amvl_model.data.synthetic.canvas import Task
 from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, noisy_answer
@@ -153,7 +153,7 @@ def synthetic_question(
     return replace(question_from_blink(record, source=SOURCE), answer_probs=probs)
 
 
-class SyntheticBlink(Sequence[VisualQuestion]):
+class SyntheticBlink(QuestionSet):
     """A fixed-size, lazily drawn data set that cycles through tasks: item i is question i // T of task i % T.
 
     Args:
@@ -194,18 +194,9 @@ class SyntheticBlink(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Draw question ``item`` (negative: from the end), or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(self.size))]
-        position = item + self.size if item < 0 else item
-        if not 0 <= position < self.size:
-            raise IndexError(f"item must be in -{self.size}..{self.size - 1}, got {item}")
-        index, which = divmod(position, len(self.tasks))
+    def question(self, index: int) -> VisualQuestion:
+        """Draw question ``index`` (0 to size - 1)."""
+        index, which = divmod(index, len(self.tasks))
         return synthetic_question(self.tasks[which], self.split, self.seed, index, self.difficulty, self.label_noise)
 
     def record(self, item: int) -> dict[str, Any]:

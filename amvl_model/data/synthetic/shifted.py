@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, overload
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.schema import QuestionSet, VisualQuestion
 from amvl_model.data.synthetic.checks import SPLITS
 from amvl_model.data.synthetic.generator import TASKS, SyntheticBlink
 
@@ -29,7 +29,7 @@ _GAMMA: Final = (0.6, 0.75, 1.35, 1.7)
 _STREAM: Final = 2  # beside a question's own streams 0 and 1
 
 
-class ShiftedBlink(Sequence[VisualQuestion]):
+class ShiftedBlink(QuestionSet):
     """`SyntheticBlink` out of distribution, with clean labels.
 
     Args:
@@ -53,16 +53,10 @@ class ShiftedBlink(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self.plain)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item`` (negative: from the end), or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        question = self.plain[item]
-        index, task = divmod(item % len(self), len(self.plain.tasks))
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        question = self.plain[index]
+        index, task = divmod(index, len(self.plain.tasks))
         names = self.plain.tasks[task], self.plain.split
         key = (TASKS.index(names[0]), SPLITS.index(names[1]), index, _STREAM)
         rng = np.random.default_rng(np.random.SeedSequence(entropy=self.plain.seed, spawn_key=key))

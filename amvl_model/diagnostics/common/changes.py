@@ -30,14 +30,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from amvl_model.data.images import to_rgb
 from amvl_model.data.processing import IMAGE_PLACEHOLDER
-from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
+from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter
 from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import check_question
 
@@ -270,7 +269,7 @@ def _text_donors(circle: list[int], prompts: list[str]) -> dict[int, int]:
     return dict(zip(ordered, ordered[shift:] + ordered[:shift], strict=True))
 
 
-class ReplacedQuestions(Sequence[VisualQuestion]):
+class ReplacedQuestions(QuestionSet):
     """The questions that count with "image", "text", "both" or nothing ("own") replaced; each is made when asked for."""
 
     def __init__(self, questions: Sequence[VisualQuestion], donors: Donors, condition: str, replacement: str) -> None:
@@ -281,15 +280,9 @@ class ReplacedQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return len(self.donors.kept)
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Question ``item`` of those that count, or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        place = self.donors.kept[item]
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` of those that count."""
+        place = self.donors.kept[index]
         question = own = self.questions[place]
         if self.condition in ("image", "both"):
             donor = own if self.blank else self.questions[self.donors.image[place]]

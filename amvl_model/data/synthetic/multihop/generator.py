@@ -17,11 +17,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import numpy as np
 
-from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter, question_from_blink
+from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, noisy_answer
 from amvl_model.data.synthetic.multihop import bars, cells, dots, grid
 from amvl_model.data.synthetic.multihop.spec import (
@@ -246,7 +246,7 @@ def multihop_question(
     return replace(question_from_blink(record, source=source), answer_probs=probs, chain=tuple(record["chain"]))
 
 
-class MultihopQuestions(Sequence[VisualQuestion]):
+class MultihopQuestions(QuestionSet):
     """A fixed-size, lazily drawn data set that cycles through tasks, one scene at a time.
 
     Item i belongs to block b = i // q (q questions per scene): question i % q of scene b // T of task b % T, for T tasks.
@@ -288,15 +288,9 @@ class MultihopQuestions(Sequence[VisualQuestion]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, item: int) -> VisualQuestion: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[VisualQuestion]: ...
-    def __getitem__(self, item: int | slice) -> VisualQuestion | list[VisualQuestion]:
-        """Draw question ``item`` (negative: from the end), or the list of a slice."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(self.size))]
-        task, index = self._place(item)
+    def question(self, index: int) -> VisualQuestion:
+        """Draw question ``index`` (0 to size - 1)."""
+        task, index = self._place(index)
         return multihop_question(task, self.split, self.seed, index, **self.settings)
 
     def record(self, item: int) -> dict[str, Any]:
@@ -306,11 +300,10 @@ class MultihopQuestions(Sequence[VisualQuestion]):
 
     def _place(self, item: int) -> tuple[str, int]:
         """Task and index within the task of item ``item``."""
-        position = item + self.size if item < 0 else item
-        if not 0 <= position < self.size:
-            raise IndexError(f"item must be in -{self.size}..{self.size - 1}, got {item}")
+        if not 0 <= item < self.size:
+            raise IndexError(f"item must be in 0..{self.size - 1}, got {item}")
         each = self.settings["questions_per_scene"]
-        block, within = divmod(position, each)
+        block, within = divmod(item, each)
         scene, which = divmod(block, len(self.tasks))
         return self.tasks[which], scene * each + within
 
