@@ -56,7 +56,9 @@ def expected_unit(name: str) -> str | None:
     last = name.rpartition(".")[2]
     if _is_share(name) or last in ("accuracy_difference", "accuracy_gap_mean", "accuracy_gap_sample"):
         return "fraction"
-    return "nats" if last in ("answer_nll", "nll_difference", "leaked_information", "forward_kl", "reverse_kl") else None
+    return (
+        "nats" if last in ("answer_nll", "nll_difference", "leaked_information", "forward_kl", "reverse_kl") else None
+    )
 
 
 def problem(name: str, unit: str, values: Mapping[str, float | None]) -> str | None:
@@ -92,4 +94,6 @@ def stored_problems(node: Any, name: str = "") -> Iterator[str]:
 
 
 def _is_share(name: str) -> bool:
-    return not _SIGNED.search(name) and any(_SHARE.match(part) or part.endswith("_agreement") for part in name.split("."))
+    return not _SIGNED.search(name) and any(
+        _SHARE.match(part) or part.endswith("_agreement") for part in name.split(".")
+    )

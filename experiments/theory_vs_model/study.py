@@ -255,7 +255,9 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
     levels = dict.fromkeys(name for table in tables.values() for name in table.levels() if family(name) == column)
     for i, level in enumerate(levels, start=2):  # the first two looks are AMVL's and forward-only's
         shown = look_of(i)
-        line = {gamma: max(float(each.mean()), FLOORS[quantity]) for gamma, each in means_at(level, plan.all_gammas).items()}
+        line = {
+            gamma: max(float(each.mean()), FLOORS[quantity]) for gamma, each in means_at(level, plan.all_gammas).items()
+        }
         if line:
             ax.plot(*zip(*line.items(), strict=True), marker=shown.marker, ms=4, lw=1.1, label=_label(level), **look(i))
     trained = means_at(TRAINED, plan.gammas)

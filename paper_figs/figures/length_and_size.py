@@ -77,8 +77,7 @@ def _curves(ax: Axes, placed: Sequence[Placed], metric: str) -> None:
     groups = {name: {place: _values(placed, name, place, metric) for place in places} for name in SERIES}
     groups = {name: each for name, each in groups.items() if any(map(len, each.values()))}
     values = {
-        SERIES[name].label: {place: v if log else 100 * v for place, v in each.items()}
-        for name, each in groups.items()
+        SERIES[name].label: {place: v if log else 100 * v for place, v in each.items()} for name, each in groups.items()
     }
     over_seeds(ax, values, [SERIES[name] for name in groups], interval, log=log, top=np.inf if log else 100.0)
     if log:

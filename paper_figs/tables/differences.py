@@ -82,7 +82,12 @@ def differences(sources: Sources) -> Drawn:
     for family in families():
         rows.append([family.heading, *[""] * (len(METRICS) + 1)])
         rows += compared(family, results[family.study])
-    names = ("accuracy [points]", "answer NLL [nats]", "leaked [nats]", "shifted-25 (samples: shifted-50), accuracy [points]")
+    names = (
+        "accuracy [points]",
+        "answer NLL [nats]",
+        "leaked [nats]",
+        "shifted-25 (samples: shifted-50), accuracy [points]",
+    )
     heads = [("", "comparison"), *(("difference, ours on synthetic BLINK", name) for name in names), SEEDS]
     notes = [
         "Paired by seed (a seed sets weights, data and latent samples); 95 % interval, Student's t, not corrected. "

@@ -204,9 +204,21 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "linear-response": (
-        Panel("answer force (spread: geometric mean)", "nats per prior std", _named("mean_force force_spread", "measures"), log=True),
-        Panel("curvature, trace: geometric mean", "nats per squared prior std", _named("curvature", "measures"), log=True),
-        Panel("force variance over curvature: geometric mean", "nats", _named("force_variance_over_curvature", "measures"), log=True),
+        Panel(
+            "answer force (spread: geometric mean)",
+            "nats per prior std",
+            _named("mean_force force_spread", "measures"),
+            log=True,
+        ),
+        Panel(
+            "curvature, trace: geometric mean", "nats per squared prior std", _named("curvature", "measures"), log=True
+        ),
+        Panel(
+            "force variance over curvature: geometric mean",
+            "nats",
+            _named("force_variance_over_curvature", "measures"),
+            log=True,
+        ),
         Panel("posterior precision", "per squared prior std", _named("posterior_precision", "measures"), log=True),
         Panel("spread of the options' posterior means", "prior std", _named("posterior_spread", "measures"), log=True),
         Panel(
