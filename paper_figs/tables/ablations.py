@@ -111,7 +111,8 @@ def temperature(sources: Sources) -> Drawn:
     notes = [
         'reported: accuracy, AMVL on Qwen2.5-VL-7B, arXiv 2607.00461; the paper does not say in our source what "default" is.',
         f"{SYNTHETIC} Latents sampled from the prior at the temperature, averaged over eight draws; 0.0: the prior's mean; "
-        "shifted-50: synthetic BLINK out of distribution, 50 questions a task (the other tables: shifted-25). Paired differences: table_differences.",
+        "shifted-50: synthetic BLINK out of distribution, 50 questions a task (the other tables: shifted-25). "
+        "Paired differences: table_differences.",
     ]
     table = pd.DataFrame(rows, columns=pd.MultiIndex.from_tuples([*heads, *ours]))
     return drawn("Sampling temperature and the out-of-distribution set", table, notes, left=2)

@@ -94,7 +94,8 @@ def differences(sources: Sources) -> Drawn:
         f"A star: p < {LEVEL:g} in the paired t test after Holm's correction over the rows under one heading, column by column, "
         "all of which must have all their seeds.",
         "Tiny model (3 M parameters), held-out questions with clean labels, with the prior's mean; samples: latents drawn "
-        "from the prior instead. AMVL without more: forward-first. shifted-25 and shifted-50: the shifted set with 25 and 50 questions a task.",
+        "from the prior instead. AMVL without more: forward-first. shifted-25 and shifted-50: the shifted set with 25 and 50 "
+        "questions a task.",
     ]
     return drawn("Paired differences", pd.DataFrame(rows, columns=pd.MultiIndex.from_tuples(heads)), notes)
 
