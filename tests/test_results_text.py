@@ -59,7 +59,11 @@ def intervals(study: str) -> np.ndarray:
 def stored() -> np.ndarray:
     """(n, 3) what the files of the predictions, the main job and the shipped checkpoints hold with an interval of its own."""
     root = ROOT / "results"
-    paths = [*root.glob("prediction/*,scores/seed0.json"), *root.glob("main_job*/*.json"), *root.glob("shipped/*/*.json")]
+    paths = [
+        *root.glob("prediction/*,scores/seed0.json"),
+        *root.glob("main_job*/*.json"),
+        *root.glob("shipped/*/*.json"),
+    ]
     return np.array([row for path in paths for row in _stored(json.loads(path.read_text()))])
 
 

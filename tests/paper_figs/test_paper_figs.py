@@ -153,7 +153,10 @@ def test_an_unreadable_result_fails_its_figure_and_no_other(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record["metrics"]["accuracy"].update(value=7.5), "expected a value from 0 to 1 fraction, got 7.5"),
+        (
+            lambda record: record["metrics"]["accuracy"].update(value=7.5),
+            "expected a value from 0 to 1 fraction, got 7.5",
+        ),
         (lambda record: record["metrics"]["accuracy"].update(value=0.99), "metrics_sha256 does not fit"),
         (lambda record: record.update(seed=4), "metrics_sha256 does not fit"),
     ],
