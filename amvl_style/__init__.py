@@ -136,14 +136,15 @@ def over_seeds(
     xscale: str = "log",
     dodge: float = 1.035,
 ) -> Axes:
-    """Mean over seeds with its interval, a line per series, and every seed as a small marker.
+    """Arithmetic mean over seeds with its interval, a line per series, and every seed as a small marker.
 
     Args:
         ax: axes to draw on; both axis labels are left to the caller.
         series: per label and place on the x axis, one value per seed.
         looks: of the series, in their order.
         interval: both ends of the interval of the mean of some values.
-        log: a logarithmic y axis, geometric means and intervals of the logarithm; for values that span decades.
+        log: a logarithmic y axis, for values that span decades. Means are arithmetic all the same, and the part of an interval
+            at or below 0 lies below the axis.
         top: intervals end there.
         xscale: of the x axis.
         dodge: factor between the places of neighbouring series.
@@ -152,7 +153,7 @@ def over_seeds(
     import seaborn as sns
 
     ax.set_xscale(xscale)
-    ax.set_yscale("log" if log else "linear")  # seaborn averages what the axis shows: logarithms give geometric means
+    ax.set_yscale("linear")  # seaborn averages what the axis shows: on a logarithmic one its means would be geometric
     rows = [
         (name, x * dodge ** (i - (len(series) - 1) / 2), value)
         for i, (name, places) in enumerate(series.items())
@@ -178,4 +179,7 @@ def over_seeds(
     sns.scatterplot(**shared, s=(0.55 * size) ** 2, alpha=0.5, linewidth=0, legend=False)
     if (legend := lines.get_legend()) is not None:
         legend.remove()
+    if log:
+        ax.set_yscale("log", nonpositive="clip")
+        ax.set_ylim(0.7 * min(value for _, _, value in rows if value > 0))
     return ax

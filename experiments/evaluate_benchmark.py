@@ -90,11 +90,21 @@ def main(arguments: list[str] | None = None) -> None:
         **common,
     )
     if distributed.is_main():
-        _report(result, options, device)
+        _report(result, options, device, _overlap(options.model, questions))
     distributed.stop()
 
 
-def _report(result: Any, options: Options, device: str) -> None:
+def _overlap(model: str, questions: Any) -> str:
+    """What is to be said about questions that the checkpoint was trained on; "" for nothing."""
+    from amvl_model.diagnostics.report.suite import run_config
+    from amvl_model.evaluation.overlap import training_overlap
+    from amvl_model.models.loading import resolve
+
+    run = run_config(Path(resolve(model)))
+    return "" if run is None else training_overlap(questions, run.data).sentence()
+
+
+def _report(result: Any, options: Options, device: str, overlap: str) -> None:
     """Print the scores and write the result file, if one was asked for."""
     import torch
 
@@ -102,11 +112,14 @@ def _report(result: Any, options: Options, device: str) -> None:
     from amvl_model.evaluation.benchmarks import write_benchmark_result
 
     print(result.table())
+    if overlap:
+        print(overlap)
     if options.out is not None:
         name = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
         if distributed.world_size() > 1:
             name = f"{distributed.world_size()} processes, each {name}"
         settings = {key: None if value in (None, ()) else str(value) for key, value in asdict(options).items()}
+        settings["training_overlap"] = overlap
         print(write_benchmark_result(options.out, result, settings, name, overwrite=options.overwrite))
 
 

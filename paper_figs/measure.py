@@ -4,7 +4,8 @@
     python -m paper_figs.measure --overwrite        # again, after the shipped checkpoints have changed
 
 Writes results/shipped/<checkpoint>/seed0.json: relevance of every slot over image and words (one held-out question a task),
-slot similarity, and how far the latents move when images or text are permuted. The checkpoint's hash is part of the result, so
+slot similarity, whether the samples of one question agree in their answer, and how far the latents move when images or text are
+permuted. The checkpoint's hash is part of the result, so
 that the figures can say where it has changed since.
 
 
@@ -100,6 +101,9 @@ def _metrics(relevance: Any, stability: Any) -> dict[str, Metric]:
     for kind, value in stability.off_diagonal.items():
         if value is not None:
             found[f"off_diagonal.{kind}"] = Metric(value.mean, "1", value.low, value.high, value.n)
+    for temperature, columns in stability.sampling.items():
+        value, name = columns["answer_agreement"], f"sampled.temperature_{temperature}.answer_agreement"
+        found[name] = Metric(value.mean, "fraction", value.low, value.high, value.n)
     units = {"prior_shift": "prior std", "prior_cosine": "1", "answer_agreement": "fraction"}
     for name, columns in stability.perturbations.items():
         for figure, unit in units.items():

@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from amvl_model.results.files import Result, read_study
+from amvl_model.results.checks import stored_problems
+from amvl_model.results.files import Result, ResultError, read_study
 from amvl_model.results.provenance import PROJECT_ROOT
 from amvl_model.studies.declared import STUDIES
 from amvl_model.studies.runner import stand_ins
-from paper_figs.ours import command
+from paper_figs.ours import command, setting
 
 REPORTED = Path(__file__).with_name("reported")
 PAPER = "as reported by arXiv 2607.00461, read off a public summary (paper_figs/reported/README.md)"
@@ -86,7 +87,7 @@ class Sources:
             cells: only these cells (default: all that have results).
 
         Raises:
-            ResultError: if a file is damaged or is not a result.
+            ResultError: if a file is damaged, is not a result, or has other settings than its declared cell.
         """
         try:
             found = read_study(self.results / name)
@@ -133,12 +134,21 @@ class Sources:
             self.lacks(f"{len(undone)} of {len(wanted)} runs of results/{name} ({some})", command)
 
     def json(self, relative: str, command: str) -> Any | None:
-        """A JSON file below the results, or None if missing; commit and seed from the run's files beside it."""
+        """A JSON file below the results, or None if missing; commit and seed from the run's files beside it.
+
+        Raises:
+            ResultError: if it is not JSON, or a value in it cannot be right.
+        """
         path = self.results / relative
         if not path.is_file():
             self.lacks(f"results/{relative}", command)
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ResultError(f"{path} is not complete JSON ({error}); run: {command}") from error
+        for problem in stored_problems(record):
+            raise ResultError(f"{path} contains a value that cannot be right: {problem}; run: {command}")
         self.files[path] = {"kind": "result", "made_by": command, **_run(path.parent)}
         return record
 
@@ -165,6 +175,7 @@ class Sources:
         return sorted({known["seed"] for known in self.files.values() if "seed" in known})
 
     def _read(self, path: Path, result: Result, command: str) -> None:
+        _check_cell(path, result)
         self.files[path] = {
             "kind": "result",
             "made_by": command,
@@ -175,6 +186,18 @@ class Sources:
             "run_dirty": result.dirty,
             "device": result.device,
         }
+
+
+def _check_cell(path: Path, result: Result) -> None:
+    """Raises ResultError where the config of a run differs from what its study declares of its cell."""
+    study = STUDIES.get(result.study)
+    for name, declared in ({} if study is None else study.cells.get(result.cell, {})).items():
+        own = setting(result.config, name)
+        if own is not None and own != (list(declared) if isinstance(declared, tuple) else declared):
+            raise ResultError(
+                f"{path}: the cell {result.cell} of the study {result.study} has {name} = {declared!r}, this run {own!r}; "
+                "move the file to its own cell or run this one"
+            )
 
 
 def _run(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from amvl_model.config import load_preset
 from amvl_model.objectives import objective_named
-from amvl_model.results.files import SCHEMA_VERSION
+from amvl_model.results.checks import expected_unit
+from amvl_model.results.files import SCHEMA_VERSION, _digests
 from amvl_model.studies.declared import EASY_TASKS, STUDIES
 from paper_figs.measure import CHECKPOINTS, weights_hash
 
@@ -34,7 +35,7 @@ def write(
         name: dict(
             zip(("value", "low", "high"), value if isinstance(value, tuple) else (value, None, None), strict=True)
         )
-        | {"unit": "1", "n": 10}
+        | {"unit": expected_unit(name) or "1", "n": 10}
         for name, value in metrics.items()
     }
     record = {
@@ -44,7 +45,7 @@ def write(
     }  # fmt: skip
     path = root / study / cell / f"seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record | _digests(record)))
     return path
 
 
@@ -77,7 +78,7 @@ def synthetic_results(root: Path) -> Path:
                 metrics = trained(rng, 0.8 / (1 + 3000 * gamma))
                 if not objective_named(whole["objective"]["name"]).latents:
                     metrics = {name: value for name, value in metrics.items() if name in WITHOUT_LATENTS}
-                write(root, study.name, cell, seed, whole, metrics)
+                write(root, study.name, cell, seed, whole | {"train": whole["train"] | {"seed": seed}}, metrics)
     _benchmarks(root)
     _throughput(root, rng)
     _shipped(root, rng)

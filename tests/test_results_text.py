@@ -57,9 +57,13 @@ def intervals(study: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def stored() -> np.ndarray:
-    """(n, 3) what the files of the predictions and of the main job hold with an interval of its own."""
+    """(n, 3) what the files of the predictions, the main job and the shipped checkpoints hold with an interval of its own."""
     root = ROOT / "results"
-    paths = [*root.glob("prediction/*,scores/seed0.json"), *root.glob("main_job*/*.json")]
+    paths = [
+        *root.glob("prediction/*,scores/seed0.json"),
+        *root.glob("main_job*/*.json"),
+        *root.glob("shipped/*/*.json"),
+    ]
     return np.array([row for path in paths for row in _stored(json.loads(path.read_text()))])
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PRESET_FOLDER = Path(__file__).parents[1] / "presets"
 
+LABORATORY_SETTINGS = "laboratory.json"
+"""In place of config.json in the folder of a run in the laboratory."""
+
 OptionsT = TypeVar("OptionsT")
 
 
@@ -124,8 +127,8 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         named, arguments = _flag("--preset").parse_known_args(arguments)
         run = _flag("--resume").parse_known_args(arguments)[0].resume if hasattr(options, "resume") else None
         try:
-            stored = Path(run) if run and not named.preset and (Path(run) / "config.json").exists() else None
-            config = stored_config(stored) if stored else load_preset(named.preset or preset)
+            without = not run or bool(named.preset) or (Path(run) / LABORATORY_SETTINGS).exists()
+            config = load_preset(named.preset or preset) if without else stored_config(Path(run))
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
         extra["default"] = options(config=config)  # type: ignore[call-arg]

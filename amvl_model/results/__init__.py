@@ -1,10 +1,12 @@
 """Result files and the statistics on them; free of torch.
 
 files         one schema for every result: writing, reading, checking
+checks        units, ranges and digests of what is stored
 frame         results as pandas tables (`load_results`)
 provenance    commit, dirty flag, versions, device
 statistics    over questions: bootstrap within tasks, paired differences, calibration
 seeds         over seeds: intervals, paired differences with Holm's correction
+thresholds    how large an effect must be before a sentence speaks of it
 text          tables as plain text
 """
 

@@ -4,6 +4,10 @@ A file contains what is needed to read and repeat one run: schema version, study
 flag, versions, device, wall time, and metrics with units. Curves are CSV files beside it. Figures and notebooks read
 nothing else.
 
+What is read is checked: schema version, types, units and ranges (`amvl_model.results.checks`), two digests, and that study,
+cell and seed are those of the path, where the file is called seed<k>.json. The digests, config_sha256 over the config and
+metrics_sha256 over study, cell, seed, config_sha256 and metrics, are in files of version 2; version 1 is read without them.
+
 Files are written atomically, are overwritten only on request, and contain no path of the machine that wrote them:
 absolute paths are cut to their part inside the project, or to their last name. A value that does not exist (None, NaN,
 infinite) is null, never 0. This module imports neither torch nor transformers.
@@ -22,9 +26,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from amvl_model.results.checks import digest, problem
 from amvl_model.results.provenance import _without_machine_paths, provenance, to_jsonable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Schema versions that are read."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 
@@ -54,11 +63,13 @@ class Metric:
         for name in ("value", "low", "high"):
             number = getattr(self, name)
             if number is not None:
+                if isinstance(number, bool) or not isinstance(number, int | float | np.number):
+                    raise TypeError(f"expected {name} as a number or None, got {number!r}")
                 object.__setattr__(self, name, float(number) if math.isfinite(number) else None)
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"expected low <= high, got low={self.low} and high={self.high}; swap them")
-        if self.n is not None and self.n < 0:
-            raise ValueError(f"expected a count n of at least 0, got {self.n}")
+        if self.n is not None and (isinstance(self.n, bool) or self.n != int(self.n) or self.n < 0):
+            raise ValueError(f"expected n as an integer of at least 0, got {self.n!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +159,8 @@ def write_result(
     Raises:
         FileExistsError: if the file exists and ``overwrite`` is False.
         TypeError: if a metric is not a `Metric`, or something cannot be written as JSON.
-        ValueError: if study or cell is not a plain folder name, or the seed is negative.
+        ValueError: if study or cell is not a plain folder name, the seed is negative, or a metric has the wrong unit or
+            lies outside its range.
     """
     target = Path(path)
     _check_run(study, cell, seed)
@@ -158,6 +170,7 @@ def write_result(
                 f"metric {name!r}: expected a Metric with a unit, got {type(metric).__name__}; "
                 "write Metric(value, unit)"
             )
+    _check_metrics(metrics)
     settings = to_jsonable(config)
     if not isinstance(settings, dict):
         raise TypeError(f"expected config as a mapping or a dataclass, got {type(config).__name__}")
@@ -174,7 +187,8 @@ def write_result(
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
         "extra": extra or {},
     }
-    text = json.dumps(_without_machine_paths(to_jsonable(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    plain = _without_machine_paths(to_jsonable(record))
+    text = json.dumps(plain | _digests(plain), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if target.exists() and not overwrite:
         raise FileExistsError(
             f"{target} exists already; pass overwrite=True to replace it, or choose another cell or seed"
@@ -188,30 +202,35 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ResultError: if it is not complete JSON, not a result, or of another schema version.
+        ResultError: if it is not complete JSON, not a result, of another schema version, or fails a check of this module's
+            docstring.
     """
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"no result file at {source}; run the study that writes it, or correct the path")
     try:
         record = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except ValueError as error:  # truncated, not UTF-8, or NaN
+    except (ValueError, RecursionError) as error:  # truncated, not UTF-8, or NaN
         raise ResultError(f"{source} is not complete JSON ({error}); delete it and run its cell again") from error
     if not isinstance(record, dict) or "schema_version" not in record:
         raise ResultError(f"{source} is JSON but not a result file: it has no schema_version")
-    if record["schema_version"] != SCHEMA_VERSION:
+    version = record["schema_version"]
+    if isinstance(version, bool) or version not in READABLE:
         raise ResultError(
-            f"{source} has schema version {record['schema_version']!r}, this code reads {SCHEMA_VERSION}; "
+            f"{source} has schema version {version!r}, this code reads {' and '.join(map(str, READABLE))}; "
             "run the cell again, or read it with the commit that wrote it"
         )
     names = {item.name for item in dataclasses.fields(Result)}
-    missing = sorted(names - record.keys())
+    digests = {"config_sha256", "metrics_sha256"} if version >= 2 else set()
+    missing = sorted((names | digests) - record.keys())
     if missing:
         raise ResultError(f"{source} lacks {', '.join(missing)}; it was not written by write_result")
     try:
         metrics = {name: Metric(**metric) for name, metric in record["metrics"].items()}
+        _check_metrics(metrics)
     except (AttributeError, TypeError, ValueError) as error:
         raise ResultError(f"{source} contains an invalid metric ({error})") from error
+    _check_record(source, record)
     return Result(**{name: record[name] for name in names - {"metrics"}}, metrics=metrics)
 
 
@@ -231,13 +250,60 @@ def read_study(folder: str | os.PathLike[str]) -> list[Result]:
     return sorted((read_result(path) for path in paths), key=lambda result: (result.cell, result.seed))
 
 
+def _check_metrics(metrics: Mapping[str, Metric]) -> None:
+    for name, metric in metrics.items():
+        wrong = problem(name, metric.unit, {"value": metric.value, "low": metric.low, "high": metric.high})
+        if wrong is not None:
+            raise ValueError(wrong)
+
+
+def _digests(record: Mapping[str, Any]) -> dict[str, str]:
+    config = digest(record["config"])
+    run = {name: record[name] for name in ("study", "cell", "seed", "metrics")}
+    return {"config_sha256": config, "metrics_sha256": digest(run | {"config_sha256": config})}
+
+
+def _check_record(source: Path, record: Mapping[str, Any]) -> None:
+    """Types, digests, and study, cell and seed against the path and the config.
+
+    Raises:
+        ResultError: for the first that is wrong.
+    """
+    for name, kind in (("config", dict), ("extra", dict), ("versions", dict), ("device", str), ("created", str)):
+        if not isinstance(record[name], kind):
+            raise ResultError(f"{source}: expected {name} as a {kind.__name__}, got {record[name]!r:.80}")
+    study, cell, seed = (record[name] for name in ("study", "cell", "seed"))
+    try:
+        _check_run(study, cell, seed)
+    except (TypeError, ValueError) as error:
+        raise ResultError(f"{source}: {error}") from error
+    for name, computed in _digests(record).items():
+        if name in record and record[name] != computed:
+            what = "config" if name == "config_sha256" else "run or metrics"
+            raise ResultError(
+                f"{source} was changed after it was written: {name} does not fit its {what}; restore it or run its cell again"
+            )
+    place = source.absolute()
+    if re.fullmatch(r"seed\d+\.json", place.name) and len(place.parents) > 2:
+        expected = result_path(place.parents[2], study, cell, seed)
+        if place != expected:
+            raise ResultError(
+                f"{source} contains the run {study}/{cell}/seed{seed}; move it to {expected.relative_to(place.parents[2])}, "
+                "or run the cell of this path"
+            )
+    train = record["config"].get("train")
+    own = train.get("seed", seed) if isinstance(train, dict) else seed
+    if own != seed:
+        raise ResultError(f"{source} is of seed {seed}, but its config trains with seed {own}; run its cell again")
+
+
 def _check_run(study: str, cell: str, seed: int) -> None:
     for kind, name in (("study", study), ("cell", cell)):
-        if not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
                 f"expected {kind} as a plain folder name (letters, digits and . _ + = , -, no slash), got {name!r}"
             )
-    if isinstance(seed, bool) or seed != int(seed) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, int | float | np.integer) or seed != int(seed) or seed < 0:
         raise ValueError(f"expected the seed as an integer of at least 0, got {seed!r}")
 
 

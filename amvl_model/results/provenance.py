@@ -39,6 +39,8 @@ _ABSOLUTE = re.compile(r"(?:~[\w.-]*)?/\S.*|[A-Za-z]:[\\/].*|\\\\\w.*")
 
 
 _OUTPUT_FOLDERS = ("results/", "runs/")
+_CODE = ("amvl_model", "amvl_theory", "amvl_style", "experiments", "paper_figs", "notebooks/views")
+"""Folders that Python imports from: there a file that git ignores counts too."""
 
 
 def provenance() -> dict[str, Any]:
@@ -47,7 +49,7 @@ def provenance() -> dict[str, Any]:
     Returns:
         ``commit``: the commit of the project's own repository, None outside git or before the first commit;
         ``dirty``: whether tracked files differ from it or there are new Python or settings files (results/ and runs/,
-        which runs write, do not count), None outside git;
+        which runs write, do not count), or Python files inside the packages that git ignores; None outside git;
         ``versions``: of Python, the system, this project and the packages it builds on, read without importing them;
         None for what is not installed.
     """
@@ -62,7 +64,11 @@ def provenance() -> dict[str, Any]:
         return {"commit": None, "dirty": None, "versions": versions}
     commit = _git("rev-parse", "--verify", "HEAD")
     status = _git("status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
-    dirty = None if status is None else any(_is_code_change(entry) for entry in status.split("\0"))
+    ignored = _git("ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", *_CODE)
+    dirty = None
+    if status is not None and ignored is not None:
+        hidden = any(path.endswith(".py") for path in ignored.split("\0"))
+        dirty = hidden or any(_is_code_change(entry) for entry in status.split("\0"))
     return {"commit": commit.strip() if commit else None, "dirty": dirty, "versions": versions}
 
 

@@ -7,6 +7,9 @@ Intervals are Student's t over the n seeds that have the metric:
     p           two-sided t test of the differences, adjusted by Holm's step-down over all cells compared in that metric:
                 p_(i) -> max over j <= i of min(1, (m - j + 1) p_(j)),  p_(1) <= ... <= p_(m)       (Holm 1979)
 
+shifted-25 and shifted-50 are the shifted set (ShiftedBlink) with 25 and 50 questions a task: of trained runs, and of kept
+checkpoints whose latents are sampled. They have different figures for the same model and are not to be compared.
+
 A cell without the metric shows "-"; with one seed there is no interval.
 """
 
@@ -52,22 +55,22 @@ COLUMNS = (
     Column("prior's spread [latent units]", "held_out.prior_spread", 1, ".2f"),
     Column("KL(q||p) [nats]", "held_out.forward_kl", 1, ".2f"),
     Column("KL(p||q) [nats]", "held_out.reverse_kl", 1, ".2f"),
-    Column("shifted set: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
-    Column("shifted set: NLL [nats]", "out_of_distribution.answer_nll"),
+    Column("shifted-25: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
+    Column("shifted-25: NLL [nats]", "out_of_distribution.answer_nll"),
 )
 CHECKPOINT_COLUMNS = {
     "sampled": (
         Column("accuracy [%]", "prior_sample.accuracy", 100, ".1f"),
         Column("answer NLL [nats]", "prior_sample.answer_nll"),
-        Column("shifted set: accuracy [%]", "out_of_distribution.prior_sample.accuracy", 100, ".1f"),
-        Column("shifted set: NLL [nats]", "out_of_distribution.prior_sample.answer_nll"),
+        Column("shifted-50: accuracy [%]", "out_of_distribution.prior_sample.accuracy", 100, ".1f"),
+        Column("shifted-50: NLL [nats]", "out_of_distribution.prior_sample.answer_nll"),
     ),
     "answer_direction": (
         Column("own label's weight, training [1]", "answer_direction.training.leverage", 1, ".2f"),
         Column("own-label contrast, training [1]", "answer_direction.training.own_label", 1, ".2f"),
         Column("contrast, training [1]", "answer_direction.training.contrast", 1, ".2f"),
         Column("contrast, held out [1]", "answer_direction.held_out.contrast", 1, ".2f"),
-        Column("shifted set: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
+        Column("shifted-25: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
     ),
 }
 """Columns of studies that evaluate kept checkpoints, by the first of their measures."""

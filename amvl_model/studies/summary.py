@@ -279,7 +279,7 @@ def quick_figure(question: VisualQuestion, panels: Sequence[Mapping[str, Any]]) 
 
     Args:
         question: the question.
-        panels: per checkpoint ``title``, ``prior`` and ``posteriors`` as `draw_posteriors` takes them.
+        panels: per checkpoint ``title``, ``prior`` and ``posteriors`` as `draw_posteriors` takes them. All have one scale.
     """
     with styled(SCALE):
         clear = ConstrainedLayoutEngine(h_pad=0.12)  # inches; keeps the legend off the axis labels
@@ -292,6 +292,9 @@ def quick_figure(question: VisualQuestion, panels: Sequence[Mapping[str, Any]]) 
             draw_posteriors(
                 ax, panel["prior"], panel["posteriors"], question.choices, answer=question.answer, title=panel["title"]
             )
+        reach = max(ax.get_xlim()[1] for ax in axes)  # one scale, or the narrower spread looks as wide as the other
+        for ax in axes:
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
         bottom.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 

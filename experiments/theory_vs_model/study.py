@@ -236,7 +236,7 @@ def draw(
                 drawn = ax.get_legend_handles_labels()
                 entries |= dict(zip(drawn[1], drawn[0], strict=True))
             line[0].set_title(f"from {reference}")
-            line[0].set_ylabel(f"{TITLES[quantity]}\n[{QUANTITIES[quantity]}]")
+            line[0].set_ylabel(f"{TITLES[quantity]}\nmean over seeds [{QUANTITIES[quantity]}]")
         for ax in axes[-1]:
             ax.set_xlabel("weight of the reverse KL, γ [1]")
         for ax, column, entries, side in zip(axes[0], FAMILIES, handles, ("left", "center", "right"), strict=True):
@@ -246,16 +246,18 @@ def draw(
 
 
 def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Plan, column: str) -> Axes:
-    """One panel: geometric means over seeds of a family's levels; trained checkpoints with intervals, and every seed."""
+    """One panel: arithmetic means over seeds of a family's levels; trained checkpoints with intervals, and every seed."""
 
     def means_at(level: str, gammas: Iterable[float]) -> dict[float, np.ndarray]:
         values = {g: measured_over_seeds(tables, level, quantity, g, plan.train_noise) for g in gammas}
-        return {gamma: np.maximum(each, FLOORS[quantity]) for gamma, each in values.items() if len(each)}
+        return {gamma: each for gamma, each in values.items() if len(each)}
 
     levels = dict.fromkeys(name for table in tables.values() for name in table.levels() if family(name) == column)
     for i, level in enumerate(levels, start=2):  # the first two looks are AMVL's and forward-only's
         shown = look_of(i)
-        line = {gamma: np.exp(np.log(each).mean()) for gamma, each in means_at(level, plan.all_gammas).items()}
+        line = {
+            gamma: max(float(each.mean()), FLOORS[quantity]) for gamma, each in means_at(level, plan.all_gammas).items()
+        }
         if line:
             ax.plot(*zip(*line.items(), strict=True), marker=shown.marker, ms=4, lw=1.1, label=_label(level), **look(i))
     trained = means_at(TRAINED, plan.gammas)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from amvl_model.diagnostics.report.suite import (Diagnosed)
+from amvl_model.results.checks import (digest, stored_problems)
 from amvl_model.results.seeds import (interval)
 from amvl_model.results.provenance import (PROJECT_ROOT)
 from amvl_model.results.files import (Result, ResultError, read_study)
@@ -26,6 +27,7 @@ COMMANDS = {
     "main_job": "python experiments/full_blink.py --out results/main_job",
     "pareto": "python experiments/ablations.py pareto --workers 2",
     "leakage": "python experiments/ablations.py leakage --workers 2 --keep runs",
+    "objectives": "python experiments/ablations.py objectives --workers 2 --keep runs",
     "prediction": "python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage",
 }
 """What makes each of the shipped results again."""
@@ -72,6 +74,28 @@ def or_line(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+@or_line
+def source(study: str) -> str:
+    """What a figure or table is made of, in one line: runs, seeds and a digest of every value.
+
+    tests/notebooks compares the line in a stored notebook with this one: other results make its outputs stale.
+    """
+    if study == "main_job":
+        files = [root() / study / name for name in ("eval.json", "diagnostics.json")]
+        if not all(file.is_file() for file in files):
+            raise MissingResults(missing(study))
+        found = digest([json.loads(file.read_text(encoding="utf-8")) for file in files])
+        return f"results/{study}: one run, digest {found[:12]}"
+    results = runs(study)
+    values = [[r.cell, r.seed, {name: m.value for name, m in r.metrics.items()}] for r in results]
+    seeds = sorted({result.seed for result in results})
+    cells = len({result.cell for result in results})
+    return (
+        f"results/{study}: {len(results)} runs of {cells} cells, seeds {', '.join(map(str, seeds))}, "
+        f"digest {digest(values)[:12]}"
+    )
+
+
 def runs(study: str) -> list[Result]:
     """All results of a study.
 
@@ -97,6 +121,8 @@ def main_job_table() -> str:
         measured = json.loads((folder / "diagnostics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MissingResults(missing("main_job")) from error
+    for problem in stored_problems([evaluation, measured]):
+        raise MissingResults(missing("main_job", f"a value cannot be right: {problem}"))
     return table({name: {"evaluation": value, **measured.get(name, {})} for name, value in evaluation.items()})
 
 
@@ -122,7 +148,8 @@ def against_gamma(
     live: Mapping[str, Diagnosed] | None = None,
     training: Mapping[str, Diagnosed] | None = None,
 ) -> Figure:
-    """The leakage study's figures against gamma, 0 being forward-only: every seed, mean and 95 % interval over seeds.
+    """The leakage study's figures against gamma, 0 being forward-only: every seed, mean and 95 % interval over seeds, and the
+    baselines that have no gamma.
 
     Args:
         panels: metric, axis label, factor.
@@ -136,11 +163,31 @@ def against_gamma(
     with styled():
         page = Figure(figsize=(4.4 * len(panels), 3.9))
         for ax, (metric, label, factor) in zip(np.atleast_1d(page.subplots(1, len(panels))), panels, strict=True):
-            source = training if metric.startswith("training.") else live
-            draw_against_gamma(cells, metric, label, factor, source or {}, ax=ax)
-        handles, names = page.axes[0].get_legend_handles_labels()
-        page.legend(handles, names, loc="outside lower center", ncols=4)
+            live_here = training if metric.startswith("training.") else live
+            draw_against_gamma(cells, metric, label, factor, live_here or {}, ax=ax)
+            draw_baselines(ax, metric, factor)
+        drawn = {name: handle for ax in page.axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        page.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4)
     return page
+
+
+BASELINES = (("leakage", "elbo"), ("objectives", "pause"), ("objectives", "sft"))
+"""Study and cell of the methods without a gamma, trained at the settings of the study over gamma."""
+
+
+def draw_baselines(ax: Axes, metric: str, factor: float) -> None:
+    """Means over seeds of `BASELINES` as lines across the axes, with their 95 % intervals; what lacks the metric is left out."""
+    for study, cell in BASELINES:
+        try:
+            found = [result for result in runs(study) if result.cell == cell]
+        except MissingResults:
+            continue
+        known = [result.metrics[metric].value for result in found if metric in result.metrics]
+        values = factor * np.array([value for value in known if value is not None])
+        if len(values):
+            shown, (low, high) = METHODS[cell], interval(values)
+            ax.axhspan(low, high, color=shown.colour, alpha=0.1, lw=0)
+            ax.axhline(values.mean(), color=shown.colour, ls=shown.line, label=f"{shown.label}, mean ({len(values)} seeds)")
 
 
 def gamma_cells(results: Sequence[Result]) -> dict[float, pd.DataFrame]:
@@ -165,15 +212,20 @@ def draw_against_gamma(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """One metric against gamma; gamma = 0 stands at the left of the logarithmic axis."""
+    """One metric against gamma, arithmetic means over seeds; forward-only stands at the left of the logarithmic axis."""
     ax = axes(ax)
     weights = list(cells)
     positive = [value for value in weights if value > 0]
     zero = min(positive, default=1e-4) / 4
-    values = {gamma or zero: factor * _values(group, metric) for gamma, group in cells.items()}
-    seeds = max(map(len, cells.values()))
-    own = replace(METHODS["amvl"], label=f"shipped study, mean and 95 % interval ({seeds} seeds)")
-    over_seeds(ax, {own.label: values}, [own], interval)
+    looks, values = [], {}
+    for method, chosen in (("ntp+fwd", [0.0]), ("amvl", positive)):
+        groups = {gamma or zero: factor * _values(cells[gamma], metric) for gamma in chosen if gamma in cells}
+        if any(map(len, groups.values())):
+            seeds = sorted({len(each) for each in groups.values()})
+            count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+            looks.append(replace(METHODS[method], label=f"{METHODS[method].label}, mean and 95 % interval ({count} seeds)"))
+            values[looks[-1].label] = groups
+    over_seeds(ax, values, looks, interval, dodge=1.0)
     for name, key in keys_of({name: each.run and each.run.objective.name for name, each in live.items()}).items():
         value, run, shown = live_value(live[name], metric), live[name].run, look_of(key)
         if value is not None and run is not None:

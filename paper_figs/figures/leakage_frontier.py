@@ -18,13 +18,12 @@ from paper_figs.sources import Sources
 from paper_figs.style import page
 
 TITLE = "leaked information against answer NLL and against the worth of the latents, over beta and gamma"
-FLOOR = 1e-4
 
 
 def draw(sources: Sources) -> Drawn:
     """Colour and line tell gamma, the marker tells beta; bars are 95 % intervals over seeds.
 
-    Leaked information spans decades: its mean is geometric and its interval that of the logarithm.
+    All means are arithmetic; on the logarithmic axis the part of an interval below the smallest mean's decade is cut.
     """
     results = sources.study("pareto", PARETO)
     if not results:
@@ -40,25 +39,26 @@ def draw(sources: Sources) -> Drawn:
         _curve(right, group, ZEROED, 100.0, betas, look)
     _cut(left)
     for ax in (left, right):
-        ax.set_xscale("log")
-        ax.set_xlabel("leaked information, held out [nats]")
+        ax.set_xscale("log", nonpositive="clip")
+        ax.set_xlim(left=0.6 * min(cell.mean(LEAK) for cell in found))
+        ax.set_xlabel("leaked information, held out, mean over seeds [nats]")
     left.set_ylabel("answer NLL, held out, prior mean [nats]")
     right.set_ylabel("accuracy change, latents zeroed [points]")
     right.axhline(0, color="black", lw=0.6)
     counts = sorted({len(cell.seeds) for cell in found})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    left.set_title(f"(a) lower left is better ({seeds} seeds)")
+    left.set_title(f"(a) lower left is better (means of {seeds} seeds)")
     right.set_title("(b) lower means the latents are used")
     figure.legend(handles=_legend(looks.values(), betas), loc="outside lower center", ncols=5)
     return Drawn(figure)
 
 
 def _curve(ax: Axes, group: Sequence[Cell], metric: str, scale: float, betas: Sequence[float], look: Look) -> None:
-    points = [(float(np.exp(_logs(cell).mean())), scale * cell.mean(metric)) for cell in group]
+    points = [(cell.mean(LEAK), scale * cell.mean(metric)) for cell in group]
     if points:
         ax.plot(*zip(*points, strict=True), lw=0.9, color=look.colour, ls=look.line)
     for cell, (x, y) in zip(group, points, strict=True):
-        across, along = np.exp(interval(_logs(cell))), scale * np.array(interval(cell.values[metric]))
+        across, along = np.array(interval(cell.values[LEAK])), scale * np.array(interval(cell.values[metric]))
         xerr, yerr = np.abs(across[:, None] - x), np.abs(along[:, None] - y)
         ax.errorbar(x, y, yerr, xerr, color=look.colour, ls="none", elinewidth=0.7, capsize=0, alpha=0.45)
         marker = SERIES[betas.index(cell.beta)].marker
@@ -75,11 +75,6 @@ def _cut(ax: Axes) -> None:
         ax.set_ylim(low - margin, high + margin)
         text = f"largest interval: {ends[0]:.2f} to {ends[1]:.2f} nats"
         ax.text(0.02, 0.97, text, transform=ax.transAxes, va="top", color=GREY)
-
-
-def _logs(cell: Cell) -> np.ndarray:
-    """Logarithms of the leaked information of every seed, nats below `FLOOR` taken as that."""
-    return np.log(np.maximum(cell.values[LEAK], FLOOR))
 
 
 def _looks(gammas: Sequence[float]) -> dict[float | None, Look]:

@@ -16,7 +16,6 @@ from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.ours import ACCURACY, LEAK
 from paper_figs.sources import Sources
 from paper_figs.style import page
-from paper_figs.theory.contamination import FLOOR
 
 TITLE = "leaked information and accuracy against length of training and size of the training set"
 SERIES = {
@@ -50,8 +49,8 @@ def draw(sources: Sources) -> Drawn:
             f"({'ab'[column]}) leak against {study} of {'training' if study == 'length' else 'the training set'}"
         )
         below.set_title(f"({'cd'[column]}) accuracy, held out")
-        above.set_ylabel("leaked information [nats]")
-        below.set_ylabel("accuracy [%]")
+        above.set_ylabel("leaked, mean over seeds [nats]")
+        below.set_ylabel("accuracy, mean over seeds [%]")
     for row in panels:
         low = min(ax.get_ylim()[0] for ax in row)
         high = max(ax.get_ylim()[1] for ax in row)
@@ -72,17 +71,13 @@ def _placed(result: Result, key: str) -> Placed:
 
 
 def _curves(ax: Axes, placed: Sequence[Placed], metric: str) -> None:
-    """Mean over seeds of every series; of leaked information the geometric mean and the interval of the logarithm.
-
-    Intervals of accuracies end at 100 %.
-    """
+    """Arithmetic mean over seeds of every series. Intervals of accuracies end at 100 %."""
     log = metric == LEAK
     places = sorted({place for _, place, _ in placed})
     groups = {name: {place: _values(placed, name, place, metric) for place in places} for name in SERIES}
     groups = {name: each for name, each in groups.items() if any(map(len, each.values()))}
     values = {
-        SERIES[name].label: {place: np.maximum(v, FLOOR) if log else 100 * v for place, v in each.items()}
-        for name, each in groups.items()
+        SERIES[name].label: {place: v if log else 100 * v for place, v in each.items()} for name, each in groups.items()
     }
     over_seeds(ax, values, [SERIES[name] for name in groups], interval, log=log, top=np.inf if log else 100.0)
     if log:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from amvl_model.results.files import Result
 from amvl_model.results.seeds import interval
-from amvl_style import GREY, Look, look_of, over_seeds
+from amvl_style import GREY, Look, look_of, over_seeds, shades
 from amvl_theory import (
     equilibrium_by_simulation,
     exact_leaked_information,
@@ -25,8 +25,6 @@ from paper_figs.style import page
 
 TITLE = "contamination and leaked information against gamma: theory and checkpoints"
 OWN_LABEL = "answer_direction.training.leverage"
-FLOOR = 1e-4
-"""Leaked information below it is drawn there, nats."""
 
 
 def draw(sources: Sources) -> Drawn:
@@ -45,14 +43,17 @@ def draw(sources: Sources) -> Drawn:
     series = by_gamma(results)
     taken = by_gamma(sources.study("direction", command("direction")))
     taken = {name.replace("study direction", "study leakage"): each for name, each in taken.items()}
-    looks = dict(zip(dict.fromkeys([*series, *taken]), map(look_of, (0, 3, 4, 5)), strict=False))
-    _checkpoints(c, series, looks, LEAK, "leaked information [nats]")
-    _checkpoints(d, taken, looks, OWN_LABEL, "weight of the own label [1]")
+    names = [*dict.fromkeys([*series, *taken])]
+    looks = {
+        name: replace(look_of(i), colour=colour)
+        for i, (name, colour) in enumerate(zip(names, shades("amvl", len(names)), strict=True))
+    }
+    _checkpoints(c, series, looks, LEAK, "leaked, mean over seeds [nats]")
+    _checkpoints(d, taken, looks, OWN_LABEL, "own label, mean over seeds [1]")
     c.set_title("(c) checkpoints: leaked information")
     d.set_title("(d) checkpoints: own label in the prior mean")
     d.axhline(0, color="black", lw=0.6)
     if series:
-        c.set_ylim(bottom=0.6 * FLOOR)
         figure.legend(*c.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return Drawn(figure)
 
@@ -73,10 +74,7 @@ def by_gamma(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
 def _checkpoints(
     ax: Axes, series: dict[str, dict[float, list[Result]]], looks: dict[str, Look], metric: str, label: str
 ) -> None:
-    """Mean over seeds with its 95 % interval, and every seed; forward-only stands at the left end.
-
-    Leaked information spans decades: its mean is geometric and its interval that of the logarithm.
-    """
+    """Arithmetic mean over seeds with its 95 % interval, and every seed; forward-only stands at the left end."""
     ax.set_xlabel("weight of the reverse KL, γ [1]")
     ax.set_ylabel(label)
     if not series:
@@ -87,8 +85,6 @@ def _checkpoints(
     values = {
         name: {gamma or zero: _values(each[gamma], metric) for gamma in sorted(each)} for name, each in series.items()
     }
-    if metric == LEAK:
-        values = {name: {x: np.maximum(v, FLOOR) for x, v in each.items()} for name, each in values.items()}
     over_seeds(ax, values, [looks[name] for name in series], interval, log=metric == LEAK, dodge=1.06)
     ax.set_xticks([zero, *positive], ["forward-\nonly", *(f"{gamma:g}" for gamma in positive)])
     ax.minorticks_off()

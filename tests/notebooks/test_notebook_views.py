@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from matplotlib.figure import Figure
 
 from amvl_model.diagnostics.report.suite import (Diagnosed)
 from amvl_model.diagnostics.response.response_arrays import (project)
+from amvl_model.results.checks import (expected_unit)
 from amvl_model.results.provenance import (PROJECT_ROOT)
 from amvl_model.results.files import (Metric, result_path, write_result)
+from amvl_style import METHODS
 from amvl_theory import MeanLeakageModel, leaked_information, spread
 from amvl_theory.figures.curves import (Mode)
 from notebooks.views import (by_hand, checkpoints, prediction, simulation, studies, training)
@@ -153,7 +156,7 @@ def put(
         cell=cell,
         seed=seed,
         config={"objective": {"name": objective, "beta": 0.001, "gamma": gamma}, "data": {"label_noise": noise}},
-        metrics={name: Metric(value, "nats") for name, value in figures.items()},
+        metrics={name: Metric(value, expected_unit(name) or "nats") for name, value in figures.items()},
         wall_seconds=None,
         device="cpu",
     )
@@ -194,9 +197,34 @@ def test_a_changed_result_changes_the_figures(study: Path) -> None:
 
 def test_the_means_over_seeds_stand_at_their_gamma(study: Path) -> None:
     page = studies.against_gamma(studies.LEAKAGE_PANELS[:1])
-    line = next(each for each in page.axes[0].containers if each.has_yerr)[0]
-    assert line.get_ydata() == pytest.approx([0.75, 0.1, 0.01])
+    lines = [line for line in page.axes[0].lines if len(line.get_ydata())]
+    drawn = {line.get_color(): list(line.get_ydata()) for line in reversed(lines)}  # the means come before their bars
+    assert drawn[METHODS["ntp+fwd"].colour] == pytest.approx([0.75])
+    assert drawn[METHODS["amvl"].colour] == pytest.approx([0.1, 0.01])
+    assert drawn[METHODS["elbo"].colour] == pytest.approx([0.4, 0.4])  # a line across the axes: it has no gamma
+    labels = [text.get_text() for text in page.legends[0].get_texts()]
+    assert [label.partition(",")[0] for label in labels] == ["forward-only", "AMVL", "ELBO"]
+    assert all("(2 seeds)" in label for label in labels)
     assert [text.get_text() for text in page.axes[0].get_xticklabels()] == ["0", "0.001", "0.01"]
+
+
+def test_the_source_line_counts_runs_and_changes_with_every_value(study: Path) -> None:
+    before = studies.source("leakage")
+    assert before.startswith("results/leakage: 10 runs of 6 cells, seeds 0, 1, digest ")
+    assert before == studies.source("leakage")
+    result_path(study, "leakage", "elbo", 1).unlink()
+    put(study, "elbo", "elbo", 0.001, seed=1, leak=0.4000001)
+    assert studies.source("leakage") != before
+    assert studies.source("pareto") == studies.missing("pareto")
+
+
+def test_a_main_job_with_an_accuracy_of_7_5_is_not_shown(study: Path) -> None:
+    folder = study / "main_job"
+    folder.mkdir()
+    accuracy = {"mean": 7.5, "low": 7.4, "high": 7.6, "n": 10}
+    (folder / "eval.json").write_text(json.dumps({"amvl": {"accuracy": {"likelihood": {"unweighted": accuracy}}}}))
+    (folder / "diagnostics.json").write_text("{}")
+    assert "a value cannot be right: amvl.accuracy.likelihood.unweighted: expected" in studies.main_job_table()
 
 
 class Report:

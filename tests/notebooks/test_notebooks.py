@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from notebooks.execute import (NOTEBOOKS, chosen, execute, machine_paths, main)
+from notebooks.views import (studies)
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat reads the notebooks: pip install -e .[notebooks]")
 
@@ -95,6 +96,48 @@ def test_a_notebook_holds_prose_and_calls_but_no_logic(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES[3:])
 def test_the_reader_names_the_checkpoints_in_the_first_code_cell(name: str) -> None:
     assert "CHECKPOINTS = checkpoints.chosen()" in code(read(name))[0].source
+
+
+SHOWN = {
+    "pareto_figure": ("pareto",),
+    "pareto_verdict": ("pareto",),
+    "main_job_table": ("main_job",),
+    "against_gamma": ("leakage", "objectives"),
+    "noise_figure": ("leakage",),
+    "objectives_figure": ("leakage",),
+    "prediction_summary": ("prediction",),
+}
+"""Results that a function of `studies` shows."""
+TEXTS = {
+    "pareto_verdict": lambda: [studies.pareto_verdict()],
+    "main_job_table": lambda: [studies.main_job_table()],
+    "prediction_summary": lambda: [each for each in studies.prediction_summary() if isinstance(each, str)],
+}
+"""What those that return texts return."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_outputs_show_the_results_that_are_shipped(name: str) -> None:
+    """Every cell that shows results prints their source line, whose digest covers every value, and the texts made of them."""
+    for cell in code(read(name)):
+        calls = {node.attr for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Attribute)} & set(SHOWN)
+        printed = "".join(output.get("text", "") for output in cell.outputs)
+        for call in calls:
+            for study in SHOWN[call]:
+                assert studies.source(study) in printed, f"{name} is stale: run python notebooks/execute.py {name[:2]}"
+            for text in TEXTS.get(call, list)():
+                assert text in printed, f"{name}: the stored output of {call} is not that of results/"
+
+
+def test_every_view_of_results_is_checked_and_used() -> None:
+    used = {
+        node.attr
+        for name in NAMES
+        for cell in code(read(name))
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "studies"
+    }
+    assert used - {"source", "STABILITY_PANELS"} == set(SHOWN)
 
 
 def test_the_notebooks_are_small() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
+from amvl_model.results.files import ResultError
+from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS
 from amvl_style import styled
 from paper_figs import build, style
 from paper_figs.__main__ import main
 from paper_figs.measure import CHECKPOINTS
-from paper_figs.ours import LEAKAGE, PARETO
+from paper_figs.ours import LEAKAGE, OUT_ACCURACY, PARETO
 from paper_figs.sources import Missing, Sources
 from paper_figs.tables.table import NOT_RUN
 from tests.paper_results import COMMIT, synthetic_results, trained, write
 
+SAMPLED_ACCURACY = "out_of_distribution.prior_sample.accuracy"
 COMMITS: dict[str, str | None] = {}
 DPI = 220
 THEORY_ALONE = ("fig1_architecture", "fig2_kl_geometry", "phase_diagram", "counter_examples")
@@ -144,6 +148,54 @@ def test_an_unreadable_result_fails_its_figure_and_no_other(
     assert status == 2
     assert (tmp_path / "out" / "phase_diagram.png").is_file()
     assert "delete it and run its cell again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda record: record["metrics"]["accuracy"].update(value=7.5),
+            "expected a value from 0 to 1 fraction, got 7.5",
+        ),
+        (lambda record: record["metrics"]["accuracy"].update(value=0.99), "metrics_sha256 does not fit"),
+        (lambda record: record.update(seed=4), "metrics_sha256 does not fit"),
+    ],
+)
+def test_a_result_that_fails_a_check_is_refused_by_figures_and_tables(
+    change: Any, message: str, empty: Path, tmp_path: Path
+) -> None:
+    config = {"objective": {"name": "amvl"}}
+    path = write(empty, "objectives", "amvl", 0, config, trained(np.random.default_rng(0)))
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    outcome = build.build("table_objectives", tmp_path / "out", results=empty, commits=COMMITS)
+    assert outcome.status == "failed" and message in outcome.remarks[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_other_settings_than_its_cell_declares_is_refused(empty: Path) -> None:
+    write(empty, "pareto", "forward-only,beta=0.001", 0, {"objective": {"name": "amvl"}}, {})
+    with pytest.raises(ResultError, match="has objective.name = 'ntp\\+fwd', this run 'amvl'"):
+        Sources(results=empty).study("pareto", "python x")
+
+
+def test_an_evaluation_of_the_main_job_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "main_job").mkdir()
+    accuracy = {"mean": 7.5, "low": None, "high": None, "n": 10}
+    (tmp_path / "main_job" / "eval.json").write_text(json.dumps({"base": {"accuracy": accuracy}}))
+    with pytest.raises(ResultError, match="base.accuracy: expected a mean from 0 to 1"):
+        Sources(results=tmp_path).json("main_job/eval.json", "python x")
+
+
+@pytest.mark.parametrize(("metric", "name"), [(OUT_ACCURACY, "shifted-25"), (SAMPLED_ACCURACY, "shifted-50")])
+def test_a_shifted_set_has_the_size_that_its_name_says(metric: str, name: str) -> None:
+    """The columns are named by the questions a task; so are the stored results counted, and the labels of the tables."""
+    found = [column.label for column in (*COLUMNS, *CHECKPOINT_COLUMNS["sampled"]) if column.metric == metric]
+    assert found == [f"{name}: accuracy [%]"]
+    results = Sources().study("temperature" if name == "shifted-50" else "objectives", "python x")
+    sizes = {r.metrics[metric].n / len(r.config["data"]["tasks"]) for r in results if metric in r.metrics}
+    assert sizes == {float(name.removeprefix("shifted-"))}
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are(capsys: pytest.CaptureFixture[str]) -> None:

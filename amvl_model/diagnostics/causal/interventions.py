@@ -12,10 +12,12 @@ variation, 0 to 1, and KL(prior mean || Z) in nats. Latents of another answer's 
 Conditions with draws are averaged over the draws, question by question.
 
 The last three destroy what the latents say of the question. The latents matter on a checkpoint if one of the three changes
-accuracy or NLL: if one of the six paired differences has an interval that leaves out 0. The six intervals of that verdict
-have the level 1 - (1 - level) / 6, so that a checkpoint whose latents do nothing is called causal with a probability of at
-most 1 - level (Bonferroni). Their content matters if shuffling does it: zeros and noise are inputs that a model never met in
-training and may disturb it, whatever its latents say, while shuffled latents are all right in themselves.
+accuracy or NLL: if one of the six paired differences has an interval that leaves out 0 and is at least as large as the
+threshold of its kind (amvl_model.results.thresholds). The six intervals of that verdict have the level 1 - (1 - level) / 6, so
+that a checkpoint whose latents do nothing is called causal with a probability of at most 1 - level (Bonferroni). Their content
+matters if shuffling does it: zeros and noise are inputs that a model never met in training and may disturb it, whatever its
+latents say, while shuffled latents are all right in themselves. Of a checkpoint that does not answer yet, that is with a worse
+NLL than a guess and hardly more right answers, neither is said.
 
 
 Do pause tokens matter? Answers of a checkpoint of the baseline pause (pause.py) with its tokens replaced by zero vectors.
@@ -32,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +47,7 @@ from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import LatentScorer, batches, inference, latent_scorer, sample_latents, scorer_for
 from amvl_model.models.distributions import DiagonalGaussian
 from amvl_model.results.statistics import Interval, bootstrap_mean, paired_difference
+from amvl_model.results.thresholds import answers, is_effect, smallest
 
 CONDITIONS = ("prior_mean", "prior_sample", "zeroed", "shuffled", "noise")
 ABLATIONS = ("zeroed", "shuffled", "noise")
@@ -79,7 +82,7 @@ class InterventionReport:
 
     Attributes:
         conditions: per name of `CONDITIONS`, its effect.
-        matters: whether the latents matter causally, as defined above.
+        matters: whether the latents matter causally, as defined above; False for a checkpoint that does not answer.
         content_matters: whether shuffling them between questions does it.
         verdict: both as one plain sentence with figures.
         n: questions.
@@ -171,7 +174,8 @@ def intervention_report(
         scores = _scores(scorer, questions, latents, batch_size, progress)
     settings: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
     conditions = {name: _effect(name, scores, len(latents[name]), level=level, **settings) for name in CONDITIONS}
-    matters, content_matters, verdict = _verdict(scores, level, settings)
+    options = np.array([len(question.choices) for question in questions])
+    matters, content_matters, verdict = _verdict(scores, options, level, settings)
     return InterventionReport(
         conditions=conditions,
         matters=matters,
@@ -244,14 +248,14 @@ def _scores(
         questions, scorer.processor, batch_size, description="interventions", progress=progress, least_options=2
     ):
         query = scorer.encode_batch(batch)
-        answers = [given_answer(question) for question in batch.questions]
+        given = [given_answer(question) for question in batch.questions]
         reference: np.ndarray | None = None
         for condition, draws in latents.items():
             for z in draws[:, batch.index]:
                 log_probs = scorer.option_log_probs(query, z.to(scorer.device), batch.options)
                 share = option_log_shares(log_probs)
                 reference = share if reference is None else reference  # the first condition is the prior mean
-                nll, right = answer_scores(log_probs, answers)
+                nll, right = answer_scores(log_probs, given)
                 distances = total_variation(share, reference), answer_kl(share, reference)
                 for name, values in zip(names, (nll, right, *distances), strict=True):
                     result[condition][name][batch.index] += values / len(draws)
@@ -275,40 +279,53 @@ def _effect(name: str, scores: dict[str, dict[str, np.ndarray]], draws: int, **s
 
 
 def _verdict(
-    scores: dict[str, dict[str, np.ndarray]], level: float, settings: dict[str, Any]
+    scores: dict[str, dict[str, np.ndarray]], options: np.ndarray, level: float, settings: dict[str, Any]
 ) -> tuple[bool, bool, str]:
-    """Whether any of the six differences leaves out 0 at the corrected level, whether a shuffled one does, the sentence."""
+    """Whether any of the six differences is an effect at the corrected level, whether a shuffled one is, the sentence."""
+    nll, accuracy = (float(scores["prior_mean"][measure].mean()) for measure in ("nll", "accuracy"))
+    guess, chance = float(np.log(options).mean()), float((1 / options).mean())
+    if not answers(nll, accuracy, guess, chance):
+        return (
+            False,
+            False,
+            f"This checkpoint does not answer yet (answer NLL {nll:.2f} nats, a guess over the options {guess:.2f}; accuracy "
+            f"{accuracy:.1%}, chance {chance:.1%}): what replacing its latents changes is no evidence about them.",
+        )
     corrected = 1 - (1 - level) / (2 * len(ABLATIONS))
     found: dict[str, list[str]] = {name: [] for name in ABLATIONS}
-    largest = 0.0
+    largest = {"accuracy": 0.0, "nll": 0.0}
     for name in ABLATIONS:
-        for measure, what, scale, digits, unit in (
-            ("accuracy", "accuracy", 100, "+.1f", "points"),
-            ("nll", "answer NLL", 1, "+.3f", "nats"),
-        ):
+        for measure, what, scale, digits, unit in _MEASURES:
             own, reference = scores[name][measure], scores["prior_mean"][measure]
             change = paired_difference(own, reference, level=corrected, **settings)
-            if measure == "nll":
-                largest = max(largest, abs(change.mean))
-            if change.excludes_zero:
+            largest[measure] = max(largest[measure], scale * abs(change.mean))
+            if is_effect(change, measure):
                 found[name].append(f"{what} by {_cell(change, scale, digits)} {unit}")
     listed = "; ".join(f"{name} latents change {' and '.join(each)}" for name, each in found.items() if each)
     listed = listed.replace("noise latents", "N(0, I) latents")
     if found["shuffled"]:
         return True, True, f"The latents matter causally on this checkpoint, and so does what they say: {listed}."
+    threshold = f"{smallest('accuracy')} or {smallest('nll')}"
     if listed:
         return (
             True,
             False,
-            f"The latents matter causally on this checkpoint, but no effect of their content was found (shuffling them "
-            f"between questions changes nothing beyond its interval): {listed}.",
+            f"The decoder depends on the presence of the latents on this checkpoint, but no effect of their content was found "
+            f"(shuffling them between questions changes nothing beyond its interval and {threshold}): {listed}.",
         )
     sentence = (
         "No causal effect of the latents was found on this checkpoint: zeroed, shuffled and N(0, I) latents change neither "
-        f"accuracy nor answer NLL beyond their intervals ({len(scores['prior_mean']['nll'])} questions, largest change of "
-        f"the mean NLL {largest:.3f} nats)."
+        f"accuracy nor answer NLL beyond their intervals and {threshold} ({len(options)} questions, largest changes of the "
+        f"means {largest['accuracy']:.1f} points and {largest['nll']:.3f} nats)."
     )
     return False, False, sentence
+
+
+_MEASURES: tuple[tuple[Literal["accuracy", "nll"], str, float, str, str], ...] = (
+    ("accuracy", "accuracy", 100, "+.1f", "points"),
+    ("nll", "answer NLL", 1, "+.3f", "nats"),
+)
+"""Measure, its name in words, factor, format and unit."""
 
 
 def _cell(interval: Interval | None, scale: float, digits: str) -> str:
@@ -392,10 +409,10 @@ def pause_report(
         for batch in batches(questions, processor, batch_size, description="pause tokens", progress=progress):
             query = scorer.encode_batch(batch)
             trained = scorer.injected(query, None)
-            answers = [given_answer(question) for question in batch.questions]
+            right_options = [given_answer(question) for question in batch.questions]
             for name, tokens in (("as_trained", trained), ("zeroed", trained * 0)):
                 log_probs = scorer.option_log_probs(query, tokens, batch.options)
-                nll[name][batch.index], right[name][batch.index] = answer_scores(log_probs, answers)
+                nll[name][batch.index], right[name][batch.index] = answer_scores(log_probs, right_options)
     settings: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
 
     def effect(name: str) -> PauseEffect:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from amvl_model.diagnostics.common.effects import answer_kl, option_log_shares, 
 from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, QuestionBatch, batches, inference, latent_scorer
 from amvl_model.results.statistics import Interval, bootstrap_mean
+from amvl_model.results.thresholds import is_effect, smallest
 
 KNOCK_OUTS = ("zero", "other", "average")
 SWAP_FIGURES = (
@@ -223,22 +224,40 @@ def _verdict(swap: dict[str, Interval], knocked: Array, settings: dict[str, Any]
         f"showing the posterior another option shifts the log odds towards it by {_text(shift)} nats, and "
         f"{swap['follows_swapped'].mean:.1%} of the answers follow it"
     )
-    reads = "reads" if shift.excludes_zero and shift.mean > 0 else "was not found to read"
-    first = f"The decoder {reads} what the posterior was shown: {figures}."
+    if is_effect(shift, "log_odds") and shift.mean > 0:
+        first = f"The decoder reads what the posterior was shown: {figures}."
+    else:
+        first = (
+            f"The decoder was not found to read what the posterior was shown (a shift of at least {smallest('log_odds')} whose "
+            f"interval leaves out 0): {figures}."
+        )
     corrected = settings | {"level": 1 - (1 - settings["level"]) / (2 * (len(knocked) - 1))}
     found = []
     for slot, values in enumerate(knocked[:-1]):
         changes = [bootstrap_mean(values[i], **corrected) for i in (0, 1)]
-        if any(change.excludes_zero for change in changes):
-            found.append(f"slot {slot} (answer NLL by {_text(changes[1])} nats)")
+        texts = [
+            f"{what} by {_text(change, scale)} {unit}"
+            for change, (kind, what, scale, unit) in zip(changes, _MEASURES, strict=True)
+            if is_effect(change, kind)
+        ]
+        if texts:
+            found.append(f"slot {slot} ({', '.join(texts)})")
     if not found:
         return (
-            f"{first} No single slot, taken from another question, changes accuracy or answer NLL beyond its interval."
+            f"{first} No single slot, taken from another question, changes accuracy or answer NLL beyond its interval and "
+            f"{smallest('accuracy')} or {smallest('nll')}."
         )
     return f"{first} Taken from another question, single slots change accuracy or answer NLL: {', '.join(found)}."
 
 
-def _text(interval: Interval) -> str:
+_MEASURES: tuple[tuple[Literal["accuracy", "nll"], str, float, str], ...] = (
+    ("accuracy", "accuracy", 100.0, "points"),
+    ("nll", "answer NLL", 1.0, "nats"),
+)
+"""Of one slot's effects in their order: kind, name in words, factor and unit."""
+
+
+def _text(interval: Interval, scale: float = 1.0) -> str:
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:+.3f}"
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+        return f"{scale * interval.mean:+.3f}"
+    return f"{scale * interval.mean:+.3f} [{scale * interval.low:+.3f}, {scale * interval.high:+.3f}]"

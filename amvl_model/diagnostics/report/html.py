@@ -17,6 +17,8 @@ from amvl_model.diagnostics.report.figures import panels_figure, rows, similarit
 from amvl_model.diagnostics.report.sections import ABOUT, PANELS, TITLES
 from amvl_model.diagnostics.report.suite import Diagnosed
 from amvl_model.results.provenance import provenance, to_jsonable
+from amvl_model.results.statistics import Interval
+from amvl_model.results.thresholds import SMALLEST, is_effect, smallest
 from amvl_style import METHODS, keys_of
 
 Images = Mapping[str, Sequence[tuple[Figure, str]]]
@@ -101,6 +103,8 @@ def sentences(checkpoints: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The findings on every checkpoint as (checkpoint, sentence)."""
     found = []
     for name, each in checkpoints.items():
+        if each.get("training_overlap"):
+            found.append((name, each["training_overlap"]))
         for key, data in each["diagnostics"].items():
             if data is None:
                 continue
@@ -118,8 +122,13 @@ def _leak_sentence(measures: Mapping[str, Any]) -> str:
     text = f"The posterior reveals {leaked['mean']:.3f} of {bound['mean']:.3f} nats about which option it was shown"
     if known and entropy and entropy["mean"] > 0:
         text += f", and {known['mean']:.3f} of {entropy['mean']:.3f} nats about a noisy label that no image can give"
-    if gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
-        return f"{text}. The answer NLL with posterior samples does not differ from that with prior samples beyond its interval."
+    if leaked["mean"] < SMALLEST["information"]:
+        text += f" (less than {smallest('information')}: nothing to speak of)"
+    if not is_effect(Interval(mean=gap["mean"], low=gap["low"], high=gap["high"], n=gap["n"]), "nll"):
+        return (
+            f"{text}. The answer NLL with posterior samples does not differ from that with prior samples beyond its interval "
+            f"and {smallest('nll')} ({gap['mean']:+.3f} nats)."
+        )
     side = "lower" if gap["mean"] < 0 else "higher"
     return (
         f"{text}. With posterior samples the answer NLL is {abs(gap['mean']):.3f} nats {side} than with prior samples."

@@ -30,7 +30,8 @@ ABOUT: dict[str, str] = {
     "stability": "Agreement of answers and latents over latent samples and temperatures, under changes of image and text, and "
     "similarity between slots. Shifts are in prior standard deviations.",
     "interventions": "The answer with latents zeroed, exchanged between questions, or replaced by noise, against the prior mean. "
-    "Differences are paired over questions.",
+    "Differences are paired over questions. A sentence speaks of an effect only where the interval leaves out 0 and "
+    "the mean reaches a threshold (amvl_model/results/thresholds.py).",
     "mediation": "The answer when Z is the posterior mean of another option, and when single slots are knocked out.",
     "linear-response": "At the prior mean: how hard each answer pulls on the latents (force), how stiff the likelihood of "
     "answers is there (Gauss-Newton curvature in the span of the forces), and the precisions of prior and posterior, all in "
@@ -203,9 +204,21 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "linear-response": (
-        Panel("answer force", "nats per prior std", _named("mean_force force_spread", "measures"), log=True),
-        Panel("curvature, trace", "nats per squared prior std", _named("curvature", "measures"), log=True),
-        Panel("force variance over curvature", "nats", _named("force_variance_over_curvature", "measures"), log=True),
+        Panel(
+            "answer force (spread: geometric mean)",
+            "nats per prior std",
+            _named("mean_force force_spread", "measures"),
+            log=True,
+        ),
+        Panel(
+            "curvature, trace: geometric mean", "nats per squared prior std", _named("curvature", "measures"), log=True
+        ),
+        Panel(
+            "force variance over curvature: geometric mean",
+            "nats",
+            _named("force_variance_over_curvature", "measures"),
+            log=True,
+        ),
         Panel("posterior precision", "per squared prior std", _named("posterior_precision", "measures"), log=True),
         Panel("spread of the options' posterior means", "prior std", _named("posterior_spread", "measures"), log=True),
         Panel(

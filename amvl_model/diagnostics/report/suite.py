@@ -14,6 +14,7 @@ from typing import Any
 
 from amvl_model.config import RunConfig
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.evaluation.overlap import Overlap, training_overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,7 @@ class Diagnosed:
     Attributes:
         name: of the checkpoint, as the user gave it.
         run: the training run's configuration, None where the checkpoint has none beside it.
+        overlap: of the questions with the run's training set, None where the run is not known.
         reports: per diagnostic, its report object.
         refused: per diagnostic that could not be made on these questions, the reason.
         seconds: per diagnostic, wall time.
@@ -155,6 +157,7 @@ class Diagnosed:
 
     name: str
     run: RunConfig | None
+    overlap: Overlap | None = None
     reports: dict[str, Any]
     refused: dict[str, str]
     seconds: dict[str, float]
@@ -165,6 +168,7 @@ class Diagnosed:
         return {
             "checkpoint": self.name,
             "objective": objective,
+            "training_overlap": "" if self.overlap is None else self.overlap.sentence(),
             "diagnostics": {
                 name: self.reports[name].to_dict() if name in self.reports else None for name in self.seconds
             },
@@ -191,7 +195,9 @@ def diagnose(name: str, chosen: Sequence[str], plan: Plan) -> Diagnosed:
         raise ValueError(f"diagnostics must be some of {', '.join(DIAGNOSTICS)}, got {', '.join(unknown) or 'none'}")
     model, processor = load_checkpoint(name)
     latent_scorer(model, processor)
-    result = Diagnosed(name=name, run=run_config(Path(resolve(name))), reports={}, refused={}, seconds={})
+    run = run_config(Path(resolve(name)))
+    overlap = None if run is None else training_overlap(plan.questions, run.data)
+    result = Diagnosed(name=name, run=run, overlap=overlap, reports={}, refused={}, seconds={})
     for each in chosen:
         began = time.perf_counter()
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SETTINGS = "laboratory.json"
-"""File of a run folder that contains them."""
+from amvl_model.config.loading import LABORATORY_SETTINGS as SETTINGS
+
+__all__ = ["SETTINGS", "LaboratoryOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from amvl_model.diagnostics import InterventionReport, derangement, intervention_report
-from amvl_model.diagnostics.causal.interventions import CONDITIONS
+from amvl_model.diagnostics.causal.interventions import CONDITIONS, _verdict
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.evaluation.scorers import latent_noise
 from tests import helpers
@@ -70,7 +70,7 @@ def test_latents_that_are_not_read_have_no_effect() -> None:
     report = run(model)
     assert not report.matters
     assert not report.content_matters
-    assert report.verdict.startswith("No causal effect")
+    assert "does not answer yet" in report.verdict  # random weights
     for name in CONDITIONS[1:]:
         effect = report.conditions[name]
         assert effect.nll_difference is not None
@@ -109,6 +109,28 @@ def test_one_latent_for_all_questions_matters_without_content() -> None:
     assert not report.content_matters
     assert "no effect of their content" in report.verdict
     assert report.conditions["shuffled"].answer_nll == report.conditions["prior_mean"].answer_nll
+
+
+def _scores(shift: float, *, nll: float = 0.5, right: float = 0.9, n: int = 400) -> dict[str, dict[str, np.ndarray]]:
+    """Scores in which shuffling changes every question's NLL by ``shift`` with a little scatter, and nothing else."""
+    rng = np.random.default_rng(0)
+    own = {"nll": nll + 0.1 * rng.normal(size=n), "accuracy": (np.arange(n) < right * n).astype(float)}
+    moved = own | {"nll": own["nll"] + shift + 0.001 * rng.normal(size=n)}
+    return {"prior_mean": own, "zeroed": own, "noise": own, "shuffled": moved}
+
+
+@pytest.mark.parametrize(
+    ("scores", "matters", "begin"),
+    [
+        (_scores(0.05), True, "The latents matter causally"),
+        (_scores(0.001), False, "No causal effect"),  # far outside its interval of 0.0001, and nothing to speak of
+        (_scores(0.6, nll=8.4, right=0.4), False, "This checkpoint does not answer yet"),
+    ],
+)
+def test_a_causal_claim_needs_a_size_and_a_model_that_answers(scores: Any, matters: bool, begin: str) -> None:
+    found = _verdict(scores, np.full(400, 4), 0.95, {"n_bootstrap": 500, "seed": 0})
+    assert found[:2] == (matters, matters)
+    assert found[2].startswith(begin)
 
 
 def test_batch_size_does_not_change_the_report_and_seeds_do() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from amvl_model.diagnostics import MediationReport, intervention_report, measure_mediation
-from amvl_model.diagnostics.causal.mediation import KNOCK_OUTS, SWAP_FIGURES
+from amvl_model.diagnostics.causal.mediation import KNOCK_OUTS, SWAP_FIGURES, _verdict
 from amvl_model.diagnostics.common.effects import answer_kl, total_variation
+from amvl_model.results.statistics import Interval
 from tests import helpers
 from tests.model.evaluation.test_evaluation import questions
 
@@ -109,6 +110,18 @@ def test_latents_that_are_not_read_mediate_nothing() -> None:
         assert all(effect["total_variation"].mean == pytest.approx(0.0, abs=1e-6) for effect in found.slots[name])
     assert "was not found to read" in found.verdict
     assert "No single slot" in found.verdict
+
+
+@pytest.mark.parametrize(("shift", "reads"), [(0.001, False), (0.5, True), (-0.5, False)])
+def test_the_decoder_reads_only_what_shifts_the_log_odds_by_enough(shift: float, reads: bool) -> None:
+    ends = {"low": shift - 0.0005, "high": shift + 0.0005, "n": 140}
+    swap = {"log_odds_shift": Interval(mean=shift, **ends), "follows_swapped": Interval(mean=0.17, **ends)}
+    settings = {"n_bootstrap": 200, "seed": 0, "level": 0.95}
+    scatter = 0.0001 * np.random.default_rng(0).normal(size=140)
+    knocked = np.stack([[0 * scatter, 0.001 + scatter], [0 * scatter, 0.3 + scatter], [0 * scatter, 0.3 + scatter]])
+    text = _verdict(swap, knocked, settings)
+    assert text.startswith("The decoder reads" if reads else "The decoder was not found to read")
+    assert "slot 0" not in text and "slot 1 (answer NLL by +0.300" in text
 
 
 def test_a_posterior_blind_to_the_answer_has_nothing_to_swap() -> None:

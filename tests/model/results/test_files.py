@@ -164,7 +164,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path)
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"schema_version": 99}))
-    with pytest.raises(ResultError, match="schema version 99, this code reads 1"):
+    with pytest.raises(ResultError, match="schema version 99, this code reads 1 and 2"):
         read_result(path)
 
 
@@ -196,6 +196,90 @@ def test_nan_in_a_foreign_file_is_refused(tmp_path: Path) -> None:
         read_result(path)
 
 
+def _edited(path: Path, version: int = SCHEMA_VERSION, **changes: Any) -> Path:
+    """A file with other entries under its old digests, or, as version 1, without any."""
+    record = json.loads(path.read_text()) | {"schema_version": version} | changes
+    if version == 1:
+        del record["config_sha256"], record["metrics_sha256"]
+    path.write_text(json.dumps(record))
+    return path
+
+
+def _stored(value: object, unit: str = "fraction", **rest: Any) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "low": None, "high": None, "n": None} | rest
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "message"),
+    [
+        ("accuracy", _stored(7.5), "value from 0 to 1 fraction, got 7.5"),
+        ("accuracy.Counting", _stored(-0.1), "from 0 to 1"),
+        ("shuffled.accuracy", _stored(0.5, high=1.2), "high from 0 to 1"),
+        ("accuracy", _stored(95.0, "%"), "expected the unit 'fraction', got '%'"),
+        ("zeroed.accuracy_difference", _stored(-12.0), "from -1 to 1"),
+        ("answer_nll", _stored(-0.2, "nats"), "from 0 to inf"),
+        ("answer_nll", _stored(0.2, "bits"), "expected the unit 'nats'"),
+        ("held_out.leaked_information", _stored(-0.4, "nats"), "from -0.05"),
+        ("median_seconds", _stored(-1.0, "s"), "from 0 to inf s"),
+        ("a", _stored("0.5"), "number or None, got '0.5'"),
+        ("a", _stored(True), "number or None, got True"),
+        ("a", _stored(0.5, n=1.5), "integer of at least 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_in_files_of_both_versions_and_on_writing(
+    tmp_path: Path, name: str, metric: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        _write(tmp_path, metrics={name: Metric(**metric)})
+    assert not [*tmp_path.rglob("*.json")]
+    for version in (1, 2):
+        path = _edited(_write(tmp_path, overwrite=True), version, metrics={name: metric})
+        with pytest.raises(ResultError, match=message):
+            read_result(path)
+
+
+def test_differences_and_gaps_may_be_negative(tmp_path: Path) -> None:
+    signed = {"zeroed.accuracy_difference": Metric(-0.4, "fraction"), "shuffled.nll_difference": Metric(-3.0, "nats")}
+    assert read_result(_write(tmp_path, metrics=signed)).metrics == signed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": {"leaked_information": _stored(0.1, "nats")}}, "metrics_sha256 does not fit"),
+        ({"config": {"beta": 0.01}}, "config_sha256 does not fit its config"),
+        ({"seed": 1}, "metrics_sha256 does not fit"),
+        ({"cell": "amvl"}, "metrics_sha256 does not fit"),
+    ],
+)
+def test_a_file_changed_after_it_was_written_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResultError, match=message):
+        read_result(_edited(_write(tmp_path), **change))
+
+
+def test_a_file_without_digests_is_read_if_its_version_has_none(tmp_path: Path) -> None:
+    assert read_result(_edited(_write(tmp_path), 1)).value("leaked_information") == 0.9
+    path = _edited(_write(tmp_path, seed=1), 1)
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(ResultError, match="lacks config_sha256, metrics_sha256"):
+        read_result(path)
+
+
+@pytest.mark.parametrize("place", ["pareto/fwd/seed1.json", "pareto/amvl/seed0.json", "leakage/fwd/seed0.json"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_under_the_path_of_another_run_is_refused(tmp_path: Path, place: str, version: int) -> None:
+    path = _edited(_write(tmp_path), version)
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    with pytest.raises(ResultError, match="contains the run pareto/fwd/seed0; move it to pareto/fwd/seed0.json"):
+        read_result(path.rename(tmp_path / place))
+    assert read_result((tmp_path / place).rename(tmp_path / "copy.json")).seed == 0  # a name that says nothing
+
+
+def test_a_config_that_trains_with_another_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="of seed 0, but its config trains with seed 3"):
+        read_result(_write(tmp_path, config={"train": {"seed": 3}}))
+
+
 def test_study_is_read_by_cell_and_then_by_seed_as_a_number(tmp_path: Path) -> None:
     for cell, seed in [("fwd", 10), ("fwd", 2), ("amvl", 0)]:
         _write(tmp_path, cell=cell, seed=seed)
@@ -222,7 +306,7 @@ def test_metrics_need_a_unit_and_an_ordered_interval(tmp_path: Path) -> None:
         Metric(1.0, "")
     with pytest.raises(ValueError, match="low <= high"):
         Metric(1.0, "nats", low=2.0, high=1.0)
-    with pytest.raises(ValueError, match="count"):
+    with pytest.raises(ValueError, match="integer of at least 0"):
         Metric(1.0, "nats", n=-1)
     with pytest.raises(TypeError, match="Metric with a unit"):
         _write(tmp_path, metrics={"accuracy": 0.5})
@@ -311,6 +395,14 @@ def test_provenance_names_the_commit_and_notices_changed_code(tmp_path: Path, mo
     (tmp_path / "new.py").write_text("b = 1\n")
     assert provenance()["dirty"] is True
     (tmp_path / "new.py").unlink()
+    (tmp_path / ".git" / "info" / "exclude").write_text("local*\n__pycache__/\n")
+    (tmp_path / "amvl_model" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "amvl_model" / "__pycache__" / "a.pyc").write_text("")
+    (tmp_path / "local.py").write_text("")  # ignored, and outside the packages
+    assert provenance()["dirty"] is False
+    (tmp_path / "amvl_model" / "local.py").write_text("")
+    assert provenance()["dirty"] is True
+    (tmp_path / "amvl_model" / "local.py").unlink()
     (tmp_path / "code.py").write_text("a = 2\n")
     assert provenance()["dirty"] is True
 
