@@ -32,8 +32,8 @@ delta_y = dbar + e (g_y - gbar)/sqrt(v0); shifts in other directions of the answ
 
 for forward-only, ELBO and dual KL. A root attracts if dF/d log x > 0, which is the sign of the determinant of the negative
 Jacobian, and no pair of eigenvalues has crossed the imaginary axis (Hopf): Routh's table in exact fractions, so that rates
-however far apart decide nothing by rounding. Forward-only drives sigma_q^2 to 0 by itself, and its flow is taken there. A collapsed
-root (sigma_q = sigma_p = 0) attracts because E is at most the threshold there: log sigma then falls at the rate
+however far apart decide nothing by rounding. Forward-only drives sigma_q^2 to 0 by itself, and its flow is taken there.
+A collapsed root (sigma_q = sigma_p = 0) attracts because E is at most the threshold there: log sigma then falls at the rate
 (h - E/beta) sigma_q^2 or (h - 2E/gamma) sigma_q^2, slower than everything else.
 """
 
@@ -42,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -222,7 +223,7 @@ def _leaking_roots(mode: _Mode) -> list[tuple[float, float, bool]]:
     turns = [float(-np.log(t) + np.log1p(-t)) for t in _turning_points(a, u, k)]
     edges = [low, *(y for y in sorted(turns) if low < y < high), high]
     roots = []
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for left, right in pairwise(edges):
         at = excess(left), excess(right)
         if at[0] * at[1] < 0:
             y = _solve(excess, left, right)
@@ -323,7 +324,12 @@ def _rest_state(mode: _Mode, x: float, t: float) -> Array:
         size = (r - float(np.sqrt(mode.gamma * h / 2))) / h  # sqrt(W)
         sigma_q = float(np.sqrt(2 * mode.gamma / h)) * size
         pull, sigma_p = mode.gamma / sigma_q, sigma_q + size**2
-    state = [mode.gbar * t / (h + pull), float(np.sqrt(mode.v0)) / (h + pull), mode.gbar * x / h, float(np.log(sigma_p))]
+    state = [
+        mode.gbar * t / (h + pull),
+        float(np.sqrt(mode.v0)) / (h + pull),
+        mode.gbar * x / h,
+        float(np.log(sigma_p)),
+    ]
     if mode.objective == "elbo":
         state.append(float(np.log(mode.beta / (h + pull))))
     elif mode.objective == "amvl":
