@@ -36,7 +36,7 @@ MIXTURE = Assumption(
         "Gaussian with the same two moments up to a relative error of order t^4."
     ),
     beyond=(
-        "beyond: T3, T4 and T5 each have an instance that goes the other way; mixtures with components more than "
+        "T3, T4 and T5 each have an instance that goes the other way; mixtures with components more than "
         "about two deviations apart are outside"
     ),
     assumptions=(

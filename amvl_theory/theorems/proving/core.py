@@ -315,7 +315,8 @@ def theorem(
 ) -> Callable[[Callable[[Proof], None]], Prover]:
     """Turn a function that writes into a `Proof` into one that returns the timed `Theorem`.
 
-    The title is that of `TITLES` unless given. The statement's {label} quotes an equation that the derivation states (`Proof.state`); no equation is written twice.
+    The title is that of `TITLES` unless given. The statement's {label} quotes an equation that the derivation states
+    (`Proof.state`); no equation is written twice.
     An exception inside the derivation becomes a failed check, so that one broken statement does not hide the others.
     """
 
@@ -328,17 +329,8 @@ def theorem(
                 proof.record("the derivation runs to its end", SYMBOLIC, False, f"{type(error).__name__}: {error}")
             seconds = time.perf_counter() - start
             steps, checks = tuple(proof.steps), tuple(proof.checks)
-            return Theorem(
-                name,
-                TITLES[name] if title is None else title,
-                statement,
-                dict(proof.stated),
-                assumptions,
-                beyond,
-                steps,
-                checks,
-                seconds,
-            )
+            named = TITLES[name] if title is None else title
+            return Theorem(name, named, statement, dict(proof.stated), assumptions, beyond, steps, checks, seconds)
 
         prove.__name__ = prove.__qualname__ = derive.__name__
         prove.__doc__ = derive.__doc__
