@@ -395,7 +395,7 @@ def test_no_gain_from_posterior_latents_is_above_the_leak_and_the_best_decoder_r
             lambda: initial_amplitude(ReadingModel(), 1.0, 2.0, (1.0, 1.0), noise_stds=(0.1, 0.1)),
             r"gamma: expected a weight at which the leak grows",
         ),
-        (lambda: critical_product(ReadingModel(), 0.1, 0.0, 1.0), r"benefit: expected at most 0\.\d+ nats"),
+        (lambda: critical_product(ReadingModel(), 0.1, 0.0, 1.0), r"benefit: expected a number of nats between"),
         (lambda: momentum_rate(0.1, 1.0), r"momentum: expected less than 1, received 1"),
         (lambda: Ensemble(optimizer="lion"), r"optimizer: expected one of sgd, adam, received 'lion'"),
         (lambda: Ensemble(seeds=0), r"seeds: expected at least 1, received 0"),
