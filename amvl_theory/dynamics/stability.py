@@ -225,7 +225,7 @@ def _eigenvalues(
 def _values(matrix: Array, weighting: Array | None) -> Array:
     """Eigenvalues of J or its inverse, real where W^1/2 J W^-1/2 is symmetric."""
     if weighting is None:
-        return np.linalg.eigvals(matrix)
+        return np.asarray(np.linalg.eigvals(matrix), dtype=complex)
     flat, _, _ = symmetrised_game(matrix, weighting)
     return np.linalg.eigvalsh(0.5 * (flat + flat.T))
 

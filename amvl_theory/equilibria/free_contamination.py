@@ -111,8 +111,8 @@ def free_contamination(
     """
     if model.size != 1:
         raise ValueError(f"model: expected one mode, received {model.size}")
-    numbers = (float(each.item()) for each in (model.g, model.G, model.H, model.A))
-    return _roots(*numbers, beta, gamma, objective, eta_q, eta_p)
+    gbar, v0, h, alpha = (float(each.item()) for each in (model.g, model.G, model.H, model.A))
+    return _roots(gbar, v0, h, alpha, beta, gamma, objective, eta_q, eta_p)
 
 
 def self_consistent_contamination(

@@ -169,7 +169,7 @@ def _prove(tree: Path, name: str, limit: float) -> tuple[str, str]:
 
 
 def _run_tests(tree: Path, tests: tuple[str, ...], limit: float) -> tuple[str, str]:
-    command = ["-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    command = ["-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--timeout=0", *tests]
     return _run(tree, command, limit, ("FAILED", "ERROR "), "the tests do not start")
 
 

@@ -221,7 +221,7 @@ def initial_amplitude(
     if noise_w == noise_a == 0:
         return first
     if not (np.asarray(times) >= 0).all():
-        raise ValueError(f"times: expected numbers of at least 0, received {times}")
+        raise ValueError(f"times: expected numbers of at least 0, received {np.asarray(times)}")
     rate = reading_rate(model, variance, gamma)
     if (rate <= 0).any():
         raise ValueError(f"gamma: expected a weight at which the leak grows, received a rate of {rate.min():.3g}")
