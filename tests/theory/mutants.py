@@ -64,7 +64,7 @@ class Mutant:
 
     Attributes:
         place: "file:line". kind: of mutation. change: "before -> after".
-        outcome: "killed", "killed by time", "survived", "harmless" or "not run".
+        outcome: "killed", "out of time" (run it again, or look why it hangs), "survived", "harmless" or "not run".
         by: the test that failed first, or the reason why the mutation is harmless.
         seconds: wall time of the tests.
     """
@@ -184,7 +184,7 @@ def _run(tree: Path, command: list[str], limit: float, mark: str | tuple[str, ..
             [sys.executable, *command], cwd=tree, env=environment, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return "killed by time", f"more than {limit:g} s"
+        return "out of time", f"more than {limit:g} s"
     if done.returncode == 0:
         return "survived", ""
     failed = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith(mark)]
