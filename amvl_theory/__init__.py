@@ -86,13 +86,19 @@ from amvl_theory.equilibria.fixed_variances import (
     relative_contamination,
     spread,
 )
-from amvl_theory.equilibria.free_contamination import Roots, self_consistent_contamination
+from amvl_theory.equilibria.free_contamination import (
+    Roots,
+    anchor_factor,
+    free_contamination,
+    self_consistent_contamination,
+)
 from amvl_theory.equilibria.free_spread import (
     EQUAL_WEIGHT_CROSSOVER,
     Spread,
     critical_weight,
     equal_weight_crossover,
     exact_leaked_information,
+    free_spread,
     self_consistent_spread,
 )
 from amvl_theory.equilibria.measured_response import (
@@ -200,6 +206,7 @@ __all__ = [
     "amortised_equilibrium",
     "amortised_trajectory",
     "amplitude_at_product",
+    "anchor_factor",
     "answer_loss_bound",
     "answer_modes",
     "average_risk",
@@ -231,6 +238,8 @@ __all__ = [
     "fastest_reading",
     "fixed_precision_posteriors",
     "fixed_state",
+    "free_contamination",
+    "free_spread",
     "frozen_prior_response",
     "gaussian_channel_information",
     "held_prior_posteriors",

@@ -59,6 +59,14 @@ def weight(name: str, value: ArrayLike) -> float:
     return float(not_negative(name, scalar(name, value)))
 
 
+def pair(name: str, value: ArrayLike) -> tuple[float, float]:
+    """Two weights, rates or deviations: finite numbers of at least 0."""
+    array = not_negative(name, value)
+    if array.shape != (2,):
+        raise ValueError(f"{name}: expected two numbers, received shape {array.shape}")
+    return float(array[0]), float(array[1])
+
+
 def probabilities(name: str, value: ArrayLike, count: int) -> Array:
     """Answer probabilities (count,), above 0 and summing to 1."""
     array = positive(name, value)

@@ -39,7 +39,7 @@ LAYERS = {
         *("studies", "profiling", "cli"),
     ),
     "amvl_theory": (
-        *("checks", "gaussian", "model", "equilibria", "dynamics", "nonlinear", "learnt_prior", "game", "theorems"),
+        *("checks", "titles", "gaussian", "model", "equilibria", "dynamics", "nonlinear", "learnt_prior", "game", "theorems"),
         *("verification", "figures"),
     ),
 }

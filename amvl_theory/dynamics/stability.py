@@ -41,6 +41,9 @@ SYMMETRY = 1e-12
 NEUTRAL = 1e-12
 """Size of an eigenvalue, relative to the largest of a dense J, up to which it is rounding of 0: nothing moves there."""
 
+SINGULAR = 1e13
+"""Condition number of J at equal rates, rows scaled to 1, from which on it counts as singular."""
+
 UNSTABLE_EXAMPLE = MeanLeakageModel(
     curvature=[[1.0, 2.0], [2.0, 5.0]],
     force_mean=0.0,
@@ -172,11 +175,8 @@ def stability(model: MeanLeakageModel, beta: float, gamma: float, eta_q: float =
     """
     matrix, _ = game_matrix(model, beta, gamma, eta_q, eta_p)
     weighting = symmetriser(model, beta, gamma, eta_q, eta_p)
-    curl_symmetrised, flat = None, None
-    if weighting is not None:
-        flat, _, _ = symmetrised_game(matrix, weighting)
-        curl_symmetrised = curl(flat)
-    eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, flat)
+    curl_symmetrised = None if weighting is None else curl(symmetrised_game(matrix, weighting)[0])
+    eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, weighting)
     eigenvalues = eigenvalues[np.argsort(-eigenvalues.real, kind="stable")]
     moving = eigenvalues[eigenvalues != 0]
     unstable = bool((moving.real >= 0).any())
@@ -191,13 +191,15 @@ def stability(model: MeanLeakageModel, beta: float, gamma: float, eta_q: float =
 
 
 def _eigenvalues(
-    model: MeanLeakageModel, beta: float, gamma: float, eta_q: float, eta_p: float, flat: Array | None
+    model: MeanLeakageModel, beta: float, gamma: float, eta_q: float, eta_p: float, weighting: Array | None
 ) -> Array:
     """Eigenvalues (2 d,) of J, complex.
 
     Where every mode stands alone they are -f and -det/f of its 2x2 block, with det = eta_q eta_p [h beta lambda_p +
-    (h + gamma lambda_q) alpha], however far the modes differ in size. Else those of the symmetrised `flat`, if there is one; what
-    is below `NEUTRAL` is then set to 0.
+    (h + gamma lambda_q) alpha], however far the modes differ in size. Where one weight is 0 they are those of the two diagonal
+    blocks. Else they come from J, symmetrised with `weighting` if there is one, and the small ones from its inverse: that
+    is the inverse at equal rates with its columns over eta_q and eta_p, which loses no digits, so that rates however far apart
+    leave none of them to rounding. Below `NEUTRAL` is 0 where nothing moves at equal rates either.
     """
     matrix, _ = game_matrix(model, beta, gamma, eta_q, eta_p)
     if all(is_diagonal(each) for each in (model.H, model.A, model.Lambda_q, model.Lambda_p)):
@@ -208,9 +210,36 @@ def _eigenvalues(
         fast = 0.5 * (own_q + own_p + np.sqrt((own_q - own_p) ** 2 + 4.0 * eta_q * eta_p * pull_q * pull_p))
         slow = eta_q * eta_p * (h * pull_p + (h + pull_q) * anchor) / fast
         return np.concatenate([-fast, -slow]).astype(complex)
-    values = np.linalg.eigvals(matrix) if flat is None else np.linalg.eigvalsh(0.5 * (flat + flat.T))
-    values = values.astype(complex)
-    return np.where(np.abs(values) > NEUTRAL * np.abs(values).max(), values, 0.0)
+    if beta == 0 or gamma == 0:
+        own_q, own_p = -eta_q * (model.H + gamma * model.Lambda_q), -eta_p * (beta * model.Lambda_p + model.A)
+        return np.concatenate([_not_rounding(np.linalg.eigvalsh(own)) for own in (own_q, own_p)])
+    even, _ = game_matrix(model, beta, gamma)
+    rates = np.repeat([eta_q, eta_p], model.size)
+    scale = np.abs(even).max(axis=1)
+    if np.linalg.cond(even / scale[:, None]) > SINGULAR:
+        return _not_rounding(_values(matrix, weighting))
+    inverse = np.linalg.inv(even / scale[:, None]) / scale / rates
+    return _graded(_values(matrix, weighting), 1 / _values(inverse, weighting))
+
+
+def _values(matrix: Array, weighting: Array | None) -> Array:
+    """Eigenvalues of J or its inverse, real where W^1/2 J W^-1/2 is symmetric."""
+    if weighting is None:
+        return np.asarray(np.linalg.eigvals(matrix), dtype=complex)
+    flat, _, _ = symmetrised_game(matrix, weighting)
+    return np.linalg.eigvalsh(0.5 * (flat + flat.T))
+
+
+def _graded(of_matrix: Array, of_inverse: Array) -> Array:
+    """All eigenvalues: the large from the matrix, the small from its inverse, parted at the widest gap between neighbours."""
+    large, small = (each[np.argsort(-np.abs(each))].astype(complex) for each in (of_matrix, of_inverse))
+    size = np.abs(small)
+    part = int(np.argmax(size[:-1] / size[1:])) + 1
+    return np.concatenate([large[:part], small[part:]])
+
+
+def _not_rounding(values: Array) -> Array:
+    return np.where(np.abs(values) > NEUTRAL * np.abs(values).max(initial=0.0), values, 0.0).astype(complex)
 
 
 def alternating_iteration(
@@ -307,7 +336,7 @@ def stationary_covariance(
     diffusion = np.zeros((2 * size, 2 * size))
     diffusion[:size, :size] = eta_q**2 * symmetric_matrix("noise_cov_q", noise_cov_q, size, definite=False)
     diffusion[size:, size:] = eta_p**2 * symmetric_matrix("noise_cov_p", noise_cov_p, size, definite=False)
-    eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, None)
+    eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, symmetriser(model, beta, gamma, eta_q, eta_p))
     if eigenvalues.real.max() >= 0:
         raise ValueError(
             "model: expected a stable game (all eigenvalues with negative real part), received the eigenvalue "

@@ -30,9 +30,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, objective_name, positive, real_array
+from amvl_theory.checks import Array, is_diagonal, not_negative, objective_name, positive, real_array
 from amvl_theory.checks import probabilities as checked_probabilities
 from amvl_theory.gaussian import mixture_information
+from amvl_theory.model import MeanLeakageModel
 
 SpreadObjective = Literal["amvl", "elbo", "dual"]
 """Dual KL and ELBO; "dual" is the older name of "amvl"."""
@@ -58,10 +59,32 @@ class Spread:
     leaked_nats: Array
 
 
+def free_spread(model: MeanLeakageModel, weight: ArrayLike, objective: SpreadObjective = "amvl") -> Spread:
+    """Leaked variance and information of every mode of a diagonal model, prior mean at the reference (T6).
+
+    Args:
+        model: H and G diagonal, so that every mode stands alone; v0 = G_ii + gbar_i^2. Its precisions and anchor are not
+            used: variances are free, the prior mean is held.
+        weight: gamma of "amvl", beta of "elbo", at least 0, any shape.
+        objective: "amvl" (dual KL; older name "dual") or "elbo".
+
+    Returns:
+        Arrays (..., d): `weight`'s shape, then modes.
+
+    Raises:
+        ValueError: for a curvature or force covariance that is not diagonal (`sparse_spread` solves dense curvatures), a
+            weight below 0, or an unknown objective.
+    """
+    if not (is_diagonal(model.H) and is_diagonal(model.G)):
+        raise ValueError("model: expected a diagonal curvature and force covariance, received a dense one")
+    v0 = np.diagonal(model.G) + model.g**2
+    return self_consistent_spread(v0, np.diagonal(model.H), real_array("weight", weight)[..., None], objective)
+
+
 def self_consistent_spread(
     force_var: ArrayLike, curvature: ArrayLike, weight: ArrayLike, objective: SpreadObjective = "amvl"
 ) -> Spread:
-    """Leaked variance and information of one mode in closed form (T6); broadcasts.
+    """`free_spread` of one mode from bare numbers; broadcasts.
 
     Args:
         force_var: v0, at least 0 [nats^2/latent^2].

@@ -218,7 +218,7 @@ class _Games:
             r = 2 * q / (1 + np.sqrt(1 + 4 * q))
         return r
 
-    def equations(self, r: Array, c: Array) -> tuple[Array, Array]:
+    def equations(self, r: Array, c: Array) -> tuple[Array, _Jacobian]:
         """Residuals (B, n + 1) and their Jacobian in (log r, c), each row over its largest term."""
         n = r.shape[-1]
         a, v, slope = self.drive(c), r / (1 + r), 1 / (1 + r) ** 2
@@ -227,22 +227,62 @@ class _Games:
         b = (self.p * (r + a * v**2)).sum(axis=-1)
         gain = 2 * a * v * slope
         size = r * (1 + r)
-        error, jacobian = np.zeros((len(r), n + 1)), np.zeros((len(r), n + 1, n + 1))
+        error = np.zeros((len(r), n + 1))
         error[:, :n] = (size - a * v**2 - b[:, None]) / size
-        jacobian[:, :n, :n] = -(self.p * (1 + gain) * r)[:, None, :] / size[:, :, None]
-        index = np.arange(n)
-        jacobian[:, index, index] += (1 + 2 * r - gain) / (1 + r)
+        own, shared = (1 + 2 * r - gain) / (1 + r), self.p * (1 + gain) * r
         if self.held:
-            jacobian[:, n, n] = 1.0
-            return error, jacobian
-        jacobian[:, :n, n] = -(moved + (self.p * moved).sum(axis=-1, keepdims=True)) / size
+            return error, _Jacobian(own, 1 / size, shared, 0 * r, 0 * r, np.ones(len(r)))
+        column = -(moved + (self.p * moved).sum(axis=-1, keepdims=True)) / size
         pull, hold = self.beta[:, None] * self.p, (self.alpha * self.gamma)[:, None]
         scale = (pull * np.abs(self.g) * v).sum(axis=-1, keepdims=True) + np.finfo(float).tiny
         error[:, n:] = (hold * (b * c)[:, None] - (pull * force * v).sum(axis=-1, keepdims=True)) / scale
-        jacobian[:, n, :n] = (hold * c[:, None] * self.p * (1 + gain) - pull * force * slope) * r / scale
+        row = (hold * c[:, None] * self.p * (1 + gain) - pull * force * slope) * r / scale
         by_c = hold[:, 0] * (b + c * (self.p * moved).sum(axis=-1)) + self.h * (pull * v).sum(axis=-1)
-        jacobian[:, n, n] = by_c / scale[:, 0]
-        return error, jacobian
+        return error, _Jacobian(own, 1 / size, shared, column, row, by_c / scale[:, 0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Jacobian:
+    """[[ diag(own) - left shared^T, column ], [ row^T, corner ]]: every answer meets the others in two sums only.
+
+    Vectors are (B, n), corner (B,). A step costs n operations and not n^3.
+    """
+
+    own: Array
+    left: Array
+    shared: Array
+    column: Array
+    row: Array
+    corner: Array
+
+    def _within(self, right: Array) -> Array:
+        """(diag(own) - left shared^T)^-1 right (B, n), by Sherman and Morrison."""
+        first = right / self.own
+        return first + self.left / self.own * ((self.shared * first).sum(axis=-1) / self.among)[:, None]
+
+    @property
+    def among(self) -> Array:
+        """det(diag(own) - left shared^T)/det(diag(own)) (B,)."""
+        return np.asarray(1 - (self.shared * self.left / self.own).sum(axis=-1))
+
+    @property
+    def of_mean(self) -> Array:
+        """The mean's own slope once the widths follow it, the Schur complement (B,)."""
+        return self.corner - (self.row * self._within(self.column)).sum(axis=-1)
+
+    def solve(self, error: Array) -> Array:
+        """Newton's step (B, n + 1); not finite where the matrix is singular."""
+        inner = self._within(error[:, :-1])
+        last = (error[:, -1] - (self.row * inner).sum(axis=-1)) / self.of_mean
+        return np.concatenate([inner - self._within(self.column) * last[:, None], last[:, None]], axis=-1)
+
+    @property
+    def attracting(self) -> Mask:
+        """Whether widths contract at the given mean, and the mean then falls back when it is moved slowly (B,).
+
+        The block of the widths is similar to the symmetric diag(own) - w w^T, w^2 = left shared.
+        """
+        return np.asarray((self.own > 0).all(axis=-1) & (self.among > 0) & (self.of_mean > 0))
 
 
 def _solve(game: _Games, branch: str) -> tuple[Array, Array, Array]:
@@ -293,7 +333,8 @@ def _candidates(game: _Games, excess: Array) -> tuple[Array, Array, Array]:
         c = np.tile(means.reshape(count, 1, _STARTS), (1, 2, 1)).ravel()
     shape = r.shape[:2]
     solutions, c, error = _newton(many, r.reshape(-1, answers), c)
-    good = np.asarray(error < _TOLERANCE) & _attracting(many, solutions, c)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        good = np.asarray(error < _TOLERANCE) & many.equations(solutions, c)[1].attracting
     # Close to r = 0 the equations hold to first order whatever r is; a solution there needs a weight just below critical.
     good &= solutions.max(axis=-1) > 0.05 * np.repeat(low, shape[1])
     return solutions.reshape(*shape, answers), c.reshape(shape), np.where(good, error, np.nan).reshape(shape)
@@ -319,22 +360,14 @@ def _newton(game: _Games, r: Array, c: Array) -> tuple[Array, Array, Array]:
         error, jacobian = game.equations(r, c)
         if np.abs(error).max() < 1e-15:
             break
-        singular = np.linalg.slogdet(jacobian)[0] == 0
-        jacobian[singular] = np.eye(jacobian.shape[-1])
-        step = np.linalg.solve(jacobian, error[..., None])[..., 0]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            step = jacobian.solve(error)
+        step = np.where(np.isfinite(step).all(axis=-1, keepdims=True), step, error)
         r = np.clip(r * np.exp(-np.clip(step[:, :-1], -1.0, 1.0)), 1e-14, 1e14)
         if not game.held:
             c = np.clip(c - step[:, -1], *game.mean_range())
     error, _ = game.equations(r, c)
     return r, c, np.abs(error).max(axis=-1)
-
-
-def _attracting(game: _Games, r: Array, c: Array) -> Mask:
-    """Whether widths contract at the given mean, and the mean then falls back when it is moved slowly."""
-    jacobian = game.equations(r, c)[1]
-    jacobian[~np.isfinite(jacobian).all(axis=(-2, -1))] = -np.eye(jacobian.shape[-1])
-    widths = (np.linalg.eigvals(jacobian[:, :-1, :-1]).real > 0).all(axis=-1)
-    return np.asarray(widths & (np.linalg.slogdet(jacobian)[0] > 0))
 
 
 def _probabilities(value: ArrayLike, count: int) -> Array:

@@ -19,6 +19,7 @@ from amvl_theory import (
     equilibrium_by_simulation,
     exact_leaked_information,
     excess_risk,
+    free_contamination,
     initial_state,
     mixture_equilibrium,
     mode_contamination,
@@ -27,7 +28,6 @@ from amvl_theory import (
     ridgeless_noise,
     saturating_error_map,
     scheduled_trajectory,
-    self_consistent_contamination,
     self_consistent_spread,
 )
 from amvl_theory.checks import OBJECTIVES, Array, not_negative, positive
@@ -127,13 +127,14 @@ def phase_coupled(mode: Mode, points: int = 41) -> Table:
     have the variance v0 / (h + gamma/sigma_q^2)^2. Column `excess` is E - gamma h/2 of the collapsed state, 0 at the threshold.
     """
     gbar, v0, h, alpha = mode.force_mean, mode.force_var, mode.curvature, mode.anchor
+    model = MeanLeakageModel(h, gbar, v0, anchor=alpha)
     top = 2 * (v0 + gbar**2) / h
     beta, gamma = (
         x.ravel() for x in np.meshgrid(np.geomspace(0.03, 30.0, points), np.geomspace(0.01, 2.0, points) * top)
     )
     leaked, count = np.empty(beta.size), np.empty(beta.size, dtype=int)
     for i, (b, w) in enumerate(zip(beta, gamma, strict=True)):
-        roots = self_consistent_contamination(gbar, v0, h, alpha, b, w, "amvl")
+        roots = free_contamination(model, b, w)
         c = roots.values[roots.stable][0] if roots.stable.any() else np.nan
         energy = v0 + (gbar - h * c) ** 2
         size = (np.sqrt(energy) - np.sqrt(w * h / 2)) / h
@@ -198,12 +199,13 @@ def objectives(mode: Mode, points: int = 90) -> Table:
     for name, (numbers, gammas) in cases.items():
         marks = gammas[:: points // 9][:7]
         gbar, v0, h, alpha, beta = numbers
+        model = MeanLeakageModel(h, gbar, v0, anchor=alpha)
         game = GaussianGame(gbar + np.sqrt(v0) * BALANCED, h, alpha, instances=len(marks))
         for objective in OBJECTIVES:
             run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=marks)
             ends = np.where(run.gradient_norm < 1e-8, run.state.contamination[:, 0], np.nan)
             for gamma in gammas:
-                found = self_consistent_contamination(*numbers, gamma, objective)  # type: ignore[arg-type]
+                found = free_contamination(model, beta, gamma, objective)  # type: ignore[arg-type]
                 seen = ends[marks == gamma][0] if (marks == gamma).any() else np.nan
                 near = np.abs(found.values - seen).argmin() if np.isfinite(seen) else -1
                 size = len(found.values)

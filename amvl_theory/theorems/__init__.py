@@ -2,6 +2,7 @@
 
     python -m amvl_theory.theorems                 table; exit status 1 if a statement fails
     python -m amvl_theory.theorems --latex FILE    all statements and proof steps as one LaTeX document
+    python -m amvl_theory.theorems --readme FILE   the table of statements in amvl_theory/README.md
 
 Every proof starts from the loss: Gaussian KLs from their densities, gradients with the stop-gradient (the stopped
 distribution enters with symbols of its own, which are identified after differentiation), stationarity solved, and only then
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amvl_theory.theorems.proving.core import KINDS, Assumption, Check, Proof, Prover, Step, Theorem, theorem
-from amvl_theory.theorems.proving.report import latex_document, table
+from amvl_theory.theorems.proving.report import latex_document, table, with_table
 from amvl_theory.theorems.t1_inheritance import prove_t1
 from amvl_theory.theorems.t2_frozen_prior import prove_t2
 from amvl_theory.theorems.t3_coupled import prove_t3
@@ -83,4 +84,5 @@ __all__ = [
     "prove_t12",
     "table",
     "theorem",
+    "with_table",
 ]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from amvl_theory.theorems import THEOREMS, latex_document, prove_all, table
+from amvl_theory.theorems import THEOREMS, latex_document, prove_all, table, with_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--latex", type=Path, metavar="FILE", help="write statements and proof steps as a LaTeX document"
     )
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrite the table of statements in this README")
     parser.add_argument("--verbose", action="store_true", help="print every check, not only the failed ones")
     options = parser.parse_args(argv)
     theorems = prove_all(options.only)
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.latex is not None:
         options.latex.write_text(latex_document(theorems), encoding="utf-8")
         print(f"wrote {options.latex}")
+    if options.readme is not None:
+        text = with_table(options.readme.read_text(encoding="utf-8"), theorems)
+        options.readme.write_text(text, encoding="utf-8")
+        print(f"wrote {options.readme}")
     return 0 if all(item.verified for item in theorems) else 1
 
 

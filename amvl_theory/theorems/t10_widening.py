@@ -21,7 +21,6 @@ R = sp.Rational
 
 @theorem(
     name="T10",
-    title="Widening",
     statement=(
         "KL gradients alone move the widths by {posterior_width} and {prior_width}, and the mean gap by {mean_gap}, with "
         "Q = sigma_q^2, P = sigma_p^2 and V the part of the mean square gap that no head can close, so that J = b Q + a P "
@@ -30,6 +29,10 @@ R = sp.Rational
         "widths at the start, the widths end at {final_variance}; with other rates and widths b ln Q + a ln P + "
         "a b Delta^2/max(a_m, b_m) never falls, which bounds the final width from below. Under Adam the weight that acts "
         "is {adam_weight}, linear in gamma only below gamma_x = sqrt(v_s)/(c k_s)."
+    ),
+    beyond=(
+        "closed gaps: the exponent 2 a b Delta^2/((a + b)(a_m + b_m)) is exact only for a = b and equal widths; a "
+        "bound holds always"
     ),
     assumptions=(
         given.ONE_MODE,
@@ -104,8 +107,8 @@ def _closing_gap(proof: Proof) -> None:
     lyapunov = b * flow_q / Q + a * flow_p / P + 2 * a * b / m * Delta * dot_delta
     form = 2 * a * b * (P - Q) ** 2 / (P * Q) + 2 * a * b * Delta**2 / m * (x / Q + y / P)
     proof.equal("any rates: slope of b ln Q + a ln P + a b Delta^2/m", lyapunov.subs({a_m: m - x, b_m: m - y}), form)
-    signed = form.subs(P - Q, sp.Symbol("apart", real=True))
-    proof.sign("which never falls, m = max(a_m, b_m)", signed, signed, ">= 0")
+    rising = lyapunov.subs({a_m: m - x, b_m: m - y})
+    proof.sign("which never falls, m = max(a_m, b_m)", rising, form, ">= 0")
     u = sp.Symbol("u", real=True)  # r - s; with no gap left it goes to 0
     closing = sp.expand((flow_p / (2 * P) - flow_q / (2 * Q)).subs({Delta: 0, P: Q * sp.exp(2 * u)}))
     proof.equal(

@@ -24,7 +24,6 @@ DRIVE = eta_w * eta_q * kappa**2
 
 @theorem(
     name="T11",
-    title="Reading the leak",
     statement=(
         "Decoder gain w, leak amplitude a, posterior variance s, gain kappa, curvature k, weight decay lambda. w = a = 0 is "
         "unstable if and only if gamma is below {threshold} (beta below it for the ELBO). A calibrated softmax decoder has "
@@ -35,6 +34,10 @@ DRIVE = eta_w * eta_q * kappa**2
         "the answer loss H(y|x) is at most the leak I(z; y|x). Behind a route from x that already "
         "explains the share R/(1 + R) of a linear answer the gain is {gain_behind_x}, and what the route keeps once "
         "posterior latents with the leak S = a^2/s are read is {starved_share}."
+    ),
+    beyond=(
+        "a posterior narrower than its leak widens on the way, and more seeds collapse; Adam without noise from "
+        "elsewhere does not grow exponentially"
     ),
     assumptions=(
         given.SMALL_LEAK,
@@ -84,7 +87,8 @@ def _jacobian(proof: Proof) -> Any:
 def _rates(proof: Proof, jacobian: Any) -> None:
     r, x = sp.symbols("r x", positive=True)
     bound = kappa**2 / (k + decay / s)
-    proof.sign("trace of J", jacobian.trace(), jacobian.trace(), "< 0")
+    damping = eta_w * (k * s + decay) + eta_q * gamma / s  # A + D
+    proof.sign("trace of J", jacobian.trace(), -damping, "< 0")
     solved = sp.solve(jacobian.det(), gamma)[0]
     proof.state("threshold", sp.Symbol("gamma_r"), solved, bound)
     for side, factor, relation in (("below", 1 / (1 + x), "< 0"), ("above", 1 + x, "> 0")):
@@ -92,7 +96,9 @@ def _rates(proof: Proof, jacobian: Any) -> None:
         sign = -x / (1 + x) if side == "below" else x
         proof.sign(f"determinant {side} the threshold", value, DRIVE * sign, relation)
     m = sp.Symbol("m", real=True)  # A - D
-    proof.sign("discriminant: both rates are real", m**2 + 4 * DRIVE, m**2 + 4 * DRIVE, "> 0")
+    discriminant = jacobian.trace() ** 2 - 4 * jacobian.det()
+    apart = sp.solve(jacobian[1, 1] - jacobian[0, 0] - m, gamma)[0]
+    proof.sign("discriminant: both rates are real", discriminant.subs(gamma, apart), m**2 + 4 * DRIVE, "> 0")
     A, D = eta_w * k * s, eta_q * gamma / s
     characteristic = sp.expand((jacobian - r * sp.eye(2)).det().subs(decay, 0))
     proof.state("characteristic", DRIVE, DRIVE + characteristic, (r + A) * (r + D))

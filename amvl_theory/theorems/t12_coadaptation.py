@@ -27,7 +27,6 @@ WIDTHS = {P: Q + a**2}
 
 @theorem(
     name="T12",
-    title="No resting point with a decoder that learns",
     statement=(
         "A decoder that sees z through w z only leaves N = a^2/(2 eta_q) + ln(sigma_q)/eta_s + ln(sigma_p)/eta_r - "
         "w^2/(2 eta_w) alone. Under the ELBO N is conserved; under dual KL with a matched prior it grows, {scale_growth} "
@@ -39,6 +38,10 @@ WIDTHS = {P: Q + a**2}
         "{fading_constant}. A decay mu of the leak amplitude brings dual KL to rest at {resting_variance}; plain gradient "
         "steps of a linear decoder end its growth at {edge_variance}, (1 + rho)(1 + 2 rho) = kappa^2/(k gamma). With a decoder "
         "held fixed the spread from a random start is least, {least_spread}, before it is learnt."
+    ),
+    beyond=(
+        "with weight decay on the leak's amplitude, or with finite steps of the decoder (at eta_w k sigma_p^2 = 2), "
+        "dual KL comes to rest; between kappa^2/(2 k) and kappa^2/k the leak is read but fades"
     ),
     assumptions=(
         given.SCALE_FREE,

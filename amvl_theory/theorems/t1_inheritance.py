@@ -24,14 +24,16 @@ V = sp.Symbol("V", nonnegative=True)
 
 @theorem(
     name="T1",
-    title="Inheritance",
     statement=(
-        "For a fixed posterior the minimiser of E_y KL(q_y||p) over p matches moments: mu_p = E_y mu_q and "
-        "Sigma_p = diag(E_y Sigma_q + Cov_y(mu_q)), for any answer probabilities; hence c = dbar, and the prior "
-        "variance is "
-        "inflated by the spread of the leakage. An anchor that keeps c from dbar inflates it by (dbar - c)^2 too."
+        "The best prior for a fixed posterior, the minimiser of E_y KL(q_y||p), matches its moments for any answer "
+        "probabilities. It takes over the mean leakage in full, {inherited_mean}, and its variance grows by the "
+        "spread V of the leakage: {inherited_variance}, where E_s is the posterior's variance averaged over the "
+        "answers; only the diagonal of a full posterior covariance enters."
     ),
-    formula=r"c = \bar\delta, \qquad \sigma_p^2 = E_y \sigma_q^2 + \mathrm{Var}_y(\delta_y) + (\bar\delta - c)^2",
+    beyond=(
+        "an anchor holds the mean back: the variance then grows by the gap too, and the fixed point can be bistable; "
+        "the reverse KL does not match moments"
+    ),
     assumptions=(given.FIXED_POSTERIOR, given.WEIGHTS, given.FINITE_MOMENTS),
 )
 def prove_t1(proof: Proof) -> None:
@@ -57,8 +59,9 @@ def _moment_matching(proof: Proof) -> None:
     proof.step("and in the prior variance", sp.factor(gradient[s_p]))
     mean = sp.solve(gradient[c], c)
     variance = sp.solve(gradient[s_p], s_p)
-    proof.equal("one stationary mean", sp.Matrix(mean), sp.Matrix([dbar]))
-    proof.equal("one stationary variance, at any mean", sp.Matrix(variance), sp.Matrix([E_var + V + (dbar - c) ** 2]))
+    proof.exact("one stationary mean, one stationary variance", len(mean) == len(variance) == 1, "solutions counted")
+    proof.state("inherited_mean", c, mean[0], dbar)
+    proof.state("inherited_variance", s_p, variance[0], E_var + V + (dbar - c) ** 2)
     proof.equal("at the stationary mean it is E s + V", variance[0].subs(c, mean[0]), E_var + V)
     proof.equal(
         "an anchored mean solves beta (c - dbar) + alpha s_p c = 0",

@@ -6,6 +6,7 @@ import numpy as np
 import sympy as sp
 
 from amvl_theory.theorems.proving import assumptions as given
+from amvl_theory.theorems.proving import matrices as M
 from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
 from amvl_theory.theorems.proving.dense import instances, largest_rise, relative
 from amvl_theory.theorems.proving.gaussian import (
@@ -31,18 +32,17 @@ GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 @theorem(
     name="T3",
-    title="Coupled equilibrium",
     statement=(
-        "c = [H + (H + gamma Lambda_q) (beta Lambda_p)^-1 A]^-1 gbar for any matrices for which the bracket is "
-        "invertible; with "
-        "S = (I + (beta Lambda_p)^-1 A)^-1, dbar = [H + gamma Lambda_q (I - S)]^-1 gbar and c = S dbar. Per mode "
-        "c = s g / (h + gamma lambda_q (1 - s)), s = beta lambda_p / (beta lambda_p + alpha): for g != 0 the "
-        "contamination falls with "
-        "gamma if and only if s < 1. The reverse KL acts exactly like the stronger anchor alpha (1 + gamma lambda_q "
-        "/ h). For "
-        "diagonal A the response energy never grows with gamma, for any H."
+        "With the prior free, prior and posterior meet at {contamination}, which with the absorption {absorption}, "
+        "the share of the posterior's shift that the prior takes over, is {shift} and c = S dbar. Per mode "
+        "{mode_contamination} with {mode_absorption}: for g != 0 the contamination falls with gamma if and only if s "
+        "< 1. The reverse KL acts exactly like a stronger anchor, {anchor}, and nothing else. For diagonal A the "
+        "response energy never grows with gamma, for any H."
     ),
-    formula=r"c = \frac{s g}{h + \gamma \lambda_q (1 - s)}, \qquad s = \frac{\beta \lambda_p}{\beta \lambda_p + \alpha}",
+    beyond=(
+        "a fully absorbed prior is not protected at any gamma; with dense H or A single entries, |c| or the energy "
+        "can grow"
+    ),
     assumptions=(
         given.CURVATURE,
         given.ANCHOR,
@@ -74,7 +74,9 @@ def _one_mode(proof: Proof) -> None:
     solution = sp.solve(equations, [delta, c], dict=True)[0]
     s, free = beta * lambda_p / (beta * lambda_p + alpha), sp.Symbol("s", positive=True)
     closed = free * g / (h + gamma * lambda_q * (1 - free))
-    proof.equal("one generic mode: c", solution[c], closed.subs(free, s))
+    proof.state("mode_contamination", c, solution[c], closed, at={free: s})
+    share = sp.factor(solution[c] / solution[delta])
+    proof.state("mode_absorption", free, share, s)
     proof.equal("c = s dbar", solution[c], s * solution[delta])
     proof.step("contamination of a mode", closed)
     force = sp.Symbol("g", positive=True)  # the sign of g carries over to c
@@ -82,16 +84,16 @@ def _one_mode(proof: Proof) -> None:
     gap = h + gamma * lambda_q * (1 - free)
     proof.equal("slope in gamma is proportional to -(1 - s)", slope, -free * force * lambda_q * (1 - free) / gap**2)
     strict = sp.Symbol("r", positive=True)
-    written = -free * force * lambda_q * strict / (h + gamma * lambda_q * strict) ** 2
-    proof.sign("1 - s = r > 0: contamination falls strictly", written, written, "< 0")
+    share, rest = 1 / (1 + strict), strict / (1 + strict)  # s and 1 - s for any s between 0 and 1
+    written = -share * force * lambda_q * rest / (h + gamma * lambda_q * rest) ** 2
+    from_loss = sp.diff(solution[c].subs({g: force, alpha: strict * beta * lambda_p}), gamma)
+    proof.sign("0 < s < 1: contamination, as solved from the loss, falls strictly", from_loss, written, "< 0")
     flat = slope.subs(free, 1)
     proof.equal("s = 1: it does not change", flat, sp.Integer(0))
     anchored = alpha * (1 + gamma * lambda_q / h)
-    proof.equal(
-        "reverse KL = the anchor alpha (1 + gamma lambda_q / h)",
-        solution[c],
-        solution[c].subs(gamma, 0).subs(alpha, anchored),
-    )
+    other = sp.Symbol("alpha_stronger", positive=True)  # the anchor that leaves the same c without a reverse KL
+    needed = sp.solve(solution[c].subs({gamma: 0, alpha: other}) - solution[c], other)[0]
+    proof.state("anchor", other, needed, anchored)
     ratio = sp.limit(sp.cancel(closed / closed.subs(gamma, 0)), free, 0)
     proof.equal("s -> 0: the relative reduction of T2", ratio, h / (h + gamma * lambda_q))
     proof.equal(
@@ -122,6 +124,16 @@ def _two_modes(proof: Proof) -> None:
     proof.equal(
         "dense H and A: what is left is the bracket times c minus gbar", left, bracket * mean_p - force, SYMBOLIC_2X2
     )
+    precisions = {M.Lambda_q: sp.diag(*lam_q), M.Lambda_p: sp.diag(*lam_p)}
+    values = {M.H: curvature, M.A: anchor, M.gbar: force, M.identity: sp.eye(2), **precisions}
+    absorbed = (M.identity + (beta * M.Lambda_p).inv() * M.A).inv()
+    inverse = (sp.eye(2) + ratio).adjugate() / (sp.eye(2) + ratio).det()  # of dbar = S^-1 c
+    proof.state("absorption", M.S, inverse, absorbed, SYMBOLIC_2X2, at=values)
+    closed = (M.H + (M.H + gamma * M.Lambda_q) * (beta * M.Lambda_p).inv() * M.A).inv() * M.gbar
+    solved = bracket.adjugate() * force / bracket.det()  # of what is left
+    proof.state("contamination", M.c, solved, closed, SYMBOLIC_2X2, at=values)
+    closed = (M.H + gamma * M.Lambda_q * (M.identity - M.S)).inv() * M.gbar
+    proof.state("shift", M.dbar, (sp.eye(2) + ratio) * solved, closed, SYMBOLIC_2X2, at={**values, M.S: inverse})
     other = (curvature + gamma * sp.diag(*lam_q)) * (sp.eye(2) + ratio) - gamma * sp.diag(*lam_q)
     proof.equal("dense H and A: it is [H + gamma Lambda_q (I - S)] S^-1", bracket, other, SYMBOLIC_2X2)
     scaled = beta * sp.diag(*lam_p) * curvature.inv() * response * ratio
@@ -146,7 +158,8 @@ def _energy(proof: Proof) -> None:
     slope = sp.diff((force.T * solved)[0], gamma)
     expected = form.subs(dict(zip(shift, solved, strict=True)))
     proof.equal("dense H, diagonal A: slope of the energy is -dbar^T D dbar", slope, expected, SYMBOLIC_2X2)
-    proof.sign("which is a negative sum of squares", form, form, "<= 0", SYMBOLIC_2X2)
+    quadratic = -(shift.T * sp.diag(*pulls) * shift)[0]
+    proof.sign("which is a negative sum of squares", quadratic, form, "<= 0", SYMBOLIC_2X2)
 
 
 def solve_exact(

@@ -6,7 +6,8 @@ import numpy as np
 import sympy as sp
 
 from amvl_theory.theorems.proving import assumptions as given
-from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
+from amvl_theory.theorems.proving import matrices as M
+from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, slope_symbol, theorem
 from amvl_theory.theorems.proving.dense import instances, largest_rise, relative
 from amvl_theory.theorems.proving.gaussian import (
     c,
@@ -17,9 +18,11 @@ from amvl_theory.theorems.proving.gaussian import (
     gbar,
     h,
     lambda_q,
+    matrix_gradients,
     one_mode_gradients,
     positive_matrix,
     s_q,
+    solve_linear,
     v0,
 )
 
@@ -29,18 +32,15 @@ GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 @theorem(
     name="T4",
-    title="Spread channel",
     statement=(
-        "With variances fixed and shared by the answers, Cov_y(delta_y) = (H + gamma Lambda_q)^-1 G (H + gamma "
-        "Lambda_q)^-1, "
-        "whatever the anchor. tr(Lambda_q C) and the leaked information 1/2 log det(I + Lambda_q C) never grow with "
-        "gamma, for "
-        "any H; the plain trace can when H is dense; for diagonal H the magnitude of every entry shrinks."
+        "With variances fixed and shared by the answers the spread of the posterior means is {spread} whatever the "
+        "anchor, per mode {mode_spread}. tr(Lambda_q C) and the leaked information I = 1/2 log det(I + Lambda_q C) never "
+        "grow with gamma, for any H, and for diagonal H the magnitude of no entry of C does. In the basis in which "
+        "Lambda_q is the identity and W = H + gamma is diagonal the slope of the information is {information_slope}."
     ),
-    formula=(
-        r"C = M^{-1} G M^{-1}, \quad M = H + \gamma \Lambda_q, \qquad "
-        r"\partial_\gamma \tfrac12 \log\det(I + \Lambda_q C) = -\mathrm{tr}[(W^2 + \tilde G)^{-1} \tilde G W^{-1}], "
-        r"\quad W = \Lambda_q^{-1/2} M \Lambda_q^{-1/2}, \tilde G = \Lambda_q^{-1/2} G \Lambda_q^{-1/2}"
+    beyond=(
+        "the plain trace can grow for dense H; with precisions that differ between answers the spread depends on the "
+        "anchor; under a saturating response even the information can grow"
     ),
     assumptions=(
         given.CURVATURE,
@@ -73,7 +73,7 @@ def _one_mode(proof: Proof) -> None:
         shift - mean,
         (g - gbar) / (h + gamma * lambda_q),
     )
-    proof.equal("one generic mode: Var(delta)", variance, v0 / (h + gamma * lambda_q) ** 2)
+    proof.state("mode_spread", sp.Symbol("V"), variance, v0 / (h + gamma * lambda_q) ** 2)
     proof.equal("so it does not depend on the prior mean, hence not on the anchor", sp.diff(variance, c), sp.Integer(0))
     h2, lam2 = sp.symbols("h_2 lambda_2", positive=True)
     entry = sp.Symbol("G_12", positive=True) / ((h + gamma * lambda_q) * (h2 + gamma * lam2))
@@ -101,8 +101,9 @@ def _information(proof: Proof) -> None:
     proof.sign(
         "slope of the leaked information, manifestly negative", sp.diff(half_log, gamma), form, "< 0", SYMBOLIC_2X2
     )
-    trace = -((W**2 + force).adjugate() * force * W.inv()).trace() / grown
-    proof.equal("and equal to -tr[(W^2 + G)^-1 G W^-1]", form, trace, SYMBOLIC_2X2)
+    trace = -sp.Trace((M.W**2 + M.G).inv() * M.G * M.W.inv())
+    proof.state("information_slope", slope_symbol("I"), form, trace, SYMBOLIC_2X2, at={M.W: W, M.G: force})
+    _dense_spread(proof)
     proof.equal(
         "the determinant identity", (sp.eye(2) + W.inv() * force * W.inv()).det() * W.det() ** 2, grown, SYMBOLIC_2X2
     )
@@ -115,6 +116,19 @@ def _information(proof: Proof) -> None:
         "<= 0",
     )
     proof.step("Term of tr(Lambda_q C) in that basis", term)
+
+
+def _dense_spread(proof: Proof) -> None:
+    """C of two modes from the gradients of the loss: the deviation of an answer is linear in that of its force."""
+    curvature, lam = positive_matrix("H"), sp.symbols("lambda_1:3", positive=True)
+    force = sp.Matrix(sp.symbols("g_1:3", real=True))
+    mean_q, mean_p, in_delta, _ = matrix_gradients(curvature, force, sp.zeros(2), lam, lam)
+    response = solve_linear(in_delta, mean_q).jacobian(force)
+    proof.equal("dense H: the deviation does not depend on c", response.diff(mean_p[0]), sp.zeros(2), SYMBOLIC_2X2)
+    G = positive_matrix("G")
+    closed = (M.H + gamma * M.Lambda_q).inv() * M.G * (M.H + gamma * M.Lambda_q).inv()
+    values = {M.H: curvature, M.Lambda_q: sp.diag(*lam), M.G: G}
+    proof.state("spread", M.C, response * G * response.T, closed, SYMBOLIC_2X2, at=values)
 
 
 def _counter_examples(proof: Proof) -> None:

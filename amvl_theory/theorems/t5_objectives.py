@@ -34,24 +34,21 @@ R = sp.Rational
 
 @theorem(
     name="T5",
-    title="Forward-only, ELBO and dual KL",
     statement=(
-        "Fixed variances: the ELBO pulls the posterior with beta Lambda_p where dual KL pulls with gamma Lambda_q; "
-        "per mode the two "
-        "leave the same contamination where gamma lambda_q = beta lambda_p, and forward-only at least as much as "
-        "either (equal "
-        "at s = 0 and s = 1). This ranks equilibria, not transients. Free variances (one mode, shared variance): "
-        "c = beta gbar / (beta h + alpha X), E = E_y (g_y - h c)^2, with h X = E for forward-only, max(E, beta h) "
-        "for the ELBO, and "
-        "E + sqrt(gamma h E / 2) for dual KL (X = gamma once gamma h / 2 >= E). So an ELBO that has not collapsed "
-        "leaves what "
-        "forward-only leaves, and dual KL strictly less, branch by branch: the equations can have several roots, of "
-        "which the "
-        "smallest and the largest are ranked; gbar^2 <= 3 v0 suffices for a single one."
+        "At fixed variances the ELBO pulls the posterior with beta Lambda_p where dual KL pulls with gamma Lambda_q: "
+        "per mode dual KL leaves {fixed_dual} and the ELBO {fixed_elbo}, equal where {equal_gamma}, and forward-only "
+        "at least as much as either (equal at s = 0 and s = 1). With means and variances free (one mode, shared "
+        "variance) every objective leaves {free_contamination}, where, with E = E_y (g_y - h c)^2, forward-only has "
+        "{factor_forward}, an ELBO that has not collapsed the same, {factor_elbo}, and dual KL {factor_dual} until it "
+        "collapses at gamma h / 2 = E, from where on {factor_collapsed_dual} (ELBO: at beta h = E, from where on "
+        "{factor_collapsed_elbo}). So an ELBO that has not collapsed leaves exactly the contamination of forward-"
+        "only, and dual KL strictly less, branch by branch: the equations can have three roots, of which the smallest "
+        "and the largest are ranked; gbar^2 <= 3 v0 suffices for a single one."
     ),
-    formula=r"c = \frac{\beta \bar g}{\beta h + \alpha X}, \qquad "
-    r"h X_{\rm fwd} = E, \quad h X_{\rm elbo} = \max(E, \beta h), \quad "
-    r"h X_{\rm dual} = E + \sqrt{\gamma h E / 2}",
+    beyond=(
+        "in transients the ranking can reverse; with several roots only the smallest, and the largest, are ranked; "
+        "with dense H forward-only can be less contaminated; under saturation the ranking can reverse"
+    ),
     assumptions=(
         given.CURVATURE,
         given.ANCHOR,
@@ -86,11 +83,12 @@ def _fixed_variances(proof: Proof) -> None:
         equations = [gradients[delta].subs(fixed), gradients[c].subs(fixed)]
         values[objective] = sp.factor(sp.solve(equations, [delta, c], dict=True)[0][c])
         proof.step(f"{objective}, fixed variances: contamination of a mode", values[objective])
-    proof.equal(
-        "they agree where gamma lambda_q = beta lambda_p",
-        values["amvl"].subs(gamma, beta * lambda_p / lambda_q),
-        values["elbo"],
-    )
+    pulled, anchored = beta * lambda_p + alpha, beta * lambda_p * g
+    dual_rest, elbo_rest = h * pulled + alpha * gamma * lambda_q, h * pulled + alpha * beta * lambda_p
+    proof.state("fixed_dual", c, values["amvl"], anchored / dual_rest)
+    proof.state("fixed_elbo", c, values["elbo"], anchored / elbo_rest)
+    meeting = sp.solve(values["amvl"] - values["elbo"], gamma)[0]
+    proof.state("equal_gamma", gamma, meeting, beta * lambda_p / lambda_q)
     proof.equal("forward-only is dual KL at gamma = 0", values["amvl"].subs(gamma, 0), values["ntp+fwd"])
     share, pull, push = sp.Symbol("s", nonnegative=True), sp.Symbol("p", positive=True), sp.Symbol("g", positive=True)
     rest = sp.Symbol("r", nonnegative=True)  # 1 - s
@@ -176,12 +174,12 @@ def _free_variances(proof: Proof) -> None:
     found = {"ntp+fwd": forward(proof), "elbo": elbo(proof), "amvl": dual(proof)}
     root = sp.sqrt(gamma * h * E / 2)
     expected = {"ntp+fwd": E, "elbo": E, "amvl": E + root}
-    for name, value in expected.items():
-        proof.equal(f"{name}: h X on the active branch", h * found[name].X, value)
-        proof.step(f"{name}: h X with free variances, active branch", value)
     x = sp.Symbol("X", positive=True)
+    for name, (objective, value) in zip(("forward", "elbo", "dual"), expected.items(), strict=True):
+        proof.state(f"factor_{name}", x, found[objective].X, value / h)
+        proof.step(f"{objective}: h X with free variances, active branch", value)
     equation = beta * (gbar - h * c) - alpha * c * x
-    proof.equal("c = beta gbar / (beta h + alpha X)", sp.solve(equation, c)[0], beta * gbar / (beta * h + alpha * x))
+    proof.state("free_contamination", c, sp.solve(equation, c)[0], beta * gbar / (beta * h + alpha * x))
     proof.equal("the active ELBO starts at E = beta h", sp.solve(found["elbo"].prior_variance, E)[0], beta * h)
     proof.equal(
         "the active dual KL starts at E = gamma h / 2",
@@ -191,9 +189,9 @@ def _free_variances(proof: Proof) -> None:
     shrink = sp.Symbol("s", positive=True)
     W_dual = E * shrink**2 / (h * shrink + gamma) ** 2
     collapsed_dual = sp.limit((shrink + W_dual) * (h * shrink + gamma) / shrink, shrink, 0)
-    proof.equal("collapsed dual KL (s -> 0, s_p = s + W): X = gamma", collapsed_dual, gamma)
+    proof.state("factor_collapsed_dual", x, collapsed_dual, gamma)  # s -> 0, s_p = s + W
     collapsed_elbo = sp.limit(s_p * (h + beta / s_p), s_p, 0)
-    proof.equal("collapsed ELBO (s_p -> 0): X = beta", collapsed_elbo, beta)
+    proof.state("factor_collapsed_elbo", x, collapsed_elbo, beta)  # s_p -> 0
     proof.equal("X is continuous where dual KL collapses", expected["amvl"].subs(E, gamma * h / 2), gamma * h)
     less = sp.Symbol("e", positive=True)
     proof.sign(
@@ -236,7 +234,10 @@ def _branches(proof: Proof) -> None:
         ("what dual KL adds", form, second),
     ):
         proof.equal(f"{name}: slope with w = v0 - gbar^2/3", explicit.subs(surplus, v0 - gbar**2 / 3), value)
-        proof.sign(f"{name}: w >= 0 makes it a sum of squares, hence one root", explicit, explicit, ">= 0")
+        square = sp.Symbol("M", positive=True)  # v0 + u^2
+        turned, signed = value.subs(mean_square, square), explicit.subs(mean_square, square)
+        turned = turned.subs(v0, surplus + gbar**2 / 3)
+        proof.sign(f"{name}: w >= 0 makes it a sum of squares, hence one root", turned, signed, ">= 0")
     proof.step(
         "gbar^2 <= 3 v0: F rises strictly in u on every branch (X is constant on collapsed ones), hence one root", first
     )

@@ -19,26 +19,19 @@ R = sp.Rational
 
 @theorem(
     name="T6",
-    title="Variance channel and the leakage transition",
     statement=(
-        "One mode, shared variance, c = 0, matched prior variance, v0 = E_y g_y^2. Dual KL: sigma_q^2 = sqrt(2 gamma "
-        "V / h), "
-        "sqrt(V) = (sqrt(v0) - sqrt(gamma h / 2)) / h below gamma_c = 2 v0 / h and V = 0 above, V / sigma_q^2 = "
-        "(sqrt(gamma_c / gamma) - 1) / 2. ELBO: sqrt(V) = sqrt(v0) / h - beta / sqrt(v0) below beta_c = v0 / h, V / "
-        "sigma_q^2 = "
-        "beta_c / beta - 1. At equal weight dual KL leaks less only below 2 / phi^2 = 0.764 beta_c. Several modes, "
-        "dense H: the "
-        "dual-KL equilibria that are stable are the minimiser of a convex group lasso, unique, with total collapse "
-        "if and only "
-        "if gamma >= max_i 2 G_ii / H_ii; the dense ELBO can be hysteretic. With a variance per answer gamma_c "
-        "remains the local "
-        "threshold, and the transition is continuous for a force kurtosis below 3, hysteretic above."
+        "One mode, shared variance, c = 0, matched prior variance, v0 = E_y g_y^2: above a critical weight the "
+        "posterior says nothing about the answer. Dual KL has {dual_variance} with {dual_width}, hence the signal-to-"
+        "noise ratio {dual_snr}, below {dual_threshold}; the ELBO has {elbo_variance} with {elbo_width}, hence "
+        "{elbo_snr}, below {elbo_threshold}; V = 0 above. Leaked information 1/2 log(1 + SNR) grows like 1/4 "
+        "log(1/gamma), against 1/2 log(1/beta); at equal weight dual KL leaks less only below {crossover}, in units "
+        "of beta_c. Several modes, dense H: the dual-KL equilibria that are stable are the minimiser of a convex "
+        "group lasso, unique, with total collapse if and only if gamma >= max_i 2 G_ii / H_ii. With a variance per "
+        "answer gamma_c remains the local threshold, and the transition is continuous for a force kurtosis below 3."
     ),
-    formula=(
-        r"\sqrt V_{\rm dual} = \frac{(\sqrt{v_0} - \sqrt{\gamma h / 2})_+}{h}, \quad "
-        r"\frac{V}{\sigma_q^2} = \frac12 \left(\sqrt{\gamma_c / \gamma} - 1\right)_+, \qquad "
-        r"\sqrt V_{\rm elbo} = \left(\frac{\sqrt{v_0}}{h} - \frac{\beta}{\sqrt{v_0}}\right)_+, \quad "
-        r"\frac{V}{\sigma_q^2} = \left(\frac{\beta_c}{\beta} - 1\right)_+"
+    beyond=(
+        "per-answer variances change the numbers, and give hysteresis above a force kurtosis of 3; the dense ELBO is "
+        "hysteretic"
     ),
     assumptions=(
         given.CURVATURE,
@@ -90,13 +83,14 @@ def _quadratics(proof: Proof) -> None:
 def _closed_forms(proof: Proof, found: dict[str, Coupled]) -> None:
     """T5's active branch at c = 0, where E = v0, against the stated closed forms."""
     gamma_c, beta_c = 2 * v0 / h, v0 / h
-    excess = sp.Symbol("x", positive=True)
+    excess, spread, ratio = sp.Symbol("x", positive=True), sp.Symbol("V", positive=True), sp.Symbol("SNR")
     V, s = (found["amvl"].W.subs(E, v0), found["amvl"].posterior_variance.subs(E, v0))
     stated = (sp.sqrt(v0) - sp.sqrt(gamma * h / 2)) / h
-    proof.equal("dual: V", V, stated**2)
-    proof.equal("dual: V / sigma_q^2", sp.radsimp(V / s), (sp.sqrt(gamma_c / gamma) - 1) / 2)
-    proof.equal("dual: sigma_q^4 = 2 gamma V / h", s**2, 2 * gamma * V / h)
-    proof.equal("dual: V vanishes at gamma_c", stated.subs(gamma, gamma_c), sp.Integer(0))
+    proof.state("dual_variance", spread, V, stated**2)
+    proof.state("dual_width", sp.Symbol("s_q") ** 2, s**2, 2 * gamma * spread / h, at={spread: stated**2})
+    critical = sp.Symbol("gamma_c", positive=True)
+    proof.state("dual_snr", ratio, sp.radsimp(V / s), (sp.sqrt(critical / gamma) - 1) / 2, at={critical: gamma_c})
+    proof.state("dual_threshold", critical, sp.solve(s, gamma)[-1], gamma_c)
     below = gamma_c / (1 + excess) ** 2
     proof.sign("dual: active below gamma_c", s.subs(gamma, below), 2 * v0 * excess / (h**2 * (1 + excess) ** 2), "> 0")
     proof.sign(
@@ -108,8 +102,11 @@ def _closed_forms(proof: Proof, found: dict[str, Coupled]) -> None:
     proof.step("dual KL: V below gamma_c", stated**2)
     V, s = (found["elbo"].W.subs(E, v0), found["elbo"].posterior_variance.subs(E, v0))
     stated = sp.sqrt(v0) / h - beta / sp.sqrt(v0)
-    proof.equal("elbo: V", V, stated**2)
-    proof.equal("elbo: V / sigma_q^2", sp.cancel(V / s), beta_c / beta - 1)
+    proof.state("elbo_variance", spread, V, stated**2)
+    critical = sp.Symbol("beta_c", positive=True)
+    proof.state("elbo_width", sp.Symbol("s_q"), s, beta / h * (1 - beta / critical), at={critical: beta_c})
+    proof.state("elbo_snr", ratio, sp.cancel(V / s), critical / beta - 1, at={critical: beta_c})
+    proof.state("elbo_threshold", critical, sp.solve(stated, beta)[0], beta_c)
     P = found["elbo"].prior_variance.subs(E, v0)
     proof.sign(
         "elbo: active below beta_c", P.subs(beta, beta_c / (1 + excess)), v0 * excess / (h**2 * (1 + excess)), "> 0"
@@ -127,7 +124,7 @@ def _crossover(proof: Proof) -> None:
     roots = sp.solve(y**2 - y - 1, y)
     proof.equal("its one positive root is the golden ratio", sp.Matrix(roots), sp.Matrix([golden]))
     crossing = sp.solve(sp.sqrt(2 / w) - golden, w)[0]
-    proof.equal("crossover weight in units of beta_c", crossing, 2 / golden**2)
+    proof.state("crossover", sp.Symbol("w_equal"), crossing, 2 / golden**2)
     proof.step("equal leakage at the weight, in units of beta_c", sp.nsimplify(sp.radsimp(2 / golden**2)))
     values = [((1 / k - 1), (sp.sqrt(2 / k) - 1) / 2) for k in (R(1, 2), R(8, 9))]
     proof.exact(

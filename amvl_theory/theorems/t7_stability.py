@@ -12,13 +12,18 @@ from amvl_theory.theorems.proving.dense import Instance, instances
 from amvl_theory.theorems.proving.gaussian import (
     alpha,
     beta,
+    c,
+    delta,
     g,
     gamma,
     h,
     lambda_p,
     lambda_q,
     matrix_gradients,
+    one_mode_gradients,
     positive_matrix,
+    s_p,
+    s_q,
 )
 
 R = sp.Rational
@@ -27,22 +32,19 @@ eta_q, eta_p = sp.symbols("eta_q eta_p", positive=True)
 
 @theorem(
     name="T7",
-    title="Stability",
     statement=(
-        "At fixed variances the gradient flow of (delta, c) is linear with Jacobian J. If H > 0, A >= 0 and either "
-        "of them is diagonal "
-        "(and Lambda_q, Lambda_p are), all eigenvalues of J are real and negative for all positive weights and "
-        "rates: W J = -Q with "
-        "W diagonal and positive and Q positive definite, so the game is a weighted potential game and its curl an "
-        "artefact of the "
-        "coordinates. With H and A both dense it can be unstable. Simultaneous steps a, d in the two means (one "
-        "mode, coupling b) "
-        "are stable if and only if (2 - a)(2 - d) > b with a, d < 2; alternating steps are stable for all a, d < 2."
+        "At fixed variances the gradient flow of (delta, c) is linear, of one mode with the Jacobian {jacobian}. If H "
+        "> 0, A >= 0 and either of them is diagonal (and Lambda_q, Lambda_p are), all eigenvalues are real and "
+        "negative for all positive weights and rates: W J = -Q with W diagonal and positive and Q positive definite, "
+        "so the game is a weighted potential game and its curl, per mode {curl}, an artefact of the coordinates. With "
+        "a and d the entries of -J and b their coupling the slowest rate of a mode is {slowest_rate}. Simultaneous "
+        "steps are stable if and only if {simultaneous_edge} is positive with a, d < 2; alternating steps, "
+        "{alternating_edge}, for all a, d < 2. Gradient noise of variances N_q, N_p leaves {noise}, with J = [[-a, "
+        "u], [v, -d]]."
     ),
-    formula=(
-        r"J = \begin{pmatrix} -\eta_q (H + \gamma \Lambda_q) & \eta_q \gamma \Lambda_q \\ \eta_p \beta \Lambda_p & "
-        r"-\eta_p (\beta \Lambda_p + A) "
-        r"\end{pmatrix}, \qquad W J = -Q, \quad Q = Q^T \succ 0"
+    beyond=(
+        "H and A both dense: an unstable 2+2 dimensional instance is given; unequal answer probabilities feed the "
+        "spread into the mean"
     ),
     assumptions=(
         given.CURVATURE,
@@ -129,9 +131,14 @@ def _potential(proof: Proof, diagonal: str) -> None:
 
 def _one_mode(proof: Proof) -> None:
     a, d = eta_q * (h + gamma * lambda_q), eta_p * (beta * lambda_p + alpha)
-    b = eta_q * gamma * lambda_q * eta_p * beta * lambda_p
-    proof.sign("one mode: determinant of J", sp.expand(a * d - b), sp.expand(a * d - b), "> 0")
-    proof.sign("one mode: trace of J", -(a + d), -(a + d), "< 0")
+    gradients = one_mode_gradients("amvl")
+    fixed = {s_q: 1 / lambda_q, s_p: 1 / lambda_p}
+    flow = sp.Matrix([-eta_q * gradients[delta], -eta_p * gradients[c]]).subs(fixed)
+    stated = sp.Matrix([[-a, eta_q * gamma * lambda_q], [eta_p * beta * lambda_p, -d]])
+    proof.state("jacobian", sp.Symbol("J"), flow.jacobian([delta, c]), stated)
+    positive = eta_q * eta_p * (h * (beta * lambda_p + alpha) + gamma * lambda_q * alpha)
+    proof.sign("one mode: determinant of J", stated.det(), positive, "> 0")
+    proof.sign("one mode: trace of J", stated.trace(), -(a + d), "< 0")
     square = sp.Symbol("m", real=True)
     coupling = sp.Symbol("b", positive=True)
     x, y = sp.symbols("a d", positive=True)
@@ -139,10 +146,16 @@ def _one_mode(proof: Proof) -> None:
     proof.equal(
         "one mode: discriminant (a - d)^2 + 4 b", (x + y) ** 2 - 4 * (x * y - coupling), form.subs(square, x - y)
     )
-    proof.sign("is positive, so both rates are real", form, form, "> 0")
+    squared = ((x + y) ** 2 - 4 * (x * y - coupling)).subs(x, y + square)
+    proof.sign("is positive, so both rates are real", squared, form, "> 0")
     root = sp.sqrt((x - y) ** 2 + 4 * coupling)
+    eigenvalues = sp.Matrix([[x, coupling], [1, y]]).eigenvals()
+    slowest = min(eigenvalues, key=lambda value: value.subs({x: 2, y: 2, coupling: 1}))
+    proof.state("slowest_rate", sp.Symbol("r"), slowest, (x + y - root) / 2)
     proof.step("one mode: slowest rate, with a, d, b the entries of -J and their coupling", (x + y - root) / 2)
     curl = eta_q * gamma * lambda_q - eta_p * beta * lambda_p
+    across = flow.jacobian([delta, c])
+    proof.state("curl", sp.Symbol("J_12") - sp.Symbol("J_21"), across[0, 1] - across[1, 0], curl)
     proof.step("one mode: curl (antisymmetric part of J) in the original coordinates", curl)
     u, v = sp.symbols("u v", positive=True)
     jacobian = sp.Matrix([[-x, u], [v, -y]])
@@ -164,11 +177,12 @@ def _steps(proof: Proof) -> None:
     ):
         polynomial = (matrix - mu * sp.eye(2)).det()
         proof.equal(f"{name} steps: p(1) = a d - b > 0", sp.expand(polynomial.subs(mu, 1)), a * d - b)
-        proof.equal(f"{name} steps: p(-1)", sp.expand(polynomial.subs(mu, -1)), sp.expand(edge))
+        proof.state(f"{name}_edge", sp.Symbol("p_edge"), polynomial.subs(mu, -1), edge)
         proof.step(f"{name} steps are stable for a, d < 2 if and only if this is positive (Jury criterion)", edge)
     x, y = sp.symbols("x y", positive=True)  # 2 - a, 2 - d
     proof.equal("alternating: the product of the multipliers", in_turn.det(), (1 - a) * (1 - d))
-    proof.sign("alternating: p(-1) > 0 for all a, d < 2", (x * y + b), x * y + b, "> 0")
+    edge = (in_turn + sp.eye(2)).det().subs({a: 2 - x, d: 2 - y})
+    proof.sign("alternating: p(-1) > 0 for all a, d < 2", edge, x * y + b, "> 0")
     swapped = first * second
     proof.equal(
         "forward-first and reverse-first have the same multipliers",
@@ -195,9 +209,7 @@ def _noise(proof: Proof) -> None:
     solved = sp.solve([balance[0, 0], balance[0, 1], balance[1, 1]], entries, dict=True)[0]
     det = a * d - u * v
     closed = (n_p * (a * (a + d) - u * v) + n_q * v**2) / (2 * (a + d) * det)
-    proof.equal(
-        "one mode: stationary variance of c under gradient noise (Lyapunov equation)", solved[entries[2]], closed
-    )
+    proof.state("noise", sp.Symbol("C_c"), solved[entries[2]], closed)  # Lyapunov equation
     proof.step("stationary variance of c, with J = [[-a, u], [v, -d]]", closed)
     proof.equal("noise N = 2 T W^-1 gives the covariance T Q^-1", _equilibrium_noise(), sp.zeros(2, 2))
 

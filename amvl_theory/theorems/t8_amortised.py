@@ -33,24 +33,18 @@ EQUAL_SIGNAL = Assumption(
 
 @theorem(
     name="T8",
-    title="Amortised prior, finite data",
     statement=(
-        "With c = W phi(x), a ridge alpha/2 |W|^2, one answer per example, losses summed, and S = Phi (Phi^T Phi + "
-        "rho I)^-1 Phi^T, "
-        "rho = alpha / (beta lambda_p) (n alpha / (beta lambda_p) for averaged losses): delta = (h I + gamma "
-        "lambda_q (I - S))^-1 g, c = S delta. "
-        "W is the ridge regression of g/h with rho_eff = rho (1 + gamma lambda_q / h). White noise of variance v in "
-        "g contaminates a fresh x "
-        "by (v/h^2) phi^T (K + rho_eff)^-1 K (K + rho_eff)^-1 phi. The error is least at rho_eff = v / (h w)^2, that "
-        "is at gamma = (h / lambda_q) "
-        "(v / (h^2 w^2 rho) - 1) where positive, else at 0. A prior that memorises (s -> 1) is not protected at "
-        "convergence; a reverse KL "
-        "slows its approach by h / (h + gamma lambda_q), which early stopping turns into protection."
+        "With a learnt prior, c = W phi(x) under a ridge alpha/2 |W|^2, one answer per example and losses summed, the "
+        "equilibrium is T3 along every eigendirection of K = Phi^T Phi (eigenvalue k): {mode} with {smoothing} and "
+        "{ridge} (n alpha / (beta lambda_p) for averaged losses). So W is the ridge regression of g/h with "
+        "{effective_ridge}: the reverse KL multiplies the ridge. White noise of variance v in g contaminates along an "
+        "eigendirection by {noise}, signal is retained less too, and the error is least at {best_ridge}, that is at "
+        "{best_gamma} where positive, else at 0, and leaves exactly what the best weight decay leaves. A reverse KL "
+        "slows a prior that memorises by h / (h + gamma lambda_q), which early stopping turns into protection."
     ),
-    formula=(
-        r"W = (K + \rho_{\rm eff} I)^{-1} \Phi^T g / h, \quad \rho_{\rm eff} = \frac{\alpha}{\beta \lambda_p} "
-        r"\Bigl(1 + \frac{\gamma \lambda_q}{h}\Bigr), \qquad "
-        r"\gamma^* = \frac{h}{\lambda_q} \Bigl(\frac{v}{h^2 w^2 \rho} - 1\Bigr)_+"
+    beyond=(
+        "a prior that memorises (s = 1) is not protected at convergence; without any weight decay gamma changes "
+        "nothing there; without noise the reverse KL only does harm"
     ),
     assumptions=(
         given.CURVATURE,
@@ -108,6 +102,10 @@ def _two_examples(proof: Proof) -> None:
     moment = (gram + rho * sp.eye(2)) * weights  # Phi^T delta
     pushed = (h + gamma * lambda_q) * moment - gamma * lambda_q * gram * weights
     proof.equal("two examples: Phi^T g = h (K + rho_eff) W", pushed, h * (gram + RHO_EFF * sp.eye(2)) * weights)
+    regular = sp.Matrix(pushed / h - gram * weights).subs({weights[1]: 0, features[0, 0]: 0, features[1, 0]: 0})
+    proof.state("effective_ridge", sp.Symbol("rho_eff"), regular[0] / weights[0], RHO_EFF)
+    shrink = in_weights[0].subs({**dict.fromkeys(features, 0)}) / (beta * lambda_p * weights[0])
+    proof.state("ridge", rho, shrink, ridge)
     projected = (h + gamma * lambda_q) * features.T * shifts - gamma * lambda_q * gram * weights
     proof.equal("two examples: Phi^T of the stationary force", features.T * stationary_force, projected)
     proof.step(
@@ -131,8 +129,9 @@ def _per_mode(proof: Proof) -> None:
     proof.equal(
         "eigendirection of K with eigenvalue k: c = s delta, s = k / (k + rho)", contamination, s * solution[shift]
     )
-    closed = s * g / (h + gamma * lambda_q * (1 - s))
-    proof.equal("it is T3 with that s", contamination, closed)
+    closed, share = s * g / (h + gamma * lambda_q * (1 - s)), sp.Symbol("s", positive=True)
+    proof.state("smoothing", share, sp.factor(contamination / solution[shift]), s)
+    proof.state("mode", sp.Symbol("c"), contamination, share * g / (h + gamma * lambda_q * (1 - share)), at={share: s})
     proof.equal("and ridge regression of g/h with rho_eff", closed, (g / h) * k / (k + RHO_EFF))
     proof.step("retained share of g/h along an eigendirection", k / (k + RHO_EFF))
     proof.sign(
@@ -157,6 +156,8 @@ def _noise(proof: Proof) -> None:
         v * sandwich / h**2,
     )
     contamination = v * k / (h**2 * (k + ridge) ** 2)
+    along = {features[0, 0]: sp.sqrt(k), features[0, 1]: 0, features[1, 0]: 0, features[1, 1]: 0}
+    proof.state("noise", sp.Symbol("Var_W"), (v * readout * readout.T).subs(along)[0, 0], contamination)
     bound = v / (4 * h**2 * ridge)
     proof.sign(
         "noise along one eigendirection is at most v / (4 h^2 rho_eff)",
@@ -178,7 +179,7 @@ def _optimal_weight(proof: Proof) -> None:
     slope = 2 * k * (w**2 * ridge - v / h**2) / (k + ridge) ** 3
     proof.equal("slope of the error in rho_eff", sp.diff(error, ridge), slope)
     best = sp.solve(w**2 * ridge - v / h**2, ridge)[0]
-    proof.equal("least error at rho_eff = v / (h w)^2 along every eigendirection at once", best, v / (h**2 * w**2))
+    proof.state("best_ridge", sp.Symbol("rho_best"), best, v / (h**2 * w**2))
     excess = sp.Symbol("x", positive=True)
     above, below = slope.subs(ridge, best * (1 + excess)), slope.subs(ridge, best / (1 + excess))
     proof.sign("error rises above it", above, 2 * k * v * excess / (h**2 * (k + best * (1 + excess)) ** 3), "> 0")
@@ -186,7 +187,7 @@ def _optimal_weight(proof: Proof) -> None:
         "and falls below it", below, -2 * k * v * excess / (h**2 * (1 + excess) * (k + best / (1 + excess)) ** 3), "< 0"
     )
     weight = sp.solve(RHO_EFF - best, gamma)[0]
-    proof.equal("optimal gamma, where positive", weight, (h / lambda_q) * (v / (h**2 * w**2 * rho) - 1))
+    proof.state("best_gamma", sp.Symbol("gamma_best"), weight, (h / lambda_q) * (v / (h**2 * w**2 * rho) - 1))
     proof.step("optimal gamma (0 where negative)", (h / lambda_q) * (v / (h**2 * w**2 * rho) - 1))
 
 

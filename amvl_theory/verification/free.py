@@ -12,9 +12,9 @@ from amvl_theory import (
     equilibrium,
     equilibrium_by_simulation,
     equivalent_gamma,
+    free_contamination,
     initial_state,
     per_answer_equilibrium,
-    self_consistent_contamination,
     simulate,
     trajectory,
 )
@@ -24,6 +24,8 @@ from amvl_theory.verification.core import ABSOLUTE, CLOSED_FORM, SIMULATION, Evi
 
 BALANCED = np.array([[[1.0], [-1.0]]])
 H0, MEAN0, ALPHA0, BETA0 = 1.3, 0.8, 0.6, 0.7
+MODE0 = MeanLeakageModel(H0, MEAN0, 1.0, anchor=ALPHA0)
+BISTABLE = MeanLeakageModel(1.0, 3.0, 0.01, anchor=1.0)
 TABLE_T5 = (("ntp+fwd", 0.0, 0.3975), ("elbo", 0.0, 0.39757), ("amvl", 0.1, 0.36238), ("amvl", 0.5, 0.32596))
 PER_ANSWER = (
     ("two balanced answers", [1.0, -1.0], [0.5, 0.5], (0.398, 0.022)),
@@ -107,8 +109,8 @@ def _t5_free(book: Ledger, rng: np.random.Generator, count: int) -> None:
     roots = {}
     for objective in OBJECTIVES:
         found = [
-            self_consistent_contamination(*numbers, objective)  # type: ignore[arg-type]
-            for numbers in zip(mean, spread**2, h, alpha, beta, gamma, strict=True)
+            free_contamination(MeanLeakageModel(H, g, v, anchor=A), b, w, objective)  # type: ignore[arg-type]
+            for g, v, H, A, b, w in zip(mean, spread**2, h, alpha, beta, gamma, strict=True)
         ]
         roots[objective] = found
         _t5_roots(book, objective, found, (mean, spread, h, alpha, beta, gamma))
@@ -188,7 +190,7 @@ def _raw_state(objective: str, c: float, mean: float, spread: float, h: float, a
 def _t5_table(book: Ledger) -> None:
     """The published numbers: closed form and simulation."""
     for objective, gamma, published in TABLE_T5:
-        closed = self_consistent_contamination(MEAN0, 1.0, H0, ALPHA0, BETA0, gamma, objective).values  # type: ignore[arg-type]
+        closed = free_contamination(MODE0, BETA0, gamma, objective).values  # type: ignore[arg-type]
         run = equilibrium_by_simulation(
             GaussianGame(MEAN0 + BALANCED, H0, ALPHA0), objective=objective, beta=BETA0, gamma=gamma
         )
@@ -207,7 +209,7 @@ def _t5_table(book: Ledger) -> None:
 
 def _t5_departures(book: Ledger) -> None:
     """Bistability; per-answer variances."""
-    both = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "amvl")
+    both = free_contamination(BISTABLE, 1.0, 0.002)
     error = np.abs(both.values[both.stable] - [0.376, 2.95])
     book.add(
         "published: both stable roots of the bistable mode",
@@ -218,7 +220,7 @@ def _t5_departures(book: Ledger) -> None:
         ABSOLUTE,
         "digits of the statement",
     )
-    forward = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.0, "ntp+fwd")
+    forward = free_contamination(BISTABLE, 1.0, objective="ntp+fwd")
     book.departs(
         "upper dual-KL root above the lower forward-only root",
         both.values[-1] / forward.values[0],
@@ -228,7 +230,7 @@ def _t5_departures(book: Ledger) -> None:
     for name, forces, chance, _ in PER_ANSWER:
         shifted = np.array(forces) + MEAN0
         exact = per_answer_equilibrium(shifted, H0, [0.1, 0.5], chance, anchor=ALPHA0, beta=BETA0).contamination
-        closed = [self_consistent_contamination(MEAN0, 1.0, H0, ALPHA0, BETA0, g, "amvl").values[0] for g in (0.1, 0.5)]
+        closed = [free_contamination(MODE0, BETA0, g).values[0] for g in (0.1, 0.5)]
         for gamma, error in zip((0.1, 0.5), np.array(closed) / exact - 1, strict=True):
             book.departs(
                 f"contamination with per-answer variances, {name}", error, "closed form/exact - 1", f"gamma {gamma:g}"

@@ -22,12 +22,13 @@ import numpy as np
 
 from amvl_theory import (
     GaussianGame,
+    MeanLeakageModel,
     critical_weight,
     equilibrium_by_simulation,
+    free_contamination,
     initial_state,
     mode_absorption,
     mode_contamination,
-    self_consistent_contamination,
     self_consistent_spread,
 )
 from amvl_theory.checks import OBJECTIVES
@@ -128,9 +129,10 @@ def run_sweep(values: dict[str, list[float]], *, simulated: bool, progress: bool
     for name in OBJECTIVES:
         table |= {f"free_contamination_{name}": np.empty(size), f"free_roots_{name}": np.empty(size, dtype=int)}
     for i in tqdm(range(size), desc="sweep", disable=not progress):
-        numbers = [columns[name][i] for name in ("force_mean", "force_var", "curvature", "anchor", "beta", "gamma")]
+        one = {name: columns[name][i] for name in ("curvature", "force_mean", "anchor")}
+        model = MeanLeakageModel(force_cov=columns["force_var"][i], **one)
         for name in OBJECTIVES:
-            roots = self_consistent_contamination(*numbers, name)  # type: ignore[arg-type]
+            roots = free_contamination(model, beta[i], gamma[i], name)  # type: ignore[arg-type]
             stable = roots.values[roots.stable]
             table[f"free_contamination_{name}"][i] = stable[np.abs(stable).argmin()] if len(stable) else np.nan
             table[f"free_roots_{name}"][i] = len(roots.values)

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from amvl_theory.titles import TITLES
 from amvl_theory.verification.beyond import t9
 from amvl_theory.verification.core import Evidence, Proof, Verdict
 from amvl_theory.verification.fixed import t1, t2, t3, t4
@@ -20,21 +21,21 @@ from amvl_theory.verification.transition import t6
 
 Numbers = Callable[[np.random.Generator, int], Evidence]
 
-STATEMENTS: dict[str, tuple[str, Numbers]] = {
-    "T1": ("Inheritance", t1),
-    "T2": ("Frozen-prior response", t2),
-    "T3": ("Coupled equilibrium", t3),
-    "T4": ("Spread", t4),
-    "T5": ("Forward-only, ELBO, dual KL", t5),
-    "T6": ("Variance channel, transition", t6),
-    "T7": ("Stability", t7),
-    "T8": ("Amortised prior, finite data", t8),
-    "T9": ("Beyond the linear Gaussian case", t9),
-    "T10": ("Widening", t10),
-    "T11": ("Reading the leak", t11),
-    "T12": ("A decoder that learns", t12),
+STATEMENTS: dict[str, Numbers] = {
+    "T1": t1,
+    "T2": t2,
+    "T3": t3,
+    "T4": t4,
+    "T5": t5,
+    "T6": t6,
+    "T7": t7,
+    "T8": t8,
+    "T9": t9,
+    "T10": t10,
+    "T11": t11,
+    "T12": t12,
 }
-"""Name -> title, and the function that compares its closed forms with direct solves and simulation."""
+"""Name -> the function that compares its closed forms with direct solves and simulation."""
 
 
 def prove(names: Sequence[str]) -> dict[str, Proof]:
@@ -61,10 +62,10 @@ def second_process() -> ProcessPoolExecutor:
 def numbers(name: str, seed: int, instances: int) -> tuple[Evidence, float]:
     """One statement's comparisons and the CPU seconds they took; the random instances depend on seed and name only."""
     began = time.process_time()
-    evidence = STATEMENTS[name][1](np.random.default_rng([seed, int(name[1:])]), instances)
+    evidence = STATEMENTS[name](np.random.default_rng([seed, int(name[1:])]), instances)
     return evidence, time.process_time() - began
 
 
 def verdict(name: str, evidence: Evidence, seconds: float, proof: Proof | None) -> Verdict:
     """A statement's verdict from its numbers and its proof."""
-    return Verdict(name, STATEMENTS[name][0], proof, evidence, seconds)
+    return Verdict(name, TITLES[name], proof, evidence, seconds)

@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from amvl_theory import GaussianGame, MeanLeakageModel, equilibrium, stability, trajectory
+from amvl_theory import (
+    GaussianGame,
+    MeanLeakageModel,
+    anchor_factor,
+    equilibrium,
+    free_contamination,
+    self_consistent_contamination,
+    stability,
+    trajectory,
+)
 from amvl_theory.checks import is_definite, unit_diagonal
+from amvl_theory.dynamics.stability import UNSTABLE_EXAMPLE
+from amvl_theory.equilibria.free_contamination import _no_growing_pair
 
 FAR = np.array([1e-12, 1e12])
 """Curvatures of two modes, one measured in units 10^12 times the other's."""
@@ -88,3 +99,74 @@ def _turned(model):
     """The precisions and the anchor, coupled by next to nothing: enough for the general solver."""
     couple = 1e-9 * (1 - np.eye(2))
     return model.Lambda_q + couple, model.Lambda_p + couple, model.A
+
+
+# Rates that span 16 orders of magnitude
+
+SPANS = [(1e-8, 1e8), (1e8, 1e-8), (1e-3, 1e5), (1.0, 1.0)]
+
+
+@pytest.mark.parametrize(("eta_q", "eta_p"), SPANS)
+@pytest.mark.parametrize("dense", ["curvature", "anchor"])
+def test_a_game_with_a_symmetriser_is_stable_at_rates_however_far_apart(eta_q, eta_p, dense):
+    matrix, diagonal = [[1.3, 0.5], [0.5, 0.7]], [0.4, 0.9]
+    curvature, anchor = (matrix, diagonal) if dense == "curvature" else (diagonal, matrix)
+    model = MeanLeakageModel(curvature, 0.0, 0.0, [0.7, 2.0], [1.5, 0.6], anchor)
+    found = stability(model, 0.7, 0.4, eta_q, eta_p)
+    assert found.stable and found.slowest_rate < min(eta_q, eta_p) * 5
+    assert np.prod(-found.eigenvalues.real) == pytest.approx((eta_q * eta_p) ** 2 * determinant(model), rel=1e-9)
+
+
+@pytest.mark.parametrize(("eta_q", "eta_p"), SPANS)
+def test_the_unstable_game_is_unstable_at_rates_however_far_apart(eta_q, eta_p):
+    """Its determinant is negative, and rates only multiply it."""
+    found = stability(UNSTABLE_EXAMPLE, 1.0, 1.0, eta_q, eta_p)
+    assert not found.stable and found.max_stable_step == 0
+    product = np.prod(found.eigenvalues)
+    assert product.real == pytest.approx((eta_q * eta_p) ** 2 * -0.3, rel=1e-9)
+    assert abs(product.imag) < 1e-9 * abs(product)
+
+
+def determinant(model):
+    """det J at unit rates, beta = 0.7, gamma = 0.4: of the Schur complement times that of the posterior's block."""
+    own = model.H + 0.4 * model.Lambda_q
+    rest = 0.7 * model.Lambda_p + model.A - 0.7 * model.Lambda_p @ np.linalg.solve(own, 0.4 * model.Lambda_q)
+    return np.linalg.det(own) * np.linalg.det(rest)
+
+
+@pytest.mark.parametrize(("eta_q", "eta_p"), SPANS)
+@pytest.mark.parametrize(
+    ("model", "beta", "gamma", "count"),
+    [
+        (MeanLeakageModel(1.0, [3.0], 0.01, anchor=1.0), 1.0, 0.002, 3),
+        (MeanLeakageModel(1.0, [30.0], 1e-4, anchor=1.0), 1.0, 1e-6, 3),
+        (MeanLeakageModel(1e8, [1e-4], 1e4, anchor=1e-8), 1e-3, 1e-6, 1),
+        (MeanLeakageModel(1e-6, [1e4], 1e-6, anchor=1e6), 1e-4, 1e-8, 1),
+    ],
+)
+def test_outer_roots_attract_and_the_middle_one_does_not_at_any_rates(model, beta, gamma, count, eta_q, eta_p):
+    found = free_contamination(model, beta, gamma, eta_q=eta_q, eta_p=eta_p)
+    assert found.stable.tolist() == [i % 2 == 0 for i in range(count)]
+
+
+def test_roots_however_small_or_close_to_the_free_shift_solve_their_equation():
+    rng = np.random.default_rng(0)
+    for objective in ("ntp+fwd", "elbo", "amvl"):
+        for g, v0, h, alpha, beta, gamma in 10.0 ** rng.uniform(-8, 8, (40, 6)):
+            model = MeanLeakageModel(h, [g], v0, anchor=alpha)
+            found = free_contamination(model, beta, gamma, objective)
+            weight = beta if objective == "elbo" else gamma
+            for root in found.values:
+                factor = anchor_factor(v0 + (g - h * root) ** 2, h, weight, objective)
+                assert root == pytest.approx(beta * g / (beta * h + alpha * factor), rel=1e-6)
+            assert found.stable.tolist() == [i % 2 == 0 for i in range(len(found.values))]
+    tiny = self_consistent_contamination(1.0, 1.0, 1.0, 1e30, 1.0, 0.0, "ntp+fwd").values
+    assert tiny == pytest.approx([0.5e-30], rel=1e-12)
+
+
+def test_a_growing_pair_is_seen_whether_or_not_floats_can_see_it():
+    for real, fast in ((1e-12, 1.0), (-1e-12, 1.0), (0.1, 1.0), (-0.1, 1.0), (1e-12, 1e8), (-1e-12, 1e8)):
+        jacobian = np.zeros((3, 3))
+        jacobian[:2, :2] = [[real, 1.0], [-1.0, real]]
+        jacobian[2, 2] = -fast
+        assert _no_growing_pair(jacobian) == (real < 0), (real, fast)

@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from amvl_theory.checks import Array, objective_name, positive, scalar, weight
+from amvl_theory.checks import Array, objective_name, pair, positive, scalar, weight
 from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive, logistic_moments
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 from amvl_theory.dynamics.in_training.reading import ReadingModel
@@ -154,7 +154,7 @@ def coadapted_trajectory(
     time, begin, x = grid(times), start or Start(), route or XRoute()
     name = objective_name(objective, OBJECTIVES)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)  # checks the decoder
-    eta_s, eta_r = (weight("std_rates", rate) for rate in std_rates)
+    eta_s, eta_r = pair("std_rates", std_rates)
     decay = weight("leak_decay", leak_decay)
     dual = name == "amvl"
 
@@ -189,7 +189,7 @@ def scale_charge(
     Raises:
         ValueError: for a rate that is not above 0.
     """
-    eta_s, eta_r = (float(positive("std_rates", rate)) for rate in std_rates)
+    eta_s, eta_r = pair("std_rates", positive("std_rates", std_rates))
     widths = np.log(path.posterior_var) / (2 * eta_s) + np.log(path.prior_var) / (2 * eta_r)
     return path.leak**2 / (2 * model.posterior_rate) + widths - path.decoder_gain**2 / (2 * model.decoder_rate)
 
@@ -251,7 +251,7 @@ def fading_leak(
         ValueError: for a weight outside that range, a rate or beta that is not above 0.
     """
     w, limit = scalar("gamma", gamma), model.gain**2 / model.curvature
-    eta_s, eta_r = (float(positive("std_rates", rate)) for rate in std_rates)
+    eta_s, eta_r = pair("std_rates", positive("std_rates", std_rates))
     if not limit / 2 < w < limit:
         raise ValueError(f"gamma: expected a weight between {limit / 2:g} and {limit:g}, received {w:g}")
     follow = w / (2 * eta_r * float(positive("beta", beta)))
@@ -308,6 +308,6 @@ def _root(excess: Callable[[float], float]) -> float:
     high = 1.0
     while excess(high) > 0:
         high *= 2
-        if high > 2000:
-            raise ValueError("gamma: expected a weight that leaves rho below 2000, received a smaller one")
+        if high > 64:  # the quadrature's nodes end nine deviations out, those that matter lie sqrt(rho) out
+            raise ValueError("gamma: expected a weight that leaves rho below 64, received a smaller one")
     return float(brentq(excess, 1e-9, high, xtol=1e-12))

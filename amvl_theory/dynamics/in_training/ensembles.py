@@ -119,8 +119,10 @@ def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: Arr
         seed: of the random generator.
 
     Raises:
-        ValueError: for a negative weight, or a record that is not within the steps.
+        ValueError: for a negative weight, fewer than one step, or a record that is not within the steps.
     """
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, received {steps}")
     weights = not_negative("gamma", gamma)
     if weights.shape not in ((), (steps,)):
         raise ValueError(f"gamma: expected a number or shape ({steps},), received shape {weights.shape}")

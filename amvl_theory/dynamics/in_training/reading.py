@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import erfc, erfcinv
 
-from amvl_theory.checks import Array, not_negative, positive, probabilities, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, pair, positive, probabilities, real_array, scalar, weight
 from amvl_theory.dynamics.in_training.decoders import logistic_loss
 from amvl_theory.dynamics.in_training.flow import grid, on_grid
 
@@ -150,14 +150,19 @@ def momentum_rate(rate: ArrayLike, momentum: float) -> Array:
         rate: r of the flow [1/step]. momentum: b, Adam's beta_1, at least 0 and below 1.
 
     Raises:
-        ValueError: for a momentum out of range.
+        ValueError: for a momentum out of range, or a decay so fast that the steps oscillate.
     """
     b = weight("momentum", momentum)
     if b >= 1:
         raise ValueError(f"momentum: expected less than 1, received {b:g}")
     r = real_array("rate", rate)
     half = 0.5 * (1 - b) * (1 - r)
-    return (1 - b) * r / (half + np.sqrt(half**2 + (1 - b) * r))
+    square = half**2 + (1 - b) * r
+    if (square < 0).any():
+        raise ValueError(
+            f"rate: expected a decay slow enough not to oscillate with momentum {b:g}, received {r.min():g}"
+        )
+    return (1 - b) * r / (half + np.sqrt(square))
 
 
 def fastest_reading(model: ReadingModel, gamma: ArrayLike) -> tuple[Array, Array]:
@@ -210,11 +215,13 @@ def initial_amplitude(
     """
     decoder, leak = _mode(model, variance, gamma)
     rates = model.decoder_rate, model.posterior_rate
-    start_w, start_a = (weight("start_stds", std) / np.sqrt(eta) for std, eta in zip(start_stds, rates, strict=True))
-    noise_w, noise_a = (weight("noise_stds", std) * np.sqrt(eta) for std, eta in zip(noise_stds, rates, strict=True))
+    start_w, start_a = (std / np.sqrt(eta) for std, eta in zip(pair("start_stds", start_stds), rates, strict=True))
+    noise_w, noise_a = (std * np.sqrt(eta) for std, eta in zip(pair("noise_stds", noise_stds), rates, strict=True))
     first = np.hypot(decoder * start_w, leak * start_a)
     if noise_w == noise_a == 0:
         return first
+    if not (np.asarray(times) >= 0).all():
+        raise ValueError(f"times: expected numbers of at least 0, received {np.asarray(times)}")
     rate = reading_rate(model, variance, gamma)
     if (rate <= 0).any():
         raise ValueError(f"gamma: expected a weight at which the leak grows, received a rate of {rate.min():.3g}")
@@ -249,8 +256,11 @@ def critical_product(model: ReadingModel, variance: float, gamma: float, benefit
     target = float(positive("benefit", scalar("benefit", benefit)))
     products = np.geomspace(1e-6, 1e3, 400)
     gains = np.log(2.0) - logistic_loss(products, ratio * products * variance)
-    if gains.max() < target:
-        raise ValueError(f"benefit: expected at most {gains.max():.4g} nats on this mode, received {target:g}")
+    if not gains[0] < target <= gains.max():
+        raise ValueError(
+            f"benefit: expected a number of nats between {gains[0]:.2g} and {gains.max():.4g}, which this mode gains, "
+            f"received {target:g}"
+        )
     first = int(np.argmax(gains >= target))
     return float(np.interp(target, gains[first - 1 : first + 1], products[first - 1 : first + 1]))
 
@@ -362,8 +372,11 @@ def holding_weight_on_path(
             schedule sets in; and for a bad argument.
     """
     time = grid(times)
+    if time[-1] == 0:
+        raise ValueError("times: expected a budget above 0 as the last time, received 0")
     form = on_grid("shape", shape, time)
-    target = float(np.log(positive("critical", critical) / critical_ratio(scalar("probability", probability))))
+    start = positive("critical", scalar("critical", critical))
+    target = float(np.log(start / critical_ratio(scalar("probability", probability))))
 
     def excess(size: float) -> float:
         gamma = size * form

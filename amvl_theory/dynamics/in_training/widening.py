@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, real_array, weight
+from amvl_theory.checks import Array, not_negative, positive, real_array, scalar, weight
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 
 
@@ -107,7 +107,7 @@ def widening(
         ValueError: for times that do not rise, a width that is not above 0, a negative weight or variance.
     """
     time = grid(times)
-    first = np.square(np.append(positive("posterior_std", posterior_std), positive("prior_std", prior_std)))
+    first = np.square([_width("posterior_std", posterior_std), _width("prior_std", prior_std)])
     fixed = weight("fixed_gap_var", fixed_gap_var)
     kappa = np.array([rates.posterior_std, rates.prior_std, rates.posterior_mean, rates.prior_mean])
 
@@ -118,7 +118,7 @@ def widening(
         return np.array([2 * a * ((p + square) / q - 1), 2 * b * ((q + square) / p - 1), -(a_m / q + b_m / p) * delta])
 
     weights = np.stack([on_grid("gamma", gamma, time), on_grid("beta", beta, time)])
-    path = integrate(velocity, [*np.log(first), float(real_array("gap", gap))], time, weights)
+    path = integrate(velocity, [*np.log(first), scalar("gap", gap)], time, weights)
     return Widening(time, np.exp(path[:, 0]), np.exp(path[:, 1]), path[:, 2], fixed)
 
 
@@ -146,7 +146,7 @@ def widening_at_fixed_gap(
     a, b = weight("posterior_rate", posterior_rate), weight("prior_rate", prior_rate)
     if a + b == 0:
         raise ValueError("prior_rate: expected a rate above 0 where posterior_rate is 0, received 0")
-    q, p = (float(positive(n, v)) ** 2 for n, v in (("posterior_std", posterior_std), ("prior_std", prior_std)))
+    q, p = _width("posterior_std", posterior_std) ** 2, _width("prior_std", prior_std) ** 2
     rest = (b - a) * fixed / (a + b)
     apart = rest + (p - q - rest) * np.exp(-2 * (a + b) * time)  # P - Q
     mixed = (b * q + a * p + 4 * a * b * fixed * time) / (a + b)
@@ -227,3 +227,7 @@ def adam_effective_weight(gamma: ArrayLike, crossover: ArrayLike) -> Array:
     """gamma/sqrt(1 + (gamma/gamma_x)^2): the weight that acts under Adam, at most gamma_x (T10, case 4); broadcasts."""
     w = not_negative("gamma", gamma)
     return w / np.hypot(1.0, w / positive("crossover", crossover))
+
+
+def _width(name: str, value: float) -> float:
+    return float(positive(name, scalar(name, value)))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import sympy as sp
 
 from amvl_theory.model import MeanLeakageModel
+from amvl_theory.titles import TITLES
 
 SYMBOLIC = "symbolic"
 SYMBOLIC_2X2 = "symbolic 2x2"
@@ -73,9 +74,10 @@ class Theorem:
     Attributes:
         name: T1 to T12.
         title: what it is about, in a few words.
-        statement: in plain words and formulas.
-        formula: its main equations in LaTeX, without delimiters.
+        words: the statement in plain words; {label} stands for an equation.
+        equations: label -> what the derivation came to, the only place where an equation of the statement is written.
         assumptions: the conditions under which it holds.
+        beyond: what fails without them.
         steps: the proof, in order.
         checks: everything that was verified, counter-examples to the statement without its conditions included.
         seconds: wall time that the proof took.
@@ -83,12 +85,27 @@ class Theorem:
 
     name: str
     title: str
-    statement: str
-    formula: str
+    words: str
+    equations: Mapping[str, Any] = field(compare=False)
     assumptions: tuple[Assumption, ...]
+    beyond: str
     steps: tuple[Step, ...]
     checks: tuple[Check, ...]
     seconds: float = field(compare=False)
+
+    @property
+    def statement(self) -> str:
+        """In words and formulas, as plain text."""
+        return self.quoted("{}")
+
+    def quoted(self, form: str) -> str:
+        """The statement with every equation as plain text inside ``form``."""
+        return self.words.format_map(_Quotes({k: form.format(plain_text(item)) for k, item in self.equations.items()}))
+
+    @property
+    def formula(self) -> str:
+        """Its equations in LaTeX, one a line, without delimiters."""
+        return " \\\\\n".join(latex_of(item) for item in self.equations.values())
 
     @property
     def verified(self) -> bool:
@@ -114,7 +131,9 @@ class Theorem:
     def latex(self) -> str:
         """A LaTeX section: statement, assumptions, proof steps, checks."""
         lines = [f"\\section*{{{self.name}. {escape_latex(self.title)}}}", escape_latex(self.statement)]
-        lines += ["\\begin{gather*}", self.formula, "\\end{gather*}", "\\paragraph{Assumptions}", "\\begin{itemize}"]
+        lines += ["\\begin{gather*}", self.formula, "\\end{gather*}"]
+        lines += [f"\\paragraph{{Beyond}} {escape_latex(self.beyond)}"] if self.beyond else []
+        lines += ["\\paragraph{Assumptions}", "\\begin{itemize}"]
         lines += [f"\\item {escape_latex(item.text)}: ${item.latex}$" for item in self.assumptions]
         lines += ["\\end{itemize}", "\\paragraph{Proof}", "\\begin{enumerate}"]
         lines += [f"\\item {step.latex}" for step in self.steps] or ["\\item (no step was recorded)"]
@@ -162,7 +181,29 @@ def escape_latex(text: str) -> str:
 
 def plain_text(equation: Any) -> str:
     """A sympy equation as a line of text: powers as ^, products as spaces."""
-    return f"{sp.sstr(equation.lhs)} = {sp.sstr(equation.rhs)}".replace("**", "^").replace("*", " ")
+    right = equation.rhs.tolist() if isinstance(equation.rhs, sp.MatrixBase) else equation.rhs
+    text = f"{sp.sstr(equation.lhs)} = {sp.sstr(right)}".replace("deltabar", "dbar")
+    return text.replace("**(-1)", "^-1").replace("**", "^").replace("*", " ").replace(".T", "^T")
+
+
+def slope_symbol(name: str) -> Any:
+    """The left side of an equation for d name / d gamma."""
+    return sp.Symbol(f"d{name}/dgamma")
+
+
+def latex_of(equation: Any) -> str:
+    """A sympy equation in LaTeX, a `slope_symbol` as a fraction."""
+    left = str(equation.lhs)
+    names = {equation.lhs: rf"\frac{{d {sp.latex(sp.Symbol(left[1:-7]))}}}{{d \gamma}}"} if "/" in left else {}
+    return str(sp.latex(equation, symbol_names=names))
+
+
+def _leading_inverse(closed: Any) -> tuple[Any, Any]:
+    """(X, R) with closed = X^-1 R, or (None, closed)."""
+    first, *others = closed.args if isinstance(closed, sp.MatMul) else (closed,)
+    if not isinstance(first, sp.matrices.expressions.inverse.Inverse):
+        return None, closed
+    return first.arg, sp.MatMul(*others) if others else sp.eye(first.shape[0])
 
 
 class _Quotes(dict[str, str]):
@@ -201,10 +242,28 @@ class Proof:
         self.checks: list[Check] = []
         self.stated: dict[str, Any] = {}
 
-    def state(self, label: str, left: Any, derived: Any, closed: Any, kind: str = SYMBOLIC) -> None:
-        """Check ``derived == closed``, and state ``left = closed``: the statement quotes it as {label}, the LaTeX lists it."""
+    def state(
+        self,
+        label: str,
+        left: Any,
+        derived: Any,
+        closed: Any,
+        kind: str = SYMBOLIC,
+        at: Mapping[Any, Any] | None = None,
+    ) -> None:
+        """Check ``derived == closed``, and state ``left = closed``: the statement quotes it as {label}, the LaTeX lists it.
+
+        ``at`` gives the symbols in ``closed`` that ``derived`` writes out: entries of matrices, an abbreviation.
+        """
         equation = sp.Eq(left, closed, evaluate=False)
-        self.equal(f"{label.replace('_', ' ')}: {plain_text(equation)}", derived, closed, kind)
+        name = f"{label.replace('_', ' ')}: {plain_text(equation)}"
+        left_factor, rest = _leading_inverse(closed)
+        if left_factor is not None:  # X^-1 R = derived as R = X derived, which is the smaller expression
+            derived, closed = left_factor.subs(at).doit() * derived, rest
+        written = closed.subs(at).doit() if at else closed
+        if isinstance(written, sp.MatrixBase) and not isinstance(derived, sp.MatrixBase):
+            derived = sp.Matrix([[derived]])
+        self.equal(name, derived, written, kind)
         self.stated[label] = equation
 
     def step(self, text: str, expression: Any = None) -> None:
@@ -252,11 +311,12 @@ Prover = Callable[[], Theorem]
 
 
 def theorem(
-    *, name: str, title: str, statement: str, assumptions: tuple[Assumption, ...], formula: str = ""
+    *, name: str, statement: str, assumptions: tuple[Assumption, ...], beyond: str = "", title: str | None = None
 ) -> Callable[[Callable[[Proof], None]], Prover]:
     """Turn a function that writes into a `Proof` into one that returns the timed `Theorem`.
 
-    Where the derivation states equations (`Proof.state`), the statement's {label} quotes them and the formula lists them.
+    The title is that of `TITLES` unless given. The statement's {label} quotes an equation that the derivation states
+    (`Proof.state`); no equation is written twice.
     An exception inside the derivation becomes a failed check, so that one broken statement does not hide the others.
     """
 
@@ -269,11 +329,8 @@ def theorem(
                 proof.record("the derivation runs to its end", SYMBOLIC, False, f"{type(error).__name__}: {error}")
             seconds = time.perf_counter() - start
             steps, checks = tuple(proof.steps), tuple(proof.checks)
-            words, equations = statement, formula
-            if not formula:
-                words = statement.format_map(_Quotes({key: plain_text(item) for key, item in proof.stated.items()}))
-                equations = " \\\\\n".join(sp.latex(item) for item in proof.stated.values())
-            return Theorem(name, title, words, equations, assumptions, steps, checks, seconds)
+            named = TITLES[name] if title is None else title
+            return Theorem(name, named, statement, dict(proof.stated), assumptions, beyond, steps, checks, seconds)
 
         prove.__name__ = prove.__qualname__ = derive.__name__
         prove.__doc__ = derive.__doc__

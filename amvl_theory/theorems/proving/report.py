@@ -57,6 +57,31 @@ def _wrapped(first: str, text: str) -> list[str]:
     return textwrap.wrap(text, 118, initial_indent="    " + first, subsequent_indent="    " + " " * len(first))
 
 
+_MARKS = "<!-- statements: written by python -m amvl_theory.theorems --readme -->", "<!-- end of statements -->"
+
+
+def markdown_table(theorems: Sequence[Theorem]) -> str:
+    """One row per statement: title, the statement with its proven equations, conditions, and what fails beyond them."""
+    lines = ["| | statement | holds when | fails beyond |", "| --- | --- | --- | --- |"]
+    for item in theorems:
+        conditions = "; ".join(condition.text for condition in item.assumptions)
+        cells = (f"**{item.name}** {item.title}", item.quoted("`{}`"), conditions, item.beyond)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, theorems: Sequence[Theorem]) -> str:
+    """``text``, a README, with `markdown_table` between its two marks.
+
+    Raises:
+        ValueError: if the marks are not there, in order.
+    """
+    first, last = (text.find(mark) for mark in _MARKS)
+    if not 0 <= first < last:
+        raise ValueError(f"text: expected the marks {_MARKS[0]} and {_MARKS[1]}, received a text without them")
+    return f"{text[: first + len(_MARKS[0])]}\n{markdown_table(theorems)}\n{text[last:]}"
+
+
 def latex_document(theorems: Sequence[Theorem]) -> str:
     """A complete LaTeX document (article, amsmath) with every statement, its assumptions, proof steps and checks."""
     return _PREAMBLE + "\n\n".join(item.latex for item in theorems) + "\n\\end{document}\n"

@@ -290,6 +290,18 @@ def test_the_quadrature_of_the_logistic_decoder_is_exact() -> None:
         (lambda: edge_of_stability(UNIT, 0.6), r"gamma: expected less than kappa\^2/\(2 k\) = 0.5, received 0.6"),
         (lambda: fading_leak(UNIT, 0.4), r"gamma: expected a weight between 0.5 and 1, received 0.4"),
         (lambda: Start(posterior_std=0.0), r"posterior_std: expected numbers above 0"),
+        (
+            lambda: coadapted_trajectory([1.0], model=UNIT, gamma=0.1, std_rates=(0.1,)),
+            r"std_rates: expected two numbers",
+        ),
+        (
+            lambda: coadapted_trajectory([1.0], model=UNIT, gamma=0.1, std_rates=(-0.1, 0.1)),
+            r"std_rates: expected .* at least 0",
+        ),
+        (
+            lambda: coadapted_asymptotics(ReadingModel(), 1e-20, decoder="logistic"),
+            r"gamma: expected a weight that leaves rho below 64, received a smaller one",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:

@@ -246,6 +246,11 @@ def test_adam_moves_in_proportion_to_gamma_only_below_the_crossover() -> None:
             lambda: run_widening(gap=0.0, fixed_gap_var=-1.0, gamma=1.0, rates=HeadRates()),
             r"fixed_gap_var: expected numbers of at least 0",
         ),
+        (lambda: widening([1.0], gap=[1.0, 2.0], gamma=1.0, beta=1.0, rates=HeadRates()), r"gap: expected one number"),
+        (
+            lambda: widening([1.0], gap=1.0, gamma=1.0, beta=1.0, rates=HeadRates(), prior_std=[1.0, 2.0]),
+            r"prior_std: expected one number, received an array of shape",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:

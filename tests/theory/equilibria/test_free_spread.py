@@ -8,13 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
+from amvl_theory import MeanLeakageModel
 from amvl_theory.checks import OLDER_OBJECTIVES
-from amvl_theory.equilibria.free_contamination import self_consistent_contamination
+from amvl_theory.equilibria.free_contamination import (
+    anchor_factor,
+    free_contamination,
+    self_consistent_contamination,
+)
 from amvl_theory.equilibria.free_spread import (
     EQUAL_WEIGHT_CROSSOVER,
     critical_weight,
     equal_weight_crossover,
     exact_leaked_information,
+    free_spread,
     self_consistent_spread,
 )
 from amvl_theory.gaussian import entropy
@@ -265,3 +271,39 @@ def test_older_names_of_objectives_give_the_same_and_messages_list_the_documente
         self_consistent_contamination(0.8, 1.0, 1.3, 0.6, 0.7, 0.1, "rev")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="objective: expected one of amvl, elbo, received 'fwd'"):
         self_consistent_spread(1.0, 1.3, 0.2, "fwd")  # type: ignore[arg-type]
+
+
+def test_functions_of_the_model_are_those_of_bare_numbers() -> None:
+    model = MeanLeakageModel(1.3, [0.8], 1.0, anchor=0.6)
+    for objective, gamma in (("ntp+fwd", 0.0), ("elbo", 0.0), ("amvl", 0.1)):
+        here = free_contamination(model, 0.7, gamma, objective)
+        there = self_consistent_contamination(0.8, 1.0, 1.3, 0.6, 0.7, gamma, objective)
+        np.testing.assert_array_equal(here.values, there.values)
+        np.testing.assert_array_equal(here.stable, there.stable)
+    several = MeanLeakageModel([1.3, 0.4], [0.0, 0.5], [1.0, 0.3])
+    found = free_spread(several, [0.05, 0.2, 9.0])
+    assert found.variance.shape == (3, 2)
+    for mode, (v0, h) in enumerate([(1.0, 1.3), (0.3 + 0.5**2, 0.4)]):
+        alone = self_consistent_spread(v0, h, [0.05, 0.2, 9.0])
+        np.testing.assert_array_equal(found.snr[:, mode], alone.snr)
+    with pytest.raises(ValueError, match="model: expected one mode, received 2"):
+        free_contamination(several, 1.0)
+    with pytest.raises(ValueError, match="model: expected a diagonal curvature and force covariance, received a dense"):
+        free_spread(MeanLeakageModel([[1.0, 0.2], [0.2, 1.0]], [0.0, 0.0], 1.0), 0.1)
+
+
+@pytest.mark.parametrize("objective", ["ntp+fwd", "elbo", "amvl"])
+def test_the_anchor_factor_is_what_the_root_says_continuous_and_rising(objective) -> None:
+    for anchor in (0.1, 0.6, 5.0, 200.0):
+        root = free_contamination(MeanLeakageModel(1.3, [0.8], 1.0, anchor=anchor), 0.7, 0.4, objective).values[0]
+        weight = 0.7 if objective == "elbo" else 0.4
+        implied = 0.7 * (0.8 - 1.3 * root) / (anchor * root)
+        factor = anchor_factor(1.0 + (0.8 - 1.3 * root) ** 2, 1.3, weight, objective)
+        assert implied == pytest.approx(float(factor), rel=1e-9)
+    at = {"ntp+fwd": 0.0, "elbo": 0.4 * 1.3, "amvl": 0.4 * 1.3 / 2}[objective]
+    below, above = anchor_factor([at * (1 - 1e-9), at * (1 + 1e-9)], 1.3, 0.4, objective)
+    assert above == pytest.approx(below, abs=1e-8)
+    assert (np.diff(anchor_factor(np.linspace(0, 5, 50), 1.3, 0.4, objective)) >= 0).all()
+    for bad, name in (((-1.0, 1.0), "mean_square_force"), ((1.0, 0.0), "curvature"), ((1.0, 1.0, -1.0), "weight")):
+        with pytest.raises(ValueError, match=f"^{name}: expected .* received"):
+            anchor_factor(*bad, objective=objective)

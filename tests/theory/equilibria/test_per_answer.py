@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -214,3 +216,16 @@ def test_families_have_mean_0_variance_1_and_the_kurtosis_asked_for(family):
 def test_bad_arguments_are_named(call, name):
     with pytest.raises(ValueError, match=f"^{name}: expected .* received"):
         call()
+
+
+def test_two_hundred_answers_with_an_anchor_take_seconds_and_solve_their_equations():
+    rng = np.random.default_rng(0)
+    forces, chance = rng.normal(size=200) + 0.5, rng.dirichlet(np.full(200, 2.0))
+    began = time.thread_time()
+    found = per_answer_equilibrium(forces, 1.3, 0.2, chance, anchor=0.6, beta=0.7)
+    assert time.thread_time() - began < 20  # half a second; 50 answers took 4.5 and 200 some minutes before
+    width, gap = found.posterior_variance, found.shifts - found.contamination
+    np.testing.assert_allclose(gap * (1.3 + 0.2 / width), forces - 1.3 * found.contamination, rtol=1e-9)
+    np.testing.assert_allclose(1.3 * width**2 + 0.2 * width, 0.2 * (found.prior_variance + gap**2), rtol=1e-9)
+    assert found.prior_variance == pytest.approx(chance @ (width + gap**2), rel=1e-9)
+    assert 0.6 * found.prior_variance * found.contamination == pytest.approx(0.7 * chance @ gap, rel=1e-9)

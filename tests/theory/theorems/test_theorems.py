@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pytest
 import sympy as sp
 
+import amvl_theory.theorems
 from amvl_theory import MeanLeakageModel
-from amvl_theory.theorems import THEOREMS, Assumption, Proof, Theorem, latex_document, prove_all, table, theorem
+from amvl_theory.theorems import (
+    THEOREMS,
+    Assumption,
+    Proof,
+    Theorem,
+    latex_document,
+    prove_all,
+    table,
+    theorem,
+    with_table,
+)
 from amvl_theory.theorems.__main__ import main
 from amvl_theory.theorems.proving import assumptions as given
-from amvl_theory.theorems.proving.core import KINDS, SYMBOLIC, escape_latex, is_zero
+from amvl_theory.theorems.proving.core import KINDS, SYMBOLIC, escape_latex, is_zero, plain_text
 from amvl_theory.theorems.proving.gaussian import StopGradient, kl, one_mode_gradients
 from amvl_theory.theorems.proving.per_answer import balanced_information, per_answer_spread
 from amvl_theory.theorems.proving.several_modes import coupled_modes
 from amvl_theory.theorems.t9_beyond import linear_range, mixture_pull, saturating_response
+from amvl_theory.titles import TITLES
+from amvl_theory.verification.statements import STATEMENTS
 
 _USED: list[float] = []  # processor seconds of the one run of all proofs
 
@@ -49,15 +65,59 @@ def test_there_are_twelve_statements_in_order(proven: list[Theorem]) -> None:
     assert [item.name for item in proven] == [f"T{k}" for k in range(1, 13)]
 
 
-def test_t10_to_t12_quote_the_equations_that_were_proven(proven: list[Theorem]) -> None:
-    for item, equation in zip(
-        proven[9:],
-        ("Qdot_inf = 4 V a b/(a + b)", "gamma_r = kappa^2/(k + lambda/s)", "Ndot = gamma rho + lambda w^2"),
-        strict=True,
-    ):
-        assert equation in item.statement and "not proven" not in item.statement
-        assert any(check.name.endswith(equation) for check in item.checks)
-        assert "{" not in item.statement and item.formula.count(r"\\") >= 5
+def test_statements_quote_every_equation_that_was_proven_and_write_none_themselves(proven: list[Theorem]) -> None:
+    for item in proven:
+        quoted = [label for _, label, _, _ in Formatter().parse(item.words) if label]
+        assert sorted(quoted) == sorted(item.equations) and quoted, item.name
+        assert "not proven" not in item.statement and "{" not in item.statement
+        for equation in item.equations.values():
+            assert plain_text(equation) in item.statement and plain_text(equation) not in item.words
+            assert any(check.name.endswith(plain_text(equation)) for check in item.checks)
+        assert item.formula.count(" \\\\\n") == len(item.equations) - 1
+        assert item.beyond
+
+
+def test_no_check_compares_an_expression_with_itself() -> None:
+    places = {"equal": slice(1, 3), "sign": slice(1, 3), "state": slice(2, 4)}
+    files = sorted(Path(amvl_theory.theorems.__file__).parent.rglob("*.py"))
+    calls = [(file.name, node) for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    compared = 0
+    for name, node in calls:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in places:
+            left, right = node.args[places[node.func.attr]]
+            assert ast.dump(left) != ast.dump(right), f"{name}:{node.lineno} compares {ast.unparse(left)} with itself"
+            compared += 1
+    assert compared > 150
+
+
+def test_the_readme_has_the_table_of_the_proven_statements(proven: list[Theorem]) -> None:
+    readme = Path(amvl_theory.__file__).with_name("README.md")
+    text = readme.read_text(encoding="utf-8")
+    command = f"python -m amvl_theory.theorems --readme {readme.parent.name}/{readme.name}"
+    assert with_table(text, proven) == text, f"run {command}"
+
+
+def test_the_table_of_a_readme_is_rewritten_between_its_marks(proven, tmp_path, capsys) -> None:
+    readme = tmp_path / "README.md"
+    source = Path(amvl_theory.__file__).with_name("README.md").read_text(encoding="utf-8")
+    begin, end = source.index("<!-- statements"), source.index("<!-- end of statements")
+    head = source[begin : source.index("\n", begin) + 1]
+    readme.write_text(f"before\n{head}old\n{source[end:]}", encoding="utf-8")
+    assert main(["--only", "T1", "--readme", str(readme)]) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert (
+        text.startswith("before\n")
+        and "| **T1** Inheritance |" in text
+        and "old\n" not in text
+        and text.endswith(source[-40:])
+    )
+    with pytest.raises(ValueError, match="text: expected the marks .*received a text without them"):
+        with_table("no marks", proven)
+
+
+def test_proofs_and_verification_have_the_same_statements_and_titles(proven: list[Theorem]) -> None:
+    assert list(THEOREMS) == list(STATEMENTS) == list(TITLES)
+    assert [item.title for item in proven] == list(TITLES.values())
 
 
 def test_an_equation_that_was_not_derived_is_named_in_the_statement() -> None:
@@ -107,17 +167,17 @@ def test_only_the_named_statements_are_proven() -> None:
 # A broken statement is reported
 
 
-@theorem(name="T3", title="Broken", statement="c = g", formula="c = g", assumptions=(given.CURVATURE,))
+@theorem(name="T3", title="Broken", statement="c = g", assumptions=(given.CURVATURE,))
 def _prove_broken(proof: Proof) -> None:
     proof.equal("c = g / h", sp.Symbol("g") / sp.Symbol("h"), sp.Symbol("g"))
 
 
-@theorem(name="T3", title="Raises", statement="nothing", formula="0", assumptions=())
+@theorem(name="T3", title="Raises", statement="nothing", assumptions=())
 def _prove_raises(proof: Proof) -> None:
     raise ZeroDivisionError("by hand")
 
 
-@theorem(name="T3", title="Empty", statement="nothing", formula="0", assumptions=())
+@theorem(name="T3", title="Empty", statement="nothing", assumptions=())
 def _prove_nothing(proof: Proof) -> None:
     proof.step("no check at all")
 
@@ -172,6 +232,19 @@ def test_sign_needs_the_same_expression_and_a_manifest_sign() -> None:
     proof.sign("other expression", x, 2 * x, "> 0")
     proof.sign("sign unknown", x + y, x + y, "> 0")
     assert [check.passed for check in proof.checks] == [True, False, False]
+
+
+def test_a_stated_equation_must_be_what_was_derived_and_matrices_are_written_out() -> None:
+    x, H, g = sp.Symbol("x", positive=True), sp.MatrixSymbol("H", 2, 2), sp.MatrixSymbol("g", 2, 1)
+    values = {H: sp.Matrix([[2, x], [x, 3]]), g: sp.Matrix([1, 2])}
+    solved = values[H].LUsolve(values[g])
+    proof = Proof()
+    proof.state("right", sp.MatrixSymbol("c", 2, 1), solved, H.inv() * g, at=values)
+    proof.state("twice", sp.MatrixSymbol("c", 2, 1), solved, 2 * H.inv() * g, at=values)
+    proof.state("no_inverse", sp.MatrixSymbol("c", 2, 1), solved, H * g, at=values)
+    proof.state("abbreviated", sp.Symbol("y"), x**2 + 1, x * sp.Symbol("b") + 1, at={sp.Symbol("b"): x})
+    assert [check.passed for check in proof.checks] == [True, False, False, True]
+    assert proof.checks[0].name == "right: c = H^-1 g"
 
 
 def test_is_zero_tells_identities_from_near_misses() -> None:
