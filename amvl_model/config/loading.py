@@ -127,8 +127,9 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         named, arguments = _flag("--preset").parse_known_args(arguments)
         run = _flag("--resume").parse_known_args(arguments)[0].resume if hasattr(options, "resume") else None
         try:
-            without = not run or bool(named.preset) or (Path(run) / LABORATORY_SETTINGS).exists()
-            config = load_preset(named.preset or preset) if without else stored_config(Path(run))
+            folder = Path(run) if run and not named.preset else None
+            stored = folder is not None and not (folder / LABORATORY_SETTINGS).exists()
+            config = stored_config(folder) if folder and stored else load_preset(named.preset or preset)
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
         extra["default"] = options(config=config)  # type: ignore[call-arg]
