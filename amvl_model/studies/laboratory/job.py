@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from amvl_model.models.loading import load_checkpoint, save_checkpoint
-from amvl_model.results.files import Result, read_result, write_result
+from amvl_model.results.files import Result, read_result, result_path, write_result
 from amvl_model.results.provenance import provenance, to_jsonable
 from amvl_model.results.text import text_table
 from amvl_model.studies.laboratory.arm import Arm
@@ -92,14 +92,15 @@ def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -
     )
     threads = torch.get_num_threads()
     warmed_up(arm_for(options, "prior"), out, _Lines("warm-up", options.warmup, say))
-    pending = {name: objective for name, objective in ARMS.items() if not (out / name / "seed0.json").exists()}
+    files = {name: result_path(out, "laboratory", name, options.seed) for name in ARMS}
+    pending = {name: objective for name, objective in ARMS.items() if not files[name].exists()}
     print(f"training {', '.join(pending) or 'nothing: all arms are finished'}; {workers} at a time", flush=True)
     with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_train, options, name, objective, out, progress) for name, objective in pending.items()]
         for job in as_completed(jobs):
             job.result()
     torch.set_num_threads(threads)
-    results = {name: read_result(out / name / "seed0.json") for name in ARMS}
+    results = {name: read_result(path) for name, path in files.items()}
     print("\n" + table(results))
     recipe = arm_for(options, "amvl").recipe
     readings = [read_question(out / name / "checkpoint", name, recipe) for name in ("amvl", "forward-only")]
@@ -122,10 +123,10 @@ def _train(options: LaboratoryOptions, name: str, objective: str, out: Path, pro
     metrics = measure(model, processor, replace(arm.recipe, eval_size=options.evaluated))
     save_checkpoint(model, processor, out / name / "checkpoint")
     write_result(
-        out / name / "seed0.json",
-        study="laboratory-job",
+        result_path(out, "laboratory", name, options.seed),
+        study="laboratory",
         cell=name,
-        seed=0,
+        seed=options.seed,
         config=asdict(arm),
         metrics=metrics,
         wall_seconds=time.perf_counter() - began,
@@ -221,7 +222,7 @@ def _closing(out: Path) -> str:
         [
             f"Results: {out}",
             "  summary.png, question.json, laboratory.json, environment.json",
-            f"  {', '.join(f'{name}/' for name in ARMS)}: seed0.json (measures and learning curve), checkpoint/",
+            "  laboratory/ARM/seed<k>.json: measures and learning curve; ARM/checkpoint/ for each of " + ", ".join(ARMS),
             "Next:",
             "  python experiments/full_blink.py --quick                        # one question, drawn with its latents",
             "  python experiments/full_blink.py --laboratory.gamma 0.1         # a weaker reverse KL",

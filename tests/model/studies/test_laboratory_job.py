@@ -33,7 +33,7 @@ def run(options: LaboratoryOptions, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_every_arm_leaves_its_measures_and_a_checkpoint(run: Path) -> None:
     for name, objective in job.ARMS.items():
-        result = read_result(run / name / "seed0.json")
+        result = read_result(run / "laboratory" / name / "seed0.json")
         assert result.config["objective"] == objective
         assert (run / name / "checkpoint" / "model.safetensors").exists()
         assert ("leaked_3" in result.metrics) == (objective != "sft")
@@ -46,7 +46,7 @@ def test_every_arm_leaves_its_measures_and_a_checkpoint(run: Path) -> None:
 
 
 def test_the_table_shows_what_the_files_contain(run: Path) -> None:
-    results = {name: read_result(run / name / "seed0.json") for name in job.ARMS}
+    results = {name: read_result(run / "laboratory" / name / "seed0.json") for name in job.ARMS}
     text = job.table(results)
     (row,) = [line for line in text.splitlines() if line.startswith("amvl")]
     assert f"{100 * results['amvl'].metrics['accuracy_3'].value:.1f}" in row  # type: ignore[operator]
@@ -61,12 +61,12 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(
         job.full(options, run)
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    before = (copy / "amvl" / "seed0.json").read_bytes()
-    shutil.rmtree(copy / "prior")
+    before = (copy / "laboratory" / "amvl" / "seed0.json").read_bytes()
+    shutil.rmtree(copy / "laboratory" / "prior")
     assert job.full(LaboratoryOptions(), copy, progress=False, resume=True, workers=1) == 0
     assert "training prior; 1 at a time" in capsys.readouterr().out
-    assert (copy / "amvl" / "seed0.json").read_bytes() == before
-    again, first = (read_result(folder / "prior" / "seed0.json").metrics for folder in (copy, run))
+    assert (copy / "laboratory" / "amvl" / "seed0.json").read_bytes() == before
+    again, first = (read_result(folder / "laboratory" / "prior" / "seed0.json").metrics for folder in (copy, run))
     assert again == first
 
 
