@@ -18,11 +18,16 @@ BATCH_SIZES = {"blink": 16, "vstar": 8, "hrbench4k": 4, "hrbench8k": 1, "visual-
 """Default of each benchmark: a decoded 8K picture takes 100 MB."""
 
 
+SPLITS = ("blink", "visual-puzzles")
+"""Benchmarks that have several splits."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     page.add_argument("--model", required=True, help="checkpoint folder, or tiny, tiny-forward-only, tiny-amvl")
     page.add_argument("--benchmark", required=True, choices=tuple(BATCH_SIZES))
+    page.add_argument("--backbone", metavar="DIR", help="base of a LoRA checkpoint, if it was moved since training")
     page.add_argument("--path", help="local folder of the benchmark; default: the Hugging Face cache or hub")
     page.add_argument("--stream", action="store_true", help="read from the hub while it is used")
     page.add_argument("--split", help="blink: val or test; visual-puzzles: train or test")
@@ -60,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
     from amvl_model.models.loading import load_checkpoint
 
+    if options.split is not None and options.benchmark not in SPLITS:
+        page.error(f"--split: {options.benchmark} has one split; leave it out (splits are for {', '.join(SPLITS)})")
     distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}
     if options.split is not None:
@@ -68,31 +75,33 @@ def main(arguments: list[str] | None = None) -> None:
         reader["prompt"] = options.prompt
     try:
         questions = load_benchmark(options.benchmark, options.path, tasks=options.tasks, limit=options.limit, **reader)
-        model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype))
+        model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype), backbone_path=options.backbone)
     except (ValueError, TypeError, OSError) as error:
         page.error(str(error))
     device = options.device or str(distributed.device())
     model = model.to(device)
     options.batch_size = options.batch_size or BATCH_SIZES[options.benchmark]
     common = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
-    if options.submission is not None:
-        written = submit_blink(model, processor, questions, options.submission, **common)
-        if distributed.is_main():
-            print(written)
-        distributed.stop()
-        return
-    result = run_benchmark(
-        model,
-        processor,
-        options.benchmark,
-        questions,
-        orders=options.orders,
-        seed=options.seed,
-        scoring=tuple(options.scoring),
-        **common,
-    )
-    if distributed.is_main():
-        _report(result, options, device)
+    try:
+        if options.submission is not None:
+            written = submit_blink(model, processor, questions, options.submission, **common)
+            if distributed.is_main():
+                print(written)
+        else:
+            result = run_benchmark(
+                model,
+                processor,
+                options.benchmark,
+                questions,
+                orders=options.orders,
+                seed=options.seed,
+                scoring=tuple(options.scoring),
+                **common,
+            )
+            if distributed.is_main():
+                _report(result, options, device)
+    except (ValueError, OSError) as error:
+        page.error(str(error))
     distributed.stop()
 
 

@@ -14,7 +14,15 @@ from amvl_model.config.schema import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import load_backbone
-from amvl_model.models.checkpoints import PAUSE_TYPE, check_finite, check_weights, checkpoint_type, inspect_checkpoint
+from amvl_model.models.checkpoints import (
+    PAUSE_TYPE,
+    check_finite,
+    check_weights,
+    checkpoint_type,
+    inspect_checkpoint,
+    is_lora,
+    write_manifest,
+)
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
 
@@ -92,15 +100,31 @@ def _explained(path: str) -> Iterator[None]:
         ) from error
 
 
-def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float32) -> tuple[Any, AMVLProcessor]:
-    """An AMVL checkpoint, one of a baseline, or a plain backbone, with its processor, ready to be evaluated."""
+def load_checkpoint(
+    path: str | Path, *, dtype: torch.dtype | str = torch.float32, backbone_path: str | Path | None = None
+) -> tuple[Any, AMVLProcessor]:
+    """An AMVL checkpoint, one of a baseline, or a plain backbone, with its processor, ready to be evaluated.
+
+    Args:
+        path: of the checkpoint, or the name of a shipped one.
+        dtype: of the weights.
+        backbone_path: the base of a LoRA checkpoint, where it is no longer in the folder that the checkpoint names.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is missing, damaged or altered, or the checkpoint needs no ``backbone_path``.
+    """
     folder = resolve(str(path))
     model: Any
     kind = checkpoint_type(folder)
+    options: dict[str, Any] = {"dtype": dtype}
+    if backbone_path is not None:
+        if not is_lora(folder):
+            raise ValueError(f"{folder} contains a whole model, not LoRA adapters; leave out the backbone {backbone_path}")
+        options["backbone_path"] = resolve(str(backbone_path))
     if kind == "amvl":
-        model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        model = AMVLForConditionalGeneration.from_pretrained(folder, **options)
     elif kind == PAUSE_TYPE:
-        model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        model = PauseForConditionalGeneration.from_pretrained(folder, **options)
     else:
         model, _ = load_backbone(folder, dtype=dtype)
         if not isinstance(model, AMVLForConditionalGeneration):
@@ -165,3 +189,4 @@ def save_checkpoint(
             carrier = type(model)(model.config)  # type: ignore[arg-type]
         carrier.save_pretrained(folder, state_dict=state)
     processor.save_pretrained(folder)
+    write_manifest(folder)

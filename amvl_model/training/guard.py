@@ -22,10 +22,10 @@ from transformers import Trainer
 
 from amvl_model import distributed
 from amvl_model.config.schema import RunConfig
-from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
+from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights, write_manifest
 from amvl_model.models.loading import build_model
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
-from amvl_model.training.run_folder import newest_checkpoint, rotate, write_manifest
+from amvl_model.training.run_folder import newest_checkpoint, rotate
 from amvl_model.training.sharding import whole_state
 
 STATUS = 3

@@ -27,6 +27,7 @@ from amvl_model.data.processing import AMVLProcessor
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
 from amvl_model.training.guard import GuardedTrainer
+from amvl_model.training.run_folder import tell
 from amvl_model.training.sharding import keep_float32, sharding_arguments
 
 
@@ -70,6 +71,12 @@ class AMVLTrainer(GuardedTrainer):
         self.group_by_length = group_by_length
         self.latent_learning_rate = latent_learning_rate
         kwargs.setdefault("data_collator", AMVLCollator(processor))
+        if (arguments := kwargs.get("args")) is not None and arguments.n_gpu > 1:
+            tell(
+                f"one of {arguments.n_gpu} GPUs is used, because a plain python process cannot split batches of images; for "
+                f"all of them start with `torchrun --nproc-per-node {arguments.n_gpu}`"
+            )
+            arguments._n_gpu = 1  # else the Trainer cuts batches with DataParallel, pixel_values in equal parts
         super().__init__(processing_class=processor, **kwargs)
         config = self.model.config
         self._latent_shape = (config.num_latents, config.latent_dim) if objective.entry.latents else None

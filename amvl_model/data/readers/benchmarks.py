@@ -21,7 +21,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -31,11 +31,13 @@ from amvl_model.data.images import decode_base64, decode_picture
 from amvl_model.data.readers.files import (
     DataFolder,
     ParquetRows,
+    UnreadableImages,
     check_tasks,
     check_unique,
     data_folder,
     find_shards,
     picture_cell,
+    usable_records,
 )
 from amvl_model.data.schema import (
     LETTERS,
@@ -77,7 +79,7 @@ class BenchmarkQuestions(Sequence[VisualQuestion]):
     """Questions whose texts are in memory and whose pictures are read when a question is asked for.
 
     Raises:
-        ValueError: on access, for an unreadable picture (the message names file and record).
+        UnreadableImages: on access, for an unreadable or missing picture (the message names file and record).
     """
 
     def __init__(self, entries: Sequence[_Entry], source: str, place: str) -> None:
@@ -96,9 +98,9 @@ class BenchmarkQuestions(Sequence[VisualQuestion]):
         if isinstance(item, slice):
             return [self[i] for i in range(*item.indices(len(self)))]
         entry = self._entries[item]
-        return VisualQuestion(
+        question = VisualQuestion(
             id=entry.id,
-            images=(entry.picture(),),
+            images=(),
             prompt=entry.prompt,
             answer_text="" if entry.answer is None else option_letter(entry.answer),
             question=entry.question,
@@ -107,6 +109,10 @@ class BenchmarkQuestions(Sequence[VisualQuestion]):
             task=entry.task,
             source=self._source,
         )
+        try:
+            return replace(question, images=(entry.picture(),))
+        except (ValueError, FileNotFoundError) as error:
+            raise UnreadableImages(str(error), question) from error
 
 
 def load_vstar(
@@ -308,7 +314,8 @@ def load_visual_puzzles(
 ) -> BenchmarkQuestions:
     """VisualPuzzles: 1,168 questions of five categories, four options each.
 
-    Where the options are null they are drawn in the picture: the choices are then the letters A to D.
+    Where the options are null they are drawn in the picture: the choices are then the letters A to D. Records with wrong
+    fields are skipped and logged (`usable_records`).
 
     Args:
         path_or_id: the folder of the Parquet files; the hub if None.
@@ -326,7 +333,7 @@ def load_visual_puzzles(
     names = _puzzle_files(folder, split, layout)
     rows = ParquetRows(folder, names, _PUZZLE_FIELDS, reader="load_visual_puzzles")
     texts = rows.columns([name for name in _PUZZLE_FIELDS if name != "image"])
-    entries = [_puzzle_entry(rows, index, record, prompt) for index, record in enumerate(texts)]
+    entries = usable_records(texts, lambda index, record: _puzzle_entry(rows, index, record, prompt), str(folder))
     return BenchmarkQuestions(_selected(entries, tasks, limit, str(folder)), "VisualPuzzles", folder.place(names[0]))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, overload
 
 from PIL import Image
 
-from amvl_model.data.readers.files import ParquetRows, check_tasks, check_unique, data_folder, find_shards, picture_cell
+from amvl_model.data.readers.files import ParquetRows, UnreadableImages, check_tasks, check_unique, data_folder, find_shards, picture_cell
 from amvl_model.data.schema import VisualQuestion, answer_index, option_texts, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"
@@ -139,8 +139,12 @@ class BlinkQuestions(Sequence[VisualQuestion]):
                 f"record {record['idx']!r} ({rows.place(row)}): expected a value in {', '.join(empty)}, got null; "
                 "correct the file"
             )
-        for name in IMAGE_FIELDS:
-            record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
+        try:
+            for name in IMAGE_FIELDS:
+                record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
+        except ValueError as error:
+            blank = {**dict.fromkeys(IMAGE_FIELDS), "image_1": Image.new("RGB", (1, 1))}
+            raise UnreadableImages(str(error), question_from_blink(record | blank, source=self._source)) from error
         return question_from_blink(record, source=self._source)
 
 

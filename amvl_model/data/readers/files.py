@@ -20,12 +20,13 @@ import bisect
 import difflib
 import fnmatch
 import json
+import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from PIL import Image
 
@@ -34,9 +35,65 @@ from amvl_model.data.images import decode_base64 as decode_base64
 from amvl_model.data.images import decode_picture as decode_picture
 from amvl_model.data.images import read_picture as read_picture
 from amvl_model.data.images import to_rgb as to_rgb
+from amvl_model.data.schema import VisualQuestion
+
+R, T = TypeVar("R"), TypeVar("T")
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
+_LOG = logging.getLogger(__name__)
+MAX_RECORDS_FILE: Final = 1 << 32
+"""Largest JSON file of records [bytes], which is read as a whole; viscot_363k.json has 0.4 GB."""
+MAX_LINE: Final = 1 << 24
+"""Longest line of a file of JSON lines [bytes or characters]."""
+MAX_BAD_SHARE: Final = 0.001
+"""Share of a file's records that may be wrong before it is an error; one is always borne."""
+
+
+class UnreadableImages(ValueError):
+    """The images of a question cannot be read, or not be used.
+
+    Attributes:
+        question: the question without its images.
+    """
+
+    def __init__(self, message: str, question: VisualQuestion) -> None:
+        super().__init__(message)
+        self.question = replace(question, images=())
+
+
+def usable_records(records: Sequence[R], convert: Callable[[int, R], T], place: str) -> list[T]:
+    """The records converted, without those that have wrong fields, which are logged and counted.
+
+    Args:
+        records: of a file.
+        convert: called with the number of a record and the record.
+        place: the file, for messages.
+
+    Raises:
+        ValueError: when more than `MAX_BAD_SHARE` of them, and more than one, have wrong fields.
+    """
+    converted, problems = [], []
+    for number, record in enumerate(records):
+        try:
+            converted.append(convert(number, record))
+        except ValueError as error:
+            problems.append(str(error))
+            _LOG.warning("skipped a record: %s", error)
+    allowed = max(1, int(MAX_BAD_SHARE * len(records)))
+    if len(problems) > allowed or (problems and not converted):
+        listed = "\n".join(f"  {problem}" for problem in problems[:10])
+        raise ValueError(
+            f"{place}: {len(problems)} of {len(records)} records have wrong fields, expected at most {allowed}; correct the "
+            f"file. The first:\n{listed}"
+        )
+    return converted
+
+
+def check_size(path: Path, most: int = MAX_RECORDS_FILE) -> None:
+    """Raises a ValueError for a file that is larger than ``most`` bytes, before it is read into memory."""
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{path} has {size:,} bytes, expected at most {most:,}; split the file")
 
 
 def read_json_records(path: Path) -> list[dict[str, Any]]:
@@ -48,12 +105,13 @@ def read_json_records(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected the file {path}, found none; download it or correct the path")
+    check_size(path)
     try:
         if path.suffix == ".jsonl":
             records = list(_json_lines(path))
         else:
             records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); it may be truncated: download it again") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: expected a list of JSON objects; check that this is the right file")
@@ -66,7 +124,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
                     raise ValueError(
                         f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
                     ) from error

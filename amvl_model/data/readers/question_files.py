@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final, overload
 
 from amvl_model.data.images import read_picture, to_rgb
-from amvl_model.data.readers.files import check_tasks, check_unique
+from amvl_model.data.readers.files import MAX_LINE, check_size, check_tasks, check_unique
 from amvl_model.data.schema import (
     LETTERS,
     VisualQuestion,
@@ -69,6 +69,7 @@ class QuestionFile(Sequence[VisualQuestion]):
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"expected a file of questions (JSON lines), got {self.path}; correct the path")
+        check_size(self.path)
         identifiers, lines = [], []
         with self.path.open("rb") as file:
             start = 0
@@ -124,6 +125,8 @@ class QuestionFile(Sequence[VisualQuestion]):
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         """The fields of a line, each of its type, with defaults."""
         place = f"{self.path}, line {number}"
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{place} has {len(line):,} bytes, expected at most {MAX_LINE:,}; correct the line")
         try:
             given = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -48,7 +48,7 @@ from amvl_model.data.readers.training_texts import (
     zebra_question,
     zebra_reasoning,
 )
-from amvl_model.data.schema import VisualQuestion, text_of
+from amvl_model.data.schema import VisualQuestion, short, text_of
 
 Target = Literal["answer", "reasoning"]
 VISUAL_COT_ID: Final = "deepcs233/Visual-CoT"
@@ -164,7 +164,7 @@ def load_visual_cot(
 
     Raises:
         FileNotFoundError: if the folder or the annotations are missing; on access if a picture is.
-        ValueError: for invalid JSON, or a record that lacks a field.
+        ValueError: for invalid JSON; on access for a record with wrong fields, which `amvl_model.data.mixture` skips and counts.
     """
     folder = _local(path, VISUAL_COT_ID, "viscot_363k.json and cot/<dataset>/<picture>")
     mixed = folder / "viscot_363k.json"
@@ -173,20 +173,29 @@ def load_visual_cot(
         raise FileNotFoundError(
             f"{folder}: expected viscot_363k.json or metadata/<dataset>_cot_train.jsonl, found neither"
         )
-    entries: list[tuple[str, str, str, str, str, str]] = []
+    entries: list[tuple[str, str, str, str, str] | str] = []  # a text is what is wrong with the record
+    present: set[str] = set()
     for file in files:
         for number, record in enumerate(read_json_records(file)):
             place = f"record {number} of {file}"
-            if tasks is None or _field(record, ("dataset",), place) in tasks:
-                entries.append((f"viscot/{len(entries)}", *_visual_cot_texts(record, place), place))
+            try:
+                texts = _visual_cot_texts(record, place)
+            except ValueError as error:
+                entries.append(str(error))
+            else:
+                present.add(texts[2])
+                if tasks is None or texts[2] in tasks:
+                    entries.append((*texts, place))
             if len(entries) == limit:
                 break
-
     if len(entries) != limit:
-        check_tasks(tasks, {task for _, _, _, task, _, _ in entries}, str(folder))
+        check_tasks(tasks, present, str(folder))
 
     def example(index: int) -> _Example:
-        identifier, question, answer, task, picture, place = entries[index]
+        entry = entries[index]
+        if isinstance(entry, str):
+            raise ValueError(entry)
+        (question, answer, task, picture, place), identifier = entry, f"viscot/{index}"
         path = _picture_path(folder, picture, (".", "cot_image_data", "images"))
         return _Example(identifier, question, answer, task, lambda: (read_picture(path, place),))
 
@@ -195,20 +204,26 @@ def load_visual_cot(
 
 def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str, str]:
     """Question, answer, set and picture of a record of either form."""
-    task = str(_field(record, ("dataset",), place))
+    task = text_of(_field(record, ("dataset",), place), f"{place}: dataset")
     image = _field(record, ("image",), place)
+    if isinstance(image, list) and image:
+        image = image[0]
+    image = text_of(image, f"{place}: image")
     if "conversations" not in record:
         question, answer = (
             text_of(_field(record, (name,), place), f"{place}: {name}") for name in ("question", "answer")
         )
         return question, answer, task, f"cot/{'textvqa' if task == 'textcap' else task}/{image}"
-    turns = [turn for turn in record["conversations"] if isinstance(turn, dict)]
+    turns = record["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError(f"{place}: conversations: expected a list of objects, got {short(turns)}; correct the record")
     asked = [text_of(turn.get("value"), f"{place}: human") for turn in turns if turn.get("from") == "human"]
     said = [text_of(turn.get("value"), f"{place}: gpt") for turn in turns if turn.get("from") == "gpt"]
     if not asked or not said or not image:
-        raise ValueError(f"{place}: expected a picture and turns of human and gpt, got {record}; correct the record")
-    first = image[0] if isinstance(image, list) else image
-    return strip_box_request(asked[0]), said[-1], task, str(first).partition("###")[0]
+        raise ValueError(
+            f"{place}: expected a picture and turns of human and gpt, got {short(record)}; correct the record"
+        )
+    return strip_box_request(asked[0]), said[-1], task, image.partition("###")[0]
 
 
 def load_refocus(
