@@ -27,6 +27,7 @@ from amvl_model.data.processing import AMVLProcessor
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
 from amvl_model.training.guard import GuardedTrainer
+from amvl_model.training.health import ACTIVE_FROM, HealthLine, latent_state
 from amvl_model.training.run_folder import tell
 from amvl_model.training.sharding import keep_float32, sharding_arguments
 
@@ -48,7 +49,8 @@ class AMVLTrainer(GuardedTrainer):
 
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
-    ``latent_norm_ratio``, and further terms of the objective by name. Of a baseline ``ntp`` alone.
+    ``latent_norm_ratio``, and further terms of the objective by name; ``saturated``, ``kl_per_dimension`` and
+    ``active_dimensions`` (health.py, which also writes the line and the warnings). Of a baseline ``ntp`` alone.
 
     Args:
         objective: which loss, with its weights and schedule.
@@ -86,6 +88,8 @@ class AMVLTrainer(GuardedTrainer):
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0.0
+        self._kl = torch.zeros((), device=self.args.device)  # summed over examples, (k, d) from the first on
+        self.add_callback(HealthLine)
 
     @property
     def progress(self) -> float:
@@ -140,9 +144,13 @@ class AMVLTrainer(GuardedTrainer):
             for name, values in output.terms.named().items():
                 self._sums[name] += float((values * weight).sum())
             if self._latent_shape is not None:
-                for name in ("prior", "posterior"):
-                    if output[f"{name}_mean"] is not None:
-                        self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                has_posterior = output.posterior_mean is not None
+                for name in ("prior", "posterior")[: 1 + has_posterior]:
+                    self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                saturated, kl = latent_state(output.prior, output.posterior if has_posterior else None)
+                self._sums["saturated"] += float((saturated * weight).sum())
+                if kl is not None:
+                    self._kl = self._kl + (kl * weight[:, None, None]).sum(0)
                 self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
                 for name, value in zip(("beta", "gamma"), self.objective.weights(self.progress), strict=True):
                     self._sums[name] += value * count
@@ -151,12 +159,16 @@ class AMVLTrainer(GuardedTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the terms of the objective to the Trainer's own log line."""
         if "loss" in logs:
-            told = distributed.gather((self._count, dict(self._sums)))
-            count = sum(number for number, _ in told)
-            names = told[0][1] if count else ()
-            logs = {**logs, **{name: sum(sums.get(name, 0.0) for _, sums in told) / count for name in names}}
+            parts = distributed.gather((self._count, dict(self._sums), self._kl.cpu()))
+            count = sum(number for number, _, _ in parts)
+            names = parts[0][1] if count else ()
+            logs = {**logs, **{name: sum(sums.get(name, 0.0) for _, sums, _ in parts) / count for name in names}}
+            if "posterior_std" in logs:
+                kl = torch.stack([part for _, _, part in parts]).sum(0) / count
+                logs["kl_per_dimension"] = float(kl.mean())
+                logs["active_dimensions"] = int((kl > ACTIVE_FROM).sum())
             self._sums.clear()
-            self._count = 0.0
+            self._count, self._kl = 0.0, torch.zeros((), device=self.args.device)
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

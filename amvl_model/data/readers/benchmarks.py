@@ -31,11 +31,11 @@ from amvl_model.data.images import decode_base64, decode_picture
 from amvl_model.data.readers.files import (
     DataFolder,
     ParquetRows,
-    UnreadableImages,
     check_tasks,
     check_unique,
     data_folder,
     find_shards,
+    images_of,
     picture_cell,
     usable_records,
 )
@@ -79,7 +79,7 @@ class BenchmarkQuestions(Sequence[VisualQuestion]):
     """Questions whose texts are in memory and whose pictures are read when a question is asked for.
 
     Raises:
-        UnreadableImages: on access, for an unreadable or missing picture (the message names file and record).
+        UnreadableImages, MissingImages: on access, for an unreadable or missing picture (the message names file and record).
     """
 
     def __init__(self, entries: Sequence[_Entry], source: str, place: str) -> None:
@@ -109,10 +109,8 @@ class BenchmarkQuestions(Sequence[VisualQuestion]):
             task=entry.task,
             source=self._source,
         )
-        try:
+        with images_of(question):
             return replace(question, images=(entry.picture(),))
-        except (ValueError, FileNotFoundError) as error:
-            raise UnreadableImages(str(error), question) from error
 
 
 def load_vstar(

@@ -24,6 +24,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
@@ -60,6 +61,25 @@ class UnreadableImages(ValueError):
     def __init__(self, message: str, question: VisualQuestion) -> None:
         super().__init__(message)
         self.question = replace(question, images=())
+
+
+class MissingImages(UnreadableImages, FileNotFoundError):
+    """An image file of the question does not exist."""
+
+
+@contextmanager
+def images_of(question: VisualQuestion) -> Iterator[None]:
+    """Errors of reading images, with the question that they belong to.
+
+    Raises:
+        UnreadableImages, MissingImages: instead of ValueError and FileNotFoundError.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingImages(str(error), question) from error
+    except ValueError as error:
+        raise UnreadableImages(str(error), question) from error
 
 
 def usable_records(records: Sequence[R], convert: Callable[[int, R], T], place: str) -> list[T]:

@@ -23,11 +23,12 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, overload
 
 from amvl_model.data.images import read_picture, to_rgb
-from amvl_model.data.readers.files import MAX_LINE, check_size, check_tasks, check_unique
+from amvl_model.data.readers.files import MAX_LINE, check_size, check_tasks, check_unique, images_of
 from amvl_model.data.schema import (
     LETTERS,
     VisualQuestion,
@@ -174,9 +175,9 @@ class QuestionFile(Sequence[VisualQuestion]):
         except ValueError as error:
             raise ValueError(f"{place}, field answer: {error}") from error
         text = answer or "" if index is None else option_letter(index)
-        return VisualQuestion(
+        question = VisualQuestion(
             id=record["id"],
-            images=tuple(read_picture(self.path.parent / path, place) for path in record["images"]),
+            images=(),
             prompt=record.get("prompt") or format_prompt(record["question"], choices),
             answer_text=record.get("answer_text") or text,
             question=record["question"],
@@ -185,6 +186,9 @@ class QuestionFile(Sequence[VisualQuestion]):
             task=record["task"],
             source=record["source"],
         )
+        with images_of(question):
+            images = tuple(read_picture(self.path.parent / path, place) for path in record["images"])
+        return replace(question, images=images)
 
 
 def _chosen(answer: str, choices: Sequence[str], identifier: str) -> int:
