@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         reader["prompt"] = options.prompt
     try:
         questions = load_benchmark(options.benchmark, options.path, tasks=options.tasks, limit=options.limit, **reader)
-        model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype), backbone_path=options.backbone)
+        model, processor = load_checkpoint(
+            options.model, dtype=getattr(torch, options.dtype), backbone_path=options.backbone
+        )
     except (ValueError, TypeError, OSError) as error:
         page.error(str(error))
     device = options.device or str(distributed.device())

@@ -101,7 +101,7 @@ def main() -> int:
     except NonFiniteError as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return guard.STATUS
-    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return 2
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
 MANIFEST = "manifest.json"
@@ -46,14 +48,38 @@ def check_weights(model: torch.nn.Module) -> None:
     check_finite(chain(model.named_parameters(), model.named_buffers()))
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of writing to a file or folder (full disk, read-only folder), with what to do.
+
+    Raises:
+        OSError: in place of the errors of Python, torch and safetensors.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        own = (
+            isinstance(error, OSError | SafetensorError)
+            or "PytorchStreamWriter" in str(error)
+            or "inline_container" in str(error)
+        )
+        if not own or "free space" in reason:
+            raise
+        raise OSError(
+            f"{path} cannot be written ({reason}); free space there or make it writable, then resume the run"
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file as a whole: a process that dies while it writes leaves the old one."""
     part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with writing(path):
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def _sha256(file: Path) -> str:
@@ -170,7 +196,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     if file.stat().st_size > MAX_JSON:
-        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, expected at most {MAX_JSON:,}; use another checkpoint")
+        raise ValueError(
+            f"{file} has {file.stat().st_size:,} bytes, expected at most {MAX_JSON:,}; use another checkpoint"
+        )
     try:
         content = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
@@ -183,8 +211,6 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _check_weights(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
     for file in _weight_files(folder):
         if not file.is_file():
             raise FileNotFoundError(
@@ -215,7 +241,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     shards = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ValueError(f"{folder / INDEX}: expected an object weight_map, got {shards!r:.60}; download the file again")
+        raise ValueError(
+            f"{folder / INDEX}: expected an object weight_map, got {shards!r:.60}; download the file again"
+        )
     for name in shards.values():
         if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
             raise ValueError(

@@ -22,6 +22,7 @@ from amvl_model.models.checkpoints import (
     inspect_checkpoint,
     is_lora,
     write_manifest,
+    writing,
 )
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
@@ -119,7 +120,9 @@ def load_checkpoint(
     options: dict[str, Any] = {"dtype": dtype}
     if backbone_path is not None:
         if not is_lora(folder):
-            raise ValueError(f"{folder} contains a whole model, not LoRA adapters; leave out the backbone {backbone_path}")
+            raise ValueError(
+                f"{folder} contains a whole model, not LoRA adapters; leave out the backbone {backbone_path}"
+            )
         options["backbone_path"] = resolve(str(backbone_path))
     if kind == "amvl":
         model = AMVLForConditionalGeneration.from_pretrained(folder, **options)
@@ -179,14 +182,15 @@ def save_checkpoint(
             name: value if any(part in name for part in keep) or not value.is_floating_point() else value.to(dtype)
             for name, value in model.state_dict().items()
         }
+    carrier = model
     if state is None:
         check_weights(model)
-        model.save_pretrained(folder)
     else:
         check_finite(state.items())
         # a sharded model would gather its own weights while it saves, and wait for the other processes
         with torch.device("meta"):
             carrier = type(model)(model.config)  # type: ignore[arg-type]
-        carrier.save_pretrained(folder, state_dict=state)
-    processor.save_pretrained(folder)
-    write_manifest(folder)
+    with writing(folder):
+        carrier.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        processor.save_pretrained(folder)
+        write_manifest(folder)

@@ -22,7 +22,7 @@ from transformers import Trainer
 
 from amvl_model import distributed
 from amvl_model.config.schema import RunConfig
-from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights, write_manifest
+from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights, write_manifest, writing
 from amvl_model.models.loading import build_model
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
 from amvl_model.training.run_folder import newest_checkpoint, rotate
@@ -106,7 +106,8 @@ class GuardedTrainer(Trainer):
             shutil.rmtree(checkpoint, ignore_errors=True)
         distributed.barrier()
         keep, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(*args, **kwargs)
+        with writing(checkpoint):
+            super()._save_checkpoint(*args, **kwargs)
         self.args.save_total_limit = keep
         distributed.barrier()
         if distributed.is_main():
@@ -149,7 +150,8 @@ class GuardedTrainer(Trainer):
                 "weights": weights,
             }
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(kept, file)
+            with writing(file):
+                torch.save(kept, file)
         batches = "; ".join(
             f"batch {part['number']} of {part['of']}: {', '.join(map(str, part['questions']))}" for part in suspects
         )

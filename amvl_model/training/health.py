@@ -29,7 +29,11 @@ ACTIVE_FROM: Final = 0.01
 """Mean KL(q||p) of a latent dimension from which it counts as active [nats]."""
 LIMITS: Final[dict[str, tuple[float, float, str]]] = {
     "saturated": (-math.inf, 0.05, "log standard deviations stand at their bound and hardly receive a gradient"),
-    "active_dimensions": (1, math.inf, "prior and posterior agree in every dimension: the posterior ignores the answer"),
+    "active_dimensions": (
+        1,
+        math.inf,
+        "prior and posterior agree in every dimension: the posterior ignores the answer",
+    ),
     "prior_std": (0.02, 20, "the prior's spread runs away"),
     "posterior_std": (0.02, 20, "the posterior's spread runs away"),
     "kl_per_dimension": (-math.inf, 5, "prior and posterior lie far apart: the latents can transmit the answer"),
@@ -67,7 +71,15 @@ class HealthLine(TrainerCallback):
         if not state.is_world_process_zero or not logs or "saturated" not in logs:
             return
         problems = warnings_of(logs)
-        names = ("forward_kl", "reverse_kl", "prior_std", "posterior_std", "saturated", "active_dimensions", "grad_norm")
+        names = (
+            "forward_kl",
+            "reverse_kl",
+            "prior_std",
+            "posterior_std",
+            "saturated",
+            "active_dimensions",
+            "grad_norm",
+        )
         numbers = ", ".join(f"{name} {logs[name]:.3g}" for name in names if isinstance(logs.get(name), int | float))
         if not args.disable_tqdm:
             tqdm.write(f"step {state.global_step}: {numbers}")

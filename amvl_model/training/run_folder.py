@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 
 from amvl_model import distributed
 from amvl_model.config.schema import RunConfig
-from amvl_model.models.checkpoints import MANIFEST, damage, write_text
+from amvl_model.models.checkpoints import MANIFEST, damage, write_text, writing
 from amvl_model.models.pickles import foreign_code
 
 LOCK = "run.lock"
@@ -50,10 +50,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         FileExistsError: naming the process that writes there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     while True:
-        file = path.open("a+")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -72,8 +73,10 @@ def locked(folder: Path) -> Iterator[None]:
         if ended := file.read().strip():
             tell(f"took over {folder} from {ended}, which has ended")
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
+        with writing(path):
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, started {now}\n")
+            file.flush()
         yield
     finally:
         path.unlink(missing_ok=True)

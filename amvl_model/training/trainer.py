@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainingArguments
 from amvl_model import distributed
 from amvl_model.config.schema import ObjectiveConfig, RunConfig
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.checkpoints import writing
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
 from amvl_model.training.guard import GuardedTrainer
@@ -40,7 +41,7 @@ class JsonlLog(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with self.path.open("a") as file:
+            with writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(to_jsonable({"step": state.global_step, **logs}), allow_nan=False) + "\n")
 
 
