@@ -48,20 +48,31 @@ def forked(act: Callable[[], Any], errors: Path) -> int:
     child = os.fork()
     if child:
         return child
-    with errors.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            act()
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 1
-        except BaseException as error:
-            status = 2 if isinstance(error, ValueError | OSError) else 70
-            sys.stderr.write(f"{type(error).__name__}: {error}\n" if status == 2 else traceback.format_exc())
-        sys.stdout.flush()
+    status = 70
+    try:
+        file = os.open(errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115, those of pytest are elsewhere
+        status = _ended(act)
         sys.stderr.flush()
-    os._exit(status)
+    finally:
+        os._exit(status)  # the child never goes on with what its parent does
+
+
+def _ended(act: Callable[[], Any]) -> int:
+    """Exit status that ``act`` would give a script: 2 after a clear error, 70 after a traceback."""
+    try:
+        act()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    return 0
 
 
 def status_of(child: int) -> int:
@@ -201,12 +212,15 @@ def full_disk(folder: Path, reference: Reference, rng: random.Random, kind: Kind
     def act() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        train(folder)
+        try:
+            train(folder)
+        finally:  # the message is written in full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     errors = folder.with_suffix(".txt")
     status = status_of(forked(act, errors))
     text = errors.read_text()
-    if status not in (0, 2) or (status == 2 and text.strip() and "free" not in text):
+    if status not in (0, 2) or (status == 2 and "free" not in text):
         kind.add("unclear", f"at most {size} bytes: status {status}: {text[-400:]}")
         return
     finish(folder, reference, kind, f"at most {size} bytes")

@@ -138,7 +138,7 @@ def load_vstar(
     folder = data_folder(path_or_id, hub_id=VSTAR_ID, patterns=["*"], layout=layout, stream=stream)
     name = "test_questions.jsonl"
     try:
-        lines = folder.read_bytes(name).decode().splitlines()
+        lines = folder.read_text(name).splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder.place(name)}: no such file; expected a folder that holds {layout}") from error
     entries = []
@@ -151,7 +151,7 @@ def load_vstar(
 def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)
     text = text_of(record["text"], f"{place}: text")
@@ -282,7 +282,7 @@ def _read_tsv(folder: DataFolder, name: str) -> tuple[list[dict[str, Any]], list
     """Texts and picture readers of VLMEvalKit's TSV, whose pictures (base64) are held in memory as text."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        reader = csv.DictReader(io.StringIO(folder.read_bytes(name).decode(), newline=""), delimiter="\t")
+        reader = csv.DictReader(io.StringIO(folder.read_text(name), newline=""), delimiter="\t")
         rows = list(reader)
     finally:
         csv.field_size_limit(limit)

@@ -109,7 +109,9 @@ def export_blink_parquet(records: Iterable[dict[str, Any]], folder: str | Path, 
     for task, content in rows.items():
         path = Path(folder) / task / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(content, schema=schema), path, row_group_size=_ROWS_PER_GROUP)
+        pq.write_table(
+            pa.Table.from_pylist(content, schema=schema), path, row_group_size=_ROWS_PER_GROUP, write_page_checksum=True
+        )
         files.append(path)
     return files
 

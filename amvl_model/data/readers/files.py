@@ -195,11 +195,24 @@ class DataFolder:
         import pyarrow.parquet as pq
 
         if not self.on_hub:
-            return pq.ParquetFile(self.path(name), memory_map=True)
+            return pq.ParquetFile(self.path(name), memory_map=True, page_checksum_verification=True)
         import huggingface_hub
 
         handle = huggingface_hub.HfFileSystem().open(f"{self.root}/{name}", "rb")
-        return pq.ParquetFile(handle, buffer_size=_BUFFER)
+        return pq.ParquetFile(handle, buffer_size=_BUFFER, page_checksum_verification=True)
+
+    def read_text(self, name: str) -> str:
+        """The whole file as text.
+
+        Raises:
+            ValueError: if it is not UTF-8, or a local file larger than `MAX_RECORDS_FILE`.
+        """
+        if not self.on_hub and self.path(name).is_file():
+            check_size(self.path(name))
+        try:
+            return self.read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.place(name)}: not a text in UTF-8 ({error}); download the file again") from error
 
     def read_bytes(self, name: str) -> bytes:
         """The whole file."""

@@ -68,6 +68,7 @@ class _Example:
     answer: str
     task: str
     pictures: Callable[[], tuple[Image.Image, ...]]
+    place: str
     reasoning: str = ""
 
 
@@ -102,7 +103,7 @@ class TrainingQuestions(Sequence[VisualQuestion]):
             return [self[i] for i in range(*item.indices(len(self)))]
         example = self._example(range(self._size)[item])
         if not example.question.strip() or not example.answer.strip():
-            raise ValueError(f"{self._source} {example.id}: expected a question and an answer, got an empty text")
+            raise ValueError(f"{example.place}: expected a question and an answer, got an empty text")
         answer = example.answer.strip()
         if self._target == "reasoning" and example.reasoning.strip():
             answer = f"{example.reasoning.strip()}\nAnswer: {answer}"
@@ -197,7 +198,7 @@ def load_visual_cot(
             raise ValueError(entry)
         (question, answer, task, picture, place), identifier = entry, f"viscot/{index}"
         path = _picture_path(folder, picture, (".", "cot_image_data", "images"))
-        return _Example(identifier, question, answer, task, lambda: (read_picture(path, place),))
+        return _Example(identifier, question, answer, task, lambda: (read_picture(path, place),), place)
 
     return TrainingQuestions(len(entries[:limit]), example, "Visual-CoT", target)
 
@@ -260,8 +261,13 @@ def load_refocus(
         record = records[index]
         place = f"record {record['id']!r} of {file}"
         turns = record.get("conversations") or [{}]
-        images = turns[0].get("images") or record.get("images") or []
-        picture = str(images[0] if images else _field(record, ("image",), place)).replace("\\", "/")
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise ValueError(
+                f"{place}: conversations: expected a list of objects, got {short(turns)}; correct the record"
+            )
+        images = turns[0].get("images") or record.get("images") or _field(record, ("image",), place)
+        image = images[0] if isinstance(images, list) else images
+        picture = text_of(image, f"{place}: image").replace("\\", "/")
         roots = (".", "chartqa_vcot", "ChartQA/ChartQA Dataset", "ChartQA Dataset", "data")
         found = _picture_path(folder, picture, roots)
         return _Example(
@@ -270,6 +276,7 @@ def load_refocus(
             _text(_field(record, ("answer",), place), f"{place}: answer"),
             str(record.get("source", "")),
             lambda: (read_picture(found, place),),
+            place,
             focus_reasoning(record),
         )
 
@@ -326,7 +333,10 @@ def _cogcom_lines(folder: Path, split: str, limit: int | None, target: Target) -
     records: list[dict[str, Any]] = []
     for line in read_json_records(file):
         shared: dict[str, Any] = {name: line[name] for name in ("image_path", "pid") if name in line}
-        records += [{**shared, **part} for part in line["metadata"]] if "metadata" in line else [line]
+        parts = line.get("metadata", [{**line}])
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f"{file}: metadata: expected a list of objects, got {short(parts)}; correct the record")
+        records += [{**shared, **part} for part in parts]
     records = records[:limit]
     for number, record in enumerate(records):
         record.setdefault("pid", number)
@@ -351,6 +361,7 @@ def _cogcom_example(
         _text(_field(record, ("answer",), place), f"{place}: answer"),
         split,
         pictures,
+        place,
         chain_of_manipulations(record.get("final_com"), place),
     )
 
@@ -410,6 +421,6 @@ def load_zebra_cot(
 
         answer = str(_field(record, ("Final Answer",), place))
         reasoning = zebra_reasoning(str(record["Text Reasoning Trace"] or ""))
-        return _Example(f"zebra-cot/{subject}/{row}", question, answer, subject, pictures, reasoning)
+        return _Example(f"zebra-cot/{subject}/{row}", question, answer, subject, pictures, place, reasoning)
 
     return TrainingQuestions(len(index), example, "Zebra-CoT", target)
