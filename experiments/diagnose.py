@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="checkpoint folders, or the shipped tiny-amvl and tiny-forward-only; several stand side by side",
     )
+    add("--backbone", metavar="DIR", help="base of the LoRA checkpoints, if it was moved since training")
     add("--only", nargs="+", choices=tuple(DIAGNOSTICS), metavar="NAME", help=f"some of: {', '.join(DIAGNOSTICS)}")
     add("--questions", type=int, default=140, metavar="N", help="held-out questions in all (default: 140)")
     add(
@@ -123,7 +124,7 @@ def plan(arguments: argparse.Namespace, questions: Sequence[Any], checkpoint: st
 
 def run(asked: argparse.Namespace, out: Path) -> int:
     """Diagnose every checkpoint and write both files."""
-    from amvl_model.models.checkpoints import inspect_checkpoint
+    from amvl_model.models.checkpoints import backbone_at, inspect_checkpoint
     from amvl_model.models.loading import resolve
 
     for name in asked.checkpoint:
@@ -138,7 +139,8 @@ def run(asked: argparse.Namespace, out: Path) -> int:
     diagnosed = []
     for name in asked.checkpoint:
         print(f"{name}: {len(questions)} questions, {', '.join(chosen)}", flush=True)
-        diagnosed.append(diagnose(name, chosen, plan(asked, questions, name)))
+        with backbone_at(asked.backbone, *map(resolve, asked.checkpoint)):
+            diagnosed.append(diagnose(name, chosen, plan(asked, questions, name)))
     from amvl_model.diagnostics.report.html import sentences, write_report
 
     settings = {name: value for name, value in vars(asked).items() if name not in ("out", "no_progress")}

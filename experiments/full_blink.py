@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     mode.add_argument("--choices", nargs="+", metavar="TEXT", help="options of the question of --ask")
     mode.add_argument("--checkpoint", metavar="DIR", help="with --ask: which model answers (default: tiny-amvl)")
+    mode.add_argument("--backbone", metavar="DIR", help="with --ask: base of a LoRA checkpoint, if it was moved")
     mode.add_argument("--task", metavar="NAME", help="with --quick: a task of synthetic BLINK (default: Counting)")
     mode.add_argument(
         "--index", type=int, default=0, help="with --quick: which of the task's test questions (default: 0)"
@@ -62,6 +63,8 @@ def main() -> int:
     command = parser()
     arguments = command.parse_args()
     config = config_from_args(command, arguments)
+    if arguments.backbone and not arguments.ask:
+        command.error("--backbone belongs to --ask IMAGE QUESTION; a run's base is --model.base")
     if arguments.choices and not arguments.ask:
         command.error("--choices belongs to --ask IMAGE QUESTION")
     if arguments.ask and len(arguments.ask) < 2:
@@ -76,14 +79,17 @@ def main() -> int:
         torch.set_num_threads(arguments.threads)
     out = arguments.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
     from amvl_model import distributed
-    from amvl_model.models.checkpoints import NonFiniteError
+    from amvl_model.models.checkpoints import NonFiniteError, backbone_at
+    from amvl_model.models.loading import resolve
     from amvl_model.studies import main_job
     from amvl_model.training import guard
 
     try:
         if arguments.ask:
             *images, question = arguments.ask
-            return main_job.ask(images, question, arguments.choices or [], arguments.checkpoint or "tiny-amvl", config)
+            checkpoint = arguments.checkpoint or "tiny-amvl"
+            with backbone_at(arguments.backbone, resolve(checkpoint)):
+                return main_job.ask(images, question, arguments.choices or [], checkpoint, config)
         if arguments.replay:
             return guard.replay(arguments.replay)
         if arguments.ship:

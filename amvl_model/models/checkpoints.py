@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
 MAX_JSON = 1 << 26
 """Largest config.json or index that is read [bytes]."""
+
+
+_backbone: ContextVar[str | None] = ContextVar("backbone", default=None)
 
 
 class NonFiniteError(ValueError):
@@ -289,7 +293,7 @@ def load_lora_checkpoint(
     """
     from safetensors.torch import load_file
 
-    backbone = kwargs.pop("backbone_path", None) or _stored_backbone(Path(path), stored)
+    backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
     try:
         model = cls.from_backbone(backbone, **{name: stored[name] for name in cls.config_class.sizes}, **kwargs)
     except FileNotFoundError as error:
@@ -310,6 +314,27 @@ def load_lora_checkpoint(
         )
     model.eval()
     return model
+
+
+@contextmanager
+def backbone_at(backbone: str | Path | None, *checkpoints: str | Path) -> Iterator[None]:
+    """Load LoRA checkpoints onto this base, wherever in the block they are loaded; None: onto the one that each names.
+
+    Args:
+        backbone: folder or hub id.
+        checkpoints: those that will be loaded.
+
+    Raises:
+        ValueError: if none of them consists of LoRA adapters, and so none has a base.
+    """
+    if backbone is not None and not any(is_lora(path) for path in checkpoints):
+        names = ", ".join(str(path) for path in checkpoints)
+        raise ValueError(f"{names}: a whole model, not LoRA adapters; leave out the backbone {backbone}")
+    token = _backbone.set(None if backbone is None else str(backbone))
+    try:
+        yield
+    finally:
+        _backbone.reset(token)
 
 
 def absolute(path: str | Path) -> str:

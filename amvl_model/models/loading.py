@@ -16,11 +16,11 @@ from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import load_backbone
 from amvl_model.models.checkpoints import (
     PAUSE_TYPE,
+    backbone_at,
     check_finite,
     check_weights,
     checkpoint_type,
     inspect_checkpoint,
-    is_lora,
     write_manifest,
     writing,
 )
@@ -116,18 +116,14 @@ def load_checkpoint(
     """
     folder = resolve(str(path))
     model: Any
-    kind = checkpoint_type(folder)
-    options: dict[str, Any] = {"dtype": dtype}
     if backbone_path is not None:
-        if not is_lora(folder):
-            raise ValueError(
-                f"{folder} contains a whole model, not LoRA adapters; leave out the backbone {backbone_path}"
-            )
-        options["backbone_path"] = resolve(str(backbone_path))
+        with backbone_at(resolve(str(backbone_path)), folder):
+            return load_checkpoint(folder, dtype=dtype)
+    kind = checkpoint_type(folder)
     if kind == "amvl":
-        model = AMVLForConditionalGeneration.from_pretrained(folder, **options)
+        model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     elif kind == PAUSE_TYPE:
-        model = PauseForConditionalGeneration.from_pretrained(folder, **options)
+        model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     else:
         model, _ = load_backbone(folder, dtype=dtype)
         if not isinstance(model, AMVLForConditionalGeneration):

@@ -1,4 +1,5 @@
-"""The fault-injection suite in short: `make faults` runs it, tests/faults/long.py at length."""
+"""The fault-injection suite in short: `make faults` runs all of it, `make test` all but the interrupted runs, which are slow;
+tests/faults/long.py at length."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, reference: Reference) -> dic
     return damage.cases(tmp_path_factory.mktemp("damage"), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(INTERRUPTIONS))
 def test_an_interrupted_run_loses_an_interval_at_most_and_ends_as_if_nothing_had_been(
     tmp_path: Path, reference: Reference, name: str
@@ -52,7 +54,9 @@ def test_code_in_files_is_not_executed(tmp_path: Path, reference: Reference, nam
     assert not list(tmp_path.glob("marker*"))
 
 
-@pytest.mark.parametrize("name", list(fuzz.FUZZED))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "configuration" else ()) for n in fuzz.FUZZED]
+)
 def test_fuzzed_inputs_are_valid_or_refused(tmp_path: Path, name: str) -> None:
     kind = Kind()
     fuzz.FUZZED[name][0](tmp_path, 300, 0, kind)

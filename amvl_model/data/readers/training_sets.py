@@ -209,7 +209,8 @@ def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str
     image = _field(record, ("image",), place)
     if isinstance(image, list) and image:
         image = image[0]
-    image = text_of(image, f"{place}: image")
+    if not isinstance(image, str):
+        raise ValueError(f"{place}: image: expected a path or a list of paths, got {short(image)}; correct the record")
     if "conversations" not in record:
         question, answer = (
             text_of(_field(record, (name,), place), f"{place}: {name}") for name in ("question", "answer")
