@@ -151,7 +151,7 @@ def load_vstar(
 def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)
     text = text_of(record["text"], f"{place}: text")

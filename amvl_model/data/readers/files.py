@@ -38,7 +38,8 @@ from amvl_model.data.images import read_picture as read_picture
 from amvl_model.data.images import to_rgb as to_rgb
 from amvl_model.data.schema import VisualQuestion
 
-R, T = TypeVar("R"), TypeVar("T")
+R = TypeVar("R")
+T = TypeVar("T")
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
@@ -130,8 +131,8 @@ def read_json_records(path: Path) -> list[dict[str, Any]]:
         if path.suffix == ".jsonl":
             records = list(_json_lines(path))
         else:
-            records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            records = _parsed(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); it may be truncated: download it again") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: expected a list of JSON objects; check that this is the right file")
@@ -142,12 +143,14 @@ def _json_lines(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                try:
-                    yield json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    raise ValueError(
-                        f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
-                    ) from error
+                yield _parsed(line, f"{path}, line {number}")
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is a ValueError too
+        raise ValueError(f"{place}: not valid JSON ({error}); it may be truncated: download it again") from error
 
 
 @dataclass(frozen=True)

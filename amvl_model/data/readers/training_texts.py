@@ -54,7 +54,7 @@ def chain_of_manipulations(final_com: Any, place: str) -> str:
         return ""
     try:
         tree = json.loads(final_com) if isinstance(final_com, str) else final_com
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: final_com is not valid JSON ({error}); correct the record") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{place}: expected final_com to be an object, got {type(tree).__name__}; correct the record")

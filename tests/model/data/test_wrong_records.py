@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from amvl_model.data.images import read_picture
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers import files
 from amvl_model.data.readers.benchmarks import load_visual_puzzles
 from amvl_model.data.readers.files import read_json_records
 from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.readers.training_sets import load_cogcom, load_refocus, load_visual_cot
+from amvl_model.data.schema import text_of
 from tests import miniatures
 
 
@@ -97,6 +99,24 @@ def test_files_and_lines_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for read in (QuestionFile, read_json_records):
         with pytest.raises(ValueError, match="has 338 bytes, expected at most 100; split the file"):
             read(tmp_path / "a.jsonl")  # type: ignore[operator]
+
+
+def test_texts_and_images_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amvl_model.data.schema.MAX_TEXT", 10)
+    with pytest.raises(ValueError, match="a question has 11 characters, expected at most 10"):
+        text_of("x" * 11, "a question")
+    assert text_of("x" * 10, "a question") == "x" * 10
+    miniatures.picture(1).save(tmp_path / "a.png")
+    monkeypatch.setattr("amvl_model.data.images.MAX_BYTES", 10)
+    with pytest.raises(ValueError, match=r"a\.png has .* bytes, expected at most 10; shrink"):
+        read_picture(tmp_path / "a.png", "record 1")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_number_that_python_refuses_is_named_with_its_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("9" * 5000)
+    with pytest.raises(ValueError, match=rf"{name}.*: not valid JSON"):
+        read_json_records(tmp_path / name)
 
 
 def test_deep_nesting_is_not_valid_json(tmp_path: Path) -> None:
