@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from amvl_model import distributed
-from amvl_model.data.readers.files import UnreadableImages
+from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.evaluation.evaluate import Evaluation, evaluate
 from amvl_model.evaluation.harness_readers import READERS

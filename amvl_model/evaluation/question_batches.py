@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.data.readers.files import UnreadableImages
+from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import VisualQuestion
 
 WINDOW = 16

@@ -35,10 +35,9 @@ from amvl_model.data.readers.files import (
     check_unique,
     data_folder,
     find_shards,
-    images_of,
     picture_cell,
-    usable_records,
 )
+from amvl_model.data.readers.records import images_of, usable_records
 from amvl_model.data.schema import (
     LETTERS,
     VisualQuestion,

@@ -19,13 +19,13 @@ from PIL import Image
 
 from amvl_model.data.readers.files import (
     ParquetRows,
-    UnreadableImages,
     check_tasks,
     check_unique,
     data_folder,
     find_shards,
     picture_cell,
 )
+from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import VisualQuestion, answer_index, option_texts, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"

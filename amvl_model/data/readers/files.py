@@ -20,14 +20,12 @@ import bisect
 import difflib
 import fnmatch
 import json
-import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from PIL import Image
 
@@ -36,85 +34,10 @@ from amvl_model.data.images import decode_base64 as decode_base64
 from amvl_model.data.images import decode_picture as decode_picture
 from amvl_model.data.images import read_picture as read_picture
 from amvl_model.data.images import to_rgb as to_rgb
-from amvl_model.data.schema import VisualQuestion
-
-R = TypeVar("R")
-T = TypeVar("T")
+from amvl_model.data.readers.records import check_size
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
-_LOG = logging.getLogger(__name__)
-MAX_RECORDS_FILE: Final = 1 << 32
-"""Largest JSON file of records [bytes], which is read as a whole; viscot_363k.json has 0.4 GB."""
-MAX_LINE: Final = 1 << 24
-"""Longest line of a file of JSON lines [bytes or characters]."""
-MAX_BAD_SHARE: Final = 0.001
-"""Share of a file's records that may be wrong before it is an error; one is always borne."""
-
-
-class UnreadableImages(ValueError):
-    """The images of a question cannot be read, or not be used.
-
-    Attributes:
-        question: the question without its images.
-    """
-
-    def __init__(self, message: str, question: VisualQuestion) -> None:
-        super().__init__(message)
-        self.question = replace(question, images=())
-
-
-class MissingImages(UnreadableImages, FileNotFoundError):
-    """An image file of the question does not exist."""
-
-
-@contextmanager
-def images_of(question: VisualQuestion) -> Iterator[None]:
-    """Errors of reading images, with the question that they belong to.
-
-    Raises:
-        UnreadableImages, MissingImages: instead of ValueError and FileNotFoundError.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise MissingImages(str(error), question) from error
-    except ValueError as error:
-        raise UnreadableImages(str(error), question) from error
-
-
-def usable_records(records: Sequence[R], convert: Callable[[int, R], T], place: str) -> list[T]:
-    """The records converted, without those that have wrong fields, which are logged and counted.
-
-    Args:
-        records: of a file.
-        convert: called with the number of a record and the record.
-        place: the file, for messages.
-
-    Raises:
-        ValueError: when more than `MAX_BAD_SHARE` of them, and more than one, have wrong fields.
-    """
-    converted, problems = [], []
-    for number, record in enumerate(records):
-        try:
-            converted.append(convert(number, record))
-        except ValueError as error:
-            problems.append(str(error))
-            _LOG.warning("skipped a record: %s", error)
-    allowed = max(1, int(MAX_BAD_SHARE * len(records)))
-    if len(problems) > allowed or (problems and not converted):
-        listed = "\n".join(f"  {problem}" for problem in problems[:10])
-        raise ValueError(
-            f"{place}: {len(problems)} of {len(records)} records have wrong fields, expected at most {allowed}; correct the "
-            f"file. The first:\n{listed}"
-        )
-    return converted
-
-
-def check_size(path: Path, most: int = MAX_RECORDS_FILE) -> None:
-    """Raises a ValueError for a file that is larger than ``most`` bytes, before it is read into memory."""
-    if (size := path.stat().st_size) > most:
-        raise ValueError(f"{path} has {size:,} bytes, expected at most {most:,}; split the file")
 
 
 def read_json_records(path: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,11 @@ from pathlib import Path
 from typing import Any, Final, overload
 
 from amvl_model.data.images import read_picture, to_rgb
-from amvl_model.data.readers.files import MAX_LINE, check_size, check_tasks, check_unique, images_of
+from amvl_model.data.readers.files import (
+    check_tasks,
+    check_unique,
+)
+from amvl_model.data.readers.records import MAX_LINE, check_size, images_of
 from amvl_model.data.schema import (
     LETTERS,
     VisualQuestion,

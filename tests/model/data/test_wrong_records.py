@@ -13,7 +13,7 @@ import pytest
 
 from amvl_model.data.images import read_picture
 from amvl_model.data.mixture import MixedQuestions
-from amvl_model.data.readers import files
+from amvl_model.data.readers import records
 from amvl_model.data.readers.benchmarks import load_visual_puzzles
 from amvl_model.data.readers.files import read_json_records
 from amvl_model.data.readers.question_files import QuestionFile
@@ -62,11 +62,11 @@ def test_one_wrong_record_of_visual_puzzles_is_skipped_and_named(
 )
 def test_a_wrong_record_of_visual_cot_is_skipped_and_counted(tmp_path: Path, field: str, value: Any) -> None:
     file = miniatures.visual_cot(tmp_path) / "viscot_363k.json"
-    records = json.loads(file.read_text())
-    records[0][field] = value
-    file.write_text(json.dumps(records))
+    lines = json.loads(file.read_text())
+    lines[0][field] = value
+    file.write_text(json.dumps(lines))
     questions = load_visual_cot(tmp_path)
-    assert len(questions) == len(records)
+    assert len(questions) == len(lines)
     with pytest.raises(ValueError, match="record 0 of .*viscot_363k.json"):
         questions[0]
     mixed = MixedQuestions({"visual-cot": questions})
@@ -95,7 +95,7 @@ def test_files_and_lines_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("amvl_model.data.readers.question_files.MAX_LINE", 200)
     with pytest.raises(ValueError, match="line 1 has 338 bytes, expected at most 200"):
         QuestionFile(tmp_path / "a.jsonl")[0]
-    monkeypatch.setattr(files.check_size, "__defaults__", (100,))
+    monkeypatch.setattr(records.check_size, "__defaults__", (100,))
     for read in (QuestionFile, read_json_records):
         with pytest.raises(ValueError, match="has 338 bytes, expected at most 100; split the file"):
             read(tmp_path / "a.jsonl")  # type: ignore[operator]

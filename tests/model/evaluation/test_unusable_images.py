@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from amvl_model.data.readers.blink import export_blink_parquet, load_blink
-from amvl_model.data.readers.files import MissingImages, UnreadableImages
 from amvl_model.data.readers.question_files import QuestionFile
+from amvl_model.data.readers.records import MissingImages, UnreadableImages
 from amvl_model.data.sources import load_benchmark
 from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
