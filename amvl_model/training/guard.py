@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,7 +167,7 @@ class GuardedTrainer(Trainer):
 def _readable(file: Path) -> Iterator[None]:
     try:
         yield
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged pickle raises nearly everything
         raise ValueError(f"{file} is not a step stored by a stopped run ({type(error).__name__}: {error})") from error
 
 
