@@ -11,7 +11,7 @@ LMMS_VENV ?= .venv-lmms
 LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
-.PHONY: setup main test lint types tests test-oldest test-newest format doctor figures \
+.PHONY: setup main test lint types tests faults audit test-oldest test-newest format doctor figures \
 	notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
@@ -35,6 +35,16 @@ types: setup
 
 tests: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+# Interrupted runs, damaged files, planted code and fuzzed inputs, in two minutes; at length: python tests/faults/long.py
+faults: setup
+	$(BIN)/python -m pytest -m "" tests/faults $(ARGS)
+
+# Known vulnerabilities of the pinned dependencies, from an environment of its own (needs a network).
+audit:
+	test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet pip-audit)
+	grep -E '^[A-Za-z0-9_.-]+==' constraints-cpu.txt | sed -E 's/\+[A-Za-z0-9.]+//' > .venv-audit/requirements.txt
+	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement .venv-audit/requirements.txt $(ARGS)
 
 # The suite with the oldest or the newest transformers that pyproject.toml allows, in an environment of its own.
 test-oldest: REQUIREMENT = transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
@@ -85,5 +95,5 @@ lmms-eval-test: lmms-eval-setup
 
 # Removes what the set-up, the tests and the build wrote; runs/ and results/ stay.
 clean:
-	rm -rf $(VENV) $(LMMS_VENV) .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LMMS_VENV) .venv-audit .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find amvl_model experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,6 +28,7 @@ class Options:
     """The command line."""
 
     checkpoint: tuple[str, ...]  # checkpoint folders, or the shipped tiny-amvl and tiny-forward-only
+    backbone: str | None = None  # base of the LoRA checkpoints, if it was moved since training
     only: tuple[Literal[tuple(DIAGNOSTICS)], ...] = ()  # only these diagnostics
     questions: int = 140  # held-out questions in all
     source: str = "synthetic-blink"  # a data source or a folder
@@ -105,7 +106,7 @@ def plan(options: Options, questions: Sequence[Any], checkpoint: str) -> Plan:
 
 def run(options: Options, out: Path) -> int:
     """Diagnose every checkpoint and write both files."""
-    from amvl_model.models.checkpoints import inspect_checkpoint
+    from amvl_model.models.checkpoints import backbone_at, inspect_checkpoint
     from amvl_model.models.loading import resolve
 
     for name in options.checkpoint:
@@ -120,7 +121,8 @@ def run(options: Options, out: Path) -> int:
     diagnosed = []
     for name in options.checkpoint:
         print(f"{name}: {len(questions)} questions, {', '.join(chosen)}", flush=True)
-        diagnosed.append(diagnose(name, chosen, plan(options, questions, name)))
+        with backbone_at(options.backbone, *map(resolve, options.checkpoint)):
+            diagnosed.append(diagnose(name, chosen, plan(options, questions, name)))
     from amvl_model.diagnostics.report.html import sentences, write_report
 
     settings = {name: value for name, value in asdict(options).items() if name not in ("out", "no_progress")}

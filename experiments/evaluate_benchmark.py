@@ -20,12 +20,17 @@ BATCH_SIZES = {"blink": 16, "vstar": 8, "hrbench4k": 4, "hrbench8k": 1, "visual-
 """Default of each benchmark: a decoded 8K image takes 100 MB."""
 
 
+SPLITS = ("blink", "visual-puzzles")
+"""Benchmarks that have several splits."""
+
+
 @dataclass(frozen=True)
 class Options:
     """The command line."""
 
     model: str  # checkpoint folder, or tiny, tiny-forward-only, tiny-amvl
     benchmark: Literal[tuple(BATCH_SIZES)]  # the benchmark
+    backbone: str | None = None  # base of a LoRA checkpoint, if it was moved since training
     path: str | None = None  # local folder of the benchmark; None: the Hugging Face cache or hub
     stream: bool = False  # read from the hub while it is used
     split: str | None = None  # blink: val or test; visual-puzzles: train or test
@@ -56,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
     from amvl_model.models.loading import load_checkpoint
 
+    if options.split is not None and options.benchmark not in SPLITS:
+        usage_error(f"--split: {options.benchmark} has one split; leave it out (splits are for {', '.join(SPLITS)})")
     distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}
     if options.split is not None:
@@ -66,31 +73,35 @@ def main(arguments: list[str] | None = None) -> None:
         questions = load_benchmark(
             options.benchmark, options.path, tasks=options.tasks or None, limit=options.limit, **reader
         )
-        model, processor = load_checkpoint(options.model, dtype=getattr(torch, options.dtype))
+        model, processor = load_checkpoint(
+            options.model, dtype=getattr(torch, options.dtype), backbone_path=options.backbone
+        )
     except (ValueError, TypeError, OSError) as error:
         usage_error(error)
     device = options.device or str(distributed.device())
     model = model.to(device)
     options = replace(options, batch_size=options.batch_size or BATCH_SIZES[options.benchmark])
     common = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
-    if options.submission is not None:
-        written = submit_blink(model, processor, questions, options.submission, **common)
-        if distributed.is_main():
-            print(written)
-        distributed.stop()
-        return
-    result = run_benchmark(
-        model,
-        processor,
-        options.benchmark,
-        questions,
-        orders=options.orders,
-        seed=options.seed,
-        scoring=options.scoring,
-        **common,
-    )
-    if distributed.is_main():
-        _report(result, options, device, _overlap(options.model, questions))
+    try:
+        if options.submission is not None:
+            written = submit_blink(model, processor, questions, options.submission, **common)
+            if distributed.is_main():
+                print(written)
+        else:
+            result = run_benchmark(
+                model,
+                processor,
+                options.benchmark,
+                questions,
+                orders=options.orders,
+                seed=options.seed,
+                scoring=options.scoring,
+                **common,
+            )
+            if distributed.is_main():
+                _report(result, options, device, _overlap(options.model, questions))
+    except (ValueError, OSError) as error:
+        usage_error(error)
     distributed.stop()
 
 

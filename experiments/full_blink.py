@@ -44,6 +44,7 @@ class Options:
     ask: tuple[str, ...] = ()  # answer a question: image file(s), then text
     choices: tuple[str, ...] = ()  # options of the question of --ask
     checkpoint: str = "multihop-amvl"  # with --ask: the model that answers
+    backbone: str | None = None  # with --ask: base of a LoRA checkpoint, if it was moved
     task: str = "Coloured_Cells"  # with --quick: a multi-hop task, or one of synthetic BLINK
     index: int = 0  # with --quick: which of the task's test questions
     ship: Path | None = None  # make the checkpoints of this finished run the shipped ones
@@ -77,7 +78,7 @@ def main() -> int:
     except NonFiniteError as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return STATUS
-    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         print(f"full_blink: {error}", file=sys.stderr)
         return 2
 
@@ -87,6 +88,8 @@ def run(options: Options) -> int:
     import torch
 
     from amvl_model import distributed
+    from amvl_model.models.checkpoints import backbone_at
+    from amvl_model.models.loading import resolve
     from amvl_model.studies import main_job
     from amvl_model.training import guard
 
@@ -95,7 +98,8 @@ def run(options: Options) -> int:
     config, out = options.config, options.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
     if options.ask:
         *images, question = options.ask
-        return main_job.ask(images, question, list(options.choices), options.checkpoint, config)
+        with backbone_at(options.backbone, resolve(options.checkpoint)):
+            return main_job.ask(images, question, list(options.choices), options.checkpoint, config)
     if options.replay:
         return guard.replay(options.replay)
     if options.ship:

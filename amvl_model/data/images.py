@@ -25,6 +25,8 @@ FORMATS: Final = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PP
 """Formats that are read, as PIL names them; AVIF where PIL has it."""
 MAX_PIXELS: Final = 89_478_485
 """Largest image that is decoded [pixels]: where PIL begins to warn of a decompression bomb. 8K has 33 million."""
+MAX_BYTES: Final = 1 << 29
+"""Largest image file that is opened [bytes]; an uncompressed image of `MAX_PIXELS` has half of it."""
 _ORIENTATION: Final = 0x112
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -147,6 +149,8 @@ def read_picture(path: Path, place: str) -> Image.Image:
         )
     if not path.is_file():
         raise ValueError(f"{place}: expected an image file, got {path}, a pipe or a device; copy the image to a file")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{place}: {path} has {size:,} bytes, expected at most {MAX_BYTES:,}; shrink the image first")
     with path.open("rb") as file:
         return _decode(file, f"{place}: {path}")
 

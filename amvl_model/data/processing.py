@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from amvl_model.data.images import to_rgb
@@ -182,9 +183,14 @@ class AMVLProcessor:
                     content.append({"type": "text", "text": piece})
         else:
             content = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            return self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"chat_template.jinja of the checkpoint cannot be used ({error}); copy it again"
+            ) from error
 
     def _encode_images(self, question: VisualQuestion) -> dict[str, Tensor]:
         if not question.images:

@@ -18,6 +18,8 @@ from PIL import Image
 from amvl_model.data.images import to_rgb
 
 LETTERS = string.ascii_uppercase
+MAX_TEXT = 1_000_000
+"""Longest text of a record [characters]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +144,14 @@ def text_of(value: Any, place: str) -> str:
         place: file, record and field, for messages.
 
     Raises:
-        ValueError: for null, truth values, lists, objects, and text that is not valid Unicode.
+        ValueError: for null, truth values, lists, objects, and text that is not valid Unicode or longer than `MAX_TEXT`.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not isinstance(value, str) and not number:
         raise ValueError(f"{place}: expected a text, got {short(value)}; correct the record")
     text = str(value)
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{place} has {len(text):,} characters, expected at most {MAX_TEXT:,}; shorten the text")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from amvl_model import distributed
+from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import QuestionSet, VisualQuestion, option_letter
 from amvl_model.evaluation.evaluate import Evaluation, evaluate
 from amvl_model.evaluation.harness_readers import READERS
@@ -47,7 +48,11 @@ class _Remembered(QuestionSet):
         return len(self._questions)
 
     def question(self, index: int) -> VisualQuestion:
-        question = self._questions[index]
+        try:
+            question = self._questions[index]
+        except UnreadableImages as error:
+            self.choices[index] = error.question.choices
+            raise
         self.choices[index] = question.choices
         return question
 
@@ -96,6 +101,8 @@ class BenchmarkResult:
             )
         for scoring, report in self.evaluation.accuracy.items():
             metrics[f"{scoring}: unread replies"] = Metric(report.unparsed, "replies", n=report.n)
+        if problems := sum(record.problem is not None for record in self.evaluation.records):
+            metrics["unusable images"] = Metric(problems, "questions", n=len(self.evaluation.records))
         if self.orders is not None:
             for part in self.orders.bias:
                 metrics[f"position bias, {part.options} options"] = Metric(part.bias, "1", n=part.n - part.unread)
@@ -210,7 +217,8 @@ def submit_blink(
     scorer = scorer_for(model, processor)
 
     def own_share() -> dict[int, int | None]:
-        chosen = {}
+        chosen: dict[int, int | None] = {}
+        unusable: dict[int, tuple[VisualQuestion, str]] = {}
         with inference(model):
             for batch in batches(
                 questions,
@@ -220,13 +228,14 @@ def submit_blink(
                 progress=progress and distributed.is_main(),
                 needs_answer=False,
                 share=(distributed.rank(), distributed.world_size()),
+                unusable=unusable,
             ):
                 query = scorer.encode_batch(batch)
                 latents = None if query.prior is None else query.prior.mean
                 replies = scorer.greedy(query, latents, max_new_tokens)
                 for index, question, reply in zip(batch.index, batch.questions, replies, strict=True):
                     chosen[index] = parse_choice(reply, question.choices)
-        return chosen
+        return chosen | dict.fromkeys(unusable)
 
     chosen: dict[int, int | None] = {}
     for part in distributed.gather_or_raise(own_share):
@@ -411,7 +420,10 @@ def write_blink_submission(
         raise ValueError(f"expected one choice per question, got {len(chosen)} for {len(questions)}")
     predictions: dict[str, str] = {}
     for number, index in enumerate(chosen):
-        identifier = questions[number].id
+        try:
+            identifier = questions[number].id
+        except UnreadableImages as error:
+            identifier = error.question.id
         if identifier in predictions:
             raise ValueError(f"expected unique ids, got {identifier!r} twice")
         if index is not None:

@@ -23,6 +23,7 @@ from amvl_model import distributed
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.parsing import parse_choice
+from amvl_model.evaluation.question_batches import check_question
 from amvl_model.evaluation.scorers import (
     EncodedQuery,
     LatentScorer,
@@ -52,6 +53,7 @@ class QuestionRecord:
         log_probs: (options,) log p(a|x), nats; None without likelihood scoring.
         answer_nll: -log p(y|x) of the given answer, nats; None without likelihood scoring.
         reply: the greedy reply; None without generation scoring.
+        problem: why the question could not be put to the model (its images cannot be used); it is then counted as unread.
     """
 
     id: str
@@ -62,6 +64,7 @@ class QuestionRecord:
     log_probs: tuple[float, ...] | None
     answer_nll: float | None
     reply: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,9 @@ class Evaluation:
         if (nll := self.answer_nll) is not None:
             ends = "" if nll.low is None or nll.high is None else f"  ({nll.low:.3f} to {nll.high:.3f})"
             parts.append(f"answer NLL {nll.mean:.3f} nats{ends}")
+        if problems := [record.problem for record in self.records if record.problem]:
+            listed = "\n".join(f"  {problem}" for problem in problems[:10])
+            parts.append(f"{len(problems)} questions with unusable images, counted as unread:\n{listed}")
         return "\n\n".join(parts)
 
 
@@ -144,8 +150,9 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        ValueError: for an empty set, a question without choices or without a known answer, an unknown scoring or kind of
-            latents, several samples of a mean, or latents asked of a plain backbone.
+        ValueError: for more unusable images than `MAX_UNUSABLE_SHARE`, an empty set, a question without choices or without
+            a known answer, an unknown scoring or kind of latents, several samples of a mean, or latents asked of a plain
+            backbone.
         NonFiniteError: if a weight is NaN or infinite, or the log-probability of an option is NaN.
         RuntimeError: on the processes whose own share was fine, when another one failed.
     """
@@ -153,7 +160,8 @@ def evaluate(
     _check(scorer, scoring, latents, samples, temperature, max_new_tokens)
 
     def own_share() -> dict[int, QuestionRecord]:
-        found = {}
+        found: dict[int, QuestionRecord] = {}
+        unusable: dict[int, tuple[VisualQuestion, str]] = {}
         with inference(model):
             for batch in batches(
                 questions,
@@ -162,6 +170,7 @@ def evaluate(
                 description="evaluate",
                 progress=progress and distributed.is_main(),
                 share=(distributed.rank(), distributed.world_size()),
+                unusable=unusable,
             ):
                 query = scorer.encode_batch(batch)
                 drawn = _latents(scorer, query, batch, latents, samples, temperature, seed)
@@ -170,7 +179,7 @@ def evaluate(
                 for row, (index, question) in enumerate(zip(batch.index, batch.questions, strict=True)):
                     scores = None if log_probs is None else log_probs[row].tolist()
                     found[index] = _record(question, scores, None if replies is None else replies[row])
-        return found
+        return found | {index: _unread(question, why, scoring) for index, (question, why) in unusable.items()}
 
     found: dict[int, QuestionRecord] = {}
     for part in distributed.gather_or_raise(own_share):
@@ -259,6 +268,22 @@ def given_answer(question: VisualQuestion) -> int:
     """Index of the given answer of a question that `batches` has let through."""
     assert question.answer is not None
     return question.answer
+
+
+def _unread(question: VisualQuestion, problem: str, scoring: Sequence[str]) -> QuestionRecord:
+    """The record of a question whose images cannot be used."""
+    check_question(question)
+    return QuestionRecord(
+        id=question.id,
+        task=question.task,
+        options=len(question.choices),
+        answer=given_answer(question),
+        predicted=dict.fromkeys(scoring),
+        log_probs=None,
+        answer_nll=None,
+        reply=None,
+        problem=problem,
+    )
 
 
 def _record(question: VisualQuestion, log_probs: list[float] | None, reply: str | None) -> QuestionRecord:

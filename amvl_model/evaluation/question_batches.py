@@ -13,10 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import VisualQuestion
 
 WINDOW = 16
 """Batches whose questions are read at a time, and sorted by length among themselves."""
+MAX_UNUSABLE_SHARE = 0.1
+"""Share of the questions whose images may be unusable before an evaluation stops; one always may."""
 WINDOW_BYTES = 1 << 27
 """Decoded images that a window may hold [bytes], the batch that exceeds it included; a batch is always whole."""
 
@@ -74,6 +77,7 @@ def batches(
     least_options: int = 1,
     needs_answer: bool = True,
     share: tuple[int, int] = (0, 1),
+    unusable: dict[int, tuple[VisualQuestion, str]] | None = None,
 ) -> Iterator[QuestionBatch]:
     """The questions in padded batches with a progress bar; each is drawn once.
 
@@ -82,7 +86,12 @@ def batches(
     processes) deals the windows out in turn: a process reads and yields its own ones only, and the batches are those that
     one process would make.
 
+    With ``unusable``, questions whose images cannot be read or encoded are left out of the batches and put there, by place,
+    with the reason.
+
     Raises:
+        UnreadableImages: without ``unusable``, for the first such question; with it, when they are more than
+            `MAX_UNUSABLE_SHARE` of the set.
         ValueError: for an empty set, a batch size below 1, or a question without choices or (if needed)
             a known answer.
     """
@@ -100,21 +109,50 @@ def batches(
                 bar.update(len(places))
                 continue
 
-            def read(place: int) -> VisualQuestion:
-                check_question(question := questions[place], least_options=least_options, needs_answer=needs_answer)
+            def read(place: int) -> VisualQuestion | None:
+                try:
+                    question = questions[place]
+                except UnreadableImages as error:
+                    _leave_out(error, place, unusable, len(questions))
+                    return None
+                check_question(question, least_options=least_options, needs_answer=needs_answer)
                 return question
 
             def length(question: VisualQuestion) -> tuple[int, float]:
                 return len(question.choices), _length(question, processor)
 
             for chosen, members in sorted_batches(places, read, length, batch_size):
-                yield QuestionBatch(chosen, members, processor(members, answers=False))
+                encoded = {}
+                for place, question in zip(chosen, members, strict=True):
+                    try:
+                        encoded[place] = (question, processor.encode(question, answers=False))
+                    except ValueError as error:
+                        if unusable is None:
+                            raise
+                        _leave_out(UnreadableImages(str(error), question), place, unusable, len(questions))
+                if encoded:
+                    parts, tensors = zip(*encoded.values(), strict=True)
+                    yield QuestionBatch(list(encoded), list(parts), processor.collate(tensors))
                 bar.update(len(chosen))
+
+
+def _leave_out(
+    error: UnreadableImages, place: int, unusable: dict[int, tuple[VisualQuestion, str]] | None, size: int
+) -> None:
+    """Put a question with its error into ``unusable``."""
+    if unusable is None:
+        raise error
+    unusable[place] = (error.question, str(error))
+    if len(unusable) > max(1, int(MAX_UNUSABLE_SHARE * size)) or len(unusable) == size:
+        raise ValueError(
+            f"the images of {len(unusable)} questions of {size} cannot be used, expected at most {MAX_UNUSABLE_SHARE:.0%}; "
+            f"repair the data. The last: {error}"
+        ) from error
 
 
 def sorted_batches(
     places: Sequence[int],
-    read: Callable[[int], VisualQuestion],
+    read: Callable[[int], VisualQuestion | None],
     length: Callable[[VisualQuestion], Any],
     batch_size: int,
 ) -> Iterator[tuple[list[int], list[VisualQuestion]]]:
@@ -125,15 +163,16 @@ def sorted_batches(
 
     Args:
         places: which questions, in order.
-        read: a question by its place; called once for each.
+        read: a question by its place, None to leave it out; called once for each.
         length: what to sort by.
         batch_size: questions of a batch.
     """
     window: dict[int, VisualQuestion] = {}
     size = 0
     for number, place in enumerate(places, start=1):
-        window[place] = read(place)
-        size += sum(3 * image.width * image.height for image in window[place].images)
+        if (question := read(place)) is not None:
+            window[place] = question
+            size += sum(3 * image.width * image.height for image in question.images)
         full = len(window) % batch_size == 0 and (len(window) == WINDOW * batch_size or size > WINDOW_BYTES)
         if full or number == len(places):
             order = sorted(window, key=lambda each: length(window[each]))

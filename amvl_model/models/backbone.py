@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.models.checkpoints import inspect_checkpoint, refuse_wrong_weights
+from amvl_model.models.checkpoints import absolute, inspect_checkpoint, refuse_wrong_weights
 from amvl_model.two_pass.passes import disable_checkpointing, enable_checkpointing
 
 
@@ -28,14 +28,15 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
     """
     backbone: Any
     if isinstance(path_or_model, PreTrainedModel):
-        backbone, path = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
+        backbone, name = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
+        path = absolute(name) if name else None
     else:
-        path = str(path_or_model)
+        path = absolute(path_or_model)
         inspect_checkpoint(path, expected_type=None)
         if kwargs.pop("trust_remote_code", False):
             raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
         backbone, report = AutoModelForImageTextToText.from_pretrained(
-            path, output_loading_info=True, trust_remote_code=False, **kwargs
+            path, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **kwargs
         )
         refuse_wrong_weights(path, report)
     for module in backbone.modules():
@@ -86,7 +87,7 @@ class AroundBackbone:
         """
         wants_report = kwargs.pop("output_loading_info", False)
         load: Any = super().from_pretrained  # type: ignore[misc]
-        model, report = load(path, *args, output_loading_info=True, **kwargs)
+        model, report = load(path, *args, output_loading_info=True, use_safetensors=True, **kwargs)
         refuse_wrong_weights(path, report)
         return (model, report) if wants_report else model
 

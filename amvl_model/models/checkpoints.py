@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
+MANIFEST = "manifest.json"
 PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
+MAX_JSON = 1 << 26
+"""Largest config.json or index that is read [bytes]."""
+
+
+_backbone: ContextVar[str | None] = ContextVar("backbone", default=None)
 
 
 class NonFiniteError(ValueError):
@@ -41,8 +52,76 @@ def check_weights(model: torch.nn.Module) -> None:
     check_finite(chain(model.named_parameters(), model.named_buffers()))
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of writing to a file or folder (full disk, read-only folder), with what to do.
+
+    Raises:
+        OSError: in place of the errors of Python, torch and safetensors.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        own = (
+            isinstance(error, OSError | SafetensorError)
+            or "PytorchStreamWriter" in str(error)
+            or "inline_container" in str(error)
+        )
+        if not own or "free space" in reason:
+            raise
+        raise OSError(
+            f"{path} cannot be written ({reason}); free space there or make it writable, then resume the run"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole: a process that dies while it writes leaves the old one."""
+    part = path.with_name(path.name + ".part")
+    with writing(path):
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """List every file of a checkpoint with its sha256, which makes it complete."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sums[path.relative_to(checkpoint).as_posix()] = _sha256(path)
+    write_text(checkpoint / MANIFEST, json.dumps(sums, indent=1) + "\n")
+
+
+def damage(checkpoint: Path, *, needs: str = "config.json") -> str:
+    """What is wrong with a checkpoint, by its manifest, which has to list the file ``needs``; empty if it is complete."""
+    try:
+        sums = json.loads((checkpoint / MANIFEST).read_text())
+        if needs not in sums:
+            return f"{MANIFEST} does not list {needs}"
+        for name, expected in sums.items():
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if _sha256(checkpoint / name) != expected:
+                return f"{name} was altered: its sha256 is not the one in {MANIFEST}"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: the checkpoint was not written to its end"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        return f"{MANIFEST} or a file it lists cannot be read ({error})"
+    return ""
+
+
 def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[str, Any] | None:
-    """Read config.json of a local checkpoint and check that its weights are whole.
+    """Read config.json of a local checkpoint and check that its weights are whole, and its files those of its manifest.
 
     Args:
         path: a folder; anything that is no local path is taken for a hub id and left to transformers (returns None).
@@ -50,7 +129,8 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
 
     Raises:
         FileNotFoundError: if the folder, its config.json or its weights are missing.
-        ValueError: if config.json or a weight file is unreadable or half written, or the type is another.
+        ValueError: if config.json or a weight file is unreadable, half written or altered, lies outside the folder or is no
+            safetensors file, or the type is another.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -80,6 +160,10 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
             f"{path} holds a checkpoint of type {kind!r}, expected {expected_type!r}; to put latents on a plain backbone "
             "use AMVLForConditionalGeneration.from_backbone"
         )
+    if (folder / MANIFEST).is_file() and (problem := damage(folder)):
+        raise ValueError(
+            f"{folder}: {problem}; copy the checkpoint again, or, where the change is meant, remove {MANIFEST}"
+        )
     _check_weights(folder)
     return config
 
@@ -92,6 +176,11 @@ def checkpoint_type(path: str | Path) -> str | None:
     """
     folder = Path(path)
     return _read_config(folder).get("model_type") if folder.is_dir() else None
+
+
+def is_lora(path: str | Path) -> bool:
+    """Whether a local checkpoint consists of LoRA adapters, which need their base."""
+    return Path(path).is_dir() and bool(_read_config(Path(path)).get("lora"))
 
 
 def _may_be_hub_id(path: str) -> bool:
@@ -110,22 +199,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > MAX_JSON:
+        raise ValueError(
+            f"{file} has {file.stat().st_size:,} bytes, expected at most {MAX_JSON:,}; use another checkpoint"
+        )
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        content = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} is not valid JSON ({error}); the checkpoint is half written, use an earlier one"
         ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}; use another checkpoint")
+    return content
 
 
 def _check_weights(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    files = [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        shards = set(_read_json(folder / INDEX)["weight_map"].values())
-        files = [folder / name for name in sorted(shards)]
-    for file in files:
+    for file in _weight_files(folder):
         if not file.is_file():
             raise FileNotFoundError(
                 f"{folder} is no complete checkpoint: {file.name} is missing; it was not written to the end, "
@@ -136,6 +226,35 @@ def _check_weights(folder: Path) -> None:
                 handle.keys()
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that its index lists; transformers reads the former where both are there.
+
+    Raises:
+        ValueError: for an index or settings that name another place or another kind of file.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder} contains peft's adapter_config.json, which names another base; remove it, or merge the adapter"
+        )
+    named = _read_config(folder).get("transformers_weights")
+    if named is not None:
+        raise ValueError(f"{folder}/config.json: expected no transformers_weights, got {named!r}; remove the entry")
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return [folder / WEIGHTS]
+    shards = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(
+            f"{folder / INDEX}: expected an object weight_map, got {shards!r:.60}; download the file again"
+        )
+    for name in shards.values():
+        if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"{folder / INDEX}: expected names of safetensors files in the same folder, got {name!r:.80}; a file "
+                "elsewhere or of another kind is not read"
+            )
+    return [folder / name for name in sorted(set(shards.values()))]
 
 
 def refuse_wrong_weights(path: str | Path, report: dict[str, Any]) -> None:
@@ -174,17 +293,13 @@ def load_lora_checkpoint(
     """
     from safetensors.torch import load_file
 
-    backbone = kwargs.pop("backbone_path", None) or stored.get("backbone_path")
-    if not backbone:
-        raise ValueError(
-            f"the LoRA checkpoint {path} does not say which backbone it belongs to; pass backbone_path=FOLDER_OR_HUB_ID"
-        )
+    backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
     try:
         model = cls.from_backbone(backbone, **{name: stored[name] for name in cls.config_class.sizes}, **kwargs)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "
-            "pass backbone_path=FOLDER_OR_HUB_ID"
+            "pass backbone_path=FOLDER_OR_HUB_ID (--backbone)"
         ) from error
     model.add_lora(**stored["lora"])
     try:
@@ -199,3 +314,42 @@ def load_lora_checkpoint(
         )
     model.eval()
     return model
+
+
+@contextmanager
+def backbone_at(backbone: str | Path | None, *checkpoints: str | Path) -> Iterator[None]:
+    """Load LoRA checkpoints onto this base, wherever in the block they are loaded; None: onto the one that each names.
+
+    Args:
+        backbone: folder or hub id.
+        checkpoints: those that will be loaded.
+
+    Raises:
+        ValueError: if none of them consists of LoRA adapters, and so none has a base.
+    """
+    if backbone is not None and not any(is_lora(path) for path in checkpoints):
+        names = ", ".join(str(path) for path in checkpoints)
+        raise ValueError(f"{names}: a whole model, not LoRA adapters; leave out the backbone {backbone}")
+    token = _backbone.set(None if backbone is None else str(backbone))
+    try:
+        yield
+    finally:
+        _backbone.reset(token)
+
+
+def absolute(path: str | Path) -> str:
+    """A folder's path as it is seen from everywhere; a hub id unchanged."""
+    return str(Path(path).absolute()) if Path(path).is_dir() else str(path)
+
+
+def _stored_backbone(checkpoint: Path, stored: dict[str, Any]) -> str:
+    """The backbone that config.json names. A relative path was typed somewhere: it is looked for from here, from the
+    checkpoint and from the folders above it."""
+    name = stored.get("backbone_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"the LoRA checkpoint {checkpoint} does not say which backbone it belongs to; pass "
+            "backbone_path=FOLDER_OR_HUB_ID (--backbone)"
+        )
+    places = [Path(), checkpoint.absolute(), *checkpoint.absolute().parents]
+    return next((str(place / name) for place in places if (place / name).is_dir()), name)

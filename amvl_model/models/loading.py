@@ -14,7 +14,16 @@ from amvl_model.config import RunConfig
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import load_backbone
-from amvl_model.models.checkpoints import PAUSE_TYPE, check_finite, check_weights, checkpoint_type, inspect_checkpoint
+from amvl_model.models.checkpoints import (
+    PAUSE_TYPE,
+    backbone_at,
+    check_finite,
+    check_weights,
+    checkpoint_type,
+    inspect_checkpoint,
+    write_manifest,
+    writing,
+)
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
 
@@ -96,10 +105,24 @@ def _explained(path: str) -> Iterator[None]:
         ) from error
 
 
-def load_checkpoint(path: str | Path, *, dtype: torch.dtype | str = torch.float32) -> tuple[Any, AMVLProcessor]:
-    """An AMVL checkpoint, one of a baseline, or a plain backbone, with its processor, ready to be evaluated."""
+def load_checkpoint(
+    path: str | Path, *, dtype: torch.dtype | str = torch.float32, backbone_path: str | Path | None = None
+) -> tuple[Any, AMVLProcessor]:
+    """An AMVL checkpoint, one of a baseline, or a plain backbone, with its processor, ready to be evaluated.
+
+    Args:
+        path: of the checkpoint, or the name of a shipped one.
+        dtype: of the weights.
+        backbone_path: the base of a LoRA checkpoint, where it is no longer in the folder that the checkpoint names.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is missing, damaged or altered, or the checkpoint needs no ``backbone_path``.
+    """
     folder = resolve(str(path))
     model: Any
+    if backbone_path is not None:
+        with backbone_at(resolve(str(backbone_path)), folder):
+            return load_checkpoint(folder, dtype=dtype)
     kind = checkpoint_type(folder)
     if kind == "amvl":
         model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
@@ -159,13 +182,15 @@ def save_checkpoint(
             name: value if any(part in name for part in keep) or not value.is_floating_point() else value.to(dtype)
             for name, value in model.state_dict().items()
         }
+    carrier = model
     if state is None:
         check_weights(model)
-        model.save_pretrained(folder)
     else:
         check_finite(state.items())
         # a sharded model would gather its own weights while it saves, and wait for the other processes
         with torch.device("meta"):
             carrier = type(model)(model.config)  # type: ignore[arg-type]
-        carrier.save_pretrained(folder, state_dict=state)
-    processor.save_pretrained(folder)
+    with writing(folder):
+        carrier.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        processor.save_pretrained(folder)
+        write_manifest(folder)

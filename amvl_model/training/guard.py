@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ from transformers import Trainer
 
 from amvl_model import distributed
 from amvl_model.config import RunConfig
-from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
+from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights, write_manifest, writing
 from amvl_model.models.loading import build_model
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
-from amvl_model.training.run_folder import newest_checkpoint, rotate, write_manifest
+from amvl_model.training.run_folder import newest_checkpoint, rotate
 from amvl_model.training.sharding import whole_state
 
 STATUS = 3
@@ -106,7 +105,8 @@ class GuardedTrainer(Trainer):
             shutil.rmtree(checkpoint, ignore_errors=True)
         distributed.barrier()
         keep, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(*args, **kwargs)
+        with writing(checkpoint):
+            super()._save_checkpoint(*args, **kwargs)
         self.args.save_total_limit = keep
         distributed.barrier()
         if distributed.is_main():
@@ -149,7 +149,8 @@ class GuardedTrainer(Trainer):
                 "weights": weights,
             }
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(kept, file)
+            with writing(file):
+                torch.save(kept, file)
         batches = "; ".join(
             f"batch {part['number']} of {part['of']}: {', '.join(map(str, part['questions']))}" for part in suspects
         )
@@ -166,7 +167,7 @@ class GuardedTrainer(Trainer):
 def _readable(file: Path) -> Iterator[None]:
     try:
         yield
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged pickle raises nearly everything
         raise ValueError(f"{file} is not a step stored by a stopped run ({type(error).__name__}: {error})") from error
 
 

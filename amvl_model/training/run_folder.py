@@ -7,7 +7,6 @@ them match. A run folder has one writer, which holds a lock on ``run.lock``; the
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -26,8 +25,10 @@ from transformers import TrainerCallback
 
 from amvl_model import distributed
 from amvl_model.config import RunConfig, changed_settings
+from amvl_model.models.checkpoints import MANIFEST, damage, write_text, writing
+from amvl_model.models.pickles import foreign_code
 
-MANIFEST, LOCK = "manifest.json", "run.lock"
+LOCK = "run.lock"
 STATE = "trainer_state.json"
 _REPEATED = 5.0  # seconds within which a second signal is the first one again: timeout and torchrun send theirs twice
 _held: set[int] = set()
@@ -49,10 +50,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         FileExistsError: naming the process that writes there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     while True:
-        file = path.open("a+")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,8 +73,10 @@ def locked(folder: Path) -> Iterator[None]:
         if ended := file.read().strip():
             tell(f"took over {folder} from {ended}, which has ended")
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
+        with writing(path):
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, started {now}\n")
+            file.flush()
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -85,41 +89,9 @@ def tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole: a process that dies while it writes leaves the old one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def write_manifest(checkpoint: Path) -> None:
-    """List every file of a checkpoint with its sha256, which makes it complete."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
-    sums = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
-    write_text(checkpoint / MANIFEST, json.dumps(sums, indent=1) + "\n")
-
-
-def damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, by its manifest; empty if it is complete."""
-    try:
-        sums = json.loads((checkpoint / MANIFEST).read_text())
-        if STATE not in sums:
-            return f"{MANIFEST} does not list {STATE}"
-        for name, expected in sums.items():
-            if not (checkpoint / name).is_file():
-                return f"{name} is missing"
-            if _sha256(checkpoint / name) != expected:
-                return f"{name} was altered: its sha256 is not the one in {MANIFEST}"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing: the checkpoint was not written to its end"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} or a file it lists cannot be read ({error})"
-    return ""
+def incomplete(checkpoint: Path) -> str:
+    """What is wrong with an intermediate checkpoint; empty if a run can go on from it."""
+    return damage(checkpoint, needs=STATE) or foreign_code(checkpoint)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -131,7 +103,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The complete intermediate checkpoint with the most steps, or None; tells which later ones are refused and why."""
     for _, path in checkpoints(folder):
-        if not (problem := damage(path)):
+        if not (problem := incomplete(path)):
             return path
         tell(f"{path} is refused: {problem}; trying the checkpoint before it")
     return None

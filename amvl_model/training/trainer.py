@@ -24,9 +24,12 @@ from transformers import TrainerCallback, TrainingArguments
 from amvl_model import distributed
 from amvl_model.config import ObjectiveConfig, RunConfig
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.checkpoints import writing
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
 from amvl_model.training.guard import GuardedTrainer
+from amvl_model.training.health import ACTIVE_FROM, HealthLine, latent_state
+from amvl_model.training.run_folder import tell
 from amvl_model.training.sharding import keep_float32, sharding_arguments
 
 
@@ -38,7 +41,7 @@ class JsonlLog(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with self.path.open("a") as file:
+            with writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(to_jsonable({"step": state.global_step, **logs}), allow_nan=False) + "\n")
 
 
@@ -47,7 +50,8 @@ class AMVLTrainer(GuardedTrainer):
 
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
-    ``latent_norm_ratio``, and further terms of the objective by name. Of a baseline ``ntp`` alone.
+    ``latent_norm_ratio``, and further terms of the objective by name; ``saturated``, ``kl_per_dimension`` and
+    ``active_dimensions`` (health.py, which also writes the line and the warnings). Of a baseline ``ntp`` alone.
 
     Args:
         objective: which loss, with its weights and schedule.
@@ -70,6 +74,12 @@ class AMVLTrainer(GuardedTrainer):
         self.group_by_length = group_by_length
         self.latent_learning_rate = latent_learning_rate
         kwargs.setdefault("data_collator", AMVLCollator(processor))
+        if (arguments := kwargs.get("args")) is not None and arguments.n_gpu > 1:
+            tell(
+                f"one of {arguments.n_gpu} GPUs is used, because a plain python process cannot split batches of images; for "
+                f"all of them start with `torchrun --nproc-per-node {arguments.n_gpu}`"
+            )
+            arguments._n_gpu = 1  # else the Trainer cuts batches with DataParallel, pixel_values in equal parts
         super().__init__(processing_class=processor, **kwargs)
         config = self.model.config
         self._latent_shape = (config.num_latents, config.latent_dim) if objective.entry.latents else None
@@ -79,6 +89,8 @@ class AMVLTrainer(GuardedTrainer):
         self.model_accepts_loss_kwargs = True
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0.0
+        self._kl = torch.zeros((), device=self.args.device)  # summed over examples, (k, d) from the first on
+        self.add_callback(HealthLine)
 
     @property
     def progress(self) -> float:
@@ -133,9 +145,13 @@ class AMVLTrainer(GuardedTrainer):
             for name, values in output.terms.named().items():
                 self._sums[name] += float((values * weight).sum())
             if self._latent_shape is not None:
-                for name in ("prior", "posterior"):
-                    if output[f"{name}_mean"] is not None:
-                        self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                has_posterior = output.posterior_mean is not None
+                for name in ("prior", "posterior")[: 1 + has_posterior]:
+                    self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
+                saturated, kl = latent_state(output.prior, output.posterior if has_posterior else None)
+                self._sums["saturated"] += float((saturated * weight).sum())
+                if kl is not None:
+                    self._kl = self._kl + (kl * weight[:, None, None]).sum(0)
                 self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
                 for name, value in zip(("beta", "gamma"), self.objective.weights(self.progress), strict=True):
                     self._sums[name] += value * count
@@ -144,12 +160,16 @@ class AMVLTrainer(GuardedTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the terms of the objective to the Trainer's own log line."""
         if "loss" in logs:
-            told = distributed.gather((self._count, dict(self._sums)))
-            count = sum(number for number, _ in told)
-            names = told[0][1] if count else ()
-            logs = {**logs, **{name: sum(sums.get(name, 0.0) for _, sums in told) / count for name in names}}
+            parts = distributed.gather((self._count, dict(self._sums), self._kl.cpu()))
+            count = sum(number for number, _, _ in parts)
+            names = parts[0][1] if count else ()
+            logs = {**logs, **{name: sum(sums.get(name, 0.0) for _, sums, _ in parts) / count for name in names}}
+            if "posterior_std" in logs:
+                kl = torch.stack([part for _, _, part in parts]).sum(0) / count
+                logs["kl_per_dimension"] = float(kl.mean())
+                logs["active_dimensions"] = int((kl > ACTIVE_FROM).sum())
             self._sums.clear()
-            self._count = 0.0
+            self._count, self._kl = 0.0, torch.zeros((), device=self.args.device)
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

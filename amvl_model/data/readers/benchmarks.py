@@ -21,7 +21,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,6 +37,7 @@ from amvl_model.data.readers.files import (
     find_shards,
     picture_cell,
 )
+from amvl_model.data.readers.records import images_of, usable_records
 from amvl_model.data.schema import (
     LETTERS,
     QuestionSet,
@@ -78,7 +79,7 @@ class BenchmarkQuestions(QuestionSet):
     """Questions whose texts are in memory and whose pictures are read when a question is asked for.
 
     Raises:
-        ValueError: on access, for an unreadable picture (the message names file and record).
+        UnreadableImages, MissingImages: on access, for an unreadable or missing picture (the message names file and record).
     """
 
     def __init__(self, entries: Sequence[_Entry], source: str, place: str) -> None:
@@ -91,9 +92,9 @@ class BenchmarkQuestions(QuestionSet):
     def question(self, index: int) -> VisualQuestion:
         """Question ``index`` (0 to size - 1)."""
         entry = self._entries[index]
-        return VisualQuestion(
+        question = VisualQuestion(
             id=entry.id,
-            images=(entry.picture(),),
+            images=(),
             prompt=entry.prompt,
             answer_text="" if entry.answer is None else option_letter(entry.answer),
             question=entry.question,
@@ -102,6 +103,8 @@ class BenchmarkQuestions(QuestionSet):
             task=entry.task,
             source=self._source,
         )
+        with images_of(question):
+            return replace(question, images=(entry.picture(),))
 
 
 def load_vstar(
@@ -129,7 +132,7 @@ def load_vstar(
     folder = data_folder(path_or_id, hub_id=VSTAR_ID, patterns=["*"], layout=layout, stream=stream)
     name = "test_questions.jsonl"
     try:
-        lines = folder.read_bytes(name).decode().splitlines()
+        lines = folder.read_text(name).splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder.place(name)}: no such file; expected a folder that holds {layout}") from error
     entries = []
@@ -142,7 +145,7 @@ def load_vstar(
 def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)
     text = text_of(record["text"], f"{place}: text")
@@ -273,7 +276,7 @@ def _read_tsv(folder: DataFolder, name: str) -> tuple[list[dict[str, Any]], list
     """Texts and picture readers of VLMEvalKit's TSV, whose pictures (base64) are held in memory as text."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        reader = csv.DictReader(io.StringIO(folder.read_bytes(name).decode(), newline=""), delimiter="\t")
+        reader = csv.DictReader(io.StringIO(folder.read_text(name), newline=""), delimiter="\t")
         rows = list(reader)
     finally:
         csv.field_size_limit(limit)
@@ -303,7 +306,8 @@ def load_visual_puzzles(
 ) -> BenchmarkQuestions:
     """VisualPuzzles: 1,168 questions of five categories, four options each.
 
-    Where the options are null they are drawn in the picture: the choices are then the letters A to D.
+    Where the options are null they are drawn in the picture: the choices are then the letters A to D. Records with wrong
+    fields are skipped and logged (`usable_records`).
 
     Args:
         path_or_id: the folder of the Parquet files; the hub if None.
@@ -321,7 +325,7 @@ def load_visual_puzzles(
     names = _puzzle_files(folder, split, layout)
     rows = ParquetRows(folder, names, _PUZZLE_FIELDS, reader="load_visual_puzzles")
     texts = rows.columns([name for name in _PUZZLE_FIELDS if name != "image"])
-    entries = [_puzzle_entry(rows, index, record, prompt) for index, record in enumerate(texts)]
+    entries = usable_records(texts, lambda index, record: _puzzle_entry(rows, index, record, prompt), str(folder))
     return BenchmarkQuestions(_selected(entries, tasks, limit, str(folder)), "VisualPuzzles", folder.place(names[0]))
 
 

@@ -17,7 +17,15 @@ from typing import Any, Final
 
 from PIL import Image
 
-from amvl_model.data.readers.files import ParquetRows, check_tasks, check_unique, data_folder, find_shards, picture_cell
+from amvl_model.data.readers.files import (
+    ParquetRows,
+    check_tasks,
+    check_unique,
+    data_folder,
+    find_shards,
+    picture_cell,
+)
+from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import QuestionSet, VisualQuestion, answer_index, option_texts, question_from_blink
 
 BLINK_ID: Final = "BLINK-Benchmark/BLINK"
@@ -101,7 +109,9 @@ def export_blink_parquet(records: Iterable[dict[str, Any]], folder: str | Path, 
     for task, content in rows.items():
         path = Path(folder) / task / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(content, schema=schema), path, row_group_size=_ROWS_PER_GROUP)
+        pq.write_table(
+            pa.Table.from_pylist(content, schema=schema), path, row_group_size=_ROWS_PER_GROUP, write_page_checksum=True
+        )
         files.append(path)
     return files
 
@@ -133,8 +143,12 @@ class BlinkQuestions(QuestionSet):
                 f"record {record['idx']!r} ({rows.place(row)}): expected a value in {', '.join(empty)}, got null; "
                 "correct the file"
             )
-        for name in IMAGE_FIELDS:
-            record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
+        try:
+            for name in IMAGE_FIELDS:
+                record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
+        except ValueError as error:
+            blank = {**dict.fromkeys(IMAGE_FIELDS), "image_1": Image.new("RGB", (1, 1))}
+            raise UnreadableImages(str(error), question_from_blink(record | blank, source=self._source)) from error
         return question_from_blink(record, source=self._source)
 
 

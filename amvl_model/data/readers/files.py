@@ -34,6 +34,7 @@ from amvl_model.data.images import decode_base64 as decode_base64
 from amvl_model.data.images import decode_picture as decode_picture
 from amvl_model.data.images import read_picture as read_picture
 from amvl_model.data.images import to_rgb as to_rgb
+from amvl_model.data.readers.records import check_size
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
@@ -48,12 +49,13 @@ def read_json_records(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected the file {path}, found none; download it or correct the path")
+    check_size(path)
     try:
         if path.suffix == ".jsonl":
             records = list(_json_lines(path))
         else:
-            records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            records = _parsed(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); it may be truncated: download it again") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: expected a list of JSON objects; check that this is the right file")
@@ -64,12 +66,14 @@ def _json_lines(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: not valid JSON ({error}); it may be truncated: download it again"
-                    ) from error
+                yield _parsed(line, f"{path}, line {number}")
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is a ValueError too
+        raise ValueError(f"{place}: not valid JSON ({error}); it may be truncated: download it again") from error
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,24 @@ class DataFolder:
         import pyarrow.parquet as pq
 
         if not self.on_hub:
-            return pq.ParquetFile(self.path(name), memory_map=True)
+            return pq.ParquetFile(self.path(name), memory_map=True, page_checksum_verification=True)
         import huggingface_hub
 
         handle = huggingface_hub.HfFileSystem().open(f"{self.root}/{name}", "rb")
-        return pq.ParquetFile(handle, buffer_size=_BUFFER)
+        return pq.ParquetFile(handle, buffer_size=_BUFFER, page_checksum_verification=True)
+
+    def read_text(self, name: str) -> str:
+        """The whole file as text.
+
+        Raises:
+            ValueError: if it is not UTF-8, or a local file larger than `MAX_RECORDS_FILE`.
+        """
+        if not self.on_hub and self.path(name).is_file():
+            check_size(self.path(name))
+        try:
+            return self.read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.place(name)}: not a text in UTF-8 ({error}); download the file again") from error
 
     def read_bytes(self, name: str) -> bytes:
         """The whole file."""

@@ -23,11 +23,16 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from amvl_model.data.images import read_picture, to_rgb
-from amvl_model.data.readers.files import check_tasks, check_unique
+from amvl_model.data.readers.files import (
+    check_tasks,
+    check_unique,
+)
+from amvl_model.data.readers.records import MAX_LINE, check_size, images_of
 from amvl_model.data.schema import (
     LETTERS,
     QuestionSet,
@@ -70,6 +75,7 @@ class QuestionFile(QuestionSet):
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"expected a file of questions (JSON lines), got {self.path}; correct the path")
+        check_size(self.path)
         identifiers, lines = [], []
         with self.path.open("rb") as file:
             start = 0
@@ -119,6 +125,8 @@ class QuestionFile(QuestionSet):
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         """The fields of a line, each of its type, with defaults."""
         place = f"{self.path}, line {number}"
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{place} has {len(line):,} bytes, expected at most {MAX_LINE:,}; correct the line")
         try:
             given = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -166,9 +174,9 @@ class QuestionFile(QuestionSet):
         except ValueError as error:
             raise ValueError(f"{place}, field answer: {error}") from error
         text = answer or "" if index is None else option_letter(index)
-        return VisualQuestion(
+        question = VisualQuestion(
             id=record["id"],
-            images=tuple(read_picture(self.path.parent / path, place) for path in record["images"]),
+            images=(),
             prompt=record.get("prompt") or format_prompt(record["question"], choices),
             answer_text=record.get("answer_text") or text,
             question=record["question"],
@@ -177,6 +185,9 @@ class QuestionFile(QuestionSet):
             task=record["task"],
             source=record["source"],
         )
+        with images_of(question):
+            images = tuple(read_picture(self.path.parent / path, place) for path in record["images"])
+        return replace(question, images=images)
 
 
 def _chosen(answer: str, choices: Sequence[str], identifier: str) -> int:

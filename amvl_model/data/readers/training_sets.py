@@ -48,7 +48,7 @@ from amvl_model.data.readers.training_texts import (
     zebra_question,
     zebra_reasoning,
 )
-from amvl_model.data.schema import QuestionSet, VisualQuestion, text_of
+from amvl_model.data.schema import QuestionSet, VisualQuestion, short, text_of
 
 Target = Literal["answer", "reasoning"]
 VISUAL_COT_ID: Final = "deepcs233/Visual-CoT"
@@ -68,6 +68,7 @@ class _Example:
     answer: str
     task: str
     pictures: Callable[[], tuple[Image.Image, ...]]
+    place: str
     reasoning: str = ""
 
 
@@ -96,7 +97,7 @@ class TrainingQuestions(QuestionSet):
         """Question ``index`` (0 to size - 1)."""
         example = self._example(index)
         if not example.question.strip() or not example.answer.strip():
-            raise ValueError(f"{self._source} {example.id}: expected a question and an answer, got an empty text")
+            raise ValueError(f"{example.place}: expected a question and an answer, got an empty text")
         answer = example.answer.strip()
         if self._target == "reasoning" and example.reasoning.strip():
             answer = f"{example.reasoning.strip()}\nAnswer: {answer}"
@@ -158,7 +159,7 @@ def load_visual_cot(
 
     Raises:
         FileNotFoundError: if the folder or the annotations are missing; on access if a picture is.
-        ValueError: for invalid JSON, or a record that lacks a field.
+        ValueError: for invalid JSON; on access for a record with wrong fields, which `amvl_model.data.mixture` skips and counts.
     """
     folder = _local(path, VISUAL_COT_ID, "viscot_363k.json and cot/<dataset>/<picture>")
     mixed = folder / "viscot_363k.json"
@@ -167,42 +168,58 @@ def load_visual_cot(
         raise FileNotFoundError(
             f"{folder}: expected viscot_363k.json or metadata/<dataset>_cot_train.jsonl, found neither"
         )
-    entries: list[tuple[str, str, str, str, str, str]] = []
+    entries: list[tuple[str, str, str, str, str] | str] = []  # a text is what is wrong with the record
+    present: set[str] = set()
     for file in files:
         for number, record in enumerate(read_json_records(file)):
             place = f"record {number} of {file}"
-            if tasks is None or _field(record, ("dataset",), place) in tasks:
-                entries.append((f"viscot/{len(entries)}", *_visual_cot_texts(record, place), place))
+            try:
+                texts = _visual_cot_texts(record, place)
+            except ValueError as error:
+                entries.append(str(error))
+            else:
+                present.add(texts[2])
+                if tasks is None or texts[2] in tasks:
+                    entries.append((*texts, place))
             if len(entries) == limit:
                 break
-
     if len(entries) != limit:
-        check_tasks(tasks, {task for _, _, _, task, _, _ in entries}, str(folder))
+        check_tasks(tasks, present, str(folder))
 
     def example(index: int) -> _Example:
-        identifier, question, answer, task, picture, place = entries[index]
+        entry = entries[index]
+        if isinstance(entry, str):
+            raise ValueError(entry)
+        (question, answer, task, picture, place), identifier = entry, f"viscot/{index}"
         path = _picture_path(folder, picture, (".", "cot_image_data", "images"))
-        return _Example(identifier, question, answer, task, lambda: (read_picture(path, place),))
+        return _Example(identifier, question, answer, task, lambda: (read_picture(path, place),), place)
 
     return TrainingQuestions(len(entries[:limit]), example, "Visual-CoT", target)
 
 
 def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str, str]:
     """Question, answer, set and picture of a record of either form."""
-    task = str(_field(record, ("dataset",), place))
+    task = text_of(_field(record, ("dataset",), place), f"{place}: dataset")
     image = _field(record, ("image",), place)
+    if isinstance(image, list) and image:
+        image = image[0]
+    if not isinstance(image, str):
+        raise ValueError(f"{place}: image: expected a path or a list of paths, got {short(image)}; correct the record")
     if "conversations" not in record:
         question, answer = (
             text_of(_field(record, (name,), place), f"{place}: {name}") for name in ("question", "answer")
         )
         return question, answer, task, f"cot/{'textvqa' if task == 'textcap' else task}/{image}"
-    turns = [turn for turn in record["conversations"] if isinstance(turn, dict)]
+    turns = record["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError(f"{place}: conversations: expected a list of objects, got {short(turns)}; correct the record")
     asked = [text_of(turn.get("value"), f"{place}: human") for turn in turns if turn.get("from") == "human"]
     said = [text_of(turn.get("value"), f"{place}: gpt") for turn in turns if turn.get("from") == "gpt"]
     if not asked or not said or not image:
-        raise ValueError(f"{place}: expected a picture and turns of human and gpt, got {record}; correct the record")
-    first = image[0] if isinstance(image, list) else image
-    return strip_box_request(asked[0]), said[-1], task, str(first).partition("###")[0]
+        raise ValueError(
+            f"{place}: expected a picture and turns of human and gpt, got {short(record)}; correct the record"
+        )
+    return strip_box_request(asked[0]), said[-1], task, image.partition("###")[0]
 
 
 def load_refocus(
@@ -239,8 +256,13 @@ def load_refocus(
         record = records[index]
         place = f"record {record['id']!r} of {file}"
         turns = record.get("conversations") or [{}]
-        images = turns[0].get("images") or record.get("images") or []
-        picture = str(images[0] if images else _field(record, ("image",), place)).replace("\\", "/")
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise ValueError(
+                f"{place}: conversations: expected a list of objects, got {short(turns)}; correct the record"
+            )
+        images = turns[0].get("images") or record.get("images") or _field(record, ("image",), place)
+        image = images[0] if isinstance(images, list) else images
+        picture = text_of(image, f"{place}: image").replace("\\", "/")
         roots = (".", "chartqa_vcot", "ChartQA/ChartQA Dataset", "ChartQA Dataset", "data")
         found = _picture_path(folder, picture, roots)
         return _Example(
@@ -249,6 +271,7 @@ def load_refocus(
             _text(_field(record, ("answer",), place), f"{place}: answer"),
             str(record.get("source", "")),
             lambda: (read_picture(found, place),),
+            place,
             focus_reasoning(record),
         )
 
@@ -305,7 +328,10 @@ def _cogcom_lines(folder: Path, split: str, limit: int | None, target: Target) -
     records: list[dict[str, Any]] = []
     for line in read_json_records(file):
         shared: dict[str, Any] = {name: line[name] for name in ("image_path", "pid") if name in line}
-        records += [{**shared, **part} for part in line["metadata"]] if "metadata" in line else [line]
+        parts = line.get("metadata", [{**line}])
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f"{file}: metadata: expected a list of objects, got {short(parts)}; correct the record")
+        records += [{**shared, **part} for part in parts]
     records = records[:limit]
     for number, record in enumerate(records):
         record.setdefault("pid", number)
@@ -330,6 +356,7 @@ def _cogcom_example(
         _text(_field(record, ("answer",), place), f"{place}: answer"),
         split,
         pictures,
+        place,
         chain_of_manipulations(record.get("final_com"), place),
     )
 
@@ -389,6 +416,6 @@ def load_zebra_cot(
 
         answer = str(_field(record, ("Final Answer",), place))
         reasoning = zebra_reasoning(str(record["Text Reasoning Trace"] or ""))
-        return _Example(f"zebra-cot/{subject}/{row}", question, answer, subject, pictures, reasoning)
+        return _Example(f"zebra-cot/{subject}/{row}", question, answer, subject, pictures, place, reasoning)
 
     return TrainingQuestions(len(index), example, "Zebra-CoT", target)

@@ -54,7 +54,7 @@ def chain_of_manipulations(final_com: Any, place: str) -> str:
         return ""
     try:
         tree = json.loads(final_com) if isinstance(final_com, str) else final_com
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: final_com is not valid JSON ({error}); correct the record") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{place}: expected final_com to be an object, got {type(tree).__name__}; correct the record")
@@ -69,7 +69,12 @@ def chain_of_manipulations(final_com: Any, place: str) -> str:
     values: dict[str, Any] = {}
     told = []
     for step in chain:
-        values.update(step.get("variables") or {})
+        variables = step.get("variables") or {}
+        if not isinstance(variables, dict):
+            raise ValueError(
+                f"{place}: expected variables in final_com to be an object, got {variables!r:.60}; correct the record"
+            )
+        values.update(variables)
         told.append(
             _VARIABLE.sub(lambda match: _value(values.get(match[1]), match[0]), str(step.get("desc", "")).strip())
         )

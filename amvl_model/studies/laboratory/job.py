@@ -222,7 +222,8 @@ def _closing(out: Path) -> str:
         [
             f"Results: {out}",
             "  summary.png, question.json, laboratory.json, environment.json",
-            "  laboratory/ARM/seed<k>.json: measures and learning curve; ARM/checkpoint/ for each of " + ", ".join(ARMS),
+            "  laboratory/ARM/seed<k>.json: measures and learning curve; ARM/checkpoint/ for each of "
+            + ", ".join(ARMS),
             "Next:",
             "  python experiments/full_blink.py --quick                        # one question, drawn with its latents",
             "  python experiments/full_blink.py --laboratory.gamma 0.1         # a weaker reverse KL",

@@ -57,7 +57,7 @@ def test_visual_cot_names_what_is_missing(tmp_path: Path) -> None:
     del records[1]["conversations"][1:]
     file.write_text(json.dumps(records))
     with pytest.raises(ValueError, match="record 1 of .*expected a picture and turns of human and gpt"):
-        load_visual_cot(tmp_path)
+        load_visual_cot(tmp_path)[1]
     file.write_text(file.read_text()[:-20])
     with pytest.raises(ValueError, match="viscot_363k.json: not valid JSON.*truncated"):
         load_visual_cot(tmp_path)

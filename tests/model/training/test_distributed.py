@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.checkpoints import write_manifest
 from amvl_model.training.batches import sample_noise
-from amvl_model.training.run_folder import newest_checkpoint, write_manifest
+from amvl_model.training.run_folder import newest_checkpoint
 from amvl_model.training.sharding import (
     LAUNCH_FOLDER,
     fsdp2_settings,

@@ -173,7 +173,8 @@ def test_a_file_that_is_no_stored_step_is_refused(tmp_path: Path) -> None:
         guard.replay(tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(b"nothing")
     torch.save({"x": 1}, tmp_path / "c.pt")
-    for name in ("b.pt", "c.pt"):
+    (tmp_path / "d.pt").write_bytes(b"\x80\x02R.")  # takes two values from an empty stack: IndexError
+    for name in ("b.pt", "c.pt", "d.pt"):
         with pytest.raises(ValueError, match=f"{name} is not a step"):
             guard.replay(tmp_path / name)
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from amvl_model.models.checkpoints import damage, write_manifest
 from amvl_model.training import run, run_folder
-from amvl_model.training.run_folder import RunStopped, damage, locked, newest_checkpoint, rotate, write_manifest
+from amvl_model.training.run_folder import RunStopped, locked, newest_checkpoint, rotate
 from tests.model.training.test_trainer import QUESTIONS, config
 
 ROOT = Path(__file__).resolve().parents[3]
