@@ -38,6 +38,8 @@ NAMES = {
     "theory_vs_checkpoints": "theory.theory_vs_checkpoints",
     "leakage_frontier": "figures.leakage_frontier",
     "length_and_size": "figures.length_and_size",
+    "laboratory": "figures.laboratory",
+    "table_laboratory": "figures.laboratory:table",
     "phase_diagram": "theory.phase_diagram",
     "counter_examples": "theory.counter_examples",
     "cost_per_step": "figures.cost_per_step",

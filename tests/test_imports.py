@@ -39,7 +39,18 @@ LAYERS = {
         *("studies", "profiling", "cli"),
     ),
     "amvl_theory": (
-        *("checks", "titles", "gaussian", "model", "equilibria", "dynamics", "nonlinear", "learnt_prior", "game", "theorems"),
+        *(
+            "checks",
+            "titles",
+            "gaussian",
+            "model",
+            "equilibria",
+            "dynamics",
+            "nonlinear",
+            "learnt_prior",
+            "game",
+            "theorems",
+        ),
         *("verification", "figures"),
     ),
 }

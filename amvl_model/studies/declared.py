@@ -158,10 +158,16 @@ _LABORATORY: Mapping[str, Mapping[str, object]] = {
     "amvl,beta=1,gamma=1": {"objective": "amvl"},
     "ntp+fwd,beta=1": {"objective": "ntp+fwd"},
     "ntp": {"objective": "ntp"},
-    "ntp+fwd,beta=0.1": {"objective": "ntp+fwd", "beta": 0.1},
     "elbo,beta=1": {"objective": "elbo"},
     "sft": {"objective": "sft"},
     "pause": {"objective": "pause"},
+}
+_LABORATORY_WEIGHTS: Mapping[str, Mapping[str, object]] = {
+    "ntp+fwd,beta=0.1": {"objective": "ntp+fwd", "beta": 0.1},
+    "elbo,beta=0.1": {"objective": "elbo", "beta": 0.1},
+    "amvl,beta=0.1,gamma=0.1": {"objective": "amvl", "beta": 0.1, "gamma": 0.1},
+    "amvl,beta=1,gamma=0.1": {"objective": "amvl", "gamma": 0.1},
+    "jeffreys,beta=1,gamma=1": {"objective": "jeffreys"},
     "sft,layers=6": {"objective": "sft", "extra_layers": 3},
 }
 
@@ -175,6 +181,14 @@ STUDIES = {
             common={},
             cells=_LABORATORY,
             seeds=tuple(range(100, 115)),
+            bases=MULTIHOP_BASES,
+        ),
+        Study(
+            name="laboratory-weights",
+            purpose="other weights and objectives in the laboratory, and SFT with twice the layers (the ceiling)",
+            common={},
+            cells=_LABORATORY_WEIGHTS,
+            seeds=tuple(range(100, 105)),
             bases=MULTIHOP_BASES,
         ),
         Study(

@@ -64,7 +64,14 @@ def test_without_results_no_figure_fails_and_each_names_commands(name: str, empt
         try:
             drawn = build.draw(name, sources)
         except build.NothingToDrawError:
-            without = ("fig3_relevance", "fig4_slots", "theory_vs_checkpoints", "leakage_frontier", "length_and_size")
+            without = (
+                "fig3_relevance",
+                "fig4_slots",
+                "theory_vs_checkpoints",
+                "leakage_frontier",
+                "length_and_size",
+                "laboratory",
+            )
             assert name in without
         else:
             assert drawn.figure is None or style.problems(drawn.figure) == []
