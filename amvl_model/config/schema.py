@@ -102,6 +102,9 @@ class ModelConfig:
     base: str = option("tiny", "tiny (shipped), scratch (random weights), a checkpoint folder or a hub id")
     num_latents: int = option(8, "k, the latents of a question (objective pause: its tokens)", unit="slots", low=1)
     latent_dim: int = option(512, "d, the size of a latent", unit="dimensions", low=1)
+    posterior_std: Literal["per-answer", "shared"] = option(
+        "per-answer", "the posterior's standard deviation: of each answer, or shared by all answers of a question"
+    )
     freeze_vision: bool = option(True, "keep the vision encoder as it is")
     lora_rank: int = option(0, "rank of LoRA on the language model; 0 trains all of its weights", low=0)
     lora_alpha: float | None = option(None, "LoRA's update is scaled by this / lora_rank; null: 2 x lora_rank", above=0)
