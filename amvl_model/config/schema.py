@@ -207,6 +207,9 @@ class TrainConfig:
     group_by_length: bool = option(False, "batches of questions of similar length, so that less is padded")
     seed: int = option(0, "of new weights, latent samples and dropout", low=0)
     log_every: int = option(10, "steps between two log lines", unit="optimiser steps", low=1)
+    probe_every: int = option(
+        20, "steps between two probes of the leak, at log lines; 0: none", unit="optimiser steps", low=0
+    )
     eval_every: int = option(0, "steps between two evaluations; 0: at the end", unit="optimiser steps", low=0)
     save_every: int = option(0, "steps between two checkpoints; 0: at the end", unit="optimiser steps", low=0)
     report_to: tuple[str, ...] = option((), "trackers of transformers' Trainer, for example tensorboard,wandb")
