@@ -138,7 +138,7 @@ class AMVLTrainer(GuardedTrainer):
                 self._sums[name] += float((values * weight).sum())
             if self._latent_shape is not None:
                 for name in ("prior", "posterior"):
-                    if output[f"{name}_mean"] is not None:
+                    if getattr(output, f"{name}_mean") is not None:
                         self._sums[f"{name}_std"] += float(getattr(output, name).std.mean()) * count
                 self._sums["latent_norm_ratio"] += float(output.latent_norm_ratio) * count
                 for name, value in zip(("beta", "gamma"), self.objective.weights(self.progress), strict=True):

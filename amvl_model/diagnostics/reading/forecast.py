@@ -21,7 +21,8 @@ Reading grows by exp(2 integral of r). Where it stands out of its standard error
 
     P = Phi( (reading - 0.05 exp(-2 integral of r))/e )
 
-Elsewhere it may be anything of that size: P is at most erfc(a_0 exp(-integral of r)/sqrt 2), a_0^2 = 0.05/(max(reading, 0) + e).
+Elsewhere it may be anything of that size: P is at most erfc(a_0 exp(-integral of r)/sqrt 2), a_0^2 = 0.05/(max(reading, 0) + e),
+if forces and leaks of now have the direction that comes to be read; where they do not, rates are too low.
 The weight that holds is the least one, times the run's schedule of it from now on, at which P is at most 5 %.
 """
 
@@ -291,7 +292,7 @@ def forecast(rows: Sequence[Mapping[str, Any]], plan: RunSchedule, *, until: int
         return Forecast(
             **base, reasons=(f"the observed growth, {observed:.4f} a step, is another than T11's {growth:.4f}",)
         )
-    path = exponents(full)
+    path, notes = exponents(full), list[str]()
     if resolved:
         grown = last.reading_nats * np.exp(2 * path)
         late = np.flatnonzero(grown >= COLLAPSE)
@@ -306,8 +307,8 @@ def forecast(rows: Sequence[Mapping[str, Any]], plan: RunSchedule, *, until: int
         ratio = math.sqrt(COLLAPSE / (max(last.reading_nats, 0.0) + last.reading_error))
         base["probability"], base["bound"] = reading_probability(float(path[-1]), ratio), True
         allowed = allowed_exponent(HELD, ratio)
+        notes.append("the reading does not stand out of its error: rates are those of the forces and leaks of now")
     held = holding_weight(lambda weight: float(exponents(weight)[-1]), allowed)
-    notes = []
     if held is None:
         notes.append("reading is too far for any weight to hold")
     elif last.gamma_x is not None and held > last.gamma_x and plan.pull == "gamma":
