@@ -85,12 +85,13 @@ def prefixed(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 def logged(rows: Sequence[Mapping[str, Any]]) -> list[Probed]:
     """The probes among log lines; a line without one is passed over."""
-    names: list[str] = [name for name in Probed.__dataclass_fields__ if name != "step"]
-    return [
-        Probed(**{"step": int(row["step"])} | {name: row.get(PREFIX + name) for name in names})
+    names = [name for name in Probed.__dataclass_fields__ if name != "step"]
+    values: list[dict[str, Any]] = [
+        {"step": int(row["step"])} | {name: row.get(PREFIX + name) for name in names}
         for row in rows
         if row.get(PREFIX + "reading_nats") is not None
     ]
+    return [Probed(**each) for each in values]
 
 
 @dataclass(frozen=True)

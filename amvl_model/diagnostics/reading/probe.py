@@ -78,6 +78,8 @@ class ProbeReport:
 class ReadingProbe:
     """A fixed batch of questions; changes neither the model, nor its gradients, nor any random state.
 
+    Rates need memory for two gradients of all trained weights, and keys and values of x once for every option.
+
     Args:
         model: an `AMVLForConditionalGeneration`. processor: its own.
         questions: multiple-choice questions with known answers and at least two options; two of them at least.
