@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,12 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "141 GB, and list what was measured beside it.",
     )
     memory.add_argument("--batch", type=int, default=1, help="questions in a step (default: 1)")
+    gamma = commands.add_parser(
+        "gamma",
+        help="whether a run's decoder will come to read the leak, and which gamma would hold",
+        description="Read a run's logged probes and say how probable it is that its decoder reads the leak by a step, and which "
+        "gamma would hold until then (T11), or why that cannot be told.",
+    )
+    gamma.add_argument("--run", type=Path, required=True, metavar="RUN", help="folder of a run")
+    gamma.add_argument("--until", type=int, required=True, metavar="STEPS", help="optimiser steps from its start")
     given = parser.parse_args(arguments)
+    if given.command == "gamma":
+        try:
+            return _gamma(given.run, given.until)
+        except (FileNotFoundError, ValueError) as error:
+            gamma.error(str(error))
     if given.command == "memory":
         if given.batch < 1:
             memory.error(f"--batch: expected at least 1, received {given.batch}")
         return _memory(given.batch)
     return _doctor()
+
+
+def _gamma(run: Path, until: int) -> int:
+    from amvl_model.diagnostics.reading.forecast import forecast_run
+
+    print(forecast_run(run, until).report())
+    return 0
 
 
 def _memory(batch: int) -> int:

@@ -157,6 +157,9 @@ class ModelConfig(Settings):
     base: str = setting("tiny", "tiny (shipped), scratch (random weights), a checkpoint folder or a hub id")
     num_latents: int = setting(8, "k, the latents of a question (objective pause: its tokens) [slots]", ge=1)
     latent_dim: int = setting(512, "d, the size of a latent [dimensions]", ge=1)
+    posterior_std: Literal["per-answer", "shared"] = setting(
+        "per-answer", "the posterior's standard deviation: of each answer, or shared by all answers of a question"
+    )
     freeze_vision: bool = setting(True, "keep the vision encoder as it is")
     lora_rank: int = setting(0, "rank of LoRA on the language model; 0 trains all of its weights", ge=0)
     lora_alpha: float | None = setting(None, "LoRA's update is scaled by this / lora_rank; null: 2 x lora_rank", gt=0)
@@ -254,6 +257,9 @@ class TrainConfig(Settings):
     group_by_length: bool = setting(False, "batches of questions of similar length, so that less is padded")
     seed: int = setting(0, "of new weights, latent samples and dropout", ge=0)
     log_every: int = setting(10, "steps between two log lines [optimiser steps]", ge=1)
+    probe_every: int = setting(
+        20, "steps between two probes of the leak, at log lines; 0: none [optimiser steps]", ge=0
+    )
     eval_every: int = setting(0, "steps between two evaluations; 0: at the end [optimiser steps]", ge=0)
     save_every: int = setting(0, "steps between two checkpoints; 0: at the end [optimiser steps]", ge=0)
     report_to: tuple[str, ...] = setting(

@@ -1,7 +1,8 @@
 """AMVLForConditionalGeneration: latent reasoning over an unmodified Qwen-VL backbone.
 
     p(Z|x)      prior head on the hidden states of k prior queries, which see x
-    q(Z|x,y)    posterior head on the hidden states of k posterior queries, which see x and y
+    q(Z|x,y)    posterior head on the hidden states of k posterior queries, which see x and y; with posterior_std "shared"
+                its log std is read off the prior queries' states, which see x alone (no gradient into them)
     p(y|x,Z)    the backbone, reading x and k injected tokens W z
 
 The layout of the passes is described in two_pass/layout.py. `forward` returns distributions and logits, and calls the loss that
@@ -128,6 +129,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         num_latents: int = 8,
         latent_dim: int = 512,
         *,
+        posterior_std: str = "per-answer",
         seed: int = 0,
         initial_log_std: float = INITIAL_LOG_STD,
         answer_bias: float | None = None,
@@ -139,6 +141,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
             num_latents: k.
             latent_dim: d.
+            posterior_std: "per-answer" or "shared" (`AMVLConfig`).
             seed: of the new modules' initial weights.
             initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
             answer_bias: see `AMVLConfig`.
@@ -152,6 +155,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             vlm_config=backbone.config,
             num_latents=num_latents,
             latent_dim=latent_dim,
+            posterior_std=posterior_std,
             backbone_path=path or None,
             answer_bias=answer_bias,
         )
@@ -326,7 +330,11 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         return state, prior
 
     def posterior_from(self, state: QueryState, answer_ids: Tensor, answer_mask: Tensor) -> DiagonalGaussian:
-        """q(Z|x,y) (B, k, d) for another answer to an encoded query."""
+        """q(Z|x,y) (B, k, d) for another answer to an encoded query.
+
+        Raises:
+            ValueError: if the posterior's std is shared and the query was encoded without it.
+        """
         answer_mask, answer_ids = real_first(answer_mask, answer_ids)
         k, answers = self.config.num_latents, answer_ids.shape[1]
         embeddings = torch.cat(
@@ -336,7 +344,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         mask = posterior_mask(state.mask, k, answer_mask)
         if self.answer_bias is not None:
             mask = self.answer_bias(mask, slice(k), answers)
-        return self.posterior_head(self._text_model(embeddings, positions, mask, state.cache)[:, :k])
+        return self._posterior(self._text_model(embeddings, positions, mask, state.cache)[:, :k], state)
 
     def answer_logits(self, state: QueryState, z: Tensor, answer_ids: Tensor) -> Tensor:
         """Logits (B, M, V) of an answer to an encoded query with latents Z (B, k, d)."""
@@ -384,8 +392,21 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         )
         if weights is not None:
             weights.first = False
-        state = QueryState(cache, query_mask, next_position)
-        return state, self.prior_head(hidden[:, :k]), self.posterior_head(hidden[:, k:]) if posterior else None, (x, y)
+        own = hidden[:, :k]
+        shared = self.posterior_head(own.detach()).log_std if self.config.posterior_std == "shared" else None
+        state = QueryState(cache, query_mask, next_position, shared)
+        return state, self.prior_head(own), self._posterior(hidden[:, k:], state) if posterior else None, (x, y)
+
+    def _posterior(self, hidden: Tensor, state: QueryState) -> DiagonalGaussian:
+        """The posterior of the hidden states (B, k, hidden) of its queries."""
+        own = self.posterior_head(hidden)
+        if self.config.posterior_std == "per-answer":
+            return own
+        if state.posterior_log_std is None:
+            raise ValueError(
+                "expected a query state with posterior_log_std, got none; encode the query with encode_query"
+            )
+        return DiagonalGaussian(own.mean, state.posterior_log_std)
 
     def _second_pass(
         self, state: QueryState, injected: Tensor, y: Tensor, weights: SharedWeights | None = None

@@ -277,6 +277,12 @@ def refuse_wrong_weights(path: str | Path, report: dict[str, Any]) -> None:
             )
 
 
+def stored_options(kind: Any, stored: dict[str, Any]) -> dict[str, Any]:
+    """Sizes and options of a stored config.json, as ``from_backbone`` takes them; a missing option has its default."""
+    options = {name: stored.get(name, accepted[0]) for name, accepted in kind.choices.items()}
+    return {name: stored[name] for name in kind.sizes} | options
+
+
 def load_lora_checkpoint(
     cls: Any,
     path: str | Path,
@@ -295,7 +301,7 @@ def load_lora_checkpoint(
 
     backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
     try:
-        model = cls.from_backbone(backbone, **{name: stored[name] for name in cls.config_class.sizes}, **kwargs)
+        model = cls.from_backbone(backbone, **stored_options(cls.config_class, stored), **kwargs)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "

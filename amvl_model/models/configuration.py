@@ -26,12 +26,14 @@ class AroundBackboneConfig(PreTrainedConfig):
         lora: settings of the LoRA adapters in the language model (``rank``, ``alpha``, ``dropout``), or None.
 
     Raises:
-        ValueError: for a backbone of another type, or a size below its least.
+        ValueError: for a backbone of another type, a size below its least, or an unknown option.
     """
 
     sub_configs: ClassVar[dict[str, Any]] = {"vlm_config": AutoConfig}
     sizes: ClassVar[Mapping[str, int]] = {}
     """The smallest value of every size that a model adds; `from_backbone` takes them by these names."""
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The values of every option that a model adds, the default first: what checkpoints without it were trained with."""
 
     vlm_config: dict[str, Any] | PreTrainedConfig | None = None
     backbone_path: str | None = None
@@ -49,6 +51,9 @@ class AroundBackboneConfig(PreTrainedConfig):
             if getattr(self, name) < least:
                 none = f" (0: no {name.removeprefix('num_')})" if least == 0 else ""
                 raise ValueError(f"{name} must be at least {least}{none}, got {getattr(self, name)}")
+        for name, accepted in self.choices.items():
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,14 +80,18 @@ class AMVLConfig(AroundBackboneConfig):
         latent_dim: d, dimensions of each slot.
         answer_bias: initial value of a learnt bias on the attention of posterior slots to the answer, negative for a posterior
             that begins almost blind to it; None: no bias, as in the paper.
+        posterior_std: "per-answer", as in the paper, or "shared": the posterior's standard deviation depends on x alone, so
+            that only its mean can carry answer information.
     """
 
     model_type = "amvl"
     sizes: ClassVar[Mapping[str, int]] = {"num_latents": 1, "latent_dim": 1}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"posterior_std": ("per-answer", "shared")}
 
     num_latents: int = 8
     latent_dim: int = 512
     answer_bias: float | None = None
+    posterior_std: str = "per-answer"
 
 
 class PauseConfig(AroundBackboneConfig):

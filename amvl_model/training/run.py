@@ -20,6 +20,7 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.models.loading import TrainedModel, build_model, load_checkpoint, save_checkpoint
 from amvl_model.training.batches import QuestionDataset
+from amvl_model.training.probe import leak_probe
 from amvl_model.training.run_folder import (
     RunStopped,
     StopAfterStep,
@@ -132,12 +133,14 @@ def _train(
     model, processor = build_model(config)
     asked = training_questions(config.data) if questions is None else questions
     overrides: dict[str, Any] = {"disable_tqdm": quiet}
+    probe = leak_probe(config, folder, model, processor, asked) if config.train.probe_every else None
     trainer = AMVLTrainer(
         model=model,
         objective=config.objective,
         processor=processor,
         latent_learning_rate=config.train.latent_learning_rate,
         group_by_length=config.train.group_by_length,
+        probe=probe,
         args=training_arguments(config, folder, **overrides),
         train_dataset=QuestionDataset(asked, processor, cache=len(asked) <= CACHE_LIMIT),
         eval_dataset=_monitored(config, processor),

@@ -51,13 +51,15 @@ class AMVLTrainer(GuardedTrainer):
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
     ``latent_norm_ratio``, and further terms of the objective by name; ``saturated``, ``kl_per_dimension`` and
-    ``active_dimensions`` (health.py, which also writes the line and the warnings). Of a baseline ``ntp`` alone.
+    ``active_dimensions`` (health.py, which also writes the line and the warnings). Of a baseline ``ntp`` alone. With a
+    probe, its numbers as ``probe_...`` at its interval (training/probe.py).
 
     Args:
         objective: which loss, with its weights and schedule.
         latent_learning_rate: of the latent modules; None = the common one.
         processor: makes batches, and is saved beside every checkpoint.
         group_by_length: make batches of questions of similar length; train_dataset then needs `QuestionDataset.length`.
+        probe: a `LeakProbe`, whose numbers join the log lines; None: none.
         **kwargs: as transformers' Trainer takes them (model, args, train_dataset, callbacks, ...).
     """
 
@@ -68,10 +70,12 @@ class AMVLTrainer(GuardedTrainer):
         processor: AMVLProcessor,
         latent_learning_rate: float | None = None,
         group_by_length: bool = False,
+        probe: Any = None,
         **kwargs: Any,
     ) -> None:
         self.objective = objective
         self.group_by_length = group_by_length
+        self.probe = probe
         self.latent_learning_rate = latent_learning_rate
         kwargs.setdefault("data_collator", AMVLCollator(processor))
         if (arguments := kwargs.get("args")) is not None and arguments.n_gpu > 1:
@@ -170,7 +174,15 @@ class AMVLTrainer(GuardedTrainer):
                 logs["active_dimensions"] = int((kl > ACTIVE_FROM).sum())
             self._sums.clear()
             self._count, self._kl = 0.0, torch.zeros((), device=self.args.device)
+            if self.probe is not None:
+                logs |= self.probe.measure(self)
         super().log(logs, *args, **kwargs)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if self.probe is not None:
+            self.probe.norms.append(norm)
+        return norm
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with weight decay on matrices only, and a learning rate of their own for the latent modules."""

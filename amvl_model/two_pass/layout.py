@@ -82,11 +82,13 @@ class QueryState:
         cache: keys and values of x.
         mask: (B, N), 1 at real tokens.
         next_position: (B,), L + 1.
+        posterior_log_std: (B, k, d), of the posterior of every answer; None where it depends on the answer.
     """
 
     cache: PrefixCache
     mask: Tensor
     next_position: Tensor
+    posterior_log_std: Tensor | None = None
 
     def repeat_interleave(self, repeats: int) -> QueryState:
         """Each query ``repeats`` times: one per option, or per latent sample."""
@@ -96,6 +98,7 @@ class QueryState:
             self.cache.repeat_interleave(repeats),
             self.mask.repeat_interleave(repeats, dim=0),
             self.next_position.repeat_interleave(repeats, dim=0),
+            None if self.posterior_log_std is None else self.posterior_log_std.repeat_interleave(repeats, dim=0),
         )
 
 

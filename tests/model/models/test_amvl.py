@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoConfig
 from amvl_model.models.amvl import LATENT_MODULES, AMVLForConditionalGeneration, AMVLOutput
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.objectives import Loss, amvl_objective, objective_named
-from tests.helpers import answer_tokens, collate, examples, processor, tiny_model, without_answers
+from tests.helpers import answer_tokens, collate, examples, gradients, processor, tiny_model, without_answers
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -164,6 +165,47 @@ def test_a_repeated_query_serves_several_answers_of_each_question() -> None:
         even = model.posterior_from(state, ids[[0, 2]], torch.ones_like(ids[:2]))
     torch.testing.assert_close(both.mean[[0, 2]], even.mean, **CLOSE)
     assert state.repeat_interleave(1) is state
+
+
+def shared_std_model() -> AMVLForConditionalGeneration:
+    model = tiny_model()
+    model.config.posterior_std = "shared"
+    return model
+
+
+def test_a_shared_posterior_std_is_the_same_for_all_answers_of_a_question_and_the_means_are_not() -> None:
+    batch = collate(examples())
+    other = with_other_answers(batch)
+    for model, same in ((shared_std_model(), True), (tiny_model(), False)):
+        with torch.no_grad():
+            one, two = (model.latent_distributions(each)[1] for each in (batch, other))
+        assert torch.equal(one.log_std, two.log_std) is same
+        assert not torch.allclose(one.mean, two.mean, atol=1e-3)
+    assert not torch.allclose(one.log_std[0], one.log_std[1], atol=1e-3)  # it still depends on the question
+
+
+def test_with_a_shared_posterior_std_an_encoded_query_serves_any_answer() -> None:
+    model, batch = shared_std_model(), collate(examples())
+    with torch.no_grad():
+        _, posterior = model.latent_distributions(batch)
+        state, _ = model.encode_query(without_answers(batch))
+        again = model.posterior_from(
+            state.repeat_interleave(2),
+            *(batch[name].repeat_interleave(2, dim=0) for name in ("answer_ids", "answer_mask")),
+        )
+        torch.testing.assert_close(again.mean[1::2], posterior.mean, **CLOSE)
+        torch.testing.assert_close(again.log_std[::2], posterior.log_std, **CLOSE)
+        with pytest.raises(ValueError, match="expected a query state with posterior_log_std"):
+            model.posterior_from(replace(state, posterior_log_std=None), batch["answer_ids"], batch["answer_mask"])
+
+
+def test_a_shared_posterior_std_trains_the_posterior_s_head_and_no_query() -> None:
+    model = shared_std_model()
+    _, posterior = model.latent_distributions(collate(examples()))
+    posterior.log_std.sum().backward()
+    assert model.posterior_head.linear.weight.grad[model.config.latent_dim :].any()
+    trained = {name for name, value in gradients(model).items() if value.any()}
+    assert trained == {"posterior_head.norm_weight", "posterior_head.linear.weight", "posterior_head.linear.bias"}
 
 
 def test_latent_distributions_are_those_of_forward() -> None:

@@ -421,3 +421,23 @@ def test_a_half_written_lora_checkpoint_is_refused(backbone_folder: Path, tmp_pa
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     assert_refused(tmp_path, ValueError, "model.safetensors is half written or damaged")
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_checkpoints_remember_a_shared_posterior_std_and_those_of_before_are_per_answer(
+    lora: bool, backbone_folder: Path, tmp_path: Path
+) -> None:
+    model = AMVLForConditionalGeneration.from_backbone(str(backbone_folder), 3, 8, posterior_std="shared")
+    if lora:
+        model.add_lora(rank=4, alpha=16, dropout=0.0)
+    model.save_pretrained(tmp_path)
+    assert AMVLForConditionalGeneration.from_pretrained(tmp_path).config.posterior_std == "shared"
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["posterior_std"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert AMVLForConditionalGeneration.from_pretrained(tmp_path).config.posterior_std == "per-answer"
+
+
+def test_an_unknown_posterior_std_is_refused(backbone_folder: Path) -> None:
+    with pytest.raises(ValueError, match="posterior_std must be one of per-answer, shared, got 'tied'"):
+        AMVLForConditionalGeneration.from_backbone(str(backbone_folder), 3, 8, posterior_std="tied")
