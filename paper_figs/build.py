@@ -42,6 +42,8 @@ NAMES = {
     "table_laboratory": "figures.laboratory:table",
     "phase_diagram": "theory.phase_diagram",
     "counter_examples": "theory.counter_examples",
+    "reading": "theory.reading",
+    "coadaptation": "theory.coadaptation",
     "cost_per_step": "figures.cost_per_step",
 }
 """Figures and tables by name. A figure has a module with a TITLE and a function draw(sources); a table is a function

@@ -26,7 +26,7 @@ from tests.paper_results import COMMIT, synthetic_results, trained, write
 SAMPLED_ACCURACY = "out_of_distribution.prior_sample.accuracy"
 COMMITS: dict[str, str | None] = {}
 DPI = 220
-THEORY_ALONE = ("fig1_architecture", "fig2_kl_geometry", "phase_diagram", "counter_examples")
+THEORY_ALONE = ("fig1_architecture", "fig2_kl_geometry", "phase_diagram", "counter_examples", "reading", "coadaptation")
 
 
 @pytest.fixture(scope="module")
