@@ -10,7 +10,7 @@ import pandas as pd
 RUNNER = "python experiments/ablations.py {study} --workers 2"
 KEEPING = ("leakage", "objectives", "temperature", "direction")
 """Studies whose checkpoints are kept, or which evaluate kept ones."""
-MAIN_JOB = "python experiments/full_blink.py --out results/main_job"
+MAIN_JOB = "python experiments/full_blink.py --preset tiny --out results/main_job"
 BENCHMARKS = (
     "python experiments/evaluate_benchmark.py --model DIR --benchmark {name} --out results/benchmarks/{name}/seed0.json"
 )

@@ -1,4 +1,4 @@
-"""The numbers of RESULTS.md and the README are those of the files under results/.
+"""The numbers of RESULTS.md, the README and the guide are those of the files under results/.
 
 Computed again: every "mean [low, high]", and in RESULTS.md the p that stands beside one, among the studies that the text has
 named by then, and the counts of table_exploited. Not checked: the words around them, a difference's direction among them.
@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})(?: %)? \[({NUMBER}), ({NUMBER})\]")
 WITH_P = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\][A-Za-z ]{{0,30}}(?:, |\()p = (\d\.\d+)")
-SCALED = {
+LABORATORY = ("accuracy", "accuracy_posterior", "accuracy_exchanged", "accuracy_sampled", "follows_patch")
+SCALED = {f"{name}_{hops}": 100.0 for name in LABORATORY for hops in (1, 2, 3)} | {"leaked_3": 1.0}
+SCALED |= {
     column.metric: column.scale for column in (*COLUMNS, *(c for group in CHECKPOINT_COLUMNS.values() for c in group))
 }
 
@@ -62,6 +64,7 @@ def stored() -> np.ndarray:
     paths = [
         *root.glob("prediction/*,scores/seed0.json"),
         *root.glob("main_job*/*.json"),
+        *root.glob("main_job_laboratory/laboratory/*/seed0.json"),
         *root.glob("shipped/*/*.json"),
     ]
     return np.array([row for path in paths for row in _stored(json.loads(path.read_text()))])
@@ -117,7 +120,7 @@ def p_values(name: str) -> np.ndarray:
     return np.concatenate([rows, np.stack([-rows[:, 0], -rows[:, 2], -rows[:, 1], rows[:, 3]], axis=1)])
 
 
-@pytest.mark.parametrize("name", ["RESULTS.md", "README.md"])
+@pytest.mark.parametrize("name", ["RESULTS.md", "README.md", "docs/guide.md"])
 def test_every_interval_in_the_text_is_that_of_the_files(name: str) -> None:
     wrong, count = [], 0
     for text, named in sections(name):
@@ -126,7 +129,7 @@ def test_every_interval_in_the_text_is_that_of_the_files(name: str) -> None:
             count += 1
             if not matches(rows, shown).any():
                 wrong.append("{} [{}, {}]".format(*shown))
-    assert count >= {"RESULTS.md": 80, "README.md": 15}[name]
+    assert count >= {"RESULTS.md": 80, "README.md": 5, "docs/guide.md": 15}[name]
     assert not wrong, f"{name} says what results/ does not say: {wrong}"
 
 

@@ -24,7 +24,7 @@ from amvl_style import (GREY, METHODS, axes, keys_of, look_of, over_seeds)
 from notebooks.views.show import styled
 
 COMMANDS = {
-    "main_job": "python experiments/full_blink.py --out results/main_job",
+    "main_job": "python experiments/full_blink.py --preset tiny --out results/main_job",
     "pareto": "python experiments/ablations.py pareto --workers 2",
     "leakage": "python experiments/ablations.py leakage --workers 2 --keep runs",
     "objectives": "python experiments/ablations.py objectives --workers 2 --keep runs",
