@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
@@ -477,6 +477,3 @@ def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
         norms = embeddings.float().norm(dim=-1)
         return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
 
-
-AutoModel.register(AMVLConfig, AMVLForConditionalGeneration)
-AutoModelForImageTextToText.register(AMVLConfig, AMVLForConditionalGeneration)

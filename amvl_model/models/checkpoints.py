@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from amvl_model.models.configuration import PAUSE_TYPE
+
 INDEX = "model.safetensors.index.json"
-PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from amvl_model.models.checkpoints import PAUSE_TYPE
-
+PAUSE_TYPE = "amvl_pause"
 BACKBONES = ("qwen2_5_vl", "qwen2_vl")
 """Types of backbones that AMVL is tested on."""
 _REFUSED = {
@@ -38,6 +38,7 @@ class AroundBackboneConfig(PreTrainedConfig):
     lora: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        importlib.import_module("amvl_model.models.registration")  # whoever has a configuration can ask for its model
         if not isinstance(self.vlm_config, PreTrainedConfig):
             settings = dict(self.vlm_config or {})
             self.vlm_config = AutoConfig.for_model(settings.pop("model_type", BACKBONES[0]), **settings)

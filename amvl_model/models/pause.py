@@ -202,5 +202,3 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         types: Tensor | None = vision.get("mm_token_type_ids")
         return (input_ids == self.config.vlm_config.image_token_id).int() if types is None else types  # type: ignore[union-attr]
 
-
-AutoModelForImageTextToText.register(PauseConfig, PauseForConditionalGeneration)
