@@ -60,6 +60,7 @@ class AroundBackboneConfig(PreTrainedConfig):
             values["backbone_path"] = None
         if isinstance(values.get("vlm_config"), dict):
             values["vlm_config"].pop("_name_or_path", None)
+            values["vlm_config"].pop("quantization_config", None)  # the whole model's is beside it
         return values
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:

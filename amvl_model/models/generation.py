@@ -283,18 +283,10 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         Raises:
             ValueError: for an unknown argument, an option that the shared cache excludes, or latents of another shape.
         """
-        query_ids = _query_ids(inputs, input_ids)
+        vision = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
+        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
         samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
         settings, others = generation_settings(self, generation_config, kwargs)
-        batch = right_padded(
-            {
-                "input_ids": query_ids,
-                "attention_mask": attention_mask,
-                "pixel_values": pixel_values,
-                "image_grid_thw": image_grid_thw,
-                "mm_token_type_ids": mm_token_type_ids,
-            }
-        )
         samples = samples or setting(self, settings, "num_return_sequences") or 1
         settings.num_return_sequences = 1
         state, prior = self.encode_query(batch)
@@ -387,11 +379,18 @@ def setting(model: Any, settings: GenerationConfig, name: str) -> Any:
     return getattr(model.generation_config, name, None) if value is None else value
 
 
-def _query_ids(inputs: Tensor | None, input_ids: Tensor | None) -> Tensor:
+def query_of(
+    inputs: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None, vision: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The query's ids as they were given, by one of two names, and the right-padded batch.
+
+    Raises:
+        ValueError: for no ids, or both.
+    """
     given = [ids for ids in (inputs, input_ids) if ids is not None]
     if len(given) != 1:
         raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
-    return given[0]
+    return given[0], right_padded({"input_ids": given[0], "attention_mask": attention_mask, **vision})
 
 
 def _pad_id(config: Any, eos: int | list[int]) -> int:
