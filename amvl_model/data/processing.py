@@ -115,8 +115,8 @@ class AMVLProcessor(ProcessorMixin):
         """Encode and pad a batch: ``processor(questions)``, or ``processor(text=..., images=...)`` as in transformers.
 
         Args:
-            images: a sequence of questions, nothing else beside it; or images that the text names: PIL, paths or addresses, a list
-                or one list for each text.
+            images: a sequence of questions, nothing else beside it; or the images that the text names (PIL, paths, addresses), in
+                one list or one for each text.
             text: a prompt in the chat template, as `apply_chat_template` writes it, or a list of them.
             answers: of questions; with False the answer tensors are left out.
             **kwargs: for tokenizer and image processor, as in transformers (``padding``, ``return_tensors``, ...).
@@ -132,7 +132,9 @@ class AMVLProcessor(ProcessorMixin):
                 raise TypeError(f"questions are encoded with the argument answers alone, got {', '.join(kwargs)}")
             return self.collate([self.encode(question, answers=answers) for question in images])
         return super().__call__(
-            images=images, text=text, **{"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True, **kwargs}
+            images=images,
+            text=text,
+            **{"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True, **kwargs},
         )
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -150,12 +152,16 @@ class AMVLProcessor(ProcessorMixin):
                 )
         return super().apply_chat_template(conversation, *args, **kwargs)
 
-    def validate_inputs(self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **_: Any) -> None:
+    def validate_inputs(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **_: Any
+    ) -> None:
         """What `__call__` takes of texts and images."""
         if videos is not None or audio is not None:
             raise ValueError("expected text and images, got video or audio; the model was trained on images alone")
         if text is None:
-            raise ValueError("expected text that names the images, got none; apply_chat_template writes it from messages")
+            raise ValueError(
+                "expected text that names the images, got none; apply_chat_template writes it from messages"
+            )
         if not all(isinstance(each, str) for each in text):
             raise ValueError("expected text as a string or a list of strings; pass messages to apply_chat_template")
         named, given = sum(each.count(_IMAGE_TOKEN) for each in text), len(_flat(images))

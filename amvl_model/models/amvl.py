@@ -24,14 +24,20 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amvl_model.config.schema import ObjectiveConfig
-from amvl_model.models.backbone import AroundBackbone, for_backbone, load_backbone, refuse_unknown, stored_quantization, take_over, undo_sharing
+from amvl_model.models.backbone import (
+    AroundBackbone,
+    backbone_options,
+    install_passes,
+    load_backbone,
+    refuse_unknown,
+    take_over,
+)
 from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
 from amvl_model.models.labels import query_and_answer
 from amvl_model.models.outputs import AMVLOutput
-from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,
@@ -43,7 +49,7 @@ from amvl_model.two_pass.layout import (
     second_pass_mask,
     short_positions,
 )
-from amvl_model.two_pass.passes import Pass, SharedWeights, install_two_pass, run_text_model
+from amvl_model.two_pass.passes import Pass, SharedWeights, run_text_model
 from amvl_model.two_pass.transformers_compat import call_backbone
 
 Batch = Mapping[str, Tensor]
@@ -72,10 +78,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         self.posterior_head = GaussianHead(text.hidden_size, config.latent_dim)
         # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
         self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
-        install_attention(self.backbone)
-        install_two_pass(self.backbone.model.language_model)
-        if getattr(config, "quantization_config", None) is not None:
-            undo_sharing(self.backbone.model.language_model)
+        install_passes(self)
         self.post_init()
 
     # ------------------------------------------------------------------ building, loading, saving
@@ -99,8 +102,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             latent_dim: d.
             seed: of the new modules' initial weights.
             initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
-            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ``quantization_config``, ...). Default: float32,
-                as steps of AdamW at a learning rate of 1e-5 are lost in the rounding of bfloat16 weights.
+            **kwargs: for the backbone's from_pretrained (``dtype``, ``quantization_config``, ...). Default: float32, as steps of
+                AdamW at a learning rate of 1e-5 are lost in the rounding of bfloat16 weights.
 
         Raises:
             FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
@@ -137,7 +140,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
                     f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
                 )
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **for_backbone({**stored_quantization(stored), **kwargs}))
+            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     @torch.no_grad()
@@ -227,12 +230,14 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         if labels is not None:
-            loss = loss or ObjectiveConfig().loss(1.0)
-            split = query_and_answer(input_ids, attention_mask, labels, answer_ids, vision.pop("mm_token_type_ids", None))
-            drawing = {"latent_temperature": latent_temperature, "generator": generator, "noise": noise}
-            return self.forward(**split, latents=latents, loss=loss, **drawing, **vision)
+            loss, types = loss or ObjectiveConfig().loss(1.0), vision.pop("mm_token_type_ids", None)
+            vision |= query_and_answer(input_ids, attention_mask, labels, answer_ids, types)
+            drawing: dict[str, Any] = {"latent_temperature": latent_temperature, "generator": generator, "noise": noise}
+            return self.forward(latents=latents, loss=loss, **drawing, **vision)
         if answer_ids is None or answer_mask is None:
-            raise ValueError("forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer a question, call generate")
+            raise ValueError(
+                "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer, call generate"
+            )
         batch = right_padded(
             {
                 "input_ids": input_ids,
@@ -446,4 +451,3 @@ def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
     with torch.no_grad():
         norms = embeddings.float().norm(dim=-1)
         return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
-

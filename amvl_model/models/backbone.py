@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from amvl_model.models.checkpoints import inspect_checkpoint, refuse_wrong_weights
-from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing
+from amvl_model.two_pass.attention import install_attention
+from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
 
 def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
@@ -54,10 +55,21 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
     return backbone, path
 
 
-def for_backbone(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' Auto classes pass to a model's from_pretrained, without what belongs to the model around the backbone."""
+def backbone_options(stored: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for the from_pretrained of a LoRA checkpoint's backbone.
+
+    Args:
+        stored: the checkpoint's config.json, which names the backbone's quantisation.
+        options: for the from_pretrained of the whole model, with what transformers' Auto classes add for themselves.
+    """
     own = ("config", "adapter_kwargs", "_from_auto", "_from_pipeline", "_commit_hash", "output_loading_info")
-    return {"dtype": "auto", **{name: value for name, value in options.items() if name not in own}}
+    quantization = dict(stored.get("quantization_config") or {})
+    for field in _SKIPPED_MODULES:
+        if quantization.get(field):
+            prefix = f"{AroundBackbone.base_model_prefix}."
+            quantization[field] = [name.removeprefix(prefix) for name in quantization[field] if name.startswith(prefix)]
+    found: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
+    return {"dtype": "auto", **found, **{name: value for name, value in options.items() if name not in own}}
 
 
 def take_over(model: Any) -> None:
@@ -77,16 +89,6 @@ def take_over(model: Any) -> None:
 
 _SKIPPED_MODULES = ("llm_int8_skip_modules", "modules_to_not_convert")
 """What transformers' quantisers call the modules that they leave as they are."""
-
-
-def stored_quantization(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The quantisation of the backbone that a LoRA checkpoint's config.json names, as an argument of from_pretrained."""
-    settings = dict(stored.get("quantization_config") or {})
-    for field in _SKIPPED_MODULES:
-        if settings.get(field):
-            prefix = f"{AroundBackbone.base_model_prefix}."
-            settings[field] = [name.removeprefix(prefix) for name in settings[field] if name.startswith(prefix)]
-    return {"quantization_config": settings} if settings else {}
 
 
 def _refuse_attention(name: Any) -> None:
@@ -121,16 +123,23 @@ def _refuse_repacked(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(getattr(getattr(module, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
             raise RuntimeError(
-                f"the 4-bit weights of {name} were laid out anew for this CPU by a forward pass, which bitsandbytes does not undo "
-                "exactly; save the model before its first forward pass in evaluation mode"
+                f"the 4-bit weights of {name} were laid out anew for this CPU by a forward pass, which bitsandbytes does not "
+                "undo exactly; save the model before its first forward pass in evaluation mode"
             )
 
 
-def undo_sharing(text_model: nn.Module) -> None:
-    """Make the text model's linear maps plain again: quantisers replace these alone, and theirs have no gradient to share."""
-    for module in text_model.modules():
-        if type(module) is SharedLinear:
-            module.__class__ = nn.Linear
+def install_passes(model: Any) -> None:
+    """Let the backbone compute both passes (two_pass/); the text model's linear maps stay plain where they will be quantised.
+
+    Quantisers replace plain ones alone, and theirs have no weight gradient to share.
+    """
+    install_attention(model.backbone)
+    text_model = model.backbone.model.language_model
+    install_two_pass(text_model)
+    if getattr(model.config, "quantization_config", None) is not None:
+        for module in text_model.modules():
+            if type(module) is SharedLinear:
+                module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})

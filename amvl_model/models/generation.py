@@ -283,7 +283,11 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         Raises:
             ValueError: for an unknown argument, an option that the shared cache excludes, or latents of another shape.
         """
-        vision = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
+        vision = {
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
         query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
         samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
         settings, others = generation_settings(self, generation_config, kwargs)
@@ -362,13 +366,15 @@ def generation_settings(
     for name, reason in _REFUSED.items():
         value = others.get(name, setting(model, settings, name))
         if value is not None and value != _HARMLESS.get(name, False):
-            raise ValueError(f"generate cannot use {name}={value!r:.40}: {reason}; leave it out")
+            shown = value if isinstance(value, bool | int | float | str) else type(value).__name__
+            raise ValueError(f"generate cannot use {name}={shown}: {reason}; leave it out")
     known = inspect.signature(GenerationMixin.generate).parameters.keys() | _EXTRA
     unknown = sorted(others.keys() - known)
     if unknown:
         own = inspect.signature(type(model).generate).parameters.keys()
-        close = difflib.get_close_matches(unknown[0], [*vars(settings), *known, *own], n=1)
+        close = difflib.get_close_matches(unknown[0], [*vars(settings), *known, *own], n=1, cutoff=0.75)
         hint = f"; did you mean {close[0]}?" if close else ""
+        hint = "; encode the questions with answers=False" if "answer_ids" in unknown else hint
         raise ValueError(f"generate got arguments that it does not know: {', '.join(unknown)}{hint}")
     return settings, others
 

@@ -32,7 +32,9 @@ def query_and_answer(
     if answer_ids is not None:
         raise ValueError("forward takes labels or answer_ids, got both; leave one out")
     if labels.shape != input_ids.shape:
-        raise ValueError(f"expected labels of the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(labels.shape)}")
+        raise ValueError(
+            f"expected labels of the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(labels.shape)}"
+        )
     mask, is_answer = full_mask(input_ids, attention_mask).bool(), labels != IGNORED
     is_query = mask & (is_answer.cumsum(1) == 0)
     starts = (is_answer & ~torch.nn.functional.pad(is_answer[:, :-1], (1, 0))).sum(1)

@@ -26,7 +26,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, for_backbone, load_backbone, refuse_unknown, stored_quantization, take_over
+from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, refuse_unknown, take_over
 from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
@@ -112,7 +112,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         """
         stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **for_backbone({**stored_quantization(stored), **kwargs}))
+            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     def export_backbone(self, folder: str | Path, **kwargs: Any) -> None:
@@ -172,7 +172,9 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         name = "pause" if self.config.num_pauses else "plain"
         if labels is not None:
             loss = loss or Loss(OBJECTIVES["pause" if self.config.num_pauses else "sft"])
-            split = query_and_answer(input_ids, attention_mask, labels, answer_ids, vision.pop("mm_token_type_ids", None))
+            split = query_and_answer(
+                input_ids, attention_mask, labels, answer_ids, vision.pop("mm_token_type_ids", None)
+            )
             return self.forward(**split, loss=loss, **vision)
         if answer_ids is None or answer_mask is None:
             raise ValueError(
@@ -249,7 +251,11 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
 
         num_return_sequences means what it means in transformers: sampled replies, or the best of the beams.
         """
-        vision = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "mm_token_type_ids": mm_token_type_ids}
+        vision = {
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
         query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
         settings, others = generation_settings(self, generation_config, kwargs)
         state, tokens = self._encode(batch)
@@ -300,4 +306,3 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
     def _token_types(self, input_ids: Tensor, vision: Mapping[str, Any]) -> Tensor:
         types: Tensor | None = vision.get("mm_token_type_ids")
         return (input_ids == self.config.vlm_config.image_token_id).int() if types is None else types  # type: ignore[union-attr]
-
