@@ -25,9 +25,8 @@ models from then on, whichever of the two is imported first (`_Registration`).
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
@@ -108,10 +107,11 @@ __all__ = [
 ]
 
 
-class _Registration(MetaPathFinder):
+class _Registration:
     """Registers the configurations once transformers' own registry has been imported, and imports nothing before.
 
-    A configuration registers the models and the processor when it is made (models/configuration.py).
+    A configuration registers the models and the processor when it is made (models/configuration.py). A finder of
+    `sys.meta_path`; its base class in importlib.abc would triple the time of ``import amvl_model``.
     """
 
     registry = "transformers.models.auto.configuration_auto"
@@ -130,7 +130,7 @@ class _Registration(MetaPathFinder):
         if fullname != self.registry:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 

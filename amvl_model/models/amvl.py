@@ -37,7 +37,7 @@ from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
 from amvl_model.models.labels import query_and_answer
-from amvl_model.models.outputs import AMVLOutput
+from amvl_model.models.outputs import AMVLOutput, norm_ratio
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,
@@ -275,7 +275,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             posterior_mean=None if posterior is None else posterior.mean,
             posterior_log_std=None if posterior is None else posterior.log_std,
             latents=z,
-            latent_norm_ratio=_norm_ratio(injected, x, self._is_text(batch)),
+            latent_norm_ratio=norm_ratio(injected, x, self._is_text(batch)),
         )
 
     def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
@@ -445,9 +445,3 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
 def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
     weight.copy_(torch.randn(weight.shape, generator=generator) * std)
-
-
-def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
-    with torch.no_grad():
-        norms = embeddings.float().norm(dim=-1)
-        return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
