@@ -317,3 +317,7 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
         LoraConfig(r=rank, lora_alpha=settings["alpha"], lora_dropout=dropout, target_modules=TARGETS), model.backbone
     )
     model.config.lora = settings
+    if getattr(model, "is_quantized", False):
+        model.is_quantized = (
+            False  # transformers' Trainer refuses quantised models without a wrapper of peft's around them
+        )

@@ -196,7 +196,9 @@ def baselines_are_scored_like_the_model(home: Home) -> None:
 
     questions = [synthetic_question("Counting", split="test", index=index) for index in range(3)]
     for model, options in home.models:
-        found = evaluate(model, home.processor, questions, scoring=("parse",), n_bootstrap=10, progress=False)
+        found = evaluate(
+            model, home.processor, questions, scoring=("generation",), n_bootstrap=10, max_new_tokens=16, progress=False
+        )
         encoded = home.processor(questions, answers=False)
         replies = home.processor.decode(model.generate(**encoded, max_new_tokens=16, do_sample=False, **options))
         assert [record.reply for record in found.records] == replies
