@@ -18,12 +18,15 @@ Sub-packages, in the order in which data flows; each imports only from those abo
     studies       studies of many runs, and the main job
     profiling     memory and time: footprint, doctor, dry run, throughput
 
-Names are imported from here on first use, so that ``import amvl_model`` stays cheap.
+Names are imported from here on first use, so that ``import amvl_model`` stays cheap. transformers' Auto classes know the
+models from then on, whichever of the two is imported first (`_Registration`).
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
@@ -102,6 +105,44 @@ __all__ = [
     "synthetic_blink",
     "train",
 ]
+
+
+class _Registration:
+    """Registers the configurations once transformers' own registry has been imported, and imports nothing before.
+
+    A configuration registers the models and the processor when it is made (models/configuration.py). A finder of
+    `sys.meta_path`; its base class in importlib.abc would triple the time of ``import amvl_model``.
+    """
+
+    registry = "transformers.models.auto.configuration_auto"
+    ours = f"{__name__}.models.configuration"
+
+    @classmethod
+    def install(cls) -> None:
+        """Register now where transformers' registry is there already, else after its import."""
+        if cls.registry in sys.modules:
+            importlib.import_module(cls.ours)
+        else:
+            sys.meta_path.insert(0, cls())
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """The registry's own spec, whose loader imports our configurations at the end; None for all other modules."""
+        if fullname != self.registry:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: Any) -> None:
+                execute(module)
+                importlib.import_module(self.ours)
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+_Registration.install()
 
 
 def __getattr__(name: str) -> Any:

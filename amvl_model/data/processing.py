@@ -1,20 +1,24 @@
-"""From questions to padded tensors, with transformers' PIL image processor and tokenizer and nothing else.
+"""From questions or chat messages to padded tensors, with transformers' PIL image processor and tokenizer and nothing else.
 
-`Qwen2_5_VLProcessor` needs torchvision for its video half; this processor does pictures only and does not. Queries are
-padded on the right: the latent block then stands at the same place of every row, and the query needs no N x N mask.
+`Qwen2_5_VLProcessor` needs torchvision for its video half; this processor does images only and does not. Questions are
+padded on the right: the latent block then stands at the same place of every row, and the query needs no N x N mask. Texts and
+messages are padded as the tokenizer is set; the models take either side.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from PIL import Image
 from torch import Tensor
+from transformers import ProcessorMixin
+from transformers.image_utils import make_flat_list_of_images
 
 from amvl_model.data.images import to_rgb
 from amvl_model.data.schema import VisualQuestion
@@ -24,8 +28,8 @@ _IMAGE_TOKEN = "<|image_pad|>"
 _RESERVED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
 
 
-class AMVLProcessor:
-    """Turns `VisualQuestion` objects into model inputs.
+class AMVLProcessor(ProcessorMixin):
+    """Turns `VisualQuestion` objects, or texts and chat messages with their images, into model inputs.
 
     A batch holds (B questions, N query tokens, M answer tokens, P patches, I pictures):
 
@@ -34,12 +38,23 @@ class AMVLProcessor:
     - ``pixel_values`` (P, patch values) and ``image_grid_thw`` (I, 3): as the backbone's vision tower takes them.
     - ``answer_ids``, ``answer_mask``: (B, M), right-padded; the answer y with its end-of-turn token.
 
-    Pictures stand before the text, or where the prompt says ``<image>``.
+    Pictures stand before the text, or where the prompt says ``<image>``; in messages and texts, where they are named.
+
+    `apply_chat_template`, `batch_decode` and the rest are transformers' own. Tensors are padded and returned as torch's unless
+    ``padding`` or ``return_tensors`` say otherwise.
+
+    Args:
+        tokenizer: of a Qwen-VL model.
+        image_processor: transformers' for Qwen2-VL.
+        chat_template: Jinja text; default: the tokenizer's.
+
+    Raises:
+        ValueError: for a tokenizer without an image token.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any) -> None:
-        self.tokenizer = tokenizer
-        self.image_processor = image_processor
+    def __init__(self, tokenizer: Any, image_processor: Any, chat_template: str | None = None) -> None:
+        super().__init__(tokenizer, image_processor, chat_template=chat_template or tokenizer.chat_template)
+        self.image_token = _IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
         self.end_of_turn_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -65,25 +80,111 @@ class AMVLProcessor:
         Raises:
             ValueError: if the checkpoint's ``size`` gives no such areas, or the smallest exceeds the largest.
         """
+        for name in ("_from_auto", "_from_pipeline", "code_revision"):
+            kwargs.pop(name, None)
         from transformers import AutoTokenizer
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         if kwargs.pop("trust_remote_code", False):
             raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
+        chat_template = kwargs.pop("chat_template", None)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **kwargs)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         limits = _pixel_limits(dict(image_processor.size), min_pixels, max_pixels, str(path))
         image_processor.size = type(image_processor.size)(**limits)
-        return cls(tokenizer, image_processor)
+        return cls(tokenizer, image_processor, chat_template)
 
-    def save_pretrained(self, path: str | Path, **_: Any) -> None:
-        """Write tokenizer and picture settings beside a checkpoint."""
+    def save_pretrained(self, path: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write tokenizer, chat template and picture settings beside a checkpoint.
+
+        No file names this class: `AutoProcessor` takes it by the model's configuration, and a plain Qwen2.5-VL checkpoint stays
+        one that transformers loads alone.
+
+        Args:
+            path: the folder.
+            push_to_hub: also upload it, to ``repo_id`` or a repository of the folder's name.
+            **kwargs: for the upload.
+        """
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)
+        if isinstance(self.chat_template, str):
+            (Path(path) / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(path).name), **kwargs)
 
-    def __call__(self, questions: Sequence[VisualQuestion], *, answers: bool = True) -> dict[str, Tensor]:
-        """Encode and pad a batch; with ``answers=False`` the answer tensors are left out."""
-        return self.collate([self.encode(question, answers=answers) for question in questions])
+    def __call__(self, images: Any = None, text: Any = None, *, answers: bool = True, **kwargs: Any) -> Any:
+        """Encode and pad a batch: ``processor(questions)``, or ``processor(text=..., images=...)`` as in transformers.
+
+        Args:
+            images: a sequence of questions, nothing else beside it; or the images that the text names (PIL, paths, addresses), in
+                one list or one for each text.
+            text: a prompt in the chat template, as `apply_chat_template` writes it, or a list of them.
+            answers: of questions; with False the answer tensors are left out.
+            **kwargs: for tokenizer and image processor, as in transformers (``padding``, ``return_tensors``, ...).
+
+        Returns:
+            the tensors in the class's legend; a dict for questions, transformers' `BatchFeature` for texts.
+
+        Raises:
+            ValueError: for no question, for another number of images than the texts name, and as `encode`.
+        """
+        if text is None and isinstance(images, list | tuple) and (not images or isinstance(images[0], VisualQuestion)):
+            if kwargs:
+                raise TypeError(f"questions are encoded with the argument answers alone, got {', '.join(kwargs)}")
+            return self.collate([self.encode(question, answers=answers) for question in images])
+        return super().__call__(
+            images=images,
+            text=text,
+            **{"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True, **kwargs},
+        )
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, for a list of messages or a list of such lists.
+
+        Raises:
+            ValueError: for messages without a user turn.
+        """
+        batch = conversation if conversation and isinstance(conversation[0], list | tuple) else [conversation]
+        for number, messages in enumerate(batch, start=1):
+            roles = [_field(message, "role") for message in _field(messages, "messages", messages)]
+            if "user" not in roles:
+                raise ValueError(
+                    f"conversation {number}: expected a message of the role 'user', got the roles {roles}; add the question"
+                )
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def validate_inputs(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **_: Any
+    ) -> None:
+        """What `__call__` takes of texts and images."""
+        if videos is not None or audio is not None:
+            raise ValueError("expected text and images, got video or audio; the model was trained on images alone")
+        if text is None:
+            raise ValueError(
+                "expected text that names the images, got none; apply_chat_template writes it from messages"
+            )
+        if not all(isinstance(each, str) for each in text):
+            raise ValueError("expected text as a string or a list of strings; pass messages to apply_chat_template")
+        named, given = sum(each.count(_IMAGE_TOKEN) for each in text), len(_flat(images))
+        if named != given:
+            raise ValueError(
+                f"expected as many images as the text names ({_IMAGE_TOKEN}), got {given} for {named}; "
+                "give each image a place in the messages, {'type': 'image', 'image': ...}, or leave it out"
+            )
+
+    def _process_images(self, images: Any, **kwargs: Any) -> Any:
+        flat = [
+            to_rgb(image, f"image {number}") if isinstance(image, Image.Image) else image
+            for number, image in enumerate(_flat(images), start=1)
+        ]
+        return super()._process_images(flat, **kwargs)
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **_: Any) -> str:
+        """The tokens of one image."""
+        return _IMAGE_TOKEN * self._image_tokens(image_inputs["image_grid_thw"][image_idx])
+
+    def _image_tokens(self, grid: Any) -> int:
+        return int(grid.prod()) // self.image_processor.merge_size**2
 
     def encode(self, question: VisualQuestion, *, answers: bool = True) -> dict[str, Tensor]:
         """Tensors of one question, unpadded: shapes as in the class's legend without B.
@@ -93,9 +194,8 @@ class AMVLProcessor:
                 prompt names.
         """
         pixels = self._encode_images(question)
-        merge = self.image_processor.merge_size**2
         text = self._query_text(question)
-        counts = [int(grid.prod()) // merge for grid in pixels["image_grid_thw"]]
+        counts = [self._image_tokens(grid) for grid in pixels["image_grid_thw"]]
         parts = text.split(_IMAGE_TOKEN)
         text = parts[0] + "".join(_IMAGE_TOKEN * n + part for n, part in zip(counts, parts[1:], strict=True))
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
@@ -153,9 +253,15 @@ class AMVLProcessor:
             batch["answer_ids"], batch["answer_mask"] = pad_right([e["answer_ids"] for e in encoded], self.pad_token_id)
         return batch
 
-    def decode(self, ids: Tensor) -> list[str]:
-        """Texts of generated ids (B, T), without special tokens."""
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Any, skip_special_tokens: bool = True, **kwargs: Any) -> Any:
+        """Texts of generated ids (B, T), or the text of (T,); without special tokens unless asked for."""
+        single = isinstance(ids, int) or (len(ids) > 0 and not isinstance(ids[0], list | tuple) and not _is_row(ids[0]))
+        decode = self.tokenizer.decode if single else self.tokenizer.batch_decode
+        return decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*super().model_input_names, "mm_token_type_ids"]
 
     def _refuse_special_tokens(self, text: str, place: str, fix: str) -> None:
         found = next((token for token in self._reserved if token in text), None)
@@ -185,7 +291,10 @@ class AMVLProcessor:
             content = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
         try:
             return self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": content}],
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except TemplateError as error:
             raise ValueError(
@@ -204,6 +313,22 @@ class AMVLProcessor:
         with _usable_images(question):
             pixels = self.image_processor(images=pictures, return_tensors="pt")
         return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
+
+
+def _field(message: Any, name: str, default: Any = None) -> Any:
+    """Of a message, a dict or an object."""
+    return message.get(name, default) if isinstance(message, Mapping) else getattr(message, name, default)
+
+
+def _is_row(ids: Any) -> bool:
+    return getattr(ids, "ndim", 0) > 0
+
+
+def _flat(images: Any) -> list[Any]:
+    """All images of a batch in one list."""
+    if isinstance(images, list | tuple):
+        return [image for each in images for image in _flat(each)]
+    return [] if images is None else list(make_flat_list_of_images(images))
 
 
 def _pixel_limits(size: dict[str, Any], least: int | None, most: int | None, path: str) -> dict[str, int]:

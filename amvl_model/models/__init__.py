@@ -4,8 +4,11 @@ configuration    AMVLConfig, PauseConfig: what a checkpoint stores
 distributions    DiagonalGaussian, its heads, KL, the answer's negative log-likelihood
 amvl             AMVLForConditionalGeneration
 pause            PauseForConditionalGeneration: the baselines sft and pause
-backbone         what both have in common; LoRA
-generation       answering with samples of the prior
+backbone         what both have in common; LoRA, quantisation
+registration     what transformers' Auto classes know
+labels           from a sequence with labels to a query and its answer
+outputs          AMVLOutput
+generation       decoding behind an encoded query; answering with samples of the prior
 checkpoints      inspection of checkpoint folders; LoRA checkpoints
 loading          from a name, folder or preset to a model, and back
 tiny             the tiny Qwen2.5-VL and its tokenizer

@@ -15,23 +15,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, load_backbone, refuse_unknown
+from amvl_model.models.backbone import (
+    AroundBackbone,
+    backbone_options,
+    install_passes,
+    load_backbone,
+    refuse_unknown,
+    take_over,
+)
 from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
-from amvl_model.two_pass.attention import install_attention
+from amvl_model.models.labels import query_and_answer
+from amvl_model.models.outputs import AMVLOutput, norm_ratio
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,
@@ -44,57 +50,13 @@ from amvl_model.two_pass.layout import (
     second_pass_mask,
     short_positions,
 )
-from amvl_model.two_pass.passes import Pass, SharedWeights, install_two_pass, run_text_model
+from amvl_model.two_pass.passes import Pass, SharedWeights, run_text_model
 
 Batch = Mapping[str, Tensor]
 INITIAL_LOG_STD = -1.0
 """Log standard deviation of fresh priors and posteriors, beside means of unit size."""
 
 LATENT_MODULES = ("prior_queries", "posterior_queries", "prior_head", "posterior_head", "injector")
-
-
-@dataclass
-class AMVLOutput(ModelOutput):
-    """What `AMVLForConditionalGeneration.forward` returns.
-
-    Attributes:
-        loss: mean over the examples of the loss that was given; None without one.
-        terms: what it is made of, example by example (`amvl_model.objectives.ObjectiveTerms`); None without a loss.
-        logits: (B, M, V), logits[:, j] predicts answer token j from x, Z and the tokens before j.
-        answer_nll: (B,), -log p(y|x,Z), nats; summed over the answer's tokens unless the loss says otherwise.
-        prior_mean, prior_log_std: (B, k, d).
-        posterior_mean, posterior_log_std: (B, k, d).
-        latents: (B, k, d), the Z that was injected.
-        latent_norm_ratio: mean norm of the injected tokens over the mean norm of the query's text embeddings (picture
-            features live in another norm regime: a hundred times larger in the tiny base).
-    """
-
-    loss: Tensor | None = None
-    terms: Any = None
-    logits: Tensor | None = None
-    answer_nll: Tensor | None = None
-    prior_mean: Tensor | None = None
-    prior_log_std: Tensor | None = None
-    posterior_mean: Tensor | None = None
-    posterior_log_std: Tensor | None = None
-    latents: Tensor | None = None
-    latent_norm_ratio: Tensor | None = None
-
-    @property
-    def prior(self) -> DiagonalGaussian:
-        """p(Z|x)."""
-        return _gaussian(self.prior_mean, self.prior_log_std)
-
-    @property
-    def posterior(self) -> DiagonalGaussian:
-        """q(Z|x,y)."""
-        return _gaussian(self.posterior_mean, self.posterior_log_std)
-
-
-def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
-    if mean is None or log_std is None:
-        raise ValueError("pass answer_ids to get a posterior, and no loss that reads the prior's pass alone")
-    return DiagonalGaussian(mean, log_std)
 
 
 class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenerationMixin):
@@ -104,6 +66,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
     config_class = AMVLConfig
     own_modules = (*LATENT_MODULES, "answer_bias")
     _keep_in_fp32_modules_strict = ["prior_head", "posterior_head", "injector", "answer_bias"]
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict  # the list that quantisers leave as they are
 
     def __init__(self, config: AMVLConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -116,8 +79,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         # no bias: z = 0 injects the zero vector, which is what "latents zeroed" means in the interventions
         self.injector = nn.Linear(config.latent_dim, text.hidden_size, bias=False)
         self.answer_bias = None if config.answer_bias is None else AnswerBias(config.answer_bias)
-        install_attention(self.backbone)
-        install_two_pass(self.backbone.model.language_model)
+        install_passes(self)
         self.post_init()
 
     # ------------------------------------------------------------------ building, loading, saving
@@ -145,7 +107,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             seed: of the new modules' initial weights.
             initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
             answer_bias: see `AMVLConfig`.
-            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
+            **kwargs: for the backbone's from_pretrained (``dtype``, ``quantization_config``, ...). Default: float32, as steps of
+                AdamW at a learning rate of 1e-5 are lost in the rounding of bfloat16 weights.
 
         Raises:
             FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
@@ -160,6 +123,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             answer_bias=answer_bias,
         )
         model = cls(config, backbone=backbone)
+        take_over(model)
         model.reset_latent_modules(seed=seed, initial_log_std=initial_log_std)
         device = backbone.get_input_embeddings().weight.device
         for name in cls.own_modules:
@@ -187,7 +151,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
                     f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
                 )
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **kwargs)
+            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     @torch.no_grad()
@@ -241,6 +205,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         answer_ids: Tensor | None = None,
         answer_mask: Tensor | None = None,
         *,
+        labels: Tensor | None = None,
         latents: str | Tensor | None = None,
         loss: Any = None,
         latent_temperature: float = 1.0,
@@ -257,6 +222,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         Args:
             input_ids, attention_mask: (B, N), the query; padding on the left is moved to the right.
             answer_ids, answer_mask: (B, M), the answer; likewise, and logits follow the moved tokens.
+            labels: (B, N), instead of an answer: -100 but at the answer's tokens, which stand in input_ids behind the question.
+                Without ``loss``, that of the default objective at its full weights is returned.
             latents: what to inject: "posterior" or "prior" (a sample), "posterior_mean", "prior_mean", or Z (B, k, d). Default:
                 a sample of the distribution that each pass of ``loss`` is named after, or of the posterior.
             loss: called with the passes' answer NLLs and the distributions (`amvl_model.objectives.Loss`); its ``passes``
@@ -275,8 +242,17 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         """
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
+        if labels is not None:
+            from amvl_model.config import ObjectiveConfig  # the default loss; a model that is handed one needs none
+
+            loss, types = loss or ObjectiveConfig().loss(1.0), vision.pop("mm_token_type_ids", None)
+            vision |= query_and_answer(input_ids, attention_mask, labels, answer_ids, types)
+            drawing: dict[str, Any] = {"latent_temperature": latent_temperature, "generator": generator, "noise": noise}
+            return self.forward(latents=latents, loss=loss, **drawing, **vision)
         if answer_ids is None or answer_mask is None:
-            raise ValueError("forward needs answer_ids and answer_mask (B, M); to answer a question, call generate")
+            raise ValueError(
+                "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer, call generate"
+            )
         batch = right_padded(
             {
                 "input_ids": input_ids,
@@ -314,7 +290,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             posterior_mean=None if posterior is None else posterior.mean,
             posterior_log_std=None if posterior is None else posterior.log_std,
             latents=z,
-            latent_norm_ratio=_norm_ratio(injected, x, self._is_text(batch)),
+            latent_norm_ratio=norm_ratio(injected, x, self._is_text(batch)),
         )
 
     def latent_distributions(self, batch: Batch) -> tuple[DiagonalGaussian, DiagonalGaussian]:
@@ -502,13 +478,3 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
 def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
     weight.copy_(torch.randn(weight.shape, generator=generator) * std)
-
-
-def _norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
-    with torch.no_grad():
-        norms = embeddings.float().norm(dim=-1)
-        return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())
-
-
-AutoModel.register(AMVLConfig, AMVLForConditionalGeneration)
-AutoModelForImageTextToText.register(AMVLConfig, AMVLForConditionalGeneration)

@@ -5,15 +5,19 @@ LoRA on the language model, injected by peft into an AMVL model in place.
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from amvl_model.models.checkpoints import absolute, inspect_checkpoint, refuse_wrong_weights
-from amvl_model.two_pass.passes import disable_checkpointing, enable_checkpointing
+from amvl_model.two_pass.attention import install_attention
+from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
 
 def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
@@ -21,27 +25,122 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
 
     Args:
         path_or_model: a loaded model, a folder or a hub id.
-        **kwargs: for the backbone's from_pretrained.
+        **kwargs: for the backbone's from_pretrained; without ``dtype`` the weights are float32, unless they are quantised.
 
     Raises:
         FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
+        ValueError: for another attention than SDPA, or several devices.
     """
     backbone: Any
+    _refuse_attention(kwargs.get("attn_implementation"))
+    _refuse_several_devices(kwargs.get("device_map"))
     if isinstance(path_or_model, PreTrainedModel):
         backbone, name = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
         path = absolute(name) if name else None
+        _refuse_attention(getattr(backbone.config, "_attn_implementation", None))
+        _warn_of_lost_updates(backbone)
     else:
         path = absolute(path_or_model)
         inspect_checkpoint(path, expected_type=None)
         if kwargs.pop("trust_remote_code", False):
             raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
+        if not kwargs.keys() & {"dtype", "torch_dtype", "quantization_config"}:
+            kwargs["dtype"] = torch.float32
         backbone, report = AutoModelForImageTextToText.from_pretrained(
             path, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **kwargs
         )
         refuse_wrong_weights(path, report)
+    _refuse_several_devices(getattr(backbone, "hf_device_map", None))
     for module in backbone.modules():
         module._is_hf_initialized = True
     return backbone, path
+
+
+def backbone_options(stored: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for the from_pretrained of a LoRA checkpoint's backbone.
+
+    Args:
+        stored: the checkpoint's config.json, which names the backbone's quantisation.
+        options: for the from_pretrained of the whole model, with what transformers' Auto classes add for themselves.
+    """
+    own = ("config", "adapter_kwargs", "_from_auto", "_from_pipeline", "_commit_hash", "output_loading_info")
+    quantization = dict(stored.get("quantization_config") or {})
+    for field in _SKIPPED_MODULES:
+        if quantization.get(field):
+            prefix = f"{AroundBackbone.base_model_prefix}."
+            quantization[field] = [name.removeprefix(prefix) for name in quantization[field] if name.startswith(prefix)]
+    found: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
+    return {"dtype": "auto", **found, **{name: value for name, value in options.items() if name not in own}}
+
+
+def take_over(model: Any) -> None:
+    """Let a model around a backbone generate by the backbone's defaults, and be saved with the backbone's quantisation."""
+    backbone, quantizer = model.backbone, getattr(model.backbone, "hf_quantizer", None)
+    if getattr(backbone, "generation_config", None) is not None:
+        model.generation_config = copy.deepcopy(backbone.generation_config)
+    if quantizer is None:
+        return
+    settings = copy.deepcopy(quantizer.quantization_config)
+    skipped = [f"{model.base_model_prefix}.{name}" for name in getattr(quantizer, "modules_to_not_convert", None) or ()]
+    for field in _SKIPPED_MODULES:
+        if hasattr(settings, field):
+            setattr(settings, field, [*skipped, *model.own_modules])
+    model.config.quantization_config, model.hf_quantizer = settings, quantizer
+
+
+_SKIPPED_MODULES = ("llm_int8_skip_modules", "modules_to_not_convert")
+"""What transformers' quantisers call the modules that they leave as they are."""
+
+
+def _refuse_attention(name: Any) -> None:
+    if name not in (None, "sdpa"):
+        raise ValueError(
+            f"attn_implementation must be 'sdpa', got {name!r}: both passes read the question through this package's own "
+            "attention function, which runs on torch's SDPA kernels; leave it out"
+        )
+
+
+def _refuse_several_devices(device_map: Any) -> None:
+    devices = {str(device) for device in device_map.values()} if isinstance(device_map, Mapping) else set()
+    if len(devices) > 1:
+        raise ValueError(
+            f"device_map must place the whole model on one device, got {', '.join(sorted(devices))}: the second pass reads "
+            "keys and values of all layers; pass device_map={'': DEVICE}, or shard the model in training (FSDP2, ZeRO)"
+        )
+
+
+def _warn_of_lost_updates(backbone: Any) -> None:
+    weight = backbone.get_input_embeddings().weight
+    if weight.dtype in (torch.bfloat16, torch.float16) and weight.requires_grad:
+        logging.getLogger(__name__).warning(
+            "the backbone's weights are %s: at learning rates around 1e-5 most updates are smaller than their rounding and are "
+            "lost; load it with dtype=torch.float32 to train it",
+            str(weight.dtype).removeprefix("torch."),
+        )
+
+
+def _refuse_repacked(model: nn.Module) -> None:
+    """bitsandbytes 0.50 lays 4-bit weights out anew for some CPUs, and does not undo it exactly when they are saved."""
+    for name, module in model.named_modules():
+        if getattr(getattr(getattr(module, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
+            raise RuntimeError(
+                f"the 4-bit weights of {name} were laid out anew for this CPU by a forward pass, which bitsandbytes does not "
+                "undo exactly; save the model before its first forward pass in evaluation mode"
+            )
+
+
+def install_passes(model: Any) -> None:
+    """Let the backbone compute both passes (two_pass/); the text model's linear maps stay plain where they will be quantised.
+
+    Quantisers replace plain ones alone, and theirs have no weight gradient to share.
+    """
+    install_attention(model.backbone)
+    text_model = model.backbone.model.language_model
+    install_two_pass(text_model)
+    if getattr(model.config, "quantization_config", None) is not None:
+        for module in text_model.modules():
+            if type(module) is SharedLinear:
+                module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
@@ -83,24 +182,37 @@ class AroundBackbone:
         """transformers' ``from_pretrained``, which would draw random numbers for weights that the checkpoint lacks.
 
         Raises:
-            ValueError: if it lacks some, or has some that the model does not.
+            ValueError: if it lacks some, or has some that the model does not; for several devices.
         """
         wants_report = kwargs.pop("output_loading_info", False)
+        _refuse_several_devices(kwargs.get("device_map"))
         load: Any = super().from_pretrained  # type: ignore[misc]
         model, report = load(path, *args, output_loading_info=True, use_safetensors=True, **kwargs)
         refuse_wrong_weights(path, report)
+        _refuse_several_devices(getattr(model, "hf_device_map", None))
         return (model, report) if wants_report else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Write config and safetensors under the modules' own names; with LoRA only what `owns` names.
 
         transformers would write the language model under an older name, which its Trainer cannot resume from.
+
+        Raises:
+            RuntimeError: for 4-bit weights that bitsandbytes has changed in a forward pass on a CPU.
         """
         kwargs.setdefault("save_original_format", False)
+        quantizer = getattr(self, "hf_quantizer", None)
+        if quantizer is not None:
+            _refuse_repacked(self)  # type: ignore[arg-type]
         if self.config.lora:
             state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
             kwargs["state_dict"] = {name: value for name, value in state.items() if self.owns(name)}
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+            self.hf_quantizer = None  # else it would write the backbone's weights all the same
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            if quantizer is not None:
+                self.hf_quantizer = quantizer
 
     def freeze_vision(self) -> None:
         """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""
@@ -128,6 +240,18 @@ class AroundBackbone:
     def gradient_checkpointing_disable(self) -> None:
         """Undo `gradient_checkpointing_enable`."""
         disable_checkpointing(self)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_attention(attn_implementation)
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
+
+    def set_attn_implementation(self, attn_implementation: Any, *_: Any, **__: Any) -> None:
+        """Refuse every attention but the one that is in use.
+
+        Raises:
+            ValueError: for another than "sdpa".
+        """
+        _refuse_attention(attn_implementation)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -194,3 +318,7 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
         LoraConfig(r=rank, lora_alpha=settings["alpha"], lora_dropout=dropout, target_modules=TARGETS), model.backbone
     )
     model.config.lora = settings
+    if getattr(model, "is_quantized", False):
+        model.is_quantized = (
+            False  # transformers' Trainer refuses quantised models without a wrapper of peft's around them
+        )

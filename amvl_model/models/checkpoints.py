@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from amvl_model.models.configuration import PAUSE_TYPE
+
 INDEX = "model.safetensors.index.json"
 MANIFEST = "manifest.json"
-PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
 MAX_JSON = 1 << 26
 """Largest config.json or index that is read [bytes]."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from amvl_model.models.checkpoints import PAUSE_TYPE
-
+PAUSE_TYPE = "amvl_pause"
 BACKBONES = ("qwen2_5_vl", "qwen2_vl")
 """Types of backbones that AMVL is tested on."""
 _REFUSED = {
@@ -40,6 +40,7 @@ class AroundBackboneConfig(PreTrainedConfig):
     lora: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        importlib.import_module("amvl_model.models.registration")  # whoever has a configuration can ask for its model
         if not isinstance(self.vlm_config, PreTrainedConfig):
             settings = dict(self.vlm_config or {})
             self.vlm_config = AutoConfig.for_model(settings.pop("model_type", BACKBONES[0]), **settings)
@@ -64,6 +65,7 @@ class AroundBackboneConfig(PreTrainedConfig):
             values["backbone_path"] = None
         if isinstance(values.get("vlm_config"), dict):
             values["vlm_config"].pop("_name_or_path", None)
+            values["vlm_config"].pop("quantization_config", None)  # the whole model's is beside it
         return values
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,8 @@
-"""Answering: x is encoded once, latents are drawn from the prior, y is decoded behind the cached x.
+"""Answering: x is encoded once, k input tokens follow it, y is decoded behind the cached x.
+
+The k tokens are injected samples of the prior, or a baseline's pause tokens. transformers' decoding loop gets [x | k
+placeholders] as its prompt and the keys and values of x as its cache, so that `GenerationConfig`, streamers, stopping criteria
+and output dictionaries are its own.
 
 Several latent samples of a question share the keys and values of x. Their tokens stand beside each other in one row of the
 batch, and a mask lets each sample see x and itself only:
@@ -13,13 +17,17 @@ Shapes: B questions, S samples a question, N query tokens, k latents, T new toke
 
 from __future__ import annotations
 
+import copy
+import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, GenerationMixin
+from transformers import DynamicCache, GenerationConfig, GenerationMixin
+from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded, second_pass_mask, short_positions
@@ -109,95 +117,77 @@ class SampleCache(DynamicCache):
         )
 
 
-class LatentGenerationMixin(GenerationMixin):
-    """`generate` of `AMVLForConditionalGeneration`, through transformers' own decoding loop."""
+class PrefixGenerationMixin(GenerationMixin):
+    """Decoding behind an encoded query and k tokens, through transformers' own decoding loop."""
 
     if TYPE_CHECKING:
         config: Any
         backbone: Any
 
-        def encode_query(self, batch: Mapping[str, Tensor]) -> tuple[QueryState, DiagonalGaussian]: ...
-        def inject(self, z: Tensor) -> Tensor: ...
         def get_input_embeddings(self) -> Any: ...
         def get_output_embeddings(self) -> Any: ...
 
-    @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def _decode(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        query_ids: Tensor,
+        batch: Mapping[str, Tensor],
+        state: QueryState,
+        tokens: Tensor,
+        settings: GenerationConfig,
         *,
-        latent_temperature: float = 1.0,
-        latents: Tensor | Callable[[DiagonalGaussian], Tensor] | None = None,
-        seed: int | None = None,
-        num_return_sequences: int = 1,
-        num_beams: int = 1,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Answer a batch of questions: encode x, draw Z from the prior, decode y with the cached x.
+        streamer: Any = None,
+        return_prompt: bool = False,
+        **others: Any,
+    ) -> Any:
+        """Replies behind the cache of x.
 
         Args:
-            input_ids, attention_mask: (B, N), from `AMVLProcessor(questions, answers=False)`; padding on the left is moved to
-                the right.
-            latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
-            latents: (B * num_return_sequences, k, d) to use instead of a sample, or a function that makes them from the
-                prior (rows of a question beside each other).
-            seed: of the latent samples; the same seed gives the same latents.
-            num_return_sequences: S, latent samples per question, sharing the keys and values of x.
-            num_beams: of the search over answer tokens.
-            **kwargs: any other option of transformers' generate (max_new_tokens, do_sample, ...).
-
-        Returns:
-            (B * num_return_sequences, T) generated token ids, without the prompt.
+            query_ids: (B, N), as the caller gave them.
+            batch: the same, right-padded.
+            state: the encoded x.
+            tokens: (B * S, k, hidden), k >= 1: what follows x; the last one predicts the first token of y.
+            settings, others: `generation_settings`; its num_return_sequences counts for each row of ``tokens``.
+            streamer, return_prompt: see `LatentGenerationMixin.generate`.
         """
-        vision = {
-            "pixel_values": pixel_values,
-            "image_grid_thw": image_grid_thw,
-            "mm_token_type_ids": mm_token_type_ids,
-        }
-        batch = right_padded({"input_ids": input_ids, "attention_mask": attention_mask, **vision})
-        input_ids = batch["input_ids"]
-        state, prior = self.encode_query(batch)
-        if callable(latents):
-            latents = latents(prior.repeat_interleave(num_return_sequences))
-        elif latents is None:
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            prior = prior.repeat_interleave(num_return_sequences)
-            latents = prior.rsample(temperature=latent_temperature, generator=generator)
-        k, (questions, prefix) = self.config.num_latents, state.mask.shape
-        rows = questions * num_return_sequences
-        expected = (rows, k, self.config.latent_dim)
-        if tuple(latents.shape) != expected:
-            raise ValueError(f"expected latents of shape {expected} (samples, k, d), got {tuple(latents.shape)}")
-        placeholder = input_ids.repeat_interleave(num_return_sequences, dim=0)
-        prompt = torch.cat([placeholder, placeholder.new_zeros(rows, k)], dim=1)
-        mask = state.mask.repeat_interleave(num_return_sequences, dim=0)
-        cache = self._decoding_cache(state, num_return_sequences, num_beams)
-        kwargs.setdefault("eos_token_id", self.config.get_text_config().eos_token_id)
-        kwargs.setdefault("pad_token_id", _pad_id(self.config, kwargs["eos_token_id"]))
+        samples, (questions, prefix), k = len(tokens) // len(query_ids), state.mask.shape, tokens.shape[1]
+        beams, sequences = (setting(self, settings, name) or 1 for name in ("num_beams", "num_return_sequences"))
+        for name in ("max_length", "min_length"):  # the caller counts x, and not the k tokens behind it
+            length = setting(self, settings, name)
+            if length:
+                setattr(settings, name, length + k)
+        if setting(self, settings, "eos_token_id") is None:
+            settings.eos_token_id = self.config.get_text_config().eos_token_id
+        if setting(self, settings, "pad_token_id") is None:
+            settings.pad_token_id = _pad_id(self.config, setting(self, settings, "eos_token_id"))
+        # placeholders that penalties for repetition and stop strings have seen already: the token that x begins with
+        prompt = torch.cat([batch["input_ids"], batch["input_ids"][:, :1].expand(-1, k)], dim=1)
         output = super().generate(
-            input_ids=prompt,
-            attention_mask=F.pad(mask, (0, k), value=1),
-            latent_tokens=self.inject(latents),
-            next_position=state.next_position.repeat_interleave(num_return_sequences),
+            input_ids=prompt.repeat_interleave(samples, dim=0),
+            attention_mask=F.pad(state.mask, (0, k), value=1).repeat_interleave(samples, dim=0),
+            generation_config=settings,
+            latent_tokens=tokens,
+            next_position=state.next_position.repeat_interleave(samples),
             prefix_length=prefix,
-            num_beams=num_beams,
-            **{CACHE: cache},
-            **kwargs,
+            streamer=None if streamer is None else _PromptStreamer(streamer, query_ids),
+            **{CACHE: self._decoding_cache(state, samples, sequences, beams)},
+            **others,
         )
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        return sequences[:, prefix + k :]
+        found = output if isinstance(output, Tensor) else output.sequences
+        found = found[:, prefix + k :]
+        if return_prompt:
+            found = torch.cat([query_ids.repeat_interleave(len(found) // questions, dim=0), found], dim=1)
+        if isinstance(output, Tensor):
+            return found
+        output.sequences = found
+        return output
 
-    def _decoding_cache(self, state: QueryState, samples: int, beams: int) -> DynamicCache:
+    def _decoding_cache(self, state: QueryState, samples: int, sequences: int, beams: int) -> DynamicCache:
         """x as transformers' decoding loop takes it: shared by the samples, or repeated where beams change places."""
-        if samples > 1 and beams == 1:
-            return SampleCache(state.cache, state.mask, samples)
+        if beams == 1 and samples * sequences > 1:
+            return SampleCache(state.cache, state.mask, samples * sequences)
         cache = state.repeat_interleave(samples).cache.to_dynamic(self.config.get_text_config())
         if beams > 1:
-            cache.batch_repeat_interleave(beams)
+            cache.batch_repeat_interleave(max(beams, sequences))
         return cache
 
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -219,7 +209,7 @@ class LatentGenerationMixin(GenerationMixin):
         return step
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """transformers would refuse the keys that `generate` above passes on to the decoding steps."""
+        """transformers would refuse the keys of the decoding steps; unknown ones are refused by `_settings`."""
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Any:
         return None  # prepare_inputs_for_generation makes them
@@ -242,6 +232,171 @@ class LatentGenerationMixin(GenerationMixin):
         if shared:
             hidden = cache.apart(hidden)
         return CausalLMOutputWithPast(logits=self.get_output_embeddings()(hidden[:, -1:]), **{CACHE: cache})
+
+
+class LatentGenerationMixin(PrefixGenerationMixin):
+    """`generate` of `AMVLForConditionalGeneration`."""
+
+    if TYPE_CHECKING:
+
+        def encode_query(self, batch: Mapping[str, Tensor]) -> tuple[QueryState, DiagonalGaussian]: ...
+        def inject(self, z: Tensor) -> Tensor: ...
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        latent_temperature: float = 1.0,
+        latents: Tensor | Callable[[DiagonalGaussian], Tensor] | None = None,
+        seed: int | None = None,
+        return_prompt: bool = False,
+        streamer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Answer a batch of questions: encode x, draw Z from the prior, decode y with the cached x.
+
+        Args:
+            inputs, input_ids, attention_mask: (B, N), from `AMVLProcessor`, without answers; padding on the left is moved to
+                the right. ``inputs`` is transformers' other name of input_ids.
+            generation_config: options of the decoding; default: the model's own, from generation_config.json.
+            latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
+            latents: (B * num_return_sequences, k, d) to use instead of a sample, or a function that makes them from the
+                prior (rows of a question beside each other).
+            seed: of the latent samples; the same seed gives the same latents.
+            return_prompt: put the query before the reply, (B * S, N + T), as transformers does for other models.
+            streamer: gets the query and then every new token, as in transformers.
+            **kwargs: any other option of transformers' generate (max_new_tokens, do_sample, ...). num_return_sequences S is the
+                number of latent samples of a question, which share the keys and values of x; num_beams searches the answer
+                tokens of each sample.
+
+        Returns:
+            (B * S, T) generated token ids, without the prompt; with return_dict_in_generate transformers' output, whose
+            ``sequences`` are these.
+
+        Raises:
+            ValueError: for an unknown argument, an option that the shared cache excludes, or latents of another shape.
+        """
+        vision = {
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
+        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
+        samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
+        settings, others = generation_settings(self, generation_config, kwargs)
+        samples = samples or setting(self, settings, "num_return_sequences") or 1
+        settings.num_return_sequences = 1
+        state, prior = self.encode_query(batch)
+        prior = prior.repeat_interleave(samples)
+        if callable(latents):
+            latents = latents(prior)
+        elif latents is None:
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            latents = prior.rsample(temperature=latent_temperature, generator=generator)
+        expected = tuple(prior.mean.shape)
+        if tuple(latents.shape) != expected:
+            raise ValueError(f"expected latents of shape {expected} (samples, k, d), got {tuple(latents.shape)}")
+        return self._decode(
+            query_ids,
+            batch,
+            state,
+            self.inject(latents),
+            settings,
+            streamer=streamer,
+            return_prompt=return_prompt,
+            **others,
+        )
+
+
+class _PromptStreamer(BaseStreamer):
+    """Hands the caller's query to a streamer in place of the loop's prompt with its placeholders."""
+
+    def __init__(self, streamer: Any, query_ids: Tensor) -> None:
+        self.streamer, self.query = streamer, query_ids
+
+    def put(self, value: Tensor) -> None:
+        first, self.query = self.query, None  # type: ignore[assignment]
+        self.streamer.put(value if first is None else first.cpu())
+
+    def end(self) -> None:
+        self.streamer.end()
+
+
+_REFUSED = {
+    "use_cache": "the query stands in the cache",
+    "cache_implementation": "the query stands in a cache of its own kind",
+    "prefill_chunk_size": "the query is encoded in one piece",
+    "output_attentions": "the decoding steps return logits alone",
+    "output_hidden_states": "the decoding steps return logits alone",
+    "assistant_model": "tokens cannot be taken back from the cache",
+    "prompt_lookup_num_tokens": "tokens cannot be taken back from the cache",
+    "assistant_early_exit": "tokens cannot be taken back from the cache",
+    "guidance_scale": "a second pass without the query is not defined",
+    "negative_prompt_ids": "a second pass without the query is not defined",
+    "token_healing": "the query ends with the assistant's turn",
+    "custom_generate": "decoding behind the latents is this package's own",
+}
+_HARMLESS = {"use_cache": True, "guidance_scale": 1.0}
+_EXTRA = frozenset({"tokenizer", "trust_remote_code"})
+
+
+def generation_settings(
+    model: Any, generation_config: GenerationConfig | None, options: Mapping[str, Any]
+) -> tuple[GenerationConfig, dict[str, Any]]:
+    """The options of a call to `generate`: a copy of its configuration with them, and the arguments that are none of its fields.
+
+    Raises:
+        TypeError: if generation_config is something else.
+        ValueError: for an argument that nothing reads, and for an option that decoding behind a query's cache excludes.
+    """
+    if not isinstance(generation_config, GenerationConfig | None):
+        raise TypeError(
+            f"generate takes a query and a GenerationConfig by place, got {type(generation_config).__name__}; pass "
+            "attention_mask and all others by name"
+        )
+    settings = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
+    others = {name: value for name, value in settings.update(**options).items() if value is not None}
+    for name, reason in _REFUSED.items():
+        value = others.get(name, setting(model, settings, name))
+        if value is not None and value != _HARMLESS.get(name, False):
+            shown = value if isinstance(value, bool | int | float | str) else type(value).__name__
+            raise ValueError(f"generate cannot use {name}={shown}: {reason}; leave it out")
+    known = inspect.signature(GenerationMixin.generate).parameters.keys() | _EXTRA
+    unknown = sorted(others.keys() - known)
+    if unknown:
+        own = inspect.signature(type(model).generate).parameters.keys()
+        close = difflib.get_close_matches(unknown[0], [*vars(settings), *known, *own], n=1, cutoff=0.75)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = "; encode the questions with answers=False" if "answer_ids" in unknown else hint
+        raise ValueError(f"generate got arguments that it does not know: {', '.join(unknown)}{hint}")
+    return settings, others
+
+
+def setting(model: Any, settings: GenerationConfig, name: str) -> Any:
+    """A field of the call's configuration, else of the model's; None where neither sets it."""
+    value = getattr(settings, name, None)
+    return getattr(model.generation_config, name, None) if value is None else value
+
+
+def query_of(
+    inputs: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None, vision: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The query's ids as they were given, by one of two names, and the right-padded batch.
+
+    Raises:
+        ValueError: for no ids, or both.
+    """
+    given = [ids for ids in (inputs, input_ids) if ids is not None]
+    if len(given) != 1:
+        raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
+    return given[0], right_padded({"input_ids": given[0], "attention_mask": attention_mask, **vision})
 
 
 def _pad_id(config: Any, eos: int | list[int]) -> int:

@@ -22,16 +22,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, load_backbone, refuse_unknown
+from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, refuse_unknown, take_over
 from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
+from amvl_model.models.generation import PrefixGenerationMixin, generation_settings, query_of
+from amvl_model.models.labels import query_and_answer
 from amvl_model.two_pass.attention import install_attention
-from amvl_model.two_pass.layout import query_positions, right_padded, second_pass_mask, short_positions
-from amvl_model.two_pass.transformers_compat import call_backbone
+from amvl_model.two_pass.layout import (
+    PrefixCache,
+    QueryState,
+    query_positions,
+    right_padded,
+    second_pass_mask,
+    short_positions,
+)
+from amvl_model.two_pass.passes import Pass
+from amvl_model.two_pass.transformers_compat import CACHE, call_backbone
 
 PAUSE_MODULE = "pause_tokens"
 
@@ -52,7 +63,7 @@ class PauseOutput(ModelOutput):
     answer_nll: Tensor | None = None
 
 
-class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
+class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGenerationMixin):
     """A Qwen-VL backbone with k learnt input embeddings between question and answer (see the module's docstring)."""
 
     config: PauseConfig
@@ -80,7 +91,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
             path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
             num_pauses: k; 0 for supervised fine-tuning.
             seed: of the pause tokens.
-            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...).
+            **kwargs: for the backbone's from_pretrained (``dtype``, ``device_map``, ...); default: float32.
 
         Raises:
             FileNotFoundError, ValueError: if a folder is given that holds no complete checkpoint.
@@ -88,6 +99,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         backbone, path = load_backbone(path_or_model, **kwargs)
         config = PauseConfig(vlm_config=backbone.config, num_pauses=num_pauses, backbone_path=path or None)
         model = cls(config, backbone=backbone)
+        take_over(model)
         embeddings = backbone.get_input_embeddings().weight
         if model.pause_tokens is not None and embeddings.device.type != "meta":
             scale = float(embeddings.detach().float().square().mean().sqrt())
@@ -106,8 +118,26 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         """
         stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **kwargs)
+            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
+
+    def export_backbone(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write the fine-tuned backbone as a plain checkpoint, which transformers' own class loads.
+
+        Args:
+            folder: to write; put the processor beside it with `AMVLProcessor.save_pretrained`.
+            **kwargs: for the backbone's save_pretrained.
+
+        Raises:
+            ValueError: with pause tokens, which a plain checkpoint has no place for, or LoRA adapters that are not merged.
+        """
+        if self.config.num_pauses or self.config.lora:
+            what = f"{self.config.num_pauses} pause tokens" if self.config.num_pauses else "LoRA adapters"
+            raise ValueError(
+                f"expected a model fine-tuned without pause tokens and adapters, got one with {what}, which a plain "
+                "checkpoint cannot store; save it with save_pretrained"
+            )
+        self.backbone.save_pretrained(folder, **kwargs)
 
     # ------------------------------------------------------------------ the pass
 
@@ -118,29 +148,48 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         answer_ids: Tensor | None = None,
         answer_mask: Tensor | None = None,
         *,
+        labels: Tensor | None = None,
         loss: Any = None,
+        cache: Any = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decode_mask: Tensor | None = None,
         **vision: Any,
-    ) -> PauseOutput:
+    ) -> PauseOutput | CausalLMOutputWithPast:
         """The one pass under teacher forcing.
 
         Args:
             input_ids, attention_mask: (B, N), the query; padding on the left is moved to the right.
             answer_ids, answer_mask: (B, M), the answer; likewise, and logits follow the moved tokens.
+            labels: (B, N) instead of an answer, as in `AMVLForConditionalGeneration.forward`; without ``loss``, that of the
+                objective sft or pause is returned.
             loss: called with the answer NLL of the pass "plain" (no pause tokens) or "pause" (`amvl_model.objectives.Loss`).
             **vision: pixel_values, image_grid_thw, mm_token_type_ids, or image_features, as in
                 `AMVLForConditionalGeneration.forward`.
+
+        The remaining arguments are those of generation steps and are set by `generate`.
 
         Raises:
             ValueError: without an answer, or for a loss that needs another pass.
             TypeError: for an unknown argument.
         """
+        if cache is not None:
+            return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
+        name = "pause" if self.config.num_pauses else "plain"
+        if labels is not None:
+            from amvl_model.objectives import OBJECTIVES, Loss  # the default loss; a model that is handed one needs none
+
+            loss = loss or Loss(OBJECTIVES["pause" if self.config.num_pauses else "sft"])
+            split = query_and_answer(
+                input_ids, attention_mask, labels, answer_ids, vision.pop("mm_token_type_ids", None)
+            )
+            return self.forward(**split, loss=loss, **vision)
         if answer_ids is None or answer_mask is None:
             raise ValueError(
-                "forward needs answer_ids and answer_mask (B, M); to answer a question, use "
+                "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer a question, call generate or "
                 "amvl_model.evaluation.scorers.scorer_for(model, processor).greedy"
             )
         refuse_unknown(vision)
-        name = "pause" if self.config.num_pauses else "plain"
         if loss is not None and loss.passes != (name,):
             raise ValueError(f"this model computes the pass {name}; the loss needs {', '.join(loss.passes)}")
         vision = right_padded(
@@ -184,6 +233,64 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
         terms = None if loss is None else loss({name: nll})
         return PauseOutput(None if terms is None else terms.total.mean(), terms, logits, nll)
 
+    # ------------------------------------------------------------------ answering
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        return_prompt: bool = False,
+        streamer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Answer a batch of questions; arguments, result and errors as in `LatentGenerationMixin.generate`, without latents.
+
+        num_return_sequences means what it means in transformers: sampled replies, or the best of the beams.
+        """
+        vision = {
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
+        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
+        settings, others = generation_settings(self, generation_config, kwargs)
+        state, tokens = self._encode(batch)
+        return self._decode(
+            query_ids, batch, state, tokens, settings, streamer=streamer, return_prompt=return_prompt, **others
+        )
+
+    def _encode(self, batch: Mapping[str, Any]) -> tuple[QueryState, Tensor]:
+        """Keys and values of x, and the tokens behind it (B, k, hidden); for sft (k = 0) x without its last token, and that."""
+        ids, mask, inner = batch["input_ids"], batch["attention_mask"], self.backbone.model
+        positions, _ = query_positions(inner, ids, mask, self._token_types(ids, batch), batch.get("image_grid_thw"))
+        state = QueryState(PrefixCache(), mask, positions.amax(dim=(0, 2)) + 1)
+        recording = Pass(state.cache, record=ids.shape[1])
+        hidden = call_backbone(
+            inner,
+            input_ids=ids,
+            attention_mask={"full_attention": None, "sliding_attention": None},  # causal; padding stands to the right
+            position_ids=positions,
+            pixel_values=batch.get("pixel_values"),
+            image_grid_thw=batch.get("image_grid_thw"),
+            use_cache=True,
+            **{CACHE: recording},
+        ).last_hidden_state
+        recording.check(len(inner.language_model.layers), ids.shape[1], hidden.shape[1])
+        if self.config.num_pauses:
+            return state, self.pauses(len(ids))
+        rows, last = torch.arange(len(ids), device=ids.device), mask.sum(1) - 1
+        before = mask.clone()
+        before[rows, last] = 0
+        token = self.get_input_embeddings()(ids[rows, last]).unsqueeze(1)
+        return QueryState(state.cache, before, state.next_position - 1), token
+
     def pauses(self, batch: int) -> Tensor:
         """The input tokens between x and y, (B, k, hidden), in the backbone's precision; k = 0 for sft."""
         embeddings = self.get_input_embeddings().weight
@@ -196,6 +303,3 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
     def _token_types(self, input_ids: Tensor, vision: Mapping[str, Any]) -> Tensor:
         types: Tensor | None = vision.get("mm_token_type_ids")
         return (input_ids == self.config.vlm_config.image_token_id).int() if types is None else types  # type: ignore[union-attr]
-
-
-AutoModelForImageTextToText.register(PauseConfig, PauseForConditionalGeneration)

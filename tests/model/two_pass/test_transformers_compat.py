@@ -16,7 +16,7 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedModel, Trainer
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.evaluation.scorers import BackboneScorer
 from amvl_model.models.backbone import AroundBackbone
-from amvl_model.models.generation import LatentGenerationMixin, SampleCache
+from amvl_model.models.generation import PrefixGenerationMixin, SampleCache
 from amvl_model.models.loading import load_checkpoint
 from amvl_model.profiling import doctor
 from amvl_model.training.trainer import AMVLTrainer
@@ -105,7 +105,7 @@ def test_an_argument_that_the_backbone_would_ignore_is_refused() -> None:
 @pytest.mark.parametrize(
     ("own", "base", "added"),
     [
-        (LatentGenerationMixin, GenerationMixin, {"_decode_step", "_decoding_cache"}),
+        (PrefixGenerationMixin, GenerationMixin, {"_decode", "_decode_step", "_decoding_cache"}),
         (AroundBackbone, PreTrainedModel, {"add_lora", "freeze_vision", "from_whole_checkpoint", "owns"}),
         (AMVLTrainer, Trainer, {"_remember"}),
         (SampleCache, DynamicCache, {"_room", "apart", "mask", "side_by_side"}),
