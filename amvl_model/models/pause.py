@@ -177,7 +177,10 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         name = "pause" if self.config.num_pauses else "plain"
         if labels is not None:
-            from amvl_model.objectives import OBJECTIVES, Loss  # the default loss; a model that is handed one needs none
+            from amvl_model.objectives import (  # the default loss; a model that is handed one needs none
+                OBJECTIVES,
+                Loss,
+            )
 
             loss = loss or Loss(OBJECTIVES["pause" if self.config.num_pauses else "sft"])
             split = query_and_answer(
