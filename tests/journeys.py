@@ -171,11 +171,11 @@ def training_run(folder: Path) -> Callable[[], Any]:
 def diagnostics(folder: Path) -> Callable[[], Any]:
     """One checkpoint to diagnostics.json: the contamination report, without the other nine and without the page in HTML."""
     from amvl_model.config import load_preset
-    from amvl_model.data.sources import training_questions
+    from amvl_model.data.sources import evaluation_questions
     from amvl_model.diagnostics.report.suite import Plan, diagnose
     from amvl_model.results.provenance import provenance, to_jsonable
 
-    questions = training_questions(load_preset("tiny").data)
+    questions = evaluation_questions(load_preset("tiny").data)
     asked = [questions[i] for i in range(QUESTIONS)]
 
     def walk() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.images import read_picture
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.checkpoints import write_manifest

@@ -22,7 +22,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
-from amvl_model.config.schema import RunConfig, config_paths, load_preset
+from amvl_model.config import RunConfig, load_preset
+from amvl_model.config.schema import config_paths
 from amvl_model.data.readers.benchmarks import load_visual_puzzles, load_vstar
 from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.readers.training_sets import load_cogcom, load_refocus, load_visual_cot

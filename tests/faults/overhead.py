@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
-from amvl_model.config.schema import load_preset
+from amvl_model.config import load_preset
 from amvl_model.data.sources import training_questions
 from amvl_model.models.loading import build_model
 from amvl_model.training import trainer as module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import Metadata
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import write_manifest
@@ -228,7 +230,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
     for step in (2, 10, 12):
         part = tmp_path / f"checkpoint-{step}" / "pytorch_model_fsdp_0"
         part.mkdir(parents=True)
-        (part / ".metadata").touch()
+        (part / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_data={})))
         (part.parent / "trainer_state.json").touch()
         write_manifest(part.parent)
     (tmp_path / "checkpoint-12" / "pytorch_model_fsdp_0" / ".metadata").unlink()
