@@ -53,12 +53,16 @@ class LeakProbe:
             return {}
         factors = [min(1.0, self.train.max_grad_norm / max(float(norm), 1e-12)) for norm in self.norms]
         self.norms.clear()
-        with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
-            report = self.probe.measure(
-                getattr(trainer.optimizer, "optimizer", trainer.optimizer),
-                clip_factor=sum(factors) / len(factors) if factors else 1.0,
-                gamma=self.schedule.weights(step)[1],
-            )
+        try:
+            with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=self.train.precision == "bf16"):
+                report = self.probe.measure(
+                    getattr(trainer.optimizer, "optimizer", trainer.optimizer),
+                    clip_factor=sum(factors) / len(factors) if factors else 1.0,
+                    gamma=self.schedule.weights(step)[1],
+                )
+        except (ValueError, np.linalg.LinAlgError) as error:  # of a model that diverges; the guard stops it
+            tell(f"step {step}: the leak was not probed: {error}")
+            return {}
         row = prefixed(asdict(report))
         row["probe_growth_rate"] = self.schedule.growth_now(row, step)
         self.rows.append({"step": step, **row})

@@ -13,6 +13,7 @@ import torch
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.diagnostics.reading.forecast import forecast_run
 from amvl_model.diagnostics.reading.probe import ProbeReport
+from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.training.probe import QUESTIONS, probe_questions
 from amvl_model.training.run import train
 from tests.model.training.test_trainer import config
@@ -45,6 +46,12 @@ def test_probes_between_log_lines_wait_for_the_next_one(tmp_path: Path) -> None:
     settings = {**SETTINGS, "train.steps": 9, "train.log_every": 3, "train.probe_every": 4, "train.save_every": 0}
     train(config(**settings), tmp_path / "run", questions=ASKED, quiet=True)
     assert [row["step"] for row in probed(tmp_path / "run")] == [6, 9]
+
+
+def test_a_model_that_diverges_is_stopped_by_the_guard_and_not_by_the_probe(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "train.steps": 6, "train.learning_rate": 1e9, "train.latent_learning_rate": 1e9}
+    with pytest.raises(NonFiniteError):
+        train(config(**settings, **{"train.probe_every": 1}), tmp_path / "run", questions=ASKED, quiet=True)
 
 
 def test_a_run_without_several_choices_goes_on_unprobed_and_says_so(
