@@ -160,6 +160,10 @@ class ModelConfig(Settings):
     posterior_std: Literal["per-answer", "shared"] = setting(
         "per-answer", "the posterior's standard deviation: of each answer, or shared by all answers of a question"
     )
+    answer_bias: float | None = setting(
+        None, "initial bias of the posterior's attention to the answer, learnt; -5 begins almost blind; null: none"
+    )
+    initial_log_std: float = setting(-1.0, "log standard deviation of fresh priors and posteriors", gt=-5, lt=5)
     freeze_vision: bool = setting(True, "keep the vision encoder as it is")
     lora_rank: int = setting(0, "rank of LoRA on the language model; 0 trains all of its weights", ge=0)
     lora_alpha: float | None = setting(None, "LoRA's update is scaled by this / lora_rank; null: 2 x lora_rank", gt=0)

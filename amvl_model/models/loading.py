@@ -149,7 +149,13 @@ def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:
         model = PauseForConditionalGeneration.from_backbone(backbone, pauses, seed=seed)
     else:
         model = AMVLForConditionalGeneration.from_backbone(
-            backbone, settings.num_latents, settings.latent_dim, posterior_std=settings.posterior_std, seed=seed
+            backbone,
+            settings.num_latents,
+            settings.latent_dim,
+            posterior_std=settings.posterior_std,
+            answer_bias=settings.answer_bias,
+            initial_log_std=settings.initial_log_std,
+            seed=seed,
         )
     if settings.lora_rank:
         model.add_lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout)

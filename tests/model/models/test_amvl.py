@@ -429,3 +429,12 @@ def test_a_posterior_with_a_bias_begins_blind_to_the_answer_and_learns_to_see_it
     loaded = AMVLForConditionalGeneration.from_pretrained(tmp_path)
     assert loaded.answer_bias.value.item() == -1.0
     assert loaded.config.answer_bias == -30.0
+
+
+def test_settings_of_a_run_reach_the_fresh_latent_modules() -> None:
+    from amvl_model.config import load_preset
+    from amvl_model.models.loading import build_model
+
+    model, _ = build_model(load_preset("tiny", {"model.answer_bias": "-5", "model.initial_log_std": "-2"}))
+    assert model.answer_bias.value.item() == -5.0
+    assert model.posterior_head.linear.bias[model.config.latent_dim :].eq(-2.0).all()
