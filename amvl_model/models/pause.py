@@ -109,6 +109,24 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel):
             return load_lora_checkpoint(cls, path, stored, **kwargs)
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
+    def export_backbone(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write the fine-tuned backbone as a plain checkpoint, which transformers' own class loads.
+
+        Args:
+            folder: to write; put the processor beside it with `AMVLProcessor.save_pretrained`.
+            **kwargs: for the backbone's save_pretrained.
+
+        Raises:
+            ValueError: with pause tokens, which a plain checkpoint has no place for, or LoRA adapters that are not merged.
+        """
+        if self.config.num_pauses or self.config.lora:
+            what = f"{self.config.num_pauses} pause tokens" if self.config.num_pauses else "LoRA adapters"
+            raise ValueError(
+                f"expected a model fine-tuned without pause tokens and adapters, got one with {what}, which a plain "
+                "checkpoint cannot store; save it with save_pretrained"
+            )
+        self.backbone.save_pretrained(folder, **kwargs)
+
     # ------------------------------------------------------------------ the pass
 
     def forward(
