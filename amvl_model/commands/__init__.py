@@ -1,4 +1,4 @@
-"""The subcommands of ``amvl``: each module has its options, its help (the docstring), and ``main``, which returns the exit status.
+"""The subcommands of ``amvl``: each module has its options, its help (the docstring), and ``main``, which returns the status.
 
 train      the main job                      ask       a question about images of one's own
 evaluate   benchmarks                        diagnose  what the latents leak, carry, and do

@@ -3,7 +3,7 @@
     amvl ask cells.png "Follow 3 arrows from red. Where do you end?"
     amvl ask photo.jpg "Is there a red circle?" --choices yes no --checkpoint runs/x/amvl/checkpoint
 
-Prints the reply; with choices also the probability of each and, for a model with latents, what its posterior reveals of the answer.
+Prints the reply; with choices also the probability of each and, for a model with latents, what its posterior reveals.
 """
 
 from __future__ import annotations

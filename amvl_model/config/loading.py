@@ -156,12 +156,13 @@ def _one_line() -> Iterator[None]:
         with redirect_stderr(printed):
             yield
     except SystemExit:
-        rows = [line.strip("│ ") for line in printed.getvalue().splitlines() if line.startswith("│")]
-        if rows:
-            text = " ".join(word for word in " ".join(rows).split() if word.strip("─"))
-            usage_error(f"{text.partition(' For full helptext')[0].rstrip('.')}; see --help")
-        sys.stderr.write(printed.getvalue())
-        raise
+        text, framed, _ = printed.getvalue().partition("For full helptext")
+        if not framed:
+            sys.stderr.write(text)
+            raise
+        words = text.strip().partition("\n")[2].split()  # without the title
+        message = " ".join(word for word in words if word.strip("─│-")).rstrip(".")
+        usage_error(f"{message}; see --help")
 
 
 def _bounded(options: OptionsT) -> OptionsT:

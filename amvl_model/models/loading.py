@@ -176,6 +176,8 @@ def save_checkpoint(
 def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str | None = None) -> None:
     """Write a LoRA checkpoint as a whole one, with the adapters merged into the backbone, and its processor.
 
+    Weights have the precision that the adapters were trained on; the backbone's own, if lower, would round what they add.
+
     Args:
         checkpoint: folder of a LoRA checkpoint of either model.
         folder: to write.
@@ -188,8 +190,15 @@ def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str
     """
     _refuse_checkpoint(folder)
     source = resolve(str(checkpoint))
-    cls: Any = PauseForConditionalGeneration if checkpoint_type(source) == PAUSE_TYPE else AMVLForConditionalGeneration
-    model = cls.from_pretrained(source, **({} if backbone_path is None else {"backbone_path": backbone_path}))
+    kind = PAUSE_TYPE if checkpoint_type(source) == PAUSE_TYPE else "amvl"
+    stored = inspect_checkpoint(source, expected_type=kind)
+    if stored is None or not stored.get("lora"):
+        raise ValueError(
+            f"{source}: expected the folder of a checkpoint with LoRA adapters, got one without; use it as it is"
+        )
+    cls: Any = PauseForConditionalGeneration if kind == PAUSE_TYPE else AMVLForConditionalGeneration
+    options = {} if backbone_path is None else {"backbone_path": backbone_path}
+    model = cls.from_pretrained(source, dtype=stored.get("dtype") or "auto", **options)
     model.merge_lora()
     save_checkpoint(model, AMVLProcessor.from_pretrained(source), folder)
 

@@ -24,8 +24,8 @@ SMALL = [
         "--model.scratch_layers=2",
     ),
     *("--model.scratch_vision_size=32", "--model.num_latents=2", "--model.latent_dim=3", "--data.tasks=Counting"),
-    *("--data.train_size=4", "--data.eval_size=1", "--train.steps=1", "--train.batch_size=2", "--train.report_to="),
-    *("--eval.leakage_questions=1", "--eval.samples=1", "--no-progress"),
+    *("--data.train_size=4", "--data.eval_size=2", "--train.steps=1", "--train.batch_size=2", "--train.report_to="),
+    *("--eval.leakage_questions=2", "--eval.samples=1", "--no-progress"),
 ]
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -78,6 +78,8 @@ def test_the_list_of_commands_is_that_of_the_modules(capsys: pytest.CaptureFixtu
         (["export", "--checkpoint", "tiny-amvl", "--out", "new"], "a plain checkpoint cannot store latents"),
         (["export", "--checkpoint", "tiny", "--out", "new"], "which is plain already"),
         (["merge", "--checkpoint", "nowhere", "--out", "new"], "amvl merge: error: checkpoint folder nowhere"),
+        (["merge", "--checkpoint", "tiny-amvl", "--out", "new"], "got one without; use it as it is"),
+        (["merge", "--checkpoint", "tiny", "--out", "new"], "expected 'amvl'"),
         (["doctor", "--all"], "amvl doctor: error: unknown argument --all"),
         (["memory", "--batch", "0"], "amvl memory: error: --batch: expected a value greater than 0, received 0"),
     ],

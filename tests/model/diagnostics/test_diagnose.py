@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from amvl_model.commands import diagnose
 from amvl_model.data.readers.blink import export_blink_parquet
 from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.diagnostics import measure_answer_direction, measure_slots
@@ -29,7 +30,6 @@ from amvl_model.diagnostics.report.html import report_html, sentences
 from amvl_model.diagnostics.report.sections import ABOUT, PANELS, TITLES
 from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Plan, run_config
 from amvl_model.diagnostics.report.suite import diagnose as run_diagnostics
-from amvl_model.commands import diagnose
 from tests import helpers
 from tests.model.evaluation.test_evaluation import choice_question
 
