@@ -1,74 +1,55 @@
-"""The console script ``amvl``."""
+"""The console script ``amvl``; with several processes ``torchrun --nproc-per-node 8 -m amvl_model.cli train ...``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+COMMANDS = {
+    "train": "train, evaluate and explain AMVL beside other objectives",
+    "evaluate": "evaluate a checkpoint on BLINK, V*, HRBench or VisualPuzzles",
+    "ask": "answer a question about images with any checkpoint",
+    "diagnose": "what the latents of checkpoints leak, carry, and do",
+    "export": "a plain Qwen2.5-VL checkpoint from a model fine-tuned by sft",
+    "merge": "a whole checkpoint from one with LoRA adapters",
+    "doctor": "versions, devices, memory, and which presets fit here",
+    "memory": "which kind of training fits on which GPU, computed",
+    "gamma": "whether a run's decoder will come to read the leak, and which gamma would hold",
+}
+"""Modules of `amvl_model.commands`, and what they do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, do what it says, and return the exit status."""
+    """Hand the command line to the subcommand that it names, and return the exit status."""
     from amvl_model import __version__
 
     parser = argparse.ArgumentParser(
         prog="amvl",
-        description="Asymmetric Mutual Variational Learning: latent reasoning for vision-language models.",
-        epilog="Training, evaluation and diagnostics: python experiments/full_blink.py --help",
+        usage=argparse.SUPPRESS,  # an error then takes one line
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="usage: amvl COMMAND [OPTIONS]\n\n"
+        "Asymmetric Mutual Variational Learning: latent reasoning for vision-language models.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<10} {text}\n" for name, text in COMMANDS.items())
+        + "\namvl COMMAND --help explains each.",
     )
     parser.add_argument("--version", action="version", version=f"amvl {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser(
-        "doctor",
-        help="versions, devices, memory, and which presets fit here",
-        description="Report versions, devices and memory, compute what each preset needs, and say what to do. "
-        "Exit status 1 if something that is needed is missing.",
-    )
-    memory = commands.add_parser(
-        "memory",
-        help="which kind of training fits on which GPU, computed",
-        description="Compute what full fine-tuning, frozen vision and LoRA of the 3B and 7B backbones take on 24, 48, 80 and "
-        "141 GB, and list what was measured beside it.",
-    )
-    memory.add_argument("--batch", type=int, default=1, help="questions in a step (default: 1)")
-    gamma = commands.add_parser(
-        "gamma",
-        help="whether a run's decoder will come to read the leak, and which gamma would hold",
-        description="Read a run's logged probes and say how probable it is that its decoder reads the leak by a step, and which "
-        "gamma would hold until then (T11), or why that cannot be told.",
-    )
-    gamma.add_argument("--run", type=Path, required=True, metavar="RUN", help="folder of a run")
-    gamma.add_argument("--until", type=int, required=True, metavar="STEPS", help="optimiser steps from its start")
+    parser.add_argument("command", metavar="COMMAND", help="one of the list below")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="OPTIONS", help="of the command")
     given = parser.parse_args(arguments)
-    if given.command == "gamma":
-        try:
-            return _gamma(given.run, given.until)
-        except (FileNotFoundError, ValueError) as error:
-            gamma.error(str(error))
-    if given.command == "memory":
-        if given.batch < 1:
-            memory.error(f"--batch: expected at least 1, received {given.batch}")
-        return _memory(given.batch)
-    return _doctor()
+    if given.command not in COMMANDS:
+        from amvl_model.config.schema import did_you_mean
+
+        parser.error(f"unknown command {given.command}; {did_you_mean(given.command, COMMANDS)}")
+    before, sys.argv = sys.argv, [f"amvl {given.command}", *given.options]  # the name in help and messages
+    try:
+        status: int = importlib.import_module(f"amvl_model.commands.{given.command}").main(given.options)
+    finally:
+        sys.argv = before
+    return status
 
 
-def _gamma(run: Path, until: int) -> int:
-    from amvl_model.diagnostics.reading.forecast import forecast_run
-
-    print(forecast_run(run, until).report())
-    return 0
-
-
-def _memory(batch: int) -> int:
-    from amvl_model.profiling.footprint import memory_table
-
-    print(memory_table(batch=batch))
-    return 0
-
-
-def _doctor() -> int:
-    from amvl_model.profiling.doctor import report
-
-    text, complete = report()
-    print(text)
-    return 0 if complete else 1
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Several processes of one run: who this is, what all of them know, and whose turn it is to write.
 
-    torchrun --nproc-per-node 8 experiments/full_blink.py --preset qwen2.5-vl-7b --train.sharding fsdp2
-    accelerate launch --config_file amvl_model/launch/fsdp2.yaml experiments/full_blink.py --preset qwen2.5-vl-7b
+    torchrun --nproc-per-node 8 -m amvl_model.cli train --preset qwen2.5-vl-7b --train.sharding fsdp2
+    accelerate launch --config_file amvl_model/launch/fsdp2.yaml -m amvl_model.cli train --preset qwen2.5-vl-7b
 
 Both launchers set RANK and WORLD_SIZE for each process; `start` then joins them through accelerate. Without them there is one
 process and every function here does nothing. All processes have to reach the same calls in the same order.

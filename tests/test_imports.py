@@ -36,7 +36,7 @@ LAYERS = {
             "diagnostics",
             "training",
         ),
-        *("studies", "profiling", "cli"),
+        *("studies", "profiling", "commands", "cli"),
     ),
     "amvl_theory": (
         *(
@@ -124,10 +124,11 @@ def test_every_folder_with_code_is_a_package_so_that_the_wheel_contains_it(packa
 
 
 def light_modules() -> list[str]:
-    """Modules that have to do without torch: configuration, console script, all of the data but the processor."""
+    """Modules that have to do without torch: configuration, commands, all of the data but the processor."""
     light = ("amvl_model", "amvl_model.config.schema", "amvl_model.cli", "amvl_model.profiling.doctor")
     data = [module_name(file) for file in sources("amvl_model/data") if file.stem != "processing"]
-    return [*light, "amvl_model.profiling.footprint", *data]
+    commands = [module_name(file) for file in sources("amvl_model/commands")]
+    return [*light, "amvl_model.profiling.footprint", *commands, *data]
 
 
 def test_package_config_and_data_import_neither_torch_nor_transformers(python: Python) -> None:

@@ -13,6 +13,7 @@ from amvl_model.config.loading import (
     preset_names,
     stored_config,
     usage_error,
+    usage_errors,
 )
 from amvl_model.config.schema import (
     DataConfig,
@@ -40,4 +41,5 @@ __all__ = [
     "preset_names",
     "stored_config",
     "usage_error",
+    "usage_errors",
 ]

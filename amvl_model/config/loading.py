@@ -9,9 +9,11 @@ A preset is a complete YAML file in ``amvl_model/presets``: copy it, edit it, pa
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
@@ -133,20 +135,38 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
         extra["default"] = options(config=config)  # type: ignore[call-arg]
-    result, unknown = tyro.cli(
-        options,
-        args=arguments,
-        description=sys.modules[options.__module__].__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=registry,
-        use_underscores=bool(preset),
-        return_unknown_args=True,
-        **extra,
-    )
+    with _one_line():
+        result, unknown = tyro.cli(
+            options,
+            args=arguments,
+            description=sys.modules[options.__module__].__doc__,
+            config=(tyro.conf.FlagCreatePairsOff,),
+            registry=registry,
+            use_underscores=bool(preset),
+            return_unknown_args=True,
+            **extra,
+        )
     if unknown:
         flags = [name.partition("=")[0] for name in unknown if name.startswith("--")]
         usage_error("; ".join(_unknown(name, [*_names(options)]) for name in flags or unknown))
     return _bounded(result)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Print the errors that tyro prints in a frame as `usage_error` does."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            yield
+    except SystemExit:
+        text, framed, _ = printed.getvalue().partition("For full helptext")
+        if not framed:
+            sys.stderr.write(text)
+            raise
+        words = text.strip().partition("\n")[2].split()  # without the title
+        message = " ".join(word for word in words if word.strip("─│-")).rstrip(".")
+        usage_error(f"{message}; see --help")
 
 
 def _bounded(options: OptionsT) -> OptionsT:
@@ -191,6 +211,15 @@ def usage_error(message: object) -> NoReturn:
     """End the script with a message and status 2, as `command_line` does."""
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """End the script by `usage_error` where the block raises what bad input raises: values, files, the network, packages."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError, ImportError) as error:
+        usage_error(error)
 
 
 def _settings_rule(info: StructTypeInfo) -> StructConstructorSpec | None:

@@ -1,6 +1,6 @@
 """One checkpoint on one benchmark: official score, other harnesses' scores, position bias, or a file to submit.
 
-python experiments/evaluate_benchmark.py --model DIR --benchmark vstar --path DIR --orders 4
+amvl evaluate --model DIR --benchmark vstar --path DIR --orders 4
 
 
 Official scores of the benchmarks, and the ones that other harnesses report under the same name.

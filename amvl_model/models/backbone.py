@@ -223,6 +223,10 @@ class AroundBackbone:
 
         add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
 
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights that they adapt and remove them; see `merge_lora`."""
+        merge_lora(self)
+
     def gradient_checkpointing_enable(
         self,
         gradient_checkpointing_kwargs: dict[str, Any] | None = None,
@@ -322,3 +326,28 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
         model.is_quantized = (
             False  # transformers' Trainer refuses quantised models without a wrapper of peft's around them
         )
+
+
+def merge_lora(model: Any) -> None:
+    """Add the adapters to the weights that they adapt and remove them; every weight is trainable afterwards.
+
+    Raises:
+        ValueError: if the model has no adapters, its backbone is quantised, or a merged weight is not finite.
+    """
+    if not model.config.lora:
+        raise ValueError("the model has no LoRA adapters to merge; use it as it is")
+    if getattr(model.backbone, "hf_quantizer", None) is not None:
+        raise ValueError(
+            "adapters cannot be merged into a quantised backbone without rounding them; give the unquantised backbone's folder "
+            "or hub id"
+        )
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(model.backbone.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.backbone.get_submodule(parent), child, layer.get_base_layer())
+    vars(model.backbone).pop("peft_config", None)
+    model.config.lora = None
+    model.backbone.requires_grad_(True)

@@ -149,7 +149,7 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
         wanted = "a plain backbone" if expected_type is None else f"a checkpoint of type {expected_type!r}"
         raise ValueError(
             f"{path} holds the baseline {name} (type {kind!r}), which has no prior and no posterior; evaluate it with "
-            f"experiments/evaluate_benchmark.py or amvl_model.studies.measurement.measure, and give {wanted} here"
+            f"`amvl evaluate` or amvl_model.studies.measurement.measure, and give {wanted} here"
         )
     if expected_type is None and kind == "amvl":
         raise ValueError(

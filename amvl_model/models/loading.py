@@ -101,7 +101,8 @@ def _explained(path: str) -> Iterator[None]:
         name = path.rpartition("/")[2]
         raise ConnectionError(
             f"the base {path!r} was not found locally or on the Hub ({reason}); on a machine with a "
-            f"network run `hf download {path} --local-dir {name}`, copy the folder here and set model.base to its path"
+            f"network run `hf download {path} --local-dir {name}`, copy the folder here and give its path "
+            "in place of the name (model.base in a configuration)"
         ) from error
 
 
@@ -124,15 +125,16 @@ def load_checkpoint(
         with backbone_at(resolve(str(backbone_path)), folder):
             return load_checkpoint(folder, dtype=dtype)
     kind = checkpoint_type(folder)
-    if kind == "amvl":
-        model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    elif kind == PAUSE_TYPE:
-        model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    else:
-        model, _ = load_backbone(folder, dtype=dtype)
-        if not isinstance(model, AMVLForConditionalGeneration):
-            install_attention(model)
-    return model.eval(), AMVLProcessor.from_pretrained(folder)
+    with _explained(folder):
+        if kind == "amvl":
+            model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        elif kind == PAUSE_TYPE:
+            model = PauseForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        else:
+            model, _ = load_backbone(folder, dtype=dtype)
+            if not isinstance(model, AMVLForConditionalGeneration):
+                install_attention(model)
+        return model.eval(), AMVLProcessor.from_pretrained(folder)
 
 
 load_model = load_checkpoint
@@ -200,3 +202,67 @@ def save_checkpoint(
         carrier.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
         processor.save_pretrained(folder)
         write_manifest(folder)
+
+
+def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str | None = None) -> None:
+    """Write a LoRA checkpoint as a whole one, with the adapters merged into the backbone, and its processor.
+
+    Weights have the precision that the adapters were trained on; the backbone's own, if lower, would round what they add.
+
+    Args:
+        checkpoint: folder of a LoRA checkpoint of either model.
+        folder: to write.
+        backbone_path: where the backbone is, if not where the checkpoint says.
+
+    Raises:
+        ValueError: if the checkpoint has no adapters, or its backbone is quantised.
+        FileNotFoundError: if a file or the backbone is missing.
+        FileExistsError: if ``folder`` holds a checkpoint.
+    """
+    _refuse_checkpoint(folder)
+    source = resolve(str(checkpoint))
+    kind = PAUSE_TYPE if checkpoint_type(source) == PAUSE_TYPE else "amvl"
+    stored = inspect_checkpoint(source, expected_type=kind)
+    if stored is None or not stored.get("lora"):
+        raise ValueError(
+            f"{source}: expected the folder of a checkpoint with LoRA adapters, got one without; use it as it is"
+        )
+    cls: Any = PauseForConditionalGeneration if kind == PAUSE_TYPE else AMVLForConditionalGeneration
+    options = {} if backbone_path is None else {"backbone_path": backbone_path}
+    model = cls.from_pretrained(source, dtype=stored.get("dtype") or "auto", **options)
+    model.merge_lora()
+    save_checkpoint(model, AMVLProcessor.from_pretrained(source), folder)
+
+
+def export_checkpoint(checkpoint: str | Path, folder: Path) -> None:
+    """Write a model fine-tuned by ``sft`` as a plain checkpoint of its backbone, and its processor.
+
+    Args:
+        checkpoint: folder of a whole checkpoint; weights keep their precision.
+        folder: to write.
+
+    Raises:
+        ValueError: if the checkpoint is not that of ``sft``, or has adapters that are not merged.
+        FileNotFoundError: if the checkpoint or a file of it is missing.
+        FileExistsError: if ``folder`` holds a checkpoint.
+    """
+    _refuse_checkpoint(folder)
+    source = resolve(str(checkpoint))
+    if (kind := checkpoint_type(source)) not in (None, PAUSE_TYPE):
+        raise ValueError(
+            f"{source}: expected a checkpoint trained by the objective sft, got one of type {kind!r}"
+            + ("; a plain checkpoint cannot store latents" if kind == "amvl" else ", which is plain already")
+        )
+    stored = inspect_checkpoint(source, expected_type=PAUSE_TYPE)
+    if stored is not None and stored.get("lora"):
+        raise ValueError(
+            f"{source} holds LoRA adapters; merge them first: amvl merge --checkpoint {source} --out FOLDER"
+        )
+    model = PauseForConditionalGeneration.from_pretrained(source, dtype="auto")
+    model.export_backbone(folder)
+    AMVLProcessor.from_pretrained(source).save_pretrained(folder)
+
+
+def _refuse_checkpoint(folder: Path) -> None:
+    if (folder / "config.json").exists():
+        raise FileExistsError(f"{folder} holds a checkpoint, which is not overwritten; choose another folder")

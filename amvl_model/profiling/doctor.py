@@ -247,7 +247,7 @@ def _formula_lines(machine: Machine) -> list[str]:
 def _advice(machine: Machine, too_large: list[str]) -> list[str]:
     lines = []
     if not machine.gpus:
-        lines.append("No GPU: the preset tiny is made for this machine (python experiments/full_blink.py).")
+        lines.append("No GPU: the preset tiny is made for this machine (amvl train --preset tiny).")
         lines.append(
             "For the others a 'yes' is about memory, not time; if there is a GPU, install a torch build for it."
         )

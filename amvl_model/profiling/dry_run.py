@@ -1,6 +1,6 @@
 """What a run would do, without training: data found and read, rows laid out, memory and time computed. Behind ``--dry-run``.
 
-python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path DATA --dry-run --out DIR
+amvl train --preset qwen2.5-vl-7b --data.path DATA --dry-run --out DIR
 
 Writes ``plan.json`` and ``plan.txt``. Nothing is trained and no weights are loaded: of the base only its configuration and its
 tokenizer are read. A part that cannot be checked is named, with what to download and where to put it, and the rest is checked

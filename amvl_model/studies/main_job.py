@@ -1,4 +1,4 @@
-"""The main job behind experiments/full_blink.py: the full run, the quick look, and a question of one's own."""
+"""The main job behind `amvl train`: the full run, the quick look, and a question of one's own."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def full(config: RunConfig, out: Path, *, progress: bool = True, resume: bool = 
                 return _full(config, out, progress=progress, resume=resume)
         except RunStopped:
             if distributed.is_main():
-                tell(f"resume with: python experiments/full_blink.py --resume {shlex.quote(str(out))}")
+                tell(f"resume with: amvl train --resume {shlex.quote(str(out))}")
             raise
 
 
@@ -177,7 +177,7 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
     print(f"{question.prompt}\n(right: {option_letter(question.answer or 0)})\n")
     print("\n".join(sentences))
     print(f"\nimage: {out / 'quick.png'}")
-    print("next: python experiments/full_blink.py --quick --task Visual_Correspondence --index 1")
+    print("next: amvl train --quick --task Visual_Correspondence --index 1")
     return 0
 
 
@@ -198,8 +198,8 @@ def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> t
     return {"prior": prior, "posteriors": (means, stds)}, sentence
 
 
-def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: str, config: RunConfig) -> int:
-    """Answer a question about the user's own images with any checkpoint."""
+def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: str, max_new_tokens: int = 16) -> int:
+    """Answer a question about the user's own images with any checkpoint, in at most ``max_new_tokens`` tokens."""
     from amvl_model.studies.laboratory.quick import own_question
 
     model, processor = load_checkpoint(resolve(checkpoint))
@@ -218,11 +218,11 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
             choices=tuple(choices),
         )
     batch = processor([question], answers=False)
-    options: dict[str, Any] = {**batch, "max_new_tokens": config.eval.max_new_tokens, "do_sample": False}
+    options: dict[str, Any] = {**batch, "max_new_tokens": max_new_tokens, "do_sample": False}
     if isinstance(model, PauseForConditionalGeneration):
         with inference(model):
             scorer = scorer_for(model, processor)
-            reply = scorer.greedy(scorer.encode(batch), None, config.eval.max_new_tokens)[0]
+            reply = scorer.greedy(scorer.encode(batch), None, max_new_tokens)[0]
     elif isinstance(model, AMVLForConditionalGeneration):
         reply = processor.decode(model.generate(latent_temperature=0.0, **options))[0]
     else:
@@ -262,9 +262,9 @@ def _closing(out: Path) -> str:
             "  summary.png, eval.json, diagnostics.json, config.json, environment.json",
             "  forward-only/ and amvl/: config.json, metrics.jsonl, checkpoint/",
             "Next:",
-            f"  python experiments/full_blink.py --ask PICTURE.png QUESTION --choices yes no --checkpoint {out}/amvl/checkpoint",
-            "  python experiments/full_blink.py --objective.gamma 0.003       # a stronger reverse KL",
-            "  python experiments/full_blink.py --data.label_noise 0          # nothing to leak",
+            f"  amvl ask IMAGE.png QUESTION --choices yes no --checkpoint {out}/amvl/checkpoint",
+            "  amvl train --objective.gamma 0.003       # a stronger reverse KL",
+            "  amvl train --data.label_noise 0          # nothing to leak",
             "  python experiments/ablations.py pareto                         # leakage against NLL over beta and gamma",
             f"  tensorboard --logdir {out}",
         ]

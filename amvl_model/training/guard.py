@@ -28,7 +28,7 @@ from amvl_model.training.run_folder import newest_checkpoint, rotate
 from amvl_model.training.sharding import whole_state
 
 STATUS = 3
-"""Exit status of experiments/full_blink.py for a run that a non-finite number stopped."""
+"""Exit status of `amvl train` for a run that a non-finite number stopped."""
 
 
 class GuardedTrainer(Trainer):
@@ -158,7 +158,7 @@ class GuardedTrainer(Trainer):
         good = distributed.broadcast(newest_checkpoint(folder) if distributed.is_main() else None)
         raise NonFiniteError(
             f"stopped at step {step}, {done} the optimiser changed the weights: {problem}; questions of {batches}. "
-            f"The step is stored in {file}; compute it again with `python experiments/full_blink.py --replay {file}`. "
+            f"The step is stored in {file}; compute it again with `amvl train --replay {file}`. "
             + ("There is no earlier checkpoint." if good is None else f"The last good checkpoint is {good}.")
         )
 

@@ -56,7 +56,7 @@ def sharding_arguments(train: TrainConfig) -> dict[str, Any]:
     if "RANK" not in os.environ:
         raise ValueError(
             f"train.sharding {sharding} needs a launcher, got a plain python process; start it with "
-            "`torchrun --nproc-per-node GPUS experiments/full_blink.py ...`, or set train.sharding to none"
+            "`torchrun --nproc-per-node GPUS -m amvl_model.cli train ...`, or set train.sharding to none"
         )
     if sharding == "fsdp2":
         return {"fsdp": True, "fsdp_config": fsdp2_settings()}

@@ -1,4 +1,4 @@
-"""All diagnostics by name, run on one checkpoint after the other: what experiments/diagnose.py is made of.
+"""All diagnostics by name, run on one checkpoint after the other: what `amvl diagnose` is made of.
 
 Light to import, which is why it stands beside the package of the diagnostics: torch is imported when they run.
 """

@@ -81,7 +81,7 @@ class Answerer:
         if hasattr(model, "pauses"):
             raise ValueError(
                 "expected an AMVL checkpoint or a plain backbone, got a baseline (sft or pause), which has no generate; "
-                "evaluate it with experiments/evaluate_benchmark.py"
+                "evaluate it with `amvl evaluate`"
             )
         if not isinstance(self.scorer, LatentScorer) and settings.latents != "prior_mean":
             raise ValueError(

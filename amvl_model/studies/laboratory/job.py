@@ -69,7 +69,7 @@ def full(
             with signals(stop_now):
                 return _full(options, out, progress, workers or min(len(ARMS), os.cpu_count() or 1))
         except RunStopped:
-            tell(f"resume with: python experiments/full_blink.py --resume {shlex.quote(str(out))}")
+            tell(f"resume with: amvl train --resume {shlex.quote(str(out))}")
             raise
 
 
@@ -225,9 +225,9 @@ def _closing(out: Path) -> str:
             "  laboratory/ARM/seed<k>.json: measures and learning curve; ARM/checkpoint/ for each of "
             + ", ".join(ARMS),
             "Next:",
-            "  python experiments/full_blink.py --quick                        # one question, drawn with its latents",
-            "  python experiments/full_blink.py --laboratory.gamma 0.1         # a weaker reverse KL",
+            "  amvl train --quick                        # one question, drawn with its latents",
+            "  amvl train --laboratory.gamma 0.1         # a weaker reverse KL",
             "  python experiments/ablations.py laboratory --workers 2          # the planned study, 15 seeds",
-            "  python experiments/full_blink.py --preset tiny                  # noisy labels: leakage where latents do nothing",
+            "  amvl train --preset tiny                  # noisy labels: leakage where latents do nothing",
         ]
     )

@@ -49,7 +49,7 @@ def quick(out: Path, index: int) -> int:
 
     save(draw_page(readings), out / "quick.png", dpi=150)
     print(f"\nimage: {out / 'quick.png'}")
-    print("next: python experiments/full_blink.py --quick --index 8     # another scene (8 questions share one)")
+    print("next: amvl train --quick --index 8     # another scene (8 questions share one)")
     return 0
 
 

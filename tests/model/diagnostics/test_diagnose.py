@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from amvl_model.commands import diagnose
 from amvl_model.data.readers.blink import export_blink_parquet
 from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.diagnostics import measure_answer_direction, measure_slots
@@ -29,7 +30,6 @@ from amvl_model.diagnostics.report.html import report_html, sentences
 from amvl_model.diagnostics.report.sections import ABOUT, PANELS, TITLES
 from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Plan, run_config
 from amvl_model.diagnostics.report.suite import diagnose as run_diagnostics
-from experiments import diagnose
 from tests import helpers
 from tests.model.evaluation.test_evaluation import choice_question
 
@@ -152,7 +152,8 @@ def test_a_checkpoint_is_diagnosed_from_the_command_line_and_left_as_it_was(
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5  # three pages of panels, one relevance map and its slots
     assert "The posterior reveals" in capsys.readouterr().out
-    assert diagnose.main([*command, "--out", str(out), "--no-progress"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        diagnose.main([*command, "--out", str(out), "--no-progress"])
     assert "not empty" in capsys.readouterr().err
 
 
@@ -169,7 +170,8 @@ def test_a_checkpoint_is_diagnosed_from_the_command_line_and_left_as_it_was(
 def test_what_cannot_be_diagnosed_is_a_clear_error_and_exit_status_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert diagnose.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        diagnose.main([*arguments, "--out", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

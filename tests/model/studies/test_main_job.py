@@ -66,7 +66,7 @@ def test_a_baseline_answers_a_question_of_ones_own(tmp_path: Path, capsys: pytes
     config = load_preset("tiny", {**SMALL, "objective.name": "pause"})
     save_checkpoint(*build_model(config), tmp_path / "pause")
     Image.new("RGB", (112, 112), "red").save(tmp_path / "a.png")
-    assert main_job.ask([str(tmp_path / "a.png")], "Is it red?", ["yes", "no"], str(tmp_path / "pause"), config) == 0
+    assert main_job.ask([str(tmp_path / "a.png")], "Is it red?", ["yes", "no"], str(tmp_path / "pause")) == 0
     said = capsys.readouterr().out
     assert "reply:" in said and "(A) yes:" in said and "posterior" not in said
 
@@ -95,8 +95,7 @@ def test_a_finished_run_is_not_overwritten(run_folder: Path) -> None:
 def test_ask_answers_with_any_checkpoint(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (70, 130), "red").save(tmp_path / "tall.png")
     checkpoint = str(run_folder / "amvl" / "checkpoint")
-    config = load_preset("tiny")
-    assert main_job.ask([str(tmp_path / "tall.png")], "Is it red?", ["yes", "no"], checkpoint, config) == 0
+    assert main_job.ask([str(tmp_path / "tall.png")], "Is it red?", ["yes", "no"], checkpoint) == 0
     shown = capsys.readouterr().out
     assert "reply:" in shown and "(B) no:" in shown and "the posterior reveals" in shown
 
@@ -105,7 +104,7 @@ def test_ask_names_an_unreadable_picture(run_folder: Path, tmp_path: Path) -> No
     (tmp_path / "broken.png").write_bytes(b"no picture")
     checkpoint = str(run_folder / "amvl" / "checkpoint")
     with pytest.raises(ValueError, match="broken.png cannot be read"):
-        main_job.ask([str(tmp_path / "broken.png")], "What is it?", ["a", "b"], checkpoint, load_preset("tiny"))
+        main_job.ask([str(tmp_path / "broken.png")], "What is it?", ["a", "b"], checkpoint)
 
 
 def test_option_plane_is_orthonormal_and_holds_the_difference_of_two_options() -> None:

@@ -292,13 +292,14 @@ def test_the_main_job_prints_how_to_resume_and_refuses_other_settings(
         with pytest.raises(SystemExit) as stopped:
             main(f"--out={out}", *small)
     assert stopped.value.code == 143
-    assert f"python experiments/full_blink.py --resume {out}\n" in capsys.readouterr().err
+    assert f"amvl train --resume {out}\n" in capsys.readouterr().err
     assert newest_checkpoint(out / "forward-only") == out / "forward-only" / "checkpoint-2"
     for changed in ("--train.steps=9", "--train.seed=3"):
-        assert main(f"--resume={out}", changed) == 2
+        with pytest.raises(SystemExit, match="2"):
+            main(f"--resume={out}", changed)
         assert changed[2:].split("=")[0] in capsys.readouterr().err
-    with locked(out):
-        assert main(f"--resume={out}") == 2
+    with locked(out), pytest.raises(SystemExit, match="2"):
+        main(f"--resume={out}")
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:  # outside training there is nothing to save
         send(patch, signal.SIGINT, 1)

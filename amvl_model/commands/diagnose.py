@@ -1,0 +1,152 @@
+"""Diagnose AMVL checkpoints: what their latents leak, carry, and do. The checkpoints are only read.
+
+    amvl diagnose --checkpoint tiny-amvl
+    amvl diagnose --checkpoint tiny-forward-only tiny-amvl --questions 500 --label-noise 0.3
+    amvl diagnose --checkpoint runs/mine/checkpoint --only contamination interventions --tasks Counting Jigsaw
+    amvl diagnose --checkpoint DIR --source blink --path FOLDER
+
+Writes diagnostics.json (with settings and environment) and report.html (figures, sentences and all numbers in one file).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from amvl_model.config import DataConfig, command_line, usage_errors
+from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Plan, diagnose, run_config
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    checkpoint: tuple[str, ...]  # checkpoint folders, or the shipped tiny-amvl and tiny-forward-only
+    backbone: str | None = None  # base of the LoRA checkpoints, if it was moved since training
+    only: tuple[Literal[tuple(DIAGNOSTICS)], ...] = ()  # type: ignore[valid-type]
+    """Only these diagnostics."""
+    questions: int = 140  # held-out questions in all
+    source: str = "synthetic-blink"  # a data source or a folder
+    path: str | None = None  # folder with a local copy of the source
+    tasks: tuple[str, ...] = ()  # only these tasks
+    split: Literal["test", "val", "train"] = "test"  # synthetic-blink: split
+    label_noise: float = 0.0  # synthetic-blink: share of wrong labels; above 0: their leak against its known bound
+    relevance_questions: int = 3  # questions with relevance maps
+    samples: int = 4  # latent samples for each question
+    n_samples: int = 1024  # draws behind each leaked information
+    batch_size: int = 64  # questions encoded together
+    bootstrap: int = 2000  # resamples behind an interval
+    seed: int = 0  # seed of the drawn questions and of everything random
+    threads: int | None = None  # CPU threads; None: one per core
+    out: Path | None = None  # folder for the results; None: runs/diagnose/DATE-TIME
+    no_progress: bool = False  # no progress bars
+
+
+def held_out(options: Options) -> Sequence[Any]:
+    """The questions that the command line asks for.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: if they cannot be had.
+    """
+    if options.questions < 1:
+        raise ValueError(f"--questions must be at least 1, got {options.questions}")
+    if options.source == "synthetic-blink":
+        from amvl_model.data.synthetic import TASKS, SyntheticBlink
+
+        return SyntheticBlink(
+            tasks=options.tasks or TASKS,
+            split=options.split,
+            seed=options.seed,
+            size=options.questions,
+            label_noise=options.label_noise,
+        )[:]
+    from amvl_model.data.sources import evaluation_questions
+
+    found = evaluation_questions(
+        DataConfig(eval_source=options.source, path=options.path, tasks=options.tasks or None, eval_size=None)
+    )
+    if len(found) == 0:
+        raise ValueError(f"{options.source} contains no such questions; check --tasks and --path")
+    step = max(1, len(found) // options.questions)  # spread over the tasks, which follow one another
+    return [found[i] for i in range(0, len(found), step)][: options.questions]
+
+
+def training(checkpoint: str, count: int) -> Sequence[Any] | None:
+    """The first questions that a checkpoint was trained on, where its run says so and they are synthetic."""
+    from amvl_model.models.loading import resolve
+
+    run = run_config(Path(resolve(checkpoint)))
+    if run is None or run.data.sources != ("synthetic-blink",):
+        return None
+    from amvl_model.data.sources import training_questions
+
+    asked = training_questions(run.data)
+    return [asked[i] for i in range(min(count, len(asked)))]
+
+
+def plan(options: Options, questions: Sequence[Any], checkpoint: str) -> Plan:
+    """What one checkpoint is measured with."""
+    return Plan(
+        questions=questions,
+        training=training(checkpoint, len(questions)),
+        samples=options.samples,
+        n_samples=options.n_samples,
+        relevance_questions=options.relevance_questions,
+        batch_size=options.batch_size,
+        n_bootstrap=options.bootstrap,
+        seed=options.seed,
+        progress=not options.no_progress,
+    )
+
+
+def run(options: Options, out: Path) -> int:
+    """Diagnose every checkpoint and write both files."""
+    from amvl_model.models.checkpoints import backbone_at, inspect_checkpoint
+    from amvl_model.models.loading import resolve
+
+    for name in options.checkpoint:
+        inspect_checkpoint(resolve(name), expected_type="amvl")
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    began = time.perf_counter()
+    chosen = [name for name in DIAGNOSTICS if not options.only or name in options.only]
+    questions = held_out(options)
+    diagnosed = []
+    for name in options.checkpoint:
+        print(f"{name}: {len(questions)} questions, {', '.join(chosen)}", flush=True)
+        with backbone_at(options.backbone, *map(resolve, options.checkpoint)):
+            diagnosed.append(diagnose(name, chosen, plan(options, questions, name)))
+    from amvl_model.diagnostics.report.html import sentences, write_report
+
+    settings = {name: value for name, value in asdict(options).items() if name not in ("out", "no_progress")}
+    tasks = len({question.task for question in questions})
+    said = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {options.source}"
+    if options.source == "synthetic-blink":
+        said += f", split {options.split}, {100 * options.label_noise:g} % wrong labels"
+        said += " (accuracies and NLL are against the labels as given)" * (options.label_noise > 0)
+    data, page = write_report(out, diagnosed, settings | {"questions_are": said + "."})
+    print()
+    for name, text in sentences({each.name: each.to_dict() for each in diagnosed}):
+        print(f"{name}: {text}")
+    for each in diagnosed:
+        for name, reason in each.refused.items():
+            print(f"{each.name}: {name} was not measured: {reason}")
+    print(f"\n{time.perf_counter() - began:.0f} s. Numbers: {data}\nReport:  {page}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit status."""
+    options = command_line(Options, arguments)
+    out = options.out or Path("runs") / "diagnose" / time.strftime("%Y%m%d-%H%M%S")
+    with usage_errors():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+        if len(set(options.checkpoint)) < len(options.checkpoint):
+            raise ValueError("--checkpoint names a checkpoint twice; name each once")
+        return run(options, out)
