@@ -122,4 +122,4 @@ def test_weights_that_the_hub_does_not_give_say_what_to_download_and_where_to_pu
         with pytest.raises(ConnectionError) as caught:
             load(config)
         assert "hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir Qwen2.5-VL-7B-Instruct" in str(caught.value)
-        assert "set model.base to its path" in str(caught.value)
+        assert "model.base in a configuration" in str(caught.value)
