@@ -145,7 +145,9 @@ def sorted_batches(
 
 def _length(question: VisualQuestion, processor: AMVLProcessor) -> float:
     """Roughly the number of query tokens, without decoding or tokenising anything."""
-    settings = processor.image_processor
+    settings = getattr(processor, "image_processor", None)
+    if settings is None:
+        return len(question.prompt) / 4
     size, token_side = dict(settings.size), settings.patch_size * settings.merge_size
     pixels = 0.0
     for image in question.images:
