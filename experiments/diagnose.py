@@ -5,7 +5,8 @@
     python experiments/diagnose.py --checkpoint runs/mine/checkpoint --only contamination interventions --tasks Counting Jigsaw
     python experiments/diagnose.py --checkpoint DIR --source blink --path FOLDER
     python experiments/diagnose.py --model-class mirage --checkpoint DIR --base Qwen/Qwen2.5-VL-7B-Instruct
-    python experiments/diagnose.py --model-class coconut --checkpoint checkpoint_40 --base openai-community/gpt2 --path prosqa_test.json
+    python experiments/diagnose.py --model-class coconut --checkpoint checkpoint_40 --base openai-community/gpt2 \\
+        --path prosqa_test.json
 
 The last two are checkpoints of other projects (amvl_model.diagnostics.peers): their latents are zeroed, exchanged between
 questions and replaced by noise; diagnostics that need a posterior are marked as not applicable.

@@ -1,6 +1,6 @@
 """A tiny checkpoint of Coconut's own code, and what that code computes from it.
 
-    python tests/coconut_fixture.py prepare OUT              here: OUT/base (configuration, tokenizer), OUT/questions.json, OUT/tokens.json
+    python tests/coconut_fixture.py prepare OUT              here: OUT/base, OUT/questions.json, OUT/tokens.json
     python tests/coconut_fixture.py train OUT CHECKOUT       with transformers 4.46: OUT/checkpoint_1, OUT/reference.json
 
 CHECKOUT is a clone of facebookresearch/coconut; its class Coconut is imported and run, none of its code is here. The second

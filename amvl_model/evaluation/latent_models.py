@@ -77,7 +77,7 @@ class ForeignScorer(LatentScorer):
         NonFiniteError: if a weight is NaN or infinite.
     """
 
-    def __init__(self, adapter: LatentModel) -> None:
+    def __init__(self, adapter: Any) -> None:
         if not isinstance(adapter, LatentModel):
             missing = [n for n in ("module", "encode", "latents", "option_log_probs") if not hasattr(adapter, n)]
             raise TypeError(

@@ -4,7 +4,8 @@
 
 with PATH a clone of VLMEvalKit, and amvl.json in VLMEvalKit's own form:
 
-    {"model": {"amvl": {"class": "AMVL", "pretrained": "DIR"}}, "data": {"BLINK": {"class": "ImageMCQDataset", "dataset": "BLINK"}}}
+    {"model": {"amvl": {"class": "AMVL", "pretrained": "DIR"}},
+     "data": {"BLINK": {"class": "ImageMCQDataset", "dataset": "BLINK"}}}
 
     model       the class that VLMEvalKit drives: generate_inner, and our prompt on request
     __main__    VLMEvalKit's run.py with this class known to it

@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> None:
     """Run the script that the first argument names with the others as its command line."""
     if not arguments or not Path(arguments[0]).is_file():
         raise SystemExit(
-            "usage: python -m amvl_model.evaluation.vlmevalkit_plugin PATH/run.py --config FILE ...; PATH is a clone of VLMEvalKit"
+            "usage: python -m amvl_model.evaluation.vlmevalkit_plugin PATH/run.py --config FILE ...\n"
+            "PATH is a clone of VLMEvalKit"
         )
     sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
     register()

@@ -16,6 +16,7 @@ VLMEvalKit writes its own around question and options, unless the model has ``pr
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def exact_choice(reply: str, choices: Sequence[str]) -> int | None:
     """VLMEvalKit's exact matching: `VLMEVALKIT_EXACT`, and nothing where the reply refuses or says Z."""
     if any(text in reply for text in _REFUSALS):
         return None
-    words = reply.translate(str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))).split()
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
     if "Z" in words and not set(LETTERS[: len(choices)]) & set(words):
         return None
     return VLMEVALKIT_EXACT.read(reply, choices)
