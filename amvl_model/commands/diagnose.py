@@ -4,6 +4,11 @@
     amvl diagnose --checkpoint tiny-forward-only tiny-amvl --questions 500 --label-noise 0.3
     amvl diagnose --checkpoint runs/mine/checkpoint --only contamination interventions --tasks Counting Jigsaw
     amvl diagnose --checkpoint DIR --source blink --path FOLDER
+    amvl diagnose --model-class mirage --checkpoint DIR --base Qwen/Qwen2.5-VL-7B-Instruct
+    amvl diagnose --model-class coconut --checkpoint checkpoint_40 --base openai-community/gpt2 --path prosqa_test.json
+
+The last two are checkpoints of other projects (amvl_model.diagnostics.peers): their latents are zeroed, exchanged between
+questions and replaced by noise; diagnostics that need a posterior are marked as not applicable.
 
 Writes diagnostics.json (with settings and environment) and report.html (figures, sentences and all numbers in one file).
 """
@@ -17,7 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amvl_model.config import DataConfig, command_line, usage_errors
-from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Plan, diagnose, run_config
+from amvl_model.diagnostics.peers.loading import LAYOUTS, diagnose_adapter, load_peer
+from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Diagnosed, Plan, diagnose, run_config
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,10 @@ class Options:
 
     checkpoint: tuple[str, ...]  # checkpoint folders, or the shipped tiny-amvl and tiny-forward-only
     backbone: str | None = None  # base of the LoRA checkpoints, if it was moved since training
+    model_class: Literal[("amvl", *LAYOUTS)] = "amvl"  # type: ignore[valid-type]
+    """Whose checkpoint: ours, or a layout of another project."""
+    base: str | None = None  # other projects: folder or hub id of what the checkpoint lacks (tokenizer, configuration)
+    latents: int | None = None  # other projects: number of latents; None: the layout's own
     only: tuple[Literal[tuple(DIAGNOSTICS)], ...] = ()  # type: ignore[valid-type]
     """Only these diagnostics."""
     questions: int = 140  # held-out questions in all
@@ -53,6 +63,14 @@ def held_out(options: Options) -> Sequence[Any]:
     """
     if options.questions < 1:
         raise ValueError(f"--questions must be at least 1, got {options.questions}")
+    if options.model_class == "coconut":
+        from amvl_model.diagnostics.peers.coconut import read_questions
+
+        if options.path is None:
+            raise ValueError(
+                "--model-class coconut needs --path, a JSON file of Coconut's data, such as prosqa_test.json"
+            )
+        return read_questions(options.path, seed=options.seed)[: options.questions]
     if options.source == "synthetic-blink":
         from amvl_model.data.synthetic import TASKS, SyntheticBlink
 
@@ -87,11 +105,26 @@ def training(checkpoint: str, count: int) -> Sequence[Any] | None:
     return [asked[i] for i in range(min(count, len(asked)))]
 
 
-def plan(options: Options, questions: Sequence[Any], checkpoint: str) -> Plan:
+def diagnose_own(name: str, chosen: Sequence[str], questions: Sequence[Any], options: Options) -> Diagnosed:
+    """An AMVL checkpoint."""
+    from amvl_model.models.checkpoints import backbone_at
+    from amvl_model.models.loading import resolve
+
+    with backbone_at(options.backbone, *map(resolve, options.checkpoint)):
+        return diagnose(name, chosen, plan(options, questions, training(name, len(questions))))
+
+
+def diagnose_foreign(name: str, chosen: Sequence[str], questions: Sequence[Any], options: Options) -> Diagnosed:
+    """A checkpoint of another project."""
+    adapter = load_peer(name, options.model_class, base=options.base, num_latents=options.latents)
+    return diagnose_adapter(name, adapter, chosen, plan(options, questions, None))
+
+
+def plan(options: Options, questions: Sequence[Any], trained: Sequence[Any] | None) -> Plan:
     """What one checkpoint is measured with."""
     return Plan(
         questions=questions,
-        training=training(checkpoint, len(questions)),
+        training=trained,
         samples=options.samples,
         n_samples=options.n_samples,
         relevance_questions=options.relevance_questions,
@@ -104,10 +137,15 @@ def plan(options: Options, questions: Sequence[Any], checkpoint: str) -> Plan:
 
 def run(options: Options, out: Path) -> int:
     """Diagnose every checkpoint and write both files."""
-    from amvl_model.models.checkpoints import backbone_at, inspect_checkpoint
+    from amvl_model.models.checkpoints import inspect_checkpoint
     from amvl_model.models.loading import resolve
 
-    for name in options.checkpoint:
+    foreign = options.model_class != "amvl"
+    if not foreign and (options.base or options.latents):
+        raise ValueError(
+            "--base and --latents describe checkpoints of other projects; add --model-class, or leave them out"
+        )
+    for name in options.checkpoint if not foreign else ():
         inspect_checkpoint(resolve(name), expected_type="amvl")
     if options.threads:
         import torch
@@ -119,14 +157,14 @@ def run(options: Options, out: Path) -> int:
     diagnosed = []
     for name in options.checkpoint:
         print(f"{name}: {len(questions)} questions, {', '.join(chosen)}", flush=True)
-        with backbone_at(options.backbone, *map(resolve, options.checkpoint)):
-            diagnosed.append(diagnose(name, chosen, plan(options, questions, name)))
+        diagnosed.append((diagnose_foreign if foreign else diagnose_own)(name, chosen, questions, options))
     from amvl_model.diagnostics.report.html import sentences, write_report
 
     settings = {name: value for name, value in asdict(options).items() if name not in ("out", "no_progress")}
     tasks = len({question.task for question in questions})
-    said = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {options.source}"
-    if options.source == "synthetic-blink":
+    source = options.path if options.model_class == "coconut" else options.source
+    said = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {source}"
+    if source == "synthetic-blink":
         said += f", split {options.split}, {100 * options.label_noise:g} % wrong labels"
         said += " (accuracies and NLL are against the labels as given)" * (options.label_noise > 0)
     data, page = write_report(out, diagnosed, settings | {"questions_are": said + "."})

@@ -122,6 +122,10 @@ def batches(
                 return len(question.choices), _length(question, processor)
 
             for chosen, members in sorted_batches(places, read, length, batch_size):
+                if not hasattr(processor, "encode"):  # a model of another project encodes whole batches
+                    yield QuestionBatch(chosen, members, processor(members, answers=False))
+                    bar.update(len(chosen))
+                    continue
                 encoded = {}
                 for place, question in zip(chosen, members, strict=True):
                     try:
@@ -184,7 +188,9 @@ def sorted_batches(
 
 def _length(question: VisualQuestion, processor: AMVLProcessor) -> float:
     """Roughly the number of query tokens, without decoding or tokenising anything."""
-    settings = processor.image_processor
+    settings = getattr(processor, "image_processor", None)
+    if settings is None:
+        return len(question.prompt) / 4
     size, token_side = dict(settings.size), settings.patch_size * settings.merge_size
     pixels = 0.0
     for image in question.images:

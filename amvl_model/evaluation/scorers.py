@@ -192,6 +192,10 @@ class LatentScorer(Scorer):
         ids, mask = pad_right([self.option_ids(a).cpu() for a in answers], self.processor.pad_token_id)
         return self.model.posterior_from(query.state, ids.to(self.device), mask.to(self.device))
 
+    def noise(self, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """What stands for latents without any content, beside the prior's own (n, k, d): N(0, I)."""
+        return DiagonalGaussian(torch.zeros_like(prior.mean), torch.zeros_like(prior.mean))
+
     def option_posteriors(self, query: EncodedQuery, options: Sequence[int]) -> DiagonalGaussian:
         """q(Z|x,a) of every option, (B, O, k, d); a question with fewer options has its last one repeated."""
         each = [self.posterior(query, [min(a, n - 1) for n in options]) for a in range(max(options))]
@@ -306,11 +310,13 @@ def scorer_for(model: Any, processor: AMVLProcessor) -> Scorer:
 
 
 def latent_scorer(model: Any, processor: AMVLProcessor) -> LatentScorer:
-    """The scorer of a model that must have latents.
+    """The scorer of a model that must have latents; a `LatentScorer` in the model's place is used as it is.
 
     Raises:
         ValueError: if it has none.
     """
+    if isinstance(model, LatentScorer):
+        return model
     scorer = scorer_for(model, processor)
     if not isinstance(scorer, LatentScorer):
         raise ValueError(

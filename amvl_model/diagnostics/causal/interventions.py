@@ -6,6 +6,9 @@
     shuffled        the prior mean of another question of the set (a derangement)
     noise           Z ~ N(0, I)
 
+A model that is not ours (latent_models.py) may compute its latents: then these stand for the prior mean, there is no prior
+sample, and the noise has the mean and the spread over the questions that the latents have, place by place.
+
 For each condition: accuracy by option likelihood, the given answer's NLL in nats, both also as paired differences against the
 prior mean, and two distances between the distributions over the options with Z and with the prior mean (effects.py): total
 variation, 0 to 1, and KL(prior mean || Z) in nats. Latents of another answer's posterior and single slots: mediation.py.
@@ -81,7 +84,7 @@ class InterventionReport:
     """Effect of the latents on one checkpoint (definitions at the top of this module).
 
     Attributes:
-        conditions: per name of `CONDITIONS`, its effect.
+        conditions: per name of `CONDITIONS`, its effect; without prior_sample where latents are computed, not drawn.
         matters: whether the latents matter causally, as defined above; False for a checkpoint that does not answer.
         content_matters: whether shuffling them between questions does it.
         verdict: both as one plain sentence with figures.
@@ -147,8 +150,8 @@ def intervention_report(
     for all conditions together.
 
     Args:
-        model: an AMVLForConditionalGeneration.
-        processor: its processor.
+        model: an AMVLForConditionalGeneration, or the `ForeignScorer` of a model that is not ours.
+        processor: its processor, or the scorer's.
         questions: at least two multiple-choice questions with known answers and at least two options each.
         samples: draws a question of prior_sample and of noise.
         temperature: scale of the prior's standard deviation in prior_sample.
@@ -167,13 +170,13 @@ def intervention_report(
         raise ValueError(f"samples must be at least 1, got {samples}")
     if len(questions) == 1:
         raise ValueError("expected at least two questions to shuffle latents between, got one")
-    with inference(model):
+    with inference(scorer.model):
         prior = all_priors(scorer, questions, batch_size, progress)
         donors = derangement(len(questions), seed)
-        latents = _latents(prior, donors, samples, temperature, seed)
+        latents = _latents(prior, scorer.noise(prior), donors, samples, temperature, seed)
         scores = _scores(scorer, questions, latents, batch_size, progress)
     settings: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
-    conditions = {name: _effect(name, scores, len(latents[name]), level=level, **settings) for name in CONDITIONS}
+    conditions = {name: _effect(name, scores, len(latents[name]), level=level, **settings) for name in latents}
     options = np.array([len(question.choices) for question in questions])
     matters, content_matters, verdict = _verdict(scores, options, level, settings)
     return InterventionReport(
@@ -219,19 +222,26 @@ def all_priors(
 
 
 def _latents(
-    prior: DiagonalGaussian, donors: np.ndarray, samples: int, temperature: float, seed: int
+    prior: DiagonalGaussian,
+    noise: DiagonalGaussian,
+    donors: np.ndarray,
+    samples: int,
+    temperature: float,
+    seed: int,
 ) -> dict[str, Tensor]:
     """Z of every condition, (draws, n, k, d)."""
     everyone = range(len(prior.mean))
-    standard = DiagonalGaussian(torch.zeros_like(prior.mean), torch.zeros_like(prior.mean))
-    return {
+    latents = {
         "prior_mean": prior.mean[None],
         "prior_sample": sample_latents(prior, everyone, samples, temperature=temperature, seed=seed),
         "zeroed": torch.zeros_like(prior.mean)[None],
         "shuffled": prior.mean[torch.from_numpy(donors)][None],
         # another stream than the prior's samples, or noise would be those samples in other units
-        "noise": sample_latents(standard, everyone, samples, temperature=1.0, seed=seed + 1),
+        "noise": sample_latents(noise, everyone, samples, temperature=1.0, seed=seed + 1),
     }
+    if not bool(prior.std.any()):
+        del latents["prior_sample"]  # a model that computes its latents draws none
+    return latents
 
 
 def _scores(

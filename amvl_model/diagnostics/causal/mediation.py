@@ -113,7 +113,7 @@ def measure_mediation(
     scorer = latent_scorer(model, processor)
     if len(questions) == 1:
         raise ValueError("expected at least two questions to take other questions' slots from, got one")
-    with inference(model):
+    with inference(scorer.model):
         prior = all_priors(scorer, questions, batch_size, progress).mean
         donors = derangement(len(questions), seed)
         replaced = {

@@ -134,7 +134,7 @@ def measure_stability(
     scorer = latent_scorer(model, processor)
     _check(samples, temperatures, perturbations, n_perturbed)
     settings: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "level": level}
-    with inference(model):
+    with inference(scorer.model):
         own = _originals(scorer, questions, samples, temperatures, batch_size, seed, progress)
         changed = {
             name: _changed(scorer, questions, own, name, n_perturbed, batch_size, seed, progress)

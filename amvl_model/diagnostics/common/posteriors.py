@@ -57,10 +57,10 @@ def option_posteriors(
     """
     scorer = latent_scorer(model, processor)
     found: dict[int, OptionPosteriors] = {}
-    with inference(model):
+    with inference(scorer.model):
         for batch in batches(
             questions,
-            processor,
+            scorer.processor,
             batch_size,
             description="option posteriors",
             progress=progress,

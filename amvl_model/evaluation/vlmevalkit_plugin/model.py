@@ -1,0 +1,118 @@
+"""The class that VLMEvalKit drives under the name ``AMVL``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from vlmeval.vlm.base import BaseModel
+
+from amvl_model.config.schema import did_you_mean
+from amvl_model.data.schema import LETTERS, format_prompt
+from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, LatentSettings
+from amvl_model.evaluation.lmms_eval_plugin.requests import DecodingSettings, question_from_messages
+
+PROMPTS = ("vlmevalkit", "blink")
+_OPTIONS = (
+    *("pretrained", "dtype", "latents", "latent_temperature", "seed", "min_pixels", "max_pixels", "max_new_tokens"),
+    *("prompt", "device"),
+)
+
+
+class AMVL(BaseModel):
+    """An AMVL checkpoint or a plain Qwen-VL folder; tokens are decoded greedily, one question at a time.
+
+    Args:
+        pretrained: folder of the checkpoint, or tiny, tiny-amvl, tiny-forward-only.
+        dtype: of the weights: float32 (default), bfloat16, float16, or auto (as stored).
+        latents: prior_mean (default), or prior for a sample a question.
+        latent_temperature: scale of the prior's standard deviation in a sample.
+        seed: of the samples.
+        min_pixels, max_pixels: limits of an image's area [pixels]; default: the checkpoint's.
+        max_new_tokens: longest reply [tokens].
+        prompt: "vlmevalkit", the benchmark's own, or "blink": question and lettered options as BLINK and our training write
+            them, for multiple-choice benchmarks with images.
+        device: default: a GPU if there is one.
+
+    Raises:
+        ValueError: for an unknown argument or a value that cannot be used.
+        FileNotFoundError: if the checkpoint is missing or incomplete.
+    """
+
+    INTERLEAVE = True
+    allowed_types = ["text", "image"]
+    is_api = False
+
+    def __init__(
+        self,
+        pretrained: str = "",
+        *,
+        dtype: str = "float32",
+        latents: str = "prior_mean",
+        latent_temperature: float = 1.0,
+        seed: int = 0,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        max_new_tokens: int = 1024,
+        prompt: str = "vlmevalkit",
+        device: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        for name in unknown:
+            raise ValueError(f"unknown argument {name}={unknown[name]}; {did_you_mean(name, _OPTIONS)}")
+        if not pretrained:
+            raise ValueError("expected pretrained, the folder of an AMVL checkpoint or a Qwen-VL backbone, got none")
+        if prompt not in PROMPTS:
+            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
+        if dtype not in ("float32", "bfloat16", "float16", "auto"):
+            raise ValueError(f"dtype must be one of float32, bfloat16, float16, auto, got {dtype!r}")
+        from amvl_model.data.processing import AMVLProcessor
+        from amvl_model.models.loading import load_checkpoint, resolve
+
+        self.prompt = prompt
+        self.decoding = DecodingSettings(max_new_tokens=max_new_tokens)
+        settings = LatentSettings(latents=latents, temperature=float(latent_temperature), seed=seed)
+        model, _ = load_checkpoint(pretrained, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
+        processor = AMVLProcessor.from_pretrained(resolve(pretrained), min_pixels=min_pixels, max_pixels=max_pixels)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.answerer = Answerer(model.to(chosen), processor, settings)
+
+    def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
+        """The reply to one message.
+
+        Args:
+            message: dictionaries with ``type`` ("text" or "image") and ``value`` (a text, or a file).
+            dataset: name of the benchmark, for messages.
+
+        Raises:
+            ValueError: for an unreadable image, or a message without one.
+        """
+        name = dataset or "message"
+        content = [
+            {"type": "text", "text": part["value"]}
+            if part["type"] == "text"
+            else {"type": part["type"], "url": part["value"]}
+            for part in message
+        ]
+        question = question_from_messages([{"role": "user", "content": content}], name)
+        # VLMEvalKit gives no index; a question is told from the others by its text and the names of its files
+        key = "\0".join(Path(p["value"]).name if p["type"] == "image" else p["value"] for p in message)
+        return self.answerer.replies([question], [f"{name}\0{key}"], self.decoding)[0].text
+
+    def use_custom_prompt(self, dataset: str) -> bool:
+        """Whether `build_prompt` takes the benchmark's place."""
+        if self.prompt == "vlmevalkit":
+            return False
+        from vlmeval.dataset import DATASET_MODALITY, DATASET_TYPE
+
+        return DATASET_MODALITY(dataset) == "IMAGE" and DATASET_TYPE(dataset) == "MCQ"
+
+    def build_prompt(self, line: Mapping[str, Any], dataset: str | None = None) -> list[dict[str, str]]:
+        """Images, question and lettered options of one row of the benchmark's table."""
+        texts = (line.get(letter) for letter in LETTERS)
+        choices = [str(text) for text in texts if text is not None and text == text]  # an absent option is NaN
+        images = [{"type": "image", "value": str(path)} for path in self.dump_image(line, dataset)]
+        return [*images, {"type": "text", "value": format_prompt(str(line["question"]), choices)}]
