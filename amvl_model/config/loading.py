@@ -218,7 +218,7 @@ def usage_errors() -> Iterator[None]:
     """End the script by `usage_error` where the block raises what bad input raises: values, files, the network, packages."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         usage_error(error)
 
 

@@ -100,7 +100,9 @@ def test_the_script_writes_a_report_of_a_coconut_checkpoint(tmp_path: Path, caps
     assert data["diagnostics"]["interventions"]["n"] == 12
     assert data["diagnostics"]["contamination"] is None
     assert "Do the latents matter?" in (tmp_path / "out" / "report.html").read_text()
-    assert diagnose.main([*arguments.split()[:-2], "--out", str(tmp_path / "other")]) == 2
+    with pytest.raises(SystemExit) as ended:
+        diagnose.main([*arguments.split()[:-2], "--out", str(tmp_path / "other")])
+    assert ended.value.code == 2
     assert "needs --path" in capsys.readouterr().err
 
 
