@@ -65,7 +65,7 @@ def execute(source: Path, *, timeout: float = 600, told: Callable[[str], None] |
 
 
 def machine_paths(book: Any) -> list[str]:
-    """Paths of the machine in a notebook's outputs and metadata (pictures left out)."""
+    """Paths of the machine in a notebook's outputs and metadata (images left out)."""
     texts = [json.dumps(book.metadata)]
     for cell in book.cells:
         for output in cell.get("outputs", ()):

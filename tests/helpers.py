@@ -1,4 +1,4 @@
-"""Builders shared by the tests: a tiny untrained model, questions with pictures of many sizes, padded batches."""
+"""Builders shared by the tests: a tiny untrained model, questions with images of many sizes, padded batches."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _cached_model(num_latents: int, latent_dim: int, seed: int) -> AMVLForCondit
     torch.manual_seed(seed)
     config = tiny_config(processor().tokenizer, hidden_size=64, num_layers=2, vision_size=32)
     config.vision_config.depth = 2
-    config.vision_config.fullatt_block_indexes = [1]  # block 0 looks at windows, block 1 at whole pictures
+    config.vision_config.fullatt_block_indexes = [1]  # block 0 looks at windows, block 1 at whole images
     model = AMVLForConditionalGeneration.from_backbone(
         Qwen2_5_VLForConditionalGeneration(config), num_latents, latent_dim, seed=seed
     )
@@ -81,14 +81,14 @@ def tiny_model(num_latents: int = 3, latent_dim: int = 8, *, seed: int = 0) -> A
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
-    """A picture of random coloured blocks."""
+    """An image of random coloured blocks."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.NEAREST)
 
 
 def question(pictures: int, seed: int = 0, *, answer: str = "(A)", prompt: str | None = None) -> VisualQuestion:
-    """A question about ``pictures`` pictures of different sizes."""
+    """A question about ``images`` images of different sizes."""
     images = tuple(picture(*SIZES[(seed + i) % len(SIZES)], seed=10 * seed + i) for i in range(pictures))
     return VisualQuestion(
         id=f"q{seed}",
@@ -114,7 +114,7 @@ def answer_tokens(length: int, seed: int = 0) -> Tensor:
 def examples(
     pictures: Sequence[int] = (1, 3, 2, 4), lengths: Sequence[int] = (1, 23, 4, 2), *, seed: int = 0
 ) -> list[dict[str, Tensor]]:
-    """Unpadded encodings of questions with these numbers of pictures and answers of these lengths in tokens."""
+    """Unpadded encodings of questions with these numbers of images and answers of these lengths in tokens."""
     encoded = []
     for i, (count, length) in enumerate(zip(pictures, lengths, strict=True)):
         example = processor().encode(question(count, seed + i), answers=False)
@@ -123,7 +123,7 @@ def examples(
 
 
 def collate(encoded: Sequence[dict[str, Tensor]], *, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """A padded batch of `examples`, pictures in ``dtype``."""
+    """A padded batch of `examples`, images in ``dtype``."""
     batch = processor().collate(encoded)
     return {**batch, "pixel_values": batch["pixel_values"].to(dtype)}
 

@@ -1,8 +1,8 @@
 """Miniatures of the benchmarks and training sets, in exactly the files and columns that they have on the hub.
 
-    python tests/miniatures.py DIR        writes all of them, a few pictures each, to look at or to try the readers on
+    python tests/miniatures.py DIR        writes all of them, a few images each, to look at or to try the readers on
 
-The pictures are blocks of colour and the questions are about nothing: they show formats, not tasks.
+The images are blocks of colour and the questions are about nothing: they show formats, not tasks.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def picture(seed: int, width: int = 24, height: int = 16) -> Image.Image:
 
 
 def encoded(seed: int, form: str = "PNG") -> bytes:
-    """A picture's bytes."""
+    """An image's bytes."""
     buffer = io.BytesIO()
     picture(seed).save(buffer, format=form)
     return buffer.getvalue()
 
 
 def cell(seed: int, name: str = "x.png") -> dict[str, Any]:
-    """A picture as the datasets library stores it."""
+    """An image as the datasets library stores it."""
     return {"bytes": encoded(seed), "path": name}
 
 
@@ -47,7 +47,7 @@ def _save(path: Path, seed: int) -> None:
 
 
 def _parquet(path: Path, rows: list[dict[str, Any]], pictures: tuple[str, ...], lists: tuple[str, ...] = ()) -> Path:
-    """Rows as Parquet with the datasets library's picture structures."""
+    """Rows as Parquet with the datasets library's image structures."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -124,7 +124,7 @@ def hrbench(folder: Path, size: str = "4k", form: str = "parquet", questions: in
 
 
 def visual_puzzles(folder: Path, name: str = "data/train-00000-of-00001.parquet") -> Path:
-    """neulab/VisualPuzzles: one question a category, the options of every other one drawn in the picture."""
+    """neulab/VisualPuzzles: one question a category, the options of every other one drawn in the image."""
     rows = [
         {
             "id": 1 + number,
@@ -235,7 +235,7 @@ def manipulations() -> dict[str, Any]:
 
 
 def cogcom(folder: Path, form: str = "parquet") -> Path:
-    """qijimrc/CoMDataset: data/com.parquet, or com.jsonl with one question ("flat") or one picture ("grouped") a line."""
+    """qijimrc/CoMDataset: data/com.parquet, or com.jsonl with one question ("flat") or one image ("grouped") a line."""
     records = [
         {
             "pid": number,
@@ -265,7 +265,7 @@ def cogcom(folder: Path, form: str = "parquet") -> Path:
 
 
 def zebra_cot(folder: Path) -> Path:
-    """multimodal-reasoning-lab/Zebra-CoT: two subjects, one of them with two shards and a problem without a picture."""
+    """multimodal-reasoning-lab/Zebra-CoT: two subjects, one of them with two shards and a problem without an image."""
     mark = "<image_start>[{}]<image_end>"
     trace = f"THOUGHT 0: I look at the picture.\n\n{mark.format('reasoning_image_1')}\n\nTHOUGHT 1: The hat is red."
     rows = [

@@ -101,7 +101,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def decode_picture(data: Any, place: str) -> Image.Image:
+def decode_image(data: Any, place: str) -> Image.Image:
     """The image in encoded bytes (PNG, JPEG, ...), fully loaded, as `to_rgb` converts it.
 
     Args:
@@ -114,38 +114,38 @@ def decode_picture(data: Any, place: str) -> Image.Image:
     """
     if not isinstance(data, bytes | bytearray):
         raise ValueError(
-            f"{place}: expected the bytes of a picture, got {type(data).__name__}; "
-            "export the data set with embedded pictures"
+            f"{place}: expected the bytes of an image, got {type(data).__name__}; "
+            "export the data set with embedded images"
         )
     return _decode(io.BytesIO(data), place)
 
 
 def decode_base64(text: Any, place: str) -> Image.Image:
-    """The image in a base64 text, as `decode_picture` gives it.
+    """The image in a base64 text, as `decode_image` gives it.
 
     Raises:
-        ValueError: if the text is no base64, or as in `decode_picture`.
+        ValueError: if the text is no base64, or as in `decode_image`.
     """
     if not isinstance(text, str) or not text:
         shown = repr(text)[:60]
-        raise ValueError(f"{place}: expected a picture as base64 text, got {shown}; download the file again")
+        raise ValueError(f"{place}: expected an image as base64 text, got {shown}; download the file again")
     try:
         data = b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{place} is not valid base64 ({error}); download the file again") from error
-    return decode_picture(data, place)
+    return decode_image(data, place)
 
 
-def read_picture(path: Path, place: str) -> Image.Image:
-    """The image in a file, as `decode_picture` gives it.
+def read_image(path: Path, place: str) -> Image.Image:
+    """The image in a file, as `decode_image` gives it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a pipe or a device, which is not opened, or as in `decode_picture`.
+        ValueError: for a pipe or a device, which is not opened, or as in `decode_image`.
     """
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(
-            f"{place}: expected the picture {path}, found no such file; download the pictures or correct their folder"
+            f"{place}: expected the image {path}, found no such file; download the images or correct their folder"
         )
     if not path.is_file():
         raise ValueError(f"{place}: expected an image file, got {path}, a pipe or a device; copy the image to a file")
@@ -165,7 +165,7 @@ def _decode(file: IO[bytes], place: str) -> Image.Image:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{place}: a picture too large to decode ({error}); expected at most {MAX_PIXELS:,} pixels; shrink it first"
+            f"{place}: an image too large to decode ({error}); expected at most {MAX_PIXELS:,} pixels; shrink it first"
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The one question format that every benchmark and training source is converted to.
 
-A `VisualQuestion` holds everything a source knows of one example: its pictures (PIL, RGB), the text of the question as
+A `VisualQuestion` holds everything a source knows of one example: its images (PIL, RGB), the text of the question as
 it is shown to the model, the option texts, and which of them is the answer. Sources differ; the rest of the package
 sees only this class.
 """
@@ -24,12 +24,12 @@ MAX_TEXT = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class VisualQuestion:
-    """One question about zero or more pictures, with its answer.
+    """One question about zero or more images, with its answer.
 
     Attributes:
         id: unique within its source, for example ``val_Counting_17``.
-        images: PIL pictures in the order in which the prompt refers to them.
-        prompt: text shown to the model after the pictures, options included.
+        images: PIL images in the order in which the prompt refers to them.
+        prompt: text shown to the model after the images, options included.
         answer_text: the reply that training aims at, for example ``(B)`` (no end-of-turn token).
         question: the question alone, without the options.
         choices: option texts; empty for an open question.
@@ -191,7 +191,7 @@ def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> Vis
     A hidden answer (BLINK's test split writes ``"hidden"``) becomes ``answer=None``.
 
     Raises:
-        ValueError: if the record has no picture, or an answer outside its choices.
+        ValueError: if the record has no image, or an answer outside its choices.
     """
     identifier = str(record["idx"])
     images = tuple(record[f"image_{i}"] for i in range(1, 5) if record.get(f"image_{i}") is not None)

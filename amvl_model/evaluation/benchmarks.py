@@ -38,7 +38,7 @@ from amvl_model.results.statistics import Interval, bootstrap_mean
 
 
 class _Remembered(QuestionSet):
-    """Questions whose options are kept when they are read, so that no picture is decoded twice."""
+    """Questions whose options are kept when they are read, so that no image is decoded twice."""
 
     def __init__(self, questions: Sequence[VisualQuestion]) -> None:
         self._questions = questions

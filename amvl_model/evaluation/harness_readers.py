@@ -113,7 +113,7 @@ def _puzzle_letter(reply: str, choices: Sequence[str]) -> int | None:
             if letter.upper() in "ABCD":
                 return LETTERS.index(letter.upper())
     if all(choice.upper() in set(LETTERS) for choice in choices):
-        return None  # drawn in the picture: no texts to look for
+        return None  # drawn in the image: no texts to look for
     last = max(range(len(choices)), key=lambda i: text.rfind(choices[i]))
     return last if text.rfind(choices[last]) >= 0 else None
 

@@ -15,7 +15,7 @@ Options in another order: does a model choose what an option says, or where it s
     ShuffledOptions(questions, seed=0)       every question in a random order of its own
     ShuffledOptions(questions, rotation=1)   every question's options moved on by one place (HRBench's cycles)
 
-The right answer moves along. Questions whose options are drawn in the picture (VisualPuzzles with choices A to D) have no
+The right answer moves along. Questions whose options are drawn in the image (VisualPuzzles with choices A to D) have no
 texts that could move: they stay as they are, and `ShuffledOptions.fixed` counts them. The same holds for options that name
 each other's letters ("both A and B").
 """

@@ -64,7 +64,7 @@ PHRASES: dict[Kind, str] = {
         letter|opties|antwoorden
         буква|варианты|буквы|ответы""",
     Kind.MARK: """
-        point|box|image|picture|photo|figure|panel|region|object|circle|Punkt|Bild|imagen|imagem|immagine|图|圖""",
+        point|box|image|image|photo|figure|panel|region|object|circle|Punkt|Bild|imagen|imagem|immagine|图|圖""",
     Kind.NUMBERED: "fig|step|frame|question|schritt|frage|第",
     Kind.EACH: "each|every|any|any other|jede|jeder|chaque|cada|ogni|elke|каждый|每个|每個",
     Kind.COPULA: """

@@ -234,7 +234,7 @@ def report() -> tuple[str, bool]:
 
 
 def _formula_lines(machine: Machine) -> list[str]:
-    row = f"{IMAGES} pictures of the largest size, {TEXT_TOKENS} tokens of text and {ANSWER_TOKENS} of answer"
+    row = f"{IMAGES} images of the largest size, {TEXT_TOKENS} tokens of text and {ANSWER_TOKENS} of answer"
     return [
         "  states      = w (4 trained + frozen) bytes: weights, gradients, AdamW's two moments; w = 4 (float32) or 2",
         "  activations = a x tokens of a batch x (10 H + 4 I) for every layer, a = 4 or 2; H and keys under checkpointing;",

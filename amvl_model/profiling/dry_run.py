@@ -245,7 +245,7 @@ def _data_lines(part: dict[str, Any]) -> list[str]:
 def _row_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return ["  none laid out: base or data are missing"]
-    lines = ["  source, id: x [of it pictures] | prior | posterior | y      second pass: injected | y"]
+    lines = ["  source, id: x [of it images] | prior | posterior | y      second pass: injected | y"]
     for row in rows:
         first = " | ".join(f"{a}..{b - 1}" if b > a else "-" for a, b in row["first_pass"].values())
         second = " | ".join(f"{a}..{b - 1}" if b > a else "-" for a, b in row["second_pass"].values())

@@ -34,12 +34,12 @@ from amvl_model.results.files import read_study
 
 ASSET_FOLDER = Path(__file__).parents[1] / "assets"
 PATCH = 14  # pixels on a side
-MERGED = 28  # pixels on a side of a picture's token
-TEXT_TOKENS = 128  # of the question, allowed for beside its pictures
+MERGED = 28  # pixels on a side of an image's token
+TEXT_TOKENS = 128  # of the question, allowed for beside its images
 ANSWER_TOKENS = 32  # allowed for
-IMAGES = 2  # pictures of a question, allowed for
-TINY_PIXELS = 112 * 112  # largest picture of the tiny and scratch bases
-QWEN_PIXELS = 1280 * MERGED**2  # allowed for where the run sets no largest picture
+IMAGES = 2  # images of a question, allowed for
+TINY_PIXELS = 112 * 112  # largest image of the tiny and scratch bases
+QWEN_PIXELS = 1280 * MERGED**2  # allowed for where the run sets no largest image
 CPU_RUNTIME = 512 * 2**20  # Python 3.11 with torch 2.13 and transformers 5.23 imported: 370 MiB measured, rounded up
 GPU_RUNTIME = 1024 * 2**20  # allowed for the CUDA context and the workspaces of its libraries
 
@@ -257,7 +257,7 @@ METHODS: dict[str, dict[str, object]] = {
     "frozen vision": {"model.freeze_vision": True},
     "LoRA, rank 16": {"model.freeze_vision": True, "model.lora_rank": 16},
 }
-PICTURE_TOKENS = 512  # of one picture; the estimate allows for two
+PICTURE_TOKENS = 512  # of one image; the estimate allows for two
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ def check_config(
 ) -> RunConfig:
     """The 7B preset on drawn questions: two optimiser steps of ``questions`` questions, a checkpoint after each.
 
-    Pictures are enlarged to at least ``min_pixels``; None: as the base.
+    Images are enlarged to at least ``min_pixels``; None: as the base.
     """
     return load_preset(
         "qwen2.5-vl-7b",

@@ -46,8 +46,8 @@ class Study:
 
 BETAS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 GAMMAS = (0.0003, 0.003, 0.03)
-# one picture each, so that a run takes a minute or two on one core, and solved by the tiny base: what the decoder cannot predict
-# from the picture is the label noise, and only that
+# one image each, so that a run takes a minute or two on one core, and solved by the tiny base: what the decoder cannot predict
+# from the image is the label noise, and only that
 EASY_TASKS = ("Counting", "Object_Localization", "Relative_Depth", "Relative_Reflectance")
 _EASY: Mapping[str, object] = {
     "data.tasks": EASY_TASKS,

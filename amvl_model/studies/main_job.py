@@ -15,7 +15,7 @@ from PIL import Image
 
 from amvl_model import distributed
 from amvl_model.config import RunConfig, override, stored_config
-from amvl_model.data.images import read_picture
+from amvl_model.data.images import read_image
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
 from amvl_model.data.sources import evaluation_questions, training_questions
@@ -242,7 +242,7 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
 
 
 def _open(path: str) -> Image.Image:
-    return read_picture(Path(path), "your question")
+    return read_image(Path(path), "your question")
 
 
 def _write(path: Path, value: Any) -> None:

@@ -226,7 +226,7 @@ def _results_of(study: str, cell: str, out: Path) -> list[Result]:
 
 
 def draw_study(study: Study, out: Path) -> str:
-    """Draw the study's picture beside its results, or write its table; returns what was written and what it says.
+    """Draw the study's image beside its results, or write its table; returns what was written and what it says.
 
     Raises:
         FileNotFoundError: if there are no results.

@@ -6,8 +6,8 @@ rows, if they are among the queries at all, are causal and need no mask; padding
 kernel cannot see it. With no mask, or with a mask of full height, the function is transformers' own SDPA attention, so the
 backbone still works by itself.
 
-The vision function takes the packed form that transformers hands to flash attention (all pictures in one row, cumulative
-lengths beside it) and runs one batched kernel for each distinct length, instead of one kernel call per picture.
+The vision function takes the packed form that transformers hands to flash attention (all images in one row, cumulative
+lengths beside it) and runs one batched kernel for each distinct length, instead of one kernel call per image.
 
 On a CPU in 16-bit precision the fused SDPA kernel is about five times slower than two matrix products and a softmax
 (measured with torch 2.13 on a CPU with bf16 matrix units), so `attend` takes the latter there.
@@ -133,10 +133,10 @@ def packed_vision_attention(
     """Attention of the vision tower: (1, H, total, D) with segments given by ``cu_seq_lens_q``, each attending itself.
 
     Raises:
-        RuntimeError: without ``cu_seq_lens_q``, where all pictures would attend to each other.
+        RuntimeError: without ``cu_seq_lens_q``, where all images would attend to each other.
     """
     if cu_seq_lens_q is None:
-        raise incompatible("expected the lengths of the packed pictures in cu_seq_lens_q, got none")
+        raise incompatible("expected the lengths of the packed images in cu_seq_lens_q, got none")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     lengths = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
     if len(set(lengths)) == 1:

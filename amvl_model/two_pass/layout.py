@@ -192,7 +192,7 @@ def second_pass_mask(query_mask: Tensor, rows: int) -> Tensor:
 
 
 def short_positions(next_position: Tensor, *offsets: Tensor) -> Tensor:
-    """(3, B, S) M-RoPE positions of text-like tokens at L + 1 + offset; the three axes agree outside pictures."""
+    """(3, B, S) M-RoPE positions of text-like tokens at L + 1 + offset; the three axes agree outside images."""
     offset = torch.cat(offsets).to(next_position.device)
     return (next_position[:, None] + offset).expand(3, -1, -1)
 

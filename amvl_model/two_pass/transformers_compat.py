@@ -1,7 +1,7 @@
 """The supported versions of transformers, the argument they name differently, and guards against the next renaming.
 
 The backbone's ``forward`` methods accept any keyword (``**kwargs``) and ignore those they do not know, so after a renaming a
-pass would run without its cache or its pictures, and return other numbers without an error. Therefore the backbone is called
+pass would run without its cache or its images, and return other numbers without an error. Therefore the backbone is called
 through `call_backbone`, and every pass checks that it saw the prefix (see passes.py and attention.py).
 """
 

@@ -15,10 +15,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_style import (GREY, RULE, axes, look, look_of)
-from amvl_theory import (COUNTER_EXAMPLES, GaussianGame, MeanLeakageModel, critical_weight, equilibrium_by_simulation, exact_leaked_information, fixed_state, mixture_information, spread)
+from amvl_style import GREY, RULE, axes, look, look_of
+from amvl_theory import (
+    COUNTER_EXAMPLES,
+    GaussianGame,
+    MeanLeakageModel,
+    critical_weight,
+    equilibrium_by_simulation,
+    exact_leaked_information,
+    fixed_state,
+    mixture_information,
+    spread,
+)
 from amvl_theory import equilibrium
-from amvl_theory.figures.curves import (Mode)
+from amvl_theory.figures.curves import Mode
 from notebooks.views.show import styled
 
 GAMMAS = np.geomspace(1e-2, 30.0, 121)
@@ -135,9 +145,7 @@ def densities(mode: Mode, beta: float, gamma: float, anchor: float, *, ax: Axes 
     ax.set_ylim(0, top)
     ax.set_xlabel("z - m*  [latent]   (thin line: leak-free reference)")
     ax.set_ylabel("density [1/latent]")
-    ax.set_title(
-        f"β = {beta:.3g}, γ = {gamma:.3g}, anchor = {anchor:.3g}: absorption s = {found.absorption:.2f}"
-    )
+    ax.set_title(f"β = {beta:.3g}, γ = {gamma:.3g}, anchor = {anchor:.3g}: absorption s = {found.absorption:.2f}")
     ax.legend(loc="upper left", ncols=2)
     return ax
 
@@ -179,11 +187,11 @@ def leakage(mode: Mode, gamma: float, *, ax: Axes | None = None) -> Axes:
     for i, curve, name in ((0, fixed, "variances fixed"), (3, free, "variances free")):
         ax.plot(GAMMAS, [curve(value) for value in GAMMAS], label=name, **look(i))
         if gamma > 0:
-            ax.plot(max(gamma, GAMMAS[0]), curve(gamma), "o", color=look_of(i).colour, markersize=8, markeredgecolor="white")
+            ax.plot(
+                max(gamma, GAMMAS[0]), curve(gamma), "o", color=look_of(i).colour, markersize=8, markeredgecolor="white"
+            )
     ax.axhline(np.log(2), **RULE)
-    ax.annotate(
-        "log 2, entropy of the answer", (GAMMAS[0], np.log(2)), xytext=(2, 3), textcoords="offset points"
-    )
+    ax.annotate("log 2, entropy of the answer", (GAMMAS[0], np.log(2)), xytext=(2, 3), textcoords="offset points")
     critical = float(critical_weight(mode.force_var, mode.curvature))
     ax.axvline(critical, **RULE)
     ax.annotate("γ$_c$ = 2 v0/h", (1.12 * critical, 0.3), rotation=90, ha="left", va="center")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import TASKS, SyntheticBlink
-from amvl_model.diagnostics.report.suite import (Diagnosed, Plan, diagnose, run_config)
+from amvl_model.diagnostics.report.suite import Diagnosed, Plan, diagnose, run_config
 from amvl_style import keys_of
 
 SHIPPED_PAIR = ("tiny-forward-only", "tiny-amvl")
@@ -138,7 +138,7 @@ def about(found: Mapping[str, Diagnosed]) -> str:
 
 def said(found: Mapping[str, Diagnosed]) -> str:
     """What the diagnostics say in plain words, and which of them refused these questions."""
-    from amvl_model.diagnostics.report.html import (sentences)
+    from amvl_model.diagnostics.report.html import sentences
 
     lines = [f"{name}: {text}" for name, text in sentences({name: each.to_dict() for name, each in found.items()})]
     lines += [
@@ -149,8 +149,8 @@ def said(found: Mapping[str, Diagnosed]) -> str:
 
 def panels(found: Mapping[str, Diagnosed], diagnostic: str) -> Figure | str:
     """One diagnostic's panels, the checkpoints side by side, as in the report of experiments/diagnose.py."""
-    from amvl_model.diagnostics.report.figures import (panels_figure)
-    from amvl_model.diagnostics.report.sections import (PANELS)
+    from amvl_model.diagnostics.report.figures import panels_figure
+    from amvl_model.diagnostics.report.sections import PANELS
 
     keys = keys_of({name: each.run and each.run.objective.name for name, each in found.items()})
     page = panels_figure(_dictionaries(found, diagnostic), PANELS[diagnostic], keys=keys)
@@ -159,7 +159,7 @@ def panels(found: Mapping[str, Diagnosed], diagnostic: str) -> Figure | str:
 
 def slot_similarity(found: Mapping[str, Diagnosed]) -> Figure | str:
     """Cosine similarities between slots."""
-    from amvl_model.diagnostics.report.figures import (similarity_figure)
+    from amvl_model.diagnostics.report.figures import similarity_figure
 
     page = similarity_figure(_dictionaries(found, "stability"))
     return page if page is not None else "stability: nothing was measured on these questions"
@@ -167,7 +167,7 @@ def slot_similarity(found: Mapping[str, Diagnosed]) -> Figure | str:
 
 def relevance_maps(found: Mapping[str, Diagnosed], question: int = 0) -> list[Figure | str]:
     """Relevance of image tokens and words for latents and answer: a figure per checkpoint."""
-    from amvl_model.diagnostics.report.relevance_figures import (relevance_figure)
+    from amvl_model.diagnostics.report.relevance_figures import relevance_figure
 
     drawn: list[Figure | str] = []
     for name, each in found.items():
@@ -188,8 +188,8 @@ class PosteriorBrowser:
     """
 
     def __init__(self, checkpoints: Sequence[str], questions: Sequence[VisualQuestion]) -> None:
-        from amvl_model.studies.main_job import (explain)
-        from amvl_model.models.loading import (load_checkpoint, resolve)
+        from amvl_model.studies.main_job import explain
+        from amvl_model.models.loading import load_checkpoint, resolve
 
         quiet()
         self.questions = list(questions)
@@ -204,7 +204,7 @@ class PosteriorBrowser:
 
     def figure(self, question: int) -> Figure:
         """The figure of question 1, 2, ..."""
-        from amvl_model.studies.summary import (quick_figure)
+        from amvl_model.studies.summary import quick_figure
 
         return quick_figure(self.questions[question - 1], self.panels[question - 1])
 
@@ -220,6 +220,6 @@ def _dictionaries(found: Mapping[str, Diagnosed], diagnostic: str) -> dict[str, 
 
 
 def _run(checkpoint: str) -> Any:
-    from amvl_model.models.loading import (resolve)
+    from amvl_model.models.loading import resolve
 
     return run_config(Path(resolve(checkpoint)))

@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.diagnostics.report.suite import (Diagnosed)
-from amvl_style import (RULE, Look, axes, keys_of, look_of)
+from amvl_model.diagnostics.report.suite import Diagnosed
+from amvl_style import RULE, Look, axes, keys_of, look_of
 from amvl_theory import MeanLeakageModel, critical_weight, leaked_information, spread
 from amvl_theory.checks import Array
-from notebooks.views.checkpoints import (measured)
+from notebooks.views.checkpoints import measured
 from notebooks.views.show import styled
 
 GAMMAS = np.geomspace(1e-5, 30.0, 60)
@@ -190,7 +190,9 @@ def draw_course(predictions: Mapping[str, Predicted], looks: Mapping[str, Look],
     ax = axes(ax)
     for name, prediction in predictions.items():
         shown = looks[name]
-        ax.plot(GAMMAS, prediction.curve.mean(axis=0), color=shown.colour, ls=shown.line, label=f"predicted from {name}")
+        ax.plot(
+            GAMMAS, prediction.curve.mean(axis=0), color=shown.colour, ls=shown.line, label=f"predicted from {name}"
+        )
         place = prediction.gamma or GAMMAS[0]
         ax.plot(place, prediction.measured.mean(), shown.marker, color=shown.colour, ms=9, markeredgecolor="black")
         ax.axvline(np.median(prediction.critical), **RULE | {"color": shown.colour})

@@ -14,13 +14,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_model.diagnostics.report.suite import (Diagnosed)
-from amvl_model.results.checks import (digest, stored_problems)
-from amvl_model.results.seeds import (interval)
-from amvl_model.results.provenance import (PROJECT_ROOT)
-from amvl_model.results.files import (Result, ResultError, read_study)
-from amvl_model.results.frame import (tidy, wide)
-from amvl_style import (GREY, METHODS, axes, keys_of, look_of, over_seeds)
+from amvl_model.diagnostics.report.suite import Diagnosed
+from amvl_model.results.checks import digest, stored_problems
+from amvl_model.results.seeds import interval
+from amvl_model.results.provenance import PROJECT_ROOT
+from amvl_model.results.files import Result, ResultError, read_study
+from amvl_model.results.frame import tidy, wide
+from amvl_style import GREY, METHODS, axes, keys_of, look_of, over_seeds
 from notebooks.views.show import styled
 
 COMMANDS = {
@@ -113,7 +113,7 @@ def runs(study: str) -> list[Result]:
 @or_line
 def main_job_table() -> str:
     """The main job's table, from its eval.json and diagnostics.json."""
-    from amvl_model.studies.summary import (table)
+    from amvl_model.studies.summary import table
 
     folder = root() / "main_job"
     try:
@@ -129,7 +129,7 @@ def main_job_table() -> str:
 @or_line
 def pareto_figure() -> Figure:
     """Leaked information against NLL over beta and gamma."""
-    from amvl_model.studies.pareto import (draw)
+    from amvl_model.studies.pareto import draw
 
     return draw(runs("pareto"))
 
@@ -137,7 +137,7 @@ def pareto_figure() -> Figure:
 @or_line
 def pareto_verdict() -> str:
     """The verdict of the Pareto study."""
-    from amvl_model.studies.pareto import (verdict)
+    from amvl_model.studies.pareto import verdict
 
     return verdict(runs("pareto"))
 
@@ -187,7 +187,9 @@ def draw_baselines(ax: Axes, metric: str, factor: float) -> None:
         if len(values):
             shown, (low, high) = METHODS[cell], interval(values)
             ax.axhspan(low, high, color=shown.colour, alpha=0.1, lw=0)
-            ax.axhline(values.mean(), color=shown.colour, ls=shown.line, label=f"{shown.label}, mean ({len(values)} seeds)")
+            ax.axhline(
+                values.mean(), color=shown.colour, ls=shown.line, label=f"{shown.label}, mean ({len(values)} seeds)"
+            )
 
 
 def gamma_cells(results: Sequence[Result]) -> dict[float, pd.DataFrame]:
@@ -223,7 +225,9 @@ def draw_against_gamma(
         if any(map(len, groups.values())):
             seeds = sorted({len(each) for each in groups.values()})
             count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-            looks.append(replace(METHODS[method], label=f"{METHODS[method].label}, mean and 95 % interval ({count} seeds)"))
+            looks.append(
+                replace(METHODS[method], label=f"{METHODS[method].label}, mean and 95 % interval ({count} seeds)")
+            )
             values[looks[-1].label] = groups
     over_seeds(ax, values, looks, interval, dodge=1.0)
     for name, key in keys_of({name: each.run and each.run.objective.name for name, each in live.items()}).items():
@@ -317,7 +321,7 @@ def noise_cells(results: Sequence[Result]) -> dict[str, dict[float, pd.DataFrame
 
 def live_value(each: Diagnosed, metric: str) -> float | None:
     """A metric of the result files from what was measured live, on whichever questions; None where it was not."""
-    from amvl_model.studies.summary import (lookup)
+    from amvl_model.studies.summary import lookup
 
     part, _, name = metric.partition(".")
     reports = {
@@ -349,7 +353,7 @@ def prediction_summary() -> list[bytes | str]:
     scores = [run for run in results if run.cell.endswith(",scores")]
     if not scores:
         return [missing("prediction", "no scores")]
-    from experiments.theory_vs_model.summary import (digest)
+    from experiments.theory_vs_model.summary import digest
 
     text = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
     return [*([image.read_bytes()] if image.is_file() else []), text]

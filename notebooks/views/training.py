@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_model.config import (RunConfig, load_preset, override)
-from amvl_model.studies.declared import (EASY_TASKS)
-from amvl_style import (axes, look)
+from amvl_model.config import RunConfig, load_preset, override
+from amvl_model.studies.declared import EASY_TASKS
+from amvl_style import axes, look
 from notebooks.views.show import styled
 
 ARMS = {"forward-only": "ntp+fwd", "AMVL": "amvl"}
@@ -63,8 +63,8 @@ def settings(**changes: object) -> RunConfig:
 def train_both(config: RunConfig) -> dict[str, Trained]:
     """Forward-only and AMVL on the same questions; nothing is kept on disk."""
     from amvl_model.data.sources import training_questions
-    from amvl_model.training.run import (train)
-    from notebooks.views.checkpoints import (quiet)
+    from amvl_model.training.run import train
+    from notebooks.views.checkpoints import quiet
 
     quiet()
     asked = training_questions(config.data)
@@ -82,7 +82,7 @@ def train_both(config: RunConfig) -> dict[str, Trained]:
 def measured(runs: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
     """`amvl_model.studies.measurement.measure` of every run, as plain types."""
     from amvl_model.data.sources import evaluation_questions, training_questions
-    from amvl_model.studies.measurement import (measure)
+    from amvl_model.studies.measurement import measure
 
     found = {}
     for name, run in runs.items():
@@ -109,7 +109,9 @@ def draw_curve(
     """One column of the logs against the step."""
     ax = axes(ax)
     for name, rows in logs.items():
-        ax.plot([row["step"] for row in rows], [row.get(column, np.nan) for row in rows], label=name, **look(ARMS[name]))
+        ax.plot(
+            [row["step"] for row in rows], [row.get(column, np.nan) for row in rows], label=name, **look(ARMS[name])
+        )
     if log:
         ax.set_yscale("log")
     ax.set_xlabel("training step [steps]")

@@ -33,7 +33,7 @@ def bomb() -> bytes:
 
 
 def own_questions(folder: Path, damaged: dict[int, bytes], count: int = QUESTIONS) -> Path:
-    """A file of questions that share one good picture, but for the damaged ones."""
+    """A file of questions that share one good image, but for the damaged ones."""
     buffer = io.BytesIO()
     helpers.picture(56, 56, 0).save(buffer, format="JPEG")
     (folder / "good.jpg").write_bytes(buffer.getvalue())
@@ -63,22 +63,20 @@ def read_all(path: Path) -> MixedQuestions:
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("truncated", "cannot be read"), ("bomb", "too large to decode")])
-def test_one_damaged_picture_among_thousands_is_skipped_counted_and_named(
-    tmp_path: Path, kind: str, reason: str
-) -> None:
+def test_one_damaged_image_among_thousands_is_skipped_counted_and_named(tmp_path: Path, kind: str, reason: str) -> None:
     found = read_all(own_questions(tmp_path, {1234: {"truncated": truncated, "bomb": bomb}[kind]()}))
     assert [skipped.index for skipped in found.skipped] == [1234]
     assert "line 1235" in found.skipped[0].reason and "bad1234.jpg" in found.skipped[0].reason
     assert reason in found.skipped[0].reason
 
 
-def test_past_the_limit_corrupt_pictures_are_fatal_and_listed(tmp_path: Path) -> None:
+def test_past_the_limit_corrupt_images_are_fatal_and_listed(tmp_path: Path) -> None:
     path = own_questions(tmp_path, dict.fromkeys(range(0, 500, 10), truncated()), count=500)
     with pytest.raises(ValueError, match=r"could not be read; expected at most 1(.|\n)*bad"):
         read_all(path)
 
 
-def test_a_corrupt_picture_does_not_end_a_training_process_nor_change_its_batch_size(tmp_path: Path) -> None:
+def test_a_corrupt_image_does_not_end_a_training_process_nor_change_its_batch_size(tmp_path: Path) -> None:
     found = training_questions(DataConfig(source=str(own_questions(tmp_path, {2: truncated()}, count=8)), train_size=8))
     dataset = QuestionDataset(found, helpers.processor())
     batch = AMVLCollator(helpers.processor())([dataset[i] for i in range(8)])

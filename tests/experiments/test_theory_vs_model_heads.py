@@ -93,7 +93,7 @@ def test_encoded_questions_give_the_posteriors_and_kls_of_the_model_itself() -> 
     torch.testing.assert_close(again.log_std, expected_prior.log_std, atol=1e-4, rtol=1e-4)
 
 
-def test_another_label_noise_has_the_same_pictures_and_other_answers() -> None:
+def test_another_label_noise_has_the_same_images_and_other_answers() -> None:
     model, processor = helpers.tiny_model(), helpers.processor()
     drawn = {
         noise: SyntheticBlink(tasks=("Counting",), split="train", seed=0, size=12, label_noise=noise)[:]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from amvl_model.config import load_preset
-from amvl_model.data.images import read_picture
+from amvl_model.data.images import read_image
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.checkpoints import write_manifest
 from amvl_model.models.loading import ASSETS, load_checkpoint
@@ -159,13 +159,13 @@ def _postscript(folder: Path, marker: Path, reference: Reference) -> Callable[[]
     folder.mkdir()
     text = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({marker}) (w) file closefile\nshowpage\n"
     (folder / "a.png").write_text(text)
-    return lambda: read_picture(folder / "a.png", "a.png")
+    return lambda: read_image(folder / "a.png", "a.png")
 
 
 def _pipe(folder: Path, marker: Path, reference: Reference) -> Callable[[], Any]:
     folder.mkdir()
     os.mkfifo(folder / "a.png")
-    return lambda: read_picture(folder / "a.png", "a.png")
+    return lambda: read_image(folder / "a.png", "a.png")
 
 
 def _yaml(folder: Path, marker: Path, reference: Reference) -> Callable[[], Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from amvl_model.data.images import read_picture
+from amvl_model.data.images import read_image
 from amvl_model.data.readers.benchmarks import load_visual_puzzles, load_vstar
 from amvl_model.data.readers.blink import export_blink_parquet, load_blink
 from amvl_model.data.readers.question_files import QuestionFile
@@ -149,7 +149,7 @@ def cases(folder: Path, reference: Reference) -> dict[str, Case]:
     made["images"] = Case(
         folder / "images",
         list(IMAGES),
-        lambda copy: [read_picture(copy / form, str(copy / form)).tobytes() for form in IMAGES],
+        lambda copy: [read_image(copy / form, str(copy / form)).tobytes() for form in IMAGES],
         checksum=False,
     )
     (folder / "own").mkdir()

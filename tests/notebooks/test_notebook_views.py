@@ -48,7 +48,7 @@ def test_without_an_anchor_gamma_leaves_the_contamination_and_takes_the_leak() -
     assert strong.leaked < 0.1 * weak.leaked
 
 
-def test_the_picture_of_01_follows_every_slider_and_repeats_byte_for_byte() -> None:
+def test_the_image_of_01_follows_every_slider_and_repeats_byte_for_byte() -> None:
     settings = [(0.7, 0.1, 0.6), (2.0, 0.1, 0.6), (0.7, 1.0, 0.6), (0.7, 0.1, 0.0)]
     drawn = [png(by_hand.figure(*each)) for each in settings]
     assert len(set(drawn)) == len(settings)
@@ -80,7 +80,7 @@ def test_an_unknown_figure_is_refused_with_the_names_there_are() -> None:
 # show
 
 
-def test_a_slider_redraws_the_picture() -> None:
+def test_a_slider_redraws_the_image() -> None:
     pytest.importorskip("ipywidgets", reason="needs pip install -e .[notebooks]")
     seen: list[float] = []
 

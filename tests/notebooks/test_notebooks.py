@@ -39,7 +39,7 @@ def code(book: Any) -> list[Any]:
 
 
 def pictures(cells: list[Any]) -> list[bytes]:
-    """All PNG pictures of some cells."""
+    """All PNG images of some cells."""
     found = [
         output["data"]["image/png"]
         for cell in cells
@@ -144,7 +144,7 @@ def test_the_notebooks_are_small() -> None:
     assert sum((NOTEBOOKS / f"{name}.ipynb").stat().st_size for name in NAMES) < 4_000_000
 
 
-def test_paths_of_a_machine_are_found_in_outputs_and_not_in_pictures() -> None:
+def test_paths_of_a_machine_are_found_in_outputs_and_not_in_images() -> None:
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x")])
     book.cells[0].outputs = [
         nbformat.v4.new_output("stream", text="read /home/me/amvl/x.json\n"),

@@ -1,4 +1,4 @@
-"""A real headless Chromium opens JupyterLab, runs notebooks 01 and 04 to the end, moves a slider and sees the picture change.
+"""A real headless Chromium opens JupyterLab, runs notebooks 01 and 04 to the end, moves a slider and sees the image change.
 
 Needs a Chromium (Debian's package of that name; AMVL_CHROMIUM names another) and pip install -e .[notebooks,browser].
 """
@@ -137,7 +137,7 @@ def cleared(page: Any) -> None:
 
 
 def move_a_slider(page: Any, keys: str, times: int) -> tuple[str, str]:
-    """The picture under the first slider before and after it is moved with the keyboard (its data address)."""
+    """The image under the first slider before and after it is moved with the keyboard (its data address)."""
     picture = page.locator(".widget-vbox:has(.noUi-handle) .jp-OutputArea img")
     handle = page.locator(".widget-vbox .noUi-handle").first
     handle.scroll_into_view_if_needed()
@@ -156,7 +156,7 @@ def move_a_slider(page: Any, keys: str, times: int) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("name", "times"), [("01_theory_by_hand", 5), ("04_contamination", 1)])
-def test_jupyterlab_runs_the_notebook_and_a_slider_redraws_its_picture(
+def test_jupyterlab_runs_the_notebook_and_a_slider_redraws_its_image(
     browser: Any, lab: str, name: str, times: int, tmp_path: Path
 ) -> None:
     nbformat = pytest.importorskip("nbformat")

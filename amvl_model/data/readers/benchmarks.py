@@ -6,7 +6,7 @@
                                             category single or cross, A, B, C, D, cycle_category, image in base64; each
                                             question four times, its options turned round by one place each time
     VisualPuzzles  neulab/VisualPuzzles     data/<split>-*.parquet or data.parquet: id, category, image {bytes, path}, question,
-                                            options (null where they are drawn in the picture), answer "A"
+                                            options (null where they are drawn in the image), answer "A"
 
 The default prompts are those of the benchmarks' own evaluations (V*: the text as it stands; HRBench: VLMEvalKit, which its
 authors use; VisualPuzzles: its direct prompt). ``prompt="blink"`` writes every question as BLINK does.
@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 
 from PIL import Image
 
-from amvl_model.data.images import decode_base64, decode_picture
+from amvl_model.data.images import decode_base64, decode_image
 from amvl_model.data.readers.files import (
     DataFolder,
     ParquetRows,
@@ -35,7 +35,7 @@ from amvl_model.data.readers.files import (
     check_unique,
     data_folder,
     find_shards,
-    picture_cell,
+    image_cell,
 )
 from amvl_model.data.readers.records import images_of, usable_records
 from amvl_model.data.schema import (
@@ -55,7 +55,7 @@ HRBENCH_ID: Final = "DreamMr/HR-Bench"
 VISUAL_PUZZLES_ID: Final = "neulab/VisualPuzzles"
 VISUAL_PUZZLES_SPLITS: Final = ("train", "test")
 IN_PICTURE: Final = ("A", "B", "C", "D")
-"""Choices of a question whose options are drawn in its picture."""
+"""Choices of a question whose options are drawn in its image."""
 _OPTION: Final = re.compile(r"\(([A-Z])\)\s*(.*?)(?=\s*\([A-Z]\)\s|\s*\n|\s*$)")
 _VSTAR_FIELDS: Final = ("image", "text", "category", "label", "question_id")
 _HRBENCH_TEXTS: Final = ("index", "question", "answer", "category", "A", "B", "C", "D", "cycle_category")
@@ -64,7 +64,7 @@ _PUZZLE_FIELDS: Final = ("id", "category", "image", "question", "options", "answ
 
 @dataclass(frozen=True)
 class _Entry:
-    """Everything of a question but its picture, and how to get that."""
+    """Everything of a question but its image, and how to get that."""
 
     id: str
     question: str
@@ -76,10 +76,10 @@ class _Entry:
 
 
 class BenchmarkQuestions(QuestionSet):
-    """Questions whose texts are in memory and whose pictures are read when a question is asked for.
+    """Questions whose texts are in memory and whose images are read when a question is asked for.
 
     Raises:
-        UnreadableImages, MissingImages: on access, for an unreadable or missing picture (the message names file and record).
+        UnreadableImages, MissingImages: on access, for an unreadable or missing image (the message names file and record).
     """
 
     def __init__(self, entries: Sequence[_Entry], source: str, place: str) -> None:
@@ -118,7 +118,7 @@ def load_vstar(
     """V*Bench: 115 questions on direct_attributes (four options), 76 on relative_position (two).
 
     Args:
-        path_or_id: the folder of test_questions.jsonl and the pictures; the hub if None.
+        path_or_id: the folder of test_questions.jsonl and the images; the hub if None.
         tasks: direct_attributes, relative_position; both if None.
         limit: at most so many questions of each task, the first ones.
         prompt: "official" (the text as it stands) or "blink".
@@ -165,10 +165,10 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
             data = folder.read_bytes(picture)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{place}: expected the picture {folder.place(picture)}, found no such file; "
+                f"{place}: expected the image {folder.place(picture)}, found no such file; "
                 "download the folder of the category"
             ) from error
-        return decode_picture(data, f"{place}: {picture}")
+        return decode_image(data, f"{place}: {picture}")
 
     return _Entry(
         id=identifier,
@@ -231,8 +231,8 @@ def load_hrbench(
 
 
 def _cycle_ids(records: Sequence[dict[str, Any]], prefix: str) -> list[str]:
-    """One id per row. Rows with the same text and the same set of options are cycles of one question; where two pictures
-    share both, the j-th row of every cycle belongs to the j-th picture."""
+    """One id per row. Rows with the same text and the same set of options are cycles of one question; where two images
+    share both, the j-th row of every cycle belongs to the j-th image."""
     numbers: dict[Any, int] = {}
     seen: Counter[Any] = Counter()
     result = []
@@ -273,7 +273,7 @@ def _base64_reader(rows: ParquetRows, index: int) -> Callable[[], Image.Image]:
 
 
 def _read_tsv(folder: DataFolder, name: str) -> tuple[list[dict[str, Any]], list[Callable[[], Image.Image]]]:
-    """Texts and picture readers of VLMEvalKit's TSV, whose pictures (base64) are held in memory as text."""
+    """Texts and image readers of VLMEvalKit's TSV, whose images (base64) are held in memory as text."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         reader = csv.DictReader(io.StringIO(folder.read_text(name), newline=""), delimiter="\t")
@@ -287,7 +287,7 @@ def _read_tsv(folder: DataFolder, name: str) -> tuple[list[dict[str, Any]], list
 
     def picture(row: dict[str, Any], number: int) -> Callable[[], Image.Image]:
         text = row["image"]
-        if len(text) <= 64:  # VLMEvalKit stores a picture once and then refers to its row
+        if len(text) <= 64:  # VLMEvalKit stores an image once and then refers to its row
             text = by_index.get(text, text)
         return lambda: decode_base64(text, f"row {number} of {folder.place(name)}: image")
 
@@ -306,7 +306,7 @@ def load_visual_puzzles(
 ) -> BenchmarkQuestions:
     """VisualPuzzles: 1,168 questions of five categories, four options each.
 
-    Where the options are null they are drawn in the picture: the choices are then the letters A to D. Records with wrong
+    Where the options are null they are drawn in the image: the choices are then the letters A to D. Records with wrong
     fields are skipped and logged (`usable_records`).
 
     Args:
@@ -360,9 +360,9 @@ def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt:
         text = f"Question: {question}\n{listed}\n{ending}"
 
     def picture() -> Image.Image:
-        image = picture_cell(rows.row(index)["image"], f"{place}: image")
+        image = image_cell(rows.row(index)["image"], f"{place}: image")
         if image is None:
-            raise ValueError(f"{place}: expected a picture, got null; download the file again")
+            raise ValueError(f"{place}: expected an image, got null; download the file again")
         return image
 
     return _Entry(

@@ -23,7 +23,7 @@ from amvl_model.data.readers.files import (
     check_unique,
     data_folder,
     find_shards,
-    picture_cell,
+    image_cell,
 )
 from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import QuestionSet, VisualQuestion, answer_index, option_texts, question_from_blink
@@ -60,7 +60,7 @@ def _schema() -> Any:
 
 
 def _encoded(image: Image.Image | None, name: str) -> dict[str, Any] | None:
-    """A picture as the datasets library stores it: PNG bytes and a file name."""
+    """An image as the datasets library stores it: PNG bytes and a file name."""
     if image is None:
         return None
     buffer = io.BytesIO()
@@ -69,7 +69,7 @@ def _encoded(image: Image.Image | None, name: str) -> dict[str, Any] | None:
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with its pictures encoded; raises a ValueError if its fields are not BLINK's."""
+    """The record with its images encoded; raises a ValueError if its fields are not BLINK's."""
     missing = [name for name in BLINK_FIELDS if name not in record]
     unknown = [name for name in record if name not in BLINK_FIELDS]
     if missing or unknown:
@@ -120,7 +120,7 @@ class BlinkQuestions(QuestionSet):
     """The questions of some Parquet files, read and decoded when they are asked for.
 
     Raises:
-        ValueError: on construction for an id that occurs twice; on access, if a file, a record or a picture is invalid
+        ValueError: on construction for an id that occurs twice; on access, if a file, a record or an image is invalid
             (the message names it).
     """
 
@@ -145,7 +145,7 @@ class BlinkQuestions(QuestionSet):
             )
         try:
             for name in IMAGE_FIELDS:
-                record[name] = picture_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
+                record[name] = image_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
         except ValueError as error:
             blank = {**dict.fromkeys(IMAGE_FIELDS), "image_1": Image.new("RGB", (1, 1))}
             raise UnreadableImages(str(error), question_from_blink(record | blank, source=self._source)) from error
@@ -153,7 +153,7 @@ class BlinkQuestions(QuestionSet):
 
 
 def blink_answers(questions: BlinkQuestions) -> dict[str, tuple[str, tuple[str, ...], int | None]]:
-    """Task, option texts and index of the right one (None if hidden) by question id, without reading a picture."""
+    """Task, option texts and index of the right one (None if hidden) by question id, without reading an image."""
     found = {}
     for part in questions._parts:
         for row in part.columns(["idx", "sub_task", "choices", "answer"]):

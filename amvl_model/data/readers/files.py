@@ -9,7 +9,7 @@ huggingface_hub and pyarrow are imported where they are needed, so importing thi
 
 Rows of Parquet files, read a few at a time when they are asked for.
 
-A row group of pictures may hold gigabytes (HRBench keeps hundreds of 8K pictures in one), so rows are read in small
+A row group of images may hold gigabytes (HRBench keeps hundreds of 8K images in one), so rows are read in small
 batches, forwards. Rows in order cost one pass; a row before the last one read starts its row group again: to visit a large
 set in random order, convert it first (`amvl_model.data.readers.question_files.write_questions`).
 """
@@ -31,8 +31,8 @@ from PIL import Image
 
 from amvl_model.data.images import MAX_PIXELS as MAX_PIXELS  # what earlier versions had here
 from amvl_model.data.images import decode_base64 as decode_base64
-from amvl_model.data.images import decode_picture as decode_picture
-from amvl_model.data.images import read_picture as read_picture
+from amvl_model.data.images import decode_image as decode_image
+from amvl_model.data.images import read_image as read_image
 from amvl_model.data.images import to_rgb as to_rgb
 from amvl_model.data.readers.records import check_size
 
@@ -360,7 +360,7 @@ class ParquetRows:
         return rows
 
     def columns(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Some columns of all rows, small ones ("image.path" reads a picture's path and not its bytes).
+        """Some columns of all rows, small ones ("image.path" reads an image's path and not its bytes).
 
         Raises:
             ValueError: if a file cannot be read.
@@ -380,15 +380,15 @@ class ParquetRows:
         return rows
 
 
-def picture_cell(cell: Any, place: str) -> Image.Image | None:
-    """The picture of one image cell, a structure {bytes, path} as the datasets library writes it; None for null.
+def image_cell(cell: Any, place: str) -> Image.Image | None:
+    """The image of one image cell, a structure {bytes, path} as the datasets library writes it; None for null.
 
     Raises:
-        ValueError: if the cell holds no readable picture.
+        ValueError: if the cell holds no readable image.
     """
     if cell is None:
         return None
-    return decode_picture(cell.get("bytes") if isinstance(cell, dict) else cell, place)
+    return decode_image(cell.get("bytes") if isinstance(cell, dict) else cell, place)
 
 
 def check_unique(identifiers: Sequence[str], place: str) -> None:

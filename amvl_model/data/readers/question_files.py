@@ -1,4 +1,4 @@
-"""Questions of one's own: a file of JSON lines and its pictures, read at random at no cost in memory; and its writer.
+"""Questions of one's own: a file of JSON lines and its images, read at random at no cost in memory; and its writer.
 
 A line holds one question:
 
@@ -6,7 +6,7 @@ A line holds one question:
      "answer": "B", "task": "Depth"}
 
     images    paths relative to the file: a list of texts, or one text
-    question  its text; "<image>" in it shows where a picture stands (before the text otherwise)
+    question  its text; "<image>" in it shows where an image stands (before the text otherwise)
     choices   option texts: a list, or an object {"A": text, "B": text, ...}; left out for an open question
     answer    a letter ("B", "(B)") or one option's text; for an open question the reply to train on; left out if hidden
     prompt    left out: the question with its lettered choices, as BLINK writes it
@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from amvl_model.data.images import read_picture, to_rgb
+from amvl_model.data.images import read_image, to_rgb
 from amvl_model.data.readers.files import (
     check_tasks,
     check_unique,
@@ -186,7 +186,7 @@ class QuestionFile(QuestionSet):
             source=record["source"],
         )
         with images_of(question):
-            images = tuple(read_picture(self.path.parent / path, place) for path in record["images"])
+            images = tuple(read_image(self.path.parent / path, place) for path in record["images"])
         return replace(question, images=images)
 
 
@@ -208,12 +208,12 @@ def _chosen(answer: str, choices: Sequence[str], identifier: str) -> int:
 
 
 def write_questions(questions: Iterable[VisualQuestion], folder: str | Path, name: str = "questions") -> Path:
-    """Write questions as ``<folder>/<name>.jsonl`` with their pictures as PNG in ``<folder>/<name>/``.
+    """Write questions as ``<folder>/<name>.jsonl`` with their images as PNG in ``<folder>/<name>/``.
 
     Args:
         questions: any set; each question is read once.
         folder: made if it does not exist.
-        name: of the file and of the pictures' folder.
+        name: of the file and of the images' folder.
 
     Returns:
         the file.

@@ -1,6 +1,6 @@
 """Readers of the four training sets of the paper, each converted to `VisualQuestion`.
 
-x is the picture (or pictures) of the problem and the question; y is the final answer. The intermediate pictures, boxes and
+x is the image (or images) of the problem and the question; y is the final answer. The intermediate images, boxes and
 thoughts that these sets hold are not shown to the model: with ``target="reasoning"`` the written thoughts stand before the
 answer in y. What the paper trains on is not stated; the final answer alone is our choice.
 
@@ -8,17 +8,17 @@ answer in y. What the paper trains on is not stated; the final answer alone is o
         viscot_363k.json, a list of {image: ["cot/gqa/1.jpg", "cot/gqa/1.jpg###[x0, y0, x1, y1]"], dataset, split,
         question_id, conversations: [human "<image>\\nQuestion Please provide the bounding box ...", gpt "[0.1, ...]",
         human "<image>", gpt answer]}; or metadata/<dataset>_cot_train.jsonl, a line {question, answer, image, dataset,
-        split, width, height, bboxs}. Pictures: archives, extracted to cot/<dataset>/.
+        split, width, height, bboxs}. Images: archives, extracted to cot/<dataset>/.
     ReFocus      ReFocus/ReFocus_Data (arXiv 2501.05452; format: finetune_hf_trainer_chartqa_vcot.py of ReFocus_Code)
         chartqa_vcot/<split>.jsonl, a line {id, query (or question), answer (text or list), source "chartqa_v_bar" ...,
-        focus_areas, conversations: [{response, images}, ...]}; the first picture of the first turn is the chart.
+        focus_areas, conversations: [{response, images}, ...]}; the first image of the first turn is the chart.
     CogCoM       qijimrc/CoMDataset (arXiv 2402.04236; format: dataset card and cogcom/data/README.md)
         data/com.parquet: pid, image_path, decoded_image {bytes, path}, question (text or list of texts), answer, com_founds,
-        final_com (JSON text); or com.jsonl, the same without pictures, flat or {image_path, metadata: [question ...]}.
+        final_com (JSON text); or com.jsonl, the same without images, flat or {image_path, metadata: [question ...]}.
         final_com maps "a,b--c,d" (level and place of the parent, then of the step) to {func, desc, variables, found, ...}.
     Zebra-CoT    multimodal-reasoning-lab/Zebra-CoT (arXiv 2507.16746; format: dataset card)
         <Category - Subject>/train-*.parquet: Question, Text Reasoning Trace, Final Answer, problem_image_<i>,
-        reasoning_image_<i> {bytes, path}; texts refer to pictures as <image_start>[problem_image_1]<image_end>.
+        reasoning_image_<i> {bytes, path}; texts refer to images as <image_start>[problem_image_1]<image_end>.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from typing import Any, Final, Literal
 
 from PIL import Image
 
-from amvl_model.data.images import read_picture
+from amvl_model.data.images import read_image
 from amvl_model.data.readers.files import (
     ParquetRows,
     check_tasks,
     check_unique,
     data_folder,
     find_shards,
-    picture_cell,
+    image_cell,
     read_json_records,
 )
 from amvl_model.data.readers.training_texts import (
@@ -61,7 +61,7 @@ _ZEBRA_PICTURE: Final = re.compile(r"problem_image_(\d+)$")
 
 @dataclass(frozen=True)
 class _Example:
-    """One training example: texts, and how to get its pictures."""
+    """One training example: texts, and how to get its images."""
 
     id: str
     question: str
@@ -82,7 +82,7 @@ class TrainingQuestions(QuestionSet):
         target: what y holds, see the module.
 
     Raises:
-        ValueError, FileNotFoundError: on access, if a record or a picture is invalid (the message names it).
+        ValueError, FileNotFoundError: on access, if a record or an image is invalid (the message names it).
     """
 
     def __init__(self, size: int, example: Callable[[int], _Example], source: str, target: Target) -> None:
@@ -126,18 +126,18 @@ def _text(value: Any, place: str) -> str:
 
 
 def _local(path: str | Path | None, identifier: str, needs: str) -> Path:
-    """The local folder of a set whose pictures are archives on the hub."""
+    """The local folder of a set whose images are archives on the hub."""
     if path is None or not Path(path).is_dir():
         raise FileNotFoundError(
-            f"{identifier} keeps its pictures in archives, so it is read from a local folder, got {path}; run "
+            f"{identifier} keeps its images in archives, so it is read from a local folder, got {path}; run "
             f"`hf download {identifier} --repo-type dataset --local-dir DIR`, unpack the archives there so that DIR holds "
             f"{needs}, and pass DIR"
         )
     return Path(path)
 
 
-def _picture_path(folder: Path, name: str, roots: Sequence[str]) -> Path:
-    """The picture under the first of some sub-folders that holds it (the last one's path if none does)."""
+def _image_path(folder: Path, name: str, roots: Sequence[str]) -> Path:
+    """The image under the first of some sub-folders that holds it (the last one's path if none does)."""
     candidates = [folder / root / name for root in roots]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
@@ -152,16 +152,16 @@ def load_visual_cot(
     """Visual-CoT from a local folder; the format is in the module's docstring.
 
     Args:
-        path: folder of viscot_363k.json (or metadata/*.jsonl) and the pictures' folder cot/.
+        path: folder of viscot_363k.json (or metadata/*.jsonl) and the images' folder cot/.
         limit: at most so many questions, the first ones.
         tasks: names of the sets behind it (gqa, textvqa, docvqa, ...); all if None.
         target: "answer"; the set has no written reasoning, "reasoning" is the same.
 
     Raises:
-        FileNotFoundError: if the folder or the annotations are missing; on access if a picture is.
+        FileNotFoundError: if the folder or the annotations are missing; on access if an image is.
         ValueError: for invalid JSON; on access for a record with wrong fields, which `amvl_model.data.mixture` skips and counts.
     """
-    folder = _local(path, VISUAL_COT_ID, "viscot_363k.json and cot/<dataset>/<picture>")
+    folder = _local(path, VISUAL_COT_ID, "viscot_363k.json and cot/<dataset>/<image>")
     mixed = folder / "viscot_363k.json"
     files = [mixed] if mixed.is_file() else sorted((folder / "metadata").glob("*_cot_train.jsonl"))
     if not files:
@@ -191,14 +191,14 @@ def load_visual_cot(
         if isinstance(entry, str):
             raise ValueError(entry)
         (question, answer, task, picture, place), identifier = entry, f"viscot/{index}"
-        path = _picture_path(folder, picture, (".", "cot_image_data", "images"))
-        return _Example(identifier, question, answer, task, lambda: (read_picture(path, place),), place)
+        path = _image_path(folder, picture, (".", "cot_image_data", "images"))
+        return _Example(identifier, question, answer, task, lambda: (read_image(path, place),), place)
 
     return TrainingQuestions(len(entries[:limit]), example, "Visual-CoT", target)
 
 
 def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str, str]:
-    """Question, answer, set and picture of a record of either form."""
+    """Question, answer, set and image of a record of either form."""
     task = text_of(_field(record, ("dataset",), place), f"{place}: dataset")
     image = _field(record, ("image",), place)
     if isinstance(image, list) and image:
@@ -217,7 +217,7 @@ def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str
     said = [text_of(turn.get("value"), f"{place}: gpt") for turn in turns if turn.get("from") == "gpt"]
     if not asked or not said or not image:
         raise ValueError(
-            f"{place}: expected a picture and turns of human and gpt, got {short(record)}; correct the record"
+            f"{place}: expected an image and turns of human and gpt, got {short(record)}; correct the record"
         )
     return strip_box_request(asked[0]), said[-1], task, image.partition("###")[0]
 
@@ -264,13 +264,13 @@ def load_refocus(
         image = images[0] if isinstance(images, list) else images
         picture = text_of(image, f"{place}: image").replace("\\", "/")
         roots = (".", "chartqa_vcot", "ChartQA/ChartQA Dataset", "ChartQA Dataset", "data")
-        found = _picture_path(folder, picture, roots)
+        found = _image_path(folder, picture, roots)
         return _Example(
             f"refocus/{record['id']}",
             text_of(_field(record, ("query", "question"), place), f"{place}: question"),
             _text(_field(record, ("answer",), place), f"{place}: answer"),
             str(record.get("source", "")),
-            lambda: (read_picture(found, place),),
+            lambda: (read_image(found, place),),
             place,
             focus_reasoning(record),
         )
@@ -289,7 +289,7 @@ def load_cogcom(
     """CogCoM's chains of manipulations; the format is in the module's docstring.
 
     Args:
-        path_or_id: folder of data/<split>.parquet, or of <split>.jsonl and the pictures; the hub if None (10 GB).
+        path_or_id: folder of data/<split>.parquet, or of <split>.jsonl and the images; the hub if None (10 GB).
         split: com (synthesised), com_math (annotated by hand) or com_test.
         limit: at most so many questions, the first ones.
         target: "answer", or "reasoning" (the steps of the first chain that reaches the answer).
@@ -298,7 +298,7 @@ def load_cogcom(
     Raises:
         FileNotFoundError, ConnectionError, ValueError: as `load_visual_cot`; also for an id that occurs twice.
     """
-    layout = f"data/{split}.parquet, or {split}.jsonl with the pictures it names"
+    layout = f"data/{split}.parquet, or {split}.jsonl with the images it names"
     patterns = [f"data/{split}.parquet"]
     folder = data_folder(path_or_id, hub_id=COGCOM_ID, patterns=patterns, layout=layout, stream=stream)
     names = folder.names(*patterns, f"{split}.parquet")
@@ -313,7 +313,7 @@ def load_cogcom(
         place = rows.place(index)
 
         def pictures() -> tuple[Image.Image, ...]:
-            image = picture_cell(_field(record, ("decoded_image",), place), f"{place}: decoded_image")
+            image = image_cell(_field(record, ("decoded_image",), place), f"{place}: decoded_image")
             assert image is not None
             return (image,)
 
@@ -323,7 +323,7 @@ def load_cogcom(
 
 
 def _cogcom_lines(folder: Path, split: str, limit: int | None, target: Target) -> TrainingQuestions:
-    """CogCoM from JSON lines, one question or one picture a line."""
+    """CogCoM from JSON lines, one question or one image a line."""
     file = folder / f"{split}.jsonl"
     records: list[dict[str, Any]] = []
     for line in read_json_records(file):
@@ -341,8 +341,8 @@ def _cogcom_lines(folder: Path, split: str, limit: int | None, target: Target) -
     def example(index: int) -> _Example:
         record = records[index]
         place = f"record {index} of {file}"
-        path = _picture_path(folder, str(_field(record, ("image_path",), place)), (".", "images", "save"))
-        return _cogcom_example(record, place, split, lambda: (read_picture(path, place),))
+        path = _image_path(folder, str(_field(record, ("image_path",), place)), (".", "images", "save"))
+        return _cogcom_example(record, place, split, lambda: (read_image(path, place),))
 
     return TrainingQuestions(len(records), example, "CogCoM", target)
 
@@ -361,8 +361,8 @@ def _cogcom_example(
     )
 
 
-def _with_pictures(rows: ParquetRows) -> list[int]:
-    """The rows with a picture of the problem, found without reading the pictures."""
+def _with_images(rows: ParquetRows) -> list[int]:
+    """The rows with an image of the problem, found without reading the images."""
     names = [name for name in rows.column_names if _ZEBRA_PICTURE.match(name)]
     cells = rows.columns([f"{name}.path" for name in names]) if names else []
     return [number for number, row in enumerate(cells) if any(row[name] is not None for name in names)]
@@ -376,18 +376,18 @@ def load_zebra_cot(
     target: Target = "answer",
     stream: bool = False,
 ) -> TrainingQuestions:
-    """Zebra-CoT; the format is in the module's docstring. Problems without a picture are left out.
+    """Zebra-CoT; the format is in the module's docstring. Problems without an image are left out.
 
     Args:
         path_or_id: folder with a sub-folder per subject; the hub if None (59 GB in all).
         limit: at most so many rows of each subject, the first ones.
         tasks: subjects, for example "2D Visual Reasoning - Visual Search"; all if None.
-        target: "answer", or "reasoning" (the thoughts, without their pictures).
+        target: "answer", or "reasoning" (the thoughts, without their images).
         stream: read from the hub while it is used.
 
     Raises:
         FileNotFoundError, ConnectionError: if the folder, a subject or a shard is missing, or the hub is not reached.
-        ValueError: for an unreadable file or an unknown subject; on access for an invalid record or picture.
+        ValueError: for an unreadable file or an unknown subject; on access for an invalid record or image.
     """
     patterns = ["*/train-*.parquet"] if tasks is None else [f"{task}/train-*.parquet" for task in tasks]
     layout = "<Category - Subject>/train-00000-of-00001.parquet"
@@ -401,7 +401,7 @@ def load_zebra_cot(
     index: list[tuple[str, ParquetRows, int]] = []
     for subject in subjects if tasks is None else tasks:
         rows = ParquetRows(folder, find_shards(folder, subject, "train"), _ZEBRA_FIELDS, limit, "load_zebra_cot")
-        index += [(subject, rows, row) for row in _with_pictures(rows)]
+        index += [(subject, rows, row) for row in _with_images(rows)]
 
     def example(number: int) -> _Example:
         subject, rows, row = index[number]
@@ -412,7 +412,7 @@ def load_zebra_cot(
         question, order = zebra_question(text, columns, place)
 
         def pictures() -> tuple[Image.Image, ...]:
-            return tuple(i for name in order if (i := picture_cell(record[name], f"{place}: {name}")) is not None)
+            return tuple(i for name in order if (i := image_cell(record[name], f"{place}: {name}")) is not None)
 
         answer = str(_field(record, ("Final Answer",), place))
         reasoning = zebra_reasoning(str(record["Text Reasoning Trace"] or ""))

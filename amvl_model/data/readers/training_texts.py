@@ -1,4 +1,4 @@
-"""Texts of the four training sets: requests for boxes removed, references to pictures resolved, chains read out.
+"""Texts of the four training sets: requests for boxes removed, references to images resolved, chains read out.
 
 Pure functions of texts and records; the formats are described in `amvl_model.data.readers.training_sets`.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 IMAGE_MARK = "<image>"
-"""Where a prompt says it, a picture is shown there."""
+"""Where a prompt says it, an image is shown there."""
 _BOX_REQUEST = re.compile(
     r"\s*Please (?:think step by step and )?provide the bounding box coordinate of the region that can help you answer the "
     r"question better\.\s*",
@@ -24,7 +24,7 @@ _VARIABLE = re.compile(r"`([a-z_\d]+)`")
 
 
 def strip_box_request(text: str) -> str:
-    """Visual-CoT's question without the picture mark and the request for a bounding box."""
+    """Visual-CoT's question without the image mark and the request for a bounding box."""
     return _BOX_REQUEST.sub("", text.replace(IMAGE_MARK, "")).strip()
 
 
@@ -106,26 +106,26 @@ def _value(value: Any, name: str) -> str:
 
 
 def zebra_question(text: str, pictures: Sequence[str], place: str) -> tuple[str, list[str]]:
-    """Zebra-CoT's question with ``<image>`` where it refers to a picture, and the pictures in the order they are shown.
+    """Zebra-CoT's question with ``<image>`` where it refers to an image, and the images in the order they are shown.
 
-    Pictures that the text does not refer to stand before it.
+    Images that the text does not refer to stand before it.
 
     Args:
         text: the question.
-        pictures: names of the problem's pictures that exist, in order.
+        images: names of the problem's images that exist, in order.
         place: record and file, for messages.
 
     Raises:
-        ValueError: if the text refers to a picture that does not exist, or there is none at all.
+        ValueError: if the text refers to an image that does not exist, or there is none at all.
     """
     referred = [name.strip() for name in _PICTURE_REFERENCE.findall(text)]
     missing = [name for name in referred if name not in pictures]
     if missing:
-        raise ValueError(f"{place}: expected the picture {missing[0]}, which the question refers to, got null")
+        raise ValueError(f"{place}: expected the image {missing[0]}, which the question refers to, got null")
     order = [*(name for name in pictures if name not in referred), *referred]
     if not order:
         raise ValueError(
-            f"{place}: expected at least one picture of the problem, got none; a text-only problem is no use"
+            f"{place}: expected at least one image of the problem, got none; a text-only problem is no use"
         )
     unreferred = len(order) - len(referred)
     marked = _PICTURE_REFERENCE.sub(IMAGE_MARK, text).strip()
@@ -135,6 +135,6 @@ def zebra_question(text: str, pictures: Sequence[str], place: str) -> tuple[str,
 
 
 def zebra_reasoning(trace: str) -> str:
-    """Zebra-CoT's thoughts without their numbers and references to pictures."""
+    """Zebra-CoT's thoughts without their numbers and references to images."""
     text = _THOUGHT.sub("", _PICTURE_REFERENCE.sub("", trace))
     return re.sub(r"[ \t]*\n\s*\n\s*", "\n", text).strip()

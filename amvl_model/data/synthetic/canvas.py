@@ -1,6 +1,6 @@
 """Drawing primitives shared by the tasks of synthetic BLINK: colours, shapes, badges, cells, noise.
 
-Pictures are 112 x 112 pixels: 4 x 4 cells of 28 pixels, the reach of one token of a Qwen2.5-VL with 14-pixel patches
+Images are 112 x 112 pixels: 4 x 4 cells of 28 pixels, the reach of one token of a Qwen2.5-VL with 14-pixel patches
 merged 2 x 2. Everything comes from PIL, numpy and the font inside Pillow, so one generator state always gives the same
 pixels. Coordinates are pixels, x to the right, y down.
 
@@ -76,7 +76,7 @@ def cell_centre(cell: tuple[int, int]) -> Point:
 
 
 def inward_centre(cell: tuple[int, int]) -> Point:
-    """A point of the cell a little towards the middle of the picture, so that large objects are not cut off."""
+    """A point of the cell a little towards the middle of the image, so that large objects are not cut off."""
     return (float(_INWARD[cell[0]]), float(_INWARD[cell[1]]))
 
 
@@ -161,7 +161,7 @@ def _badge_sprite(name: str) -> Image.Image:
 
 
 def place_badge(image: Image.Image, name: str, centre: Point) -> None:
-    """Paste the badge ``A``..``D`` or ``REF`` around ``centre``, moved inwards where it would leave the picture."""
+    """Paste the badge ``A``..``D`` or ``REF`` around ``centre``, moved inwards where it would leave the image."""
     sprite = _badge_sprite(name)
     half = BADGE_SIZE // 2
     x, y = (min(IMAGE_SIZE - BADGE_SIZE, max(0, round(value) - half)) for value in centre)
@@ -181,7 +181,7 @@ def question_mark() -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _noise_bank(strength: int) -> Image.Image:
-    """A large picture of 128 plus normal noise of standard deviation ``strength`` (grey levels)."""
+    """A large image of 128 plus normal noise of standard deviation ``strength`` (grey levels)."""
     noise = np.random.default_rng(20240229).normal(128.0, strength, (_NOISE_SIZE, _NOISE_SIZE, 3))
     return Image.fromarray(np.clip(np.rint(noise), 0, 255).astype(np.uint8))
 
@@ -201,11 +201,11 @@ class Drawing:
     """One drawn question.
 
     Attributes:
-        images: the pictures, in order.
+        images: the images, in order.
         question: the text; it never depends on the answer.
         choices: the option texts, likewise.
-        explanation: what a person sees in the pictures, in a small closed vocabulary: the facts that decide the question,
-            for every picture, point or panel. Pre-training of the tiny base uses it as a dense caption.
+        explanation: what a person sees in the images, in a small closed vocabulary: the facts that decide the question,
+            for every image, point or panel. Pre-training of the tiny base uses it as a dense caption.
     """
 
     images: tuple[Image.Image, ...]
@@ -221,9 +221,9 @@ class Task:
     Attributes:
         name: BLINK's name.
         options: number of options, the same for each question of the task.
-        images: number of pictures.
+        images: number of images.
         draw: ``draw(rng, difficulty, answer)``, where ``answer`` is the index of the option that has to be right. The
-            caller draws it uniformly, so nothing but the pictures can tell it.
+            caller draws it uniformly, so nothing but the images can tell it.
     """
 
     name: str

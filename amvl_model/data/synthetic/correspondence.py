@@ -1,6 +1,6 @@
-"""Tasks on matching points of two pictures: Visual_, Semantic_ and Functional_Correspondence.
+"""Tasks on matching points of two images: Visual_, Semantic_ and Functional_Correspondence.
 
-A black badge R (REF) marks a point of the first picture; badges A to D mark four points of the second one.
+A black badge R (REF) marks a point of the first image; badges A to D mark four points of the second one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _explain(names: tuple[str, ...], target: int, on: dict[str, int]) -> str:
 def _objects(
     rng: np.random.Generator, things: list[tuple[str, str]], cells: list[tuple[int, int]], difficulty: float
 ) -> tuple[Image.Image, list[Point]]:
-    """A picture of four objects (shape, colour) in their cells, in a light of its own, and where they are."""
+    """An image of four objects (shape, colour) in their cells, in a light of its own, and where they are."""
     hard = hardness(difficulty)
     image = paper(rng)
     draw = ImageDraw.Draw(image)
@@ -85,7 +85,7 @@ def _objects(
 
 
 def draw_visual_correspondence(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
-    """The same four objects seen again: which marked one is the marked one of the first picture.
+    """The same four objects seen again: which marked one is the marked one of the first image.
 
     The objects are rearranged with probability 2 x difficulty (at most 1), otherwise they only move a little.
     """
@@ -146,7 +146,7 @@ def _animal(rng: np.random.Generator, coat: Colour, species: int, accents: bool)
 def _placed(
     image: Image.Image, points: tuple[Point, ...], flip: bool, turn: bool, move: tuple[int, int]
 ) -> tuple[Image.Image, list[Point]]:
-    """The picture and its points after a mirror image, a swap of x and y, and a move, each optional.
+    """The image and its points after a mirror image, a swap of x and y, and a move, each optional.
 
     What the move uncovers takes the colour of the lower right corner, which is background.
     """

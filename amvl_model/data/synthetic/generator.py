@@ -1,12 +1,12 @@
 """Synthetic BLINK: random access to procedurally drawn questions in BLINK's record schema.
 
-Every question (task, split, seed, index) owns two random streams: one for the right option, the text and the pictures,
+Every question (task, split, seed, index) owns two random streams: one for the right option, the text and the images,
 one for label noise. The right option y* is drawn first and uniformly, then the question is drawn around it, so that
 
-    p(y* | question text, options) = 1 / n          (n options: only the pictures tell)
+    p(y* | question text, options) = 1 / n          (n options: only the images tell)
     p(y | x) = 1 - eps for y = y*,  eps / (n - 1) for every other option          (eps: label noise)
 
-and changing eps never changes a picture. H(y | x) is the answer information that no x can give.
+and changing eps never changes an image. H(y | x) is the answer information that no x can give.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def _check(task: str, split: str, seed: int, index: int, difficulty: float, labe
 
 
 def _stream(task: str, split: str, seed: int, index: int, stream: int) -> np.random.Generator:
-    """Stream 0 (pictures, text, right option) or 1 (label noise) of one question."""
+    """Stream 0 (images, text, right option) or 1 (label noise) of one question."""
     key = (TASKS.index(task), SPLITS.index(split), index, stream)
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=key))
 
 
 def clean_answer(task: str, split: str = "val", seed: int = 0, index: int = 0) -> int:
-    """Index of the option that the pictures show to be right, before label noise; nothing is drawn.
+    """Index of the option that the images show to be right, before label noise; nothing is drawn.
 
     Raises:
         ValueError: for an unknown task or split, or a negative seed or index.
@@ -107,7 +107,7 @@ def synthetic_blink(
 
     Returns:
         idx, question, sub_task, image_1 to image_4 (PIL RGB of 112 x 112 pixels, None if absent), choices, answer
-        (``"(A)"``), prompt, explanation (what the pictures show).
+        (``"(A)"``), prompt, explanation (what the images show).
 
     Raises:
         ValueError: for an unknown task or split, a difficulty or label noise outside [0, 1], or a negative seed or

@@ -169,7 +169,7 @@ def _box(image: Image.Image, name: str, centre: Point, half: float, lower: bool)
 
 
 def _where(point: Point) -> str:
-    """Row (a to c) and column (a to c) of a point of the picture."""
+    """Row (a to c) and column (a to c) of a point of the image."""
     column, row = (min(2, max(0, round(value / 28) - 1)) for value in point)
     return f"{'abc'[row]}{'abc'[column]}"
 
@@ -207,7 +207,7 @@ def draw_object_localization(rng: np.random.Generator, difficulty: float, answer
 
 
 def _portrait(rng: np.random.Generator, objects: list[tuple[str, str]], difficulty: float) -> Image.Image:
-    """One picture of one or two large objects (shape, colour) in random places."""
+    """One image of one or two large objects (shape, colour) in random places."""
     image = paper(rng)
     draw = ImageDraw.Draw(image)
     light = 1.0 + 0.5 * hardness(difficulty) * float(rng.uniform(-1, 0.3))
@@ -224,7 +224,7 @@ def _portrait(rng: np.random.Generator, objects: list[tuple[str, str]], difficul
 
 
 def draw_visual_similarity(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
-    """Which of two pictures shows the same kind of objects as the first one."""
+    """Which of two images shows the same kind of objects as the first one."""
     hard = hardness(difficulty)
     count = 2 if chance(rng, 0.6 * hard) else 1
     colours = pick(rng, 2 * count, len(COLOUR_NAMES))

@@ -1,4 +1,4 @@
-"""Tasks on whole pictures and their textures: Art_Style, Forensic_Detection, Jigsaw."""
+"""Tasks on whole images and their textures: Art_Style, Forensic_Detection, Jigsaw."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ JIGSAW_COLOURS: Final[tuple[Colour, ...]] = (
 
 @lru_cache(maxsize=8)
 def _texture(name: str) -> Image.Image:
-    """Where the ink of a style lies: a mask of 0 and 255, larger than a picture so that it can be shifted."""
+    """Where the ink of a style lies: a mask of 0 and 255, larger than an image so that it can be shifted."""
     y, x = np.mgrid[0:_TEXTURE_SIZE, 0:_TEXTURE_SIZE]
     if name == "dots":
         mask = (x % 14 - 7) ** 2 + (y % 14 - 7) ** 2 <= 20
@@ -64,7 +64,7 @@ def _texture(name: str) -> Image.Image:
 
 
 def _draw_content(draw: ImageDraw.ImageDraw, kind: int, x: float, ground: float) -> None:
-    """Draw the content of a picture in palette indices 0 to 3: hills, a house, a tree, a boat or a person."""
+    """Draw the content of an image in palette indices 0 to 3: hills, a house, a tree, a boat or a person."""
     size = IMAGE_SIZE
     if kind == 0:
         draw.ellipse((x - 14, 10, x + 14, 38), fill=3)
@@ -89,7 +89,7 @@ def _draw_content(draw: ImageDraw.ImageDraw, kind: int, x: float, ground: float)
 
 
 def _content(rng: np.random.Generator, kind: int, difficulty: float) -> Image.Image:
-    """A palette picture (indices 0 to 3) of one kind of content in a random place."""
+    """A palette image (indices 0 to 3) of one kind of content in a random place."""
     image = Image.new("P", (IMAGE_SIZE, IMAGE_SIZE), 0)
     reach = 6 + 14 * difficulty
     x = 56 + reach * float(rng.uniform(-1, 1))
@@ -99,7 +99,7 @@ def _content(rng: np.random.Generator, kind: int, difficulty: float) -> Image.Im
 
 
 def _coloured(content: Image.Image, tones: tuple[Colour, ...]) -> Image.Image:
-    """The palette picture in real colours."""
+    """The palette image in real colours."""
     content.putpalette([channel for tone in tones for channel in tone])
     return content.convert("RGB")
 
@@ -115,7 +115,7 @@ def _painting(rng: np.random.Generator, kind: int, texture: str, palette: int, d
 
 
 def draw_art_style(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
-    """Which of two pictures is painted like the first one: strokes and palette agree, contents differ.
+    """Which of two images is painted like the first one: strokes and palette agree, contents differ.
 
     At high difficulty both candidates share the palette, and only the strokes tell.
     """
@@ -153,7 +153,7 @@ def _glitch(image: Image.Image, rng: np.random.Generator, difficulty: float) -> 
 
 
 def draw_forensic_detection(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
-    """Which of four pictures has been tampered with: one has a patch of colour blocks."""
+    """Which of four images has been tampered with: one has a patch of colour blocks."""
     kinds = pick(rng, 4, 5)
     images = []
     for i in range(4):
@@ -189,7 +189,7 @@ def _field(kind: int, wave: int) -> np.ndarray:
 
 
 def _bands(kind: int, wave: int, offset: int, colours: list[int]) -> Image.Image:
-    """A picture of bands of the given colours (indices into `JIGSAW_COLOURS`), 24 pixels wide."""
+    """An image of bands of the given colours (indices into `JIGSAW_COLOURS`), 24 pixels wide."""
     lookup = np.array([(value + offset) // 24 % len(colours) for value in range(-32, 256)], dtype=np.uint8)
     image = Image.fromarray(lookup[_field(kind, wave) + 32])
     return _coloured(image, tuple(JIGSAW_COLOURS[i] for i in colours))
@@ -201,7 +201,7 @@ def _band_words(kind: int, colours: list[int]) -> str:
 
 
 def draw_jigsaw(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
-    """Which of two pieces, shown enlarged, belongs into the black lower right quarter of the first picture.
+    """Which of two pieces, shown enlarged, belongs into the black lower right quarter of the first image.
 
     The wrong piece has other colours; at high difficulty it has the same bands, moved.
     """

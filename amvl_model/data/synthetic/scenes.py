@@ -64,7 +64,7 @@ def _stand(
 
 
 def draw_relative_depth(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
-    """Which of two marked objects on a floor is closer: the one that stands lower in the picture."""
+    """Which of two marked objects on a floor is closer: the one that stands lower in the image."""
     hard = hardness(difficulty)
     gap = 0.6 - 0.42 * difficulty
     far = float(rng.uniform(0.0, 0.95 - gap))
@@ -170,9 +170,9 @@ def _seen(posts: list[tuple[float, float, str]], tower: float | None, shift: flo
 def draw_multi_view(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Whether the camera moves left or right: the scene moves the other way, near things more than far hills.
 
-    A red tower stays in view up to difficulty 0.25. Because it may not leave the picture, its place in one picture
-    alone lets one guess 73 of 100 answers (at difficulty 0); both pictures always tell. Without the tower, as at
-    high difficulty, the posts go on beyond both edges, and neither picture alone says anything.
+    A red tower stays in view up to difficulty 0.25. Because it may not leave the image, its place in one image
+    alone lets one guess 73 of 100 answers (at difficulty 0); both images always tell. Without the tower, as at
+    high difficulty, the posts go on beyond both edges, and neither image alone says anything.
     """
     hard = hardness(difficulty)
     size = CELL * (1.0 - 0.6 * hard) + float(rng.uniform(-1, 1)) * 6 * difficulty

@@ -1,11 +1,11 @@
 """Synthetic BLINK out of distribution: the same questions, drawn with what no training question has.
 
-    shifted rendering      one photometric change a question, the same for all its pictures: gamma, a colour cast, less
+    shifted rendering      one photometric change a question, the same for all its images: gamma, a colour cast, less
                            light, a slight blur
     unseen combinations    the difficulty is raised above 0.25, where distractors, overlaps and clutter come in that
                            neither the tiny base nor the tiny preset has been trained on
 
-The changes are monotone in every channel and alike everywhere in the picture, so orders of brightness, places, shapes and
+The changes are monotone in every channel and alike everywhere in the image, so orders of brightness, places, shapes and
 counts stay what they were and the right option stays right. A counterpart of VisualPuzzles in the paper: what is asked
 needs the same skills, what is shown looks different.
 """
@@ -65,7 +65,7 @@ class ShiftedBlink(QuestionSet):
 
 
 class Photometry:
-    """A photometric change of a whole picture.
+    """A photometric change of a whole image.
 
     Args:
         gains: factor of every channel, 0 to 1: colour cast and light.
@@ -87,5 +87,5 @@ class Photometry:
         return cls(gains, _GAMMA[int(rng.integers(len(_GAMMA)))], float(rng.uniform(0.3, 0.6)))
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """The changed picture, same size; needs mode RGB."""
+        """The changed image, same size; needs mode RGB."""
         return picture.point(self.table).filter(ImageFilter.GaussianBlur(self.blur))

@@ -1,4 +1,4 @@
-"""Token-level relevance: how much each picture patch and each word moves the latents and the answer.
+"""Token-level relevance: how much each image patch and each word moves the latents and the answer.
 
 Integrated gradients (Sundararajan, Taly and Yan 2017) on the input embeddings e of the query, from a baseline e0 to e:
 
@@ -10,12 +10,12 @@ Integrated gradients (Sundararajan, Taly and Yan 2017) on the input embeddings e
     latents     sum_j f_j
     answer      f(e) = log p(y | e, Z = prior mean(e))                                     through x itself and through Z
 
-Baseline: pictures of the same size, all mid grey; every word of the user's turn at the mean of the vocabulary's embeddings.
+Baseline: images of the same size, all mid grey; every word of the user's turn at the mean of the vocabulary's embeddings.
 The chat template's own tokens stay as they are and have no relevance. Completeness: sum_i R_i = f(e) - f(e0) (`totals`), up to
-the error of the quadrature (Gauss-Legendre), which is reported as `residuals`. So relevance through pictures and through text
+the error of the quadrature (Gauss-Legendre), which is reported as `residuals`. So relevance through images and through text
 add up to the whole change.
 
-A picture token is a square of patch size times merge size pixels (28 in Qwen2.5-VL); its feature has seen the other patches of
+An image token is a square of patch size times merge size pixels (28 in Qwen2.5-VL); its feature has seen the other patches of
 the vision tower's attention, so a map says where the language model reads, not which pixels the vision tower looked at.
 """
 
@@ -51,7 +51,7 @@ class RelevanceMap:
         question: the question.
         targets: names of the T targets.
         answer: index of the option behind "answer": the given one, or the likeliest where none is given.
-        images: per picture (T, rows, columns), nats, one value per picture token.
+        images: per image (T, rows, columns), nats, one value per image token.
         tokens: the words of the user's turn, as the tokenizer cuts them.
         text: (T, words), nats.
         totals: (T,), f(e) - f(e0), nats.
@@ -68,7 +68,7 @@ class RelevanceMap:
     residuals: Array
 
     def of(self, target: str) -> tuple[list[Array], Array]:
-        """Relevance of every picture (rows, columns) and of the words (words,); "latents" is the sum over the slots.
+        """Relevance of every image (rows, columns) and of the words (words,); "latents" is the sum over the slots.
 
         Raises:
             ValueError: for an unknown target.
@@ -77,7 +77,7 @@ class RelevanceMap:
         return [image[chosen].sum(0) for image in self.images], self.text[chosen].sum(0)
 
     def parts(self, target: str) -> tuple[float, float]:
-        """Relevance through all pictures and through all words, nats."""
+        """Relevance through all images and through all words, nats."""
         images, words = self.of(target)
         return float(sum(image.sum() for image in images)), float(words.sum())
 
@@ -93,7 +93,7 @@ class RelevanceMap:
         return [self.targets.index(target)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON; without the pictures."""
+        """Plain Python types, ready for JSON; without the images."""
         return {
             "id": self.question.id,
             "task": self.question.task,
@@ -109,7 +109,7 @@ class RelevanceMap:
 
 @dataclass(frozen=True, kw_only=True)
 class RelevanceReport:
-    """Relevance maps of a few questions, and their parts through pictures and text.
+    """Relevance maps of a few questions, and their parts through images and text.
 
     Attributes:
         maps: one per question.
@@ -188,8 +188,8 @@ def measure_relevance(
     return RelevanceReport(maps=maps, parts=parts, steps=steps, seed=seed, level=level)
 
 
-def blank_pictures(question: VisualQuestion) -> VisualQuestion:
-    """The question with mid-grey pictures of the same sizes: the baseline of the pictures."""
+def blank_images(question: VisualQuestion) -> VisualQuestion:
+    """The question with mid-grey images of the same sizes: the baseline of the images."""
     return replace(question, images=tuple(Image.new("RGB", image.size, GREY) for image in question.images))
 
 
@@ -226,8 +226,8 @@ def _relevance_map(scorer: LatentScorer, question: VisualQuestion, steps: int, b
 
 
 def _baseline(scorer: LatentScorer, question: VisualQuestion, words: Sequence[int], own: Tensor) -> Tensor:
-    """e0 (1, N, hidden): grey pictures, mean embeddings at the words, the template as it is."""
-    grey = scorer.processor([blank_pictures(question)], answers=False)
+    """e0 (1, N, hidden): grey images, mean embeddings at the words, the template as it is."""
+    grey = scorer.processor([blank_images(question)], answers=False)
     grey = {name: value.to(scorer.device) for name, value in grey.items()}
     result, _ = scorer.model._embed_query(grey, grey["attention_mask"])
     result = result.clone()
@@ -297,7 +297,7 @@ def _integrated(
 
 
 def content_words(processor: AMVLProcessor, ids: Tensor) -> list[int]:
-    """Places of the user's own words in a query (N,): the last turn but the assistant's, without template and pictures."""
+    """Places of the user's own words in a query (N,): the last turn but the assistant's, without template and images."""
     tokenizer = processor.tokenizer
     start = int(tokenizer.convert_tokens_to_ids("<|im_start|>"))
     listed = ids.tolist()
@@ -310,7 +310,7 @@ def content_words(processor: AMVLProcessor, ids: Tensor) -> list[int]:
 
 
 def _image_maps(processor: AMVLProcessor, grids: Tensor, relevance: Array) -> tuple[Array, ...]:
-    """Relevance (T, picture tokens) of a query as one (T, rows, columns) a picture."""
+    """Relevance (T, image tokens) of a query as one (T, rows, columns) an image."""
     merge, maps, begin = processor.image_processor.merge_size, [], 0
     for frames, height, width in grids.tolist():
         rows, columns = height // merge, width // merge

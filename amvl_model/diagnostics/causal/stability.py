@@ -1,4 +1,4 @@
-"""How stable answers and latents are: over samples, under changes of picture and text, between slots.
+"""How stable answers and latents are: over samples, under changes of image and text, between slots.
 
 Sampling, at every temperature tau, with S samples Z_s = mean + tau std noise of the prior of each question:
 

@@ -1,4 +1,4 @@
-"""Small changes to a question's pictures and text that leave its answer known: pure functions of a `VisualQuestion`.
+"""Small changes to a question's images and text that leave its answer known: pure functions of a `VisualQuestion`.
 
     kind      name             what is changed
     image     noise            Gaussian noise of standard deviation 20 of 255 on every channel of every pixel
@@ -19,9 +19,9 @@ Text is changed where the prompt ends in BLINK's list of options. A question who
 `perturbed` returns None, and who calls it counts the question as missing.
 
 
-Questions with their pictures, their text or both taken from another question of the set, or made blank.
+Questions with their images, their text or both taken from another question of the set, or made blank.
 
-Pictures come from a question with as many pictures and options, prompts from one with as many of both too, so that "the third
+Images come from a question with as many images and options, prompts from one with as many of both too, so that "the third
 image" and "(D)" still name something. Answer, choices and answer_probs stay those of the question itself: only x is replaced.
 """
 
@@ -96,13 +96,13 @@ def perturbed(question: VisualQuestion, name: str, *, seed: int = 0, index: int 
         letters = [letter.strip("()") + "." for letter in letters]
     lead = "Select from the following choices."
     if name == "paraphrase":
-        text, lead = f"Look at the picture and answer: {text}", "Choose one of these options."
+        text, lead = f"Look at the image and answer: {text}", "Choose one of these options."
     lines = "\n".join(f"{letter} {choice}" for letter, choice in zip(letters, question.choices, strict=True))
     return Perturbed(replace(question, prompt=f"{text}\n{lead}\n{lines}"), same)
 
 
 def blank_image(image: Image.Image) -> Image.Image:
-    """A picture of the same size in one colour, the mean of the original's pixels."""
+    """An image of the same size in one colour, the mean of the original's pixels."""
     image = to_rgb(image)
     mean = np.asarray(image, dtype=np.float64).mean(axis=(0, 1)).round().astype(int)
     return Image.new("RGB", image.size, (int(mean[0]), int(mean[1]), int(mean[2])))
@@ -195,7 +195,7 @@ class Donors:
     Attributes:
         kept: questions that count.
         options, answers: their numbers of options and given answers.
-        image, text: per kept question, whose pictures and whose prompt it gets.
+        image, text: per kept question, whose images and whose prompt it gets.
         left_out: ids of questions without another one to take from.
     """
 
@@ -212,7 +212,7 @@ def find_donors(
 ) -> tuple[Donors, dict[str, float]]:
     """Donors of every question, and the fraction of replacements that differ from what they replace, per modality.
 
-    Within a group (equally many pictures and options, with ``within_task`` also one task) the pictures come from the next
+    Within a group (equally many images and options, with ``within_task`` also one task) the images come from the next
     question of a random circle, and the prompt from another circle, in which as few questions as possible get a prompt that
     reads like their own. With replacement "blank" every question counts and is its own donor.
 
@@ -249,7 +249,7 @@ def find_donors(
     kept = sorted(image)
     if not kept:
         raise ValueError(
-            f"expected two questions or more with equally many pictures and options{' of one task' if within_task else ''}, "
+            f"expected two questions or more with equally many images and options{' of one task' if within_task else ''}, "
             f"got none among {len(questions)}; give more questions, or use replacement='blank'"
         )
     changed = {
@@ -295,7 +295,7 @@ class ReplacedQuestions(QuestionSet):
 
 
 def _blanked(questions: Sequence[VisualQuestion]) -> dict[str, float]:
-    """Fraction of questions that a blank picture and a blank prompt change."""
+    """Fraction of questions that a blank image and a blank prompt change."""
     changed = np.zeros((len(questions), 2))
     for i in range(len(questions)):
         question = questions[i]
@@ -305,7 +305,7 @@ def _blanked(questions: Sequence[VisualQuestion]) -> dict[str, float]:
 
 
 def _blank_prompt(question: VisualQuestion) -> str:
-    """The options' letters alone, and the pictures' places where the prompt names them."""
+    """The options' letters alone, and the images' places where the prompt names them."""
     places = IMAGE_PLACEHOLDER * question.prompt.count(IMAGE_PLACEHOLDER)
     letters = format_prompt("", [""] * len(question.choices)).replace(") ", ")").strip()
     return places + letters

@@ -5,10 +5,10 @@ Four conditions, in which x is
 
     own      (image, text)            image    (image', text)          text    (image, text')         both    (image', text')
 
-replacement "other": image' are the pictures of another question of the set with as many pictures and options, text' the prompt
+replacement "other": image' are the images of another question of the set with as many images and options, text' the prompt
 of another one (seldom the same one), as far as possible not equal to text; with within_task also of the same task. What is put
 in is plausible in itself, and what the figure loses was said of this question (and, across tasks, of this task). replacement
-"blank": pictures of the same size in one colour, their mean, and a prompt with the options' letters alone; this also takes
+"blank": images of the same size in one colour, their mean, and a prompt with the options' letters alone; this also takes
 away what all questions have in common, but no model met such input in training.
 
 Figures v of one condition (x replaced for prior, posterior and decoding alike): leaked information, answer sensitivity, KLs,
@@ -143,7 +143,7 @@ def measure_cross_modal(
 
     Raises:
         ValueError: for a model without latents, an empty set, an unknown replacement, no two questions with equally many
-            pictures and options (replacement "other"), or a question without a known answer or with fewer than two options.
+            images and options (replacement "other"), or a question without a known answer or with fewer than two options.
     """
     if replacement not in REPLACEMENTS:
         raise ValueError(f"replacement must be one of {', '.join(REPLACEMENTS)}, got {replacement!r}")

@@ -56,7 +56,7 @@ class LatentSettings:
 
 @dataclass(frozen=True)
 class Reply:
-    """A decoded text with the number of tokens read (pictures included) and written."""
+    """A decoded text with the number of tokens read (images included) and written."""
 
     text: str
     input_tokens: int
@@ -105,7 +105,7 @@ class Answerer:
             settings: of the decoding.
 
         Raises:
-            ValueError: for a question without pictures or with unusable ones.
+            ValueError: for a question without images or with unusable ones.
         """
         batch = {name: t.to(self.scorer.device) for name, t in self.processor(questions, answers=False).items()}
         lengths = batch["attention_mask"].sum(1).tolist()

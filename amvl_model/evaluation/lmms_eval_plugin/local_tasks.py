@@ -4,7 +4,7 @@
     lmms-eval --model amvl --model_args pretrained=DIR --include_path tasks --tasks blink_local
 
 The file defines a group of lmms-eval's registered tasks ``blink_...``, each with the data set's keys replaced. So prompt,
-pictures, parser and score stay lmms-eval's. (The name ``blink`` itself stays with the hub: lmms-eval prefers its own files.)
+images, parser and score stay lmms-eval's. (The name ``blink`` itself stays with the hub: lmms-eval prefers its own files.)
 ``--prompt blink`` leaves out the note that lmms-eval puts before BLINK's prompt, for a checkpoint that never saw it.
 """
 

@@ -55,7 +55,7 @@ class AMVLModel(lmms):
             repetition reads a sample of its own (not with ``--use_cache``, which takes repetitions for the same request).
         latent_temperature: scale of the prior's standard deviation in a sample.
         seed: of latents and of drawn tokens.
-        min_pixels, max_pixels: limits of a picture's area [pixels]; default: the checkpoint's.
+        min_pixels, max_pixels: limits of an image's area [pixels]; default: the checkpoint's.
         max_new_tokens: longest reply where a task sets none [tokens].
         batch_size, max_batch_size, device: from lmms-eval's command line; "auto" is not supported.
 
@@ -213,13 +213,13 @@ class AMVLModel(lmms):
 
 
 class AMVLChat(AMVLModel):
-    """lmms-eval's chat interface, its default: pictures stand where the task's messages put them."""
+    """lmms-eval's chat interface, its default: images stand where the task's messages put them."""
 
     is_simple = False
 
 
 class AMVLSimple(AMVLModel):
-    """lmms-eval's simple interface (``--force_simple``): a text and pictures before it, and likelihoods of texts."""
+    """lmms-eval's simple interface (``--force_simple``): a text and images before it, and likelihoods of texts."""
 
     is_simple = True
 

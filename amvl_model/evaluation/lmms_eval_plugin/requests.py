@@ -1,7 +1,7 @@
 """What lmms-eval asks for, as questions and decoding settings of this project. Free of lmms-eval and torch.
 
-Pictures stand where lmms-eval's messages put them. A text may name them itself: if it holds as many marks ``<image>`` as
-there are pictures, and the pictures come before all text, they stand at the marks. Other marks are dropped, as lmms-eval's
+Images stand where lmms-eval's messages put them. A text may name them itself: if it holds as many marks ``<image>`` as
+there are images, and the images come before all text, they stand at the marks. Other marks are dropped, as lmms-eval's
 own Qwen2.5-VL does. Numbered marks such as ``<image 1>`` are words of the question and stay.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from amvl_model.data.images import decode_base64, decode_picture, read_picture, to_rgb
+from amvl_model.data.images import decode_base64, decode_image, read_image, to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_MARK: Final = "<image>"
@@ -119,14 +119,14 @@ def decoding_settings(
 
 
 def question_from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> VisualQuestion:
-    """A question from lmms-eval's chat messages: one user turn of texts and pictures.
+    """A question from lmms-eval's chat messages: one user turn of texts and images.
 
     Args:
         messages: dictionaries with ``role`` and ``content`` (a text, or entries of type text or image).
         name: of the question, for messages.
 
     Raises:
-        ValueError: for another number of turns, another role than user, a video or sound, or an unreadable picture.
+        ValueError: for another number of turns, another role than user, a video or sound, or an unreadable image.
     """
     roles = [message["role"] for message in messages]
     if roles != ["user"]:
@@ -143,23 +143,21 @@ def question_from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> 
         elif entry["type"] == "image":
             parts += [picture(visual, name) for visual in _flat([entry["url"]])]
         else:
-            raise ValueError(
-                f"question {name!r}: expected texts and pictures, got a {entry['type']}; leave the task out"
-            )
+            raise ValueError(f"question {name!r}: expected texts and images, got a {entry['type']}; leave the task out")
     return _question(parts, name)
 
 
 def question_from_context(context: str, visuals: Iterable[Any] | None, name: str) -> VisualQuestion:
-    """A question from the simple interface: a text and its pictures, which stand before it.
+    """A question from the simple interface: a text and its images, which stand before it.
 
     Raises:
-        ValueError: for an unreadable picture.
+        ValueError: for an unreadable image.
     """
     return _question([*(picture(visual, name) for visual in _flat(visuals or ())), context], name)
 
 
 def picture(visual: Any, name: str) -> Image.Image:
-    """A picture as RGB, from PIL, a path, base64 with or without a data URL, or the datasets library's cell.
+    """An image as RGB, from PIL, a path, base64 with or without a data URL, or the datasets library's cell.
 
     Raises:
         ValueError: for anything else, or what cannot be decoded.
@@ -167,15 +165,15 @@ def picture(visual: Any, name: str) -> Image.Image:
     if isinstance(visual, Image.Image):
         return to_rgb(visual, f"question {name!r}")
     if isinstance(visual, Mapping) and visual.get("bytes") is not None:
-        return decode_picture(visual["bytes"], f"question {name!r}")
+        return decode_image(visual["bytes"], f"question {name!r}")
     if isinstance(visual, str) and visual.startswith("data:image/"):
         return decode_base64(visual.partition("base64,")[2], f"question {name!r}")
     if isinstance(visual, str | Path) and Path(visual).is_file():
-        return read_picture(Path(visual), f"question {name!r}")
+        return read_image(Path(visual), f"question {name!r}")
     shown = repr(visual)
     raise ValueError(
-        f"question {name!r}: expected a picture (PIL, file, data URL), got {shown[:80]}; AMVL reads pictures only, so leave "
-        "tasks with videos, sound or pictures behind addresses out"
+        f"question {name!r}: expected an image (PIL, file, data URL), got {shown[:80]}; AMVL reads images only, so leave "
+        "tasks with videos, sound or images behind addresses out"
     )
 
 

@@ -67,7 +67,7 @@ class Cell:
         methods: those measured, in turns.
         repeats: measured rounds, after one unmeasured round.
         device, dtype, optimizer: "cpu" or "cuda", "float32" or "bfloat16", "adamw" or "sgd".
-        pictures: whether three quarters of x are a picture (vision encoder frozen); otherwise x is text.
+        images: whether three quarters of x are an image (vision encoder frozen); otherwise x is text.
         threads: CPU threads; 0 for torch's own choice.
         profile: also profile one step of every method (training cells).
     """

@@ -4,7 +4,7 @@
     posterior  [ x | y | k posterior queries ]      positions as in the two-pass layout: the queries stand right after x
     answer     [ x | k injected | y ]
 
-For examples of one length without padding, with nothing of amvl_model's masks or caches; x and its pictures are encoded
+For examples of one length without padding, with nothing of amvl_model's masks or caches; x and its images are encoded
 three times.
 
 Shapes: B examples, N query tokens, M answer tokens, k latents, d latent dimension, V vocabulary.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from amvl_model.data.images import read_picture
+from amvl_model.data.images import read_image
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
 from amvl_model.evaluation.evaluate import evaluate
@@ -73,7 +73,7 @@ def own_question(image: str, text: str, choices: Sequence[str]) -> VisualQuestio
         )
     return VisualQuestion(
         id="your question",
-        images=(read_picture(Path(image), "your question"),),
+        images=(read_image(Path(image), "your question"),),
         prompt=text,
         answer_text="(A)",
         question=text,

@@ -142,7 +142,7 @@ def test_damaged_pages_behind_a_sound_header_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", None, "half a picture"])
-def test_an_unreadable_picture_names_its_record(folder: Path, data: bytes | str | None) -> None:
+def test_an_unreadable_image_names_its_record(folder: Path, data: bytes | str | None) -> None:
     if isinstance(data, str):
         whole = pq.read_table(folder / "Jigsaw" / "val-00000-of-00001.parquet").to_pylist()[0]["image_2"]["bytes"]
         data = whole[: len(whole) // 2]
@@ -202,7 +202,7 @@ def test_an_unreachable_hub_says_what_to_download(monkeypatch: pytest.MonkeyPatc
         load_blink()
 
 
-def test_a_hidden_picture_mode_is_converted_to_rgb(tmp_path: Path) -> None:
+def test_a_hidden_image_mode_is_converted_to_rgb(tmp_path: Path) -> None:
     record = synthetic_blink("Counting") | {"image_1": Image.new("L", (20, 10), 77)}
     export_blink_parquet([record], tmp_path)
     image = load_blink(tmp_path)[0].images[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from amvl_model.data.images import FORMATS, decode_picture, read_picture, to_rgb
+from amvl_model.data.images import FORMATS, decode_image, read_image, to_rgb
 from amvl_model.data.readers.question_files import QuestionFile, write_questions
 from amvl_model.data.schema import VisualQuestion, question_from_blink
 from amvl_model.evaluation import question_batches
@@ -35,8 +35,8 @@ def every_way(data: bytes, folder: Path) -> dict[str, Image.Image]:
     path.write_bytes(data)
     record = {"idx": "1", "choices": ["a", "b"], "answer": "(A)", "question": "q", "prompt": "p", "sub_task": "t"}
     return {
-        "reader": decode_picture(data, "here"),
-        "file": read_picture(path, "here"),
+        "reader": decode_image(data, "here"),
+        "file": read_image(path, "here"),
         "ask": main_job._open(str(path)),
         "plug-in, PIL": picture(Image.open(path), "q"),
         "plug-in, cell": picture({"bytes": data}, "q"),
@@ -113,7 +113,7 @@ def test_other_modes_are_converted_as_pil_does(mode: str) -> None:
 
 def test_damaged_exif_is_ignored() -> None:
     data = encoded(UPRIGHT, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
-    assert decode_picture(data, "here").tobytes() == UPRIGHT.tobytes()
+    assert decode_image(data, "here").tobytes() == UPRIGHT.tobytes()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -125,7 +125,7 @@ def test_damaged_files_of_every_format_are_refused_with_their_place(kind: str) -
         for place in rng.integers(0, min(len(damaged), 200), 4):
             damaged[place] = int(rng.integers(0, 256))
         try:
-            assert decode_picture(bytes(damaged), "record 3").mode == "RGB"
+            assert decode_image(bytes(damaged), "record 3").mode == "RGB"
         except ValueError as error:
             assert str(error).startswith("record 3")
 
@@ -133,7 +133,7 @@ def test_damaged_files_of_every_format_are_refused_with_their_place(kind: str) -
 def test_formats_for_ghostscript_are_not_opened() -> None:
     assert "EPS" not in FORMATS
     with pytest.raises(ValueError, match="here cannot be read .expected one of PNG, JPEG"):
-        decode_picture(encoded(UPRIGHT, "EPS"), "here")
+        decode_image(encoded(UPRIGHT, "EPS"), "here")
 
 
 def test_no_pipe_and_no_device_is_opened(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_no_pipe_and_no_device_is_opened(tmp_path: Path) -> None:
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "zero.png"):
         with pytest.raises(ValueError, match=f"{name}, a pipe or a device"):
-            read_picture(tmp_path / name, "line 1")
+            read_image(tmp_path / name, "line 1")
 
 
 def test_written_questions_are_upright_and_rgb(tmp_path: Path) -> None:

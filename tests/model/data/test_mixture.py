@@ -13,7 +13,7 @@ from amvl_model.data.schema import VisualQuestion
 
 
 class Source(Sequence[VisualQuestion]):
-    """Numbered questions without pictures, some of them unreadable."""
+    """Numbered questions without images, some of them unreadable."""
 
     def __init__(self, name: str, size: int, bad: Sequence[int] = ()) -> None:
         self.name, self.size, self.bad, self.asked = name, size, set(bad), Counter[int]()

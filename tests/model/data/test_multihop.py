@@ -1,4 +1,4 @@
-"""Multi-hop questions: the pictures, and only the pictures, tell the answer; scenes are shared; splits are disjoint."""
+"""Multi-hop questions: the images, and only the images, tell the answer; scenes are shared; splits are disjoint."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_there_are_five_tasks() -> None:
 
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)
-def test_pictures_and_text_suffice_to_find_the_whole_chain(task: str) -> None:
+def test_images_and_text_suffice_to_find_the_whole_chain(task: str) -> None:
     for split in ("train", "val", "test"):
         for index in range(0, 240, 3):
             record = multihop_record(task, split, 3, index)
@@ -130,8 +130,8 @@ def test_pictures_and_text_suffice_to_find_the_whole_chain(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)
-def test_the_picture_is_necessary(task: str) -> None:
-    """Answers read from the picture of another scene with the same colours are right about as often as guesses."""
+def test_the_image_is_necessary(task: str) -> None:
+    """Answers read from the image of another scene with the same colours are right about as often as guesses."""
     hits, count = 0, 100 if task == "Dots_And_Arrows" else 600
     settings: dict[str, Any] = {"colours": 8, "hops": 3, "questions_per_scene": 1}
     for index in range(count):
@@ -181,7 +181,7 @@ def test_questions_are_the_same_in_any_order(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)
-def test_questions_of_a_scene_share_their_picture(task: str) -> None:
+def test_questions_of_a_scene_share_their_image(task: str) -> None:
     for each in (8, 3):
         records = [multihop_record(task, "train", 2, i, questions_per_scene=each) for i in range(4 * each)]
         images: dict[str, set[bytes]] = defaultdict(set)

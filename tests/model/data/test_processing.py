@@ -1,4 +1,4 @@
-"""AMVLProcessor: the prompt's layout, pictures of every shape, padding, positions, and what it refuses."""
+"""AMVLProcessor: the prompt's layout, images of every shape, padding, positions, and what it refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE, START, END, HEADER = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>
 
 
 def text_of(ids: torch.Tensor) -> str:
-    """The prompt with each picture's run of tokens written as one."""
+    """The prompt with each image's run of tokens written as one."""
     text = processor().tokenizer.decode(ids)
     while IMAGE * 2 in text:
         text = text.replace(IMAGE * 2, IMAGE)
@@ -41,7 +41,7 @@ def test_the_query_is_the_chat_template_and_ends_with_the_assistants_header() ->
     assert encoded["input_ids"][-len(header) :].tolist() == header
 
 
-def test_pictures_stand_where_the_prompt_names_them() -> None:
+def test_images_stand_where_the_prompt_names_them() -> None:
     asked = question(2, prompt="First <image>, then <image>: which?")
     one = f"{START}{IMAGE}{END}"
     text = text_of(processor().encode(asked)["input_ids"])
@@ -58,7 +58,7 @@ def test_the_answer_ends_its_turn_and_is_nowhere_in_the_query() -> None:
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 3, 4])
-def test_every_picture_gets_as_many_tokens_as_its_grid_has_cells(pictures: int) -> None:
+def test_every_image_gets_as_many_tokens_as_its_grid_has_cells(pictures: int) -> None:
     encoded = processor().encode(question(pictures, seed=1))
     grids = encoded["image_grid_thw"]
     assert grids.shape == (pictures, 3) and (pictures == 1 or len(grids.unique(dim=0)) > 1)
@@ -70,12 +70,12 @@ def test_every_picture_gets_as_many_tokens_as_its_grid_has_cells(pictures: int) 
 
 
 @pytest.mark.parametrize(("size", "grid"), [((112, 56), [1, 4, 8]), ((56, 112), [1, 8, 4]), ((112, 112), [1, 8, 8])])
-def test_a_non_square_picture_keeps_its_shape(size: tuple[int, int], grid: list[int]) -> None:
+def test_a_non_square_image_keeps_its_shape(size: tuple[int, int], grid: list[int]) -> None:
     asked = replace(question(1), images=(picture(*size, seed=0),))  # PIL: width, height; grid: time, height, width
     assert processor().encode(asked)["image_grid_thw"].tolist() == [grid]
 
 
-def test_large_and_small_pictures_are_brought_into_the_limits() -> None:
+def test_large_and_small_images_are_brought_into_the_limits() -> None:
     huge = replace(question(1), images=(picture(1000, 300, seed=0),))
     dot = replace(question(1), images=(picture(2, 2, seed=0),))
     assert processor().encode(huge)["image_grid_thw"].prod() * 14 * 14 <= 112 * 112
@@ -83,7 +83,7 @@ def test_large_and_small_pictures_are_brought_into_the_limits() -> None:
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4])
-def test_a_picture_of_a_few_rows_is_not_mistaken_for_colour_channels(height: int) -> None:
+def test_a_image_of_a_few_rows_is_not_mistaken_for_colour_channels(height: int) -> None:
     strip = picture(40, height, seed=0)
     got = processor().encode(replace(question(1), images=(strip,)))
     expected = processor().image_processor(images=[strip], return_tensors="pt")
@@ -92,7 +92,7 @@ def test_a_picture_of_a_few_rows_is_not_mistaken_for_colour_channels(height: int
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
+def test_images_of_any_mode_become_rgb(mode: str) -> None:
     base = picture(56, 56, seed=3)
     converted = base.convert(mode)
     got = processor().encode(replace(question(1), images=(converted,)))["pixel_values"]
@@ -140,7 +140,7 @@ def test_latents_and_answer_continue_at_the_largest_position_plus_one() -> None:
             example["input_ids"][None], example["mm_token_type_ids"][None], image_grid_thw=example["image_grid_thw"]
         )
         assert state.next_position[i] == positions.max() + 1
-        assert positions.max() + 1 < len(example["input_ids"])  # a picture advances by its longer side only
+        assert positions.max() + 1 < len(example["input_ids"])  # an image advances by its longer side only
         # the backbone itself goes on there: a text token behind the query gets this position on all three axes
         longer = torch.nn.functional.pad(example["input_ids"], (0, 1), value=50)[None]
         types = torch.nn.functional.pad(example["mm_token_type_ids"], (0, 1))[None]
@@ -186,40 +186,40 @@ def test_captions_follow_the_answer_and_count_with_their_weight() -> None:
 
 
 @pytest.mark.parametrize(("pictures", "named"), [(1, 2), (3, 2), (4, 1)])
-def test_another_number_of_pictures_than_the_prompt_names_is_refused(pictures: int, named: int) -> None:
+def test_another_number_of_images_than_the_prompt_names_is_refused(pictures: int, named: int) -> None:
     asked = question(pictures, prompt="Compare " + "<image>" * named)
     with pytest.raises(ValueError, match=rf"'q0': its prompt names {named} image\(s\) .*, but {pictures} came with it"):
         processor()([asked])
 
 
-def test_a_question_without_a_picture_is_refused() -> None:
+def test_a_question_without_a_image_is_refused() -> None:
     with pytest.raises(ValueError, match="'q0': expected at least one image, got none"):
         processor()([replace(question(1), images=())])
 
 
-def encoded_picture(kind: str) -> bytes:
+def encoded_image(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(buffer, kind)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_truncated_picture_is_refused_with_its_number(kind: str) -> None:
-    data = encoded_picture(kind)
+def test_a_truncated_image_is_refused_with_its_number(kind: str) -> None:
+    data = encoded_image(kind)
     broken = Image.open(io.BytesIO(data[: len(data) // 2]))  # PIL reads the header only; pixels come later
     asked = replace(question(1), images=(picture(56, 56, seed=0), broken))
     with pytest.raises(ValueError, match="'q0': image 2 cannot be read .*; replace the file"):
         processor()([asked])
 
 
-def test_a_picture_whose_file_is_closed_is_refused() -> None:
-    closed = Image.open(io.BytesIO(encoded_picture("JPEG")))
+def test_a_image_whose_file_is_closed_is_refused() -> None:
+    closed = Image.open(io.BytesIO(encoded_image("JPEG")))
     closed.close()
     with pytest.raises(ValueError, match="image 1 cannot be read"):
         processor()([replace(question(1), images=(closed,))])
 
 
-def test_a_picture_far_too_long_for_its_width_is_refused_with_its_question() -> None:
+def test_a_image_far_too_long_for_its_width_is_refused_with_its_question() -> None:
     with pytest.raises(ValueError, match="'q0': its images cannot be used .*aspect ratio"):
         processor()([replace(question(1), images=(picture(2000, 4, seed=0),))])
 
@@ -241,7 +241,7 @@ def test_an_empty_batch_is_refused() -> None:
         processor()([])
 
 
-def test_a_tokenizer_without_picture_tokens_is_refused() -> None:
+def test_a_tokenizer_without_image_tokens_is_refused() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -29,7 +29,7 @@ def test_a_question_looks_the_same_whenever_it_is_asked_and_in_whatever_set() ->
     assert all(np.array_equal(a, b) for a, b in zip(first.images, again.images, strict=True))
 
 
-def test_pictures_of_one_question_change_alike_and_the_order_of_brightness_stays() -> None:
+def test_images_of_one_question_change_alike_and_the_order_of_brightness_stays() -> None:
     ramp = Image.fromarray(np.repeat(np.arange(0, 256, 5, dtype=np.uint8), 40 * 3).reshape(-1, 40, 3))
     for seed in range(20):
         change = Photometry.draw(np.random.default_rng(seed))

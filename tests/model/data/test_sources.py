@@ -88,7 +88,7 @@ def test_every_question_of_every_source_can_be_encoded(folder: Path) -> None:
         assert len(encoded["answer_ids"]) > 1
 
 
-def test_one_corrupt_picture_of_a_training_set_is_skipped_counted_and_named(folder: Path) -> None:
+def test_one_corrupt_image_of_a_training_set_is_skipped_counted_and_named(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

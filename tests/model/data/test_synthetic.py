@@ -1,4 +1,4 @@
-"""Synthetic BLINK: BLINK's schema, random access, honest label noise, and answers that only the pictures tell."""
+"""Synthetic BLINK: BLINK's schema, random access, honest label noise, and answers that only the images tell."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pictures(record: dict[str, Any]) -> list[np.ndarray]:
     return [np.asarray(record[f"image_{i}"]) for i in range(1, 5) if record[f"image_{i}"] is not None]
 
 
-def same_pictures(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same_images(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(pictures(one), pictures(other), strict=True))
 
 
@@ -120,14 +120,14 @@ def test_questions_are_the_same_in_any_order(task: str) -> None:
     forward = [synthetic_blink(task, "train", 5, i) for i in range(4)]
     backward = [synthetic_blink(task, "train", 5, i) for i in reversed(range(4))][::-1]
     for one, other in zip(forward, backward, strict=True):
-        assert same_pictures(one, other)
+        assert same_images(one, other)
         assert [one[k] for k in ("question", "choices", "answer")] == [
             other[k] for k in ("question", "choices", "answer")
         ]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_splits_seeds_indices_and_difficulties_give_different_pictures(task: str) -> None:
+def test_splits_seeds_indices_and_difficulties_give_different_images(task: str) -> None:
     base = synthetic_blink(task, "val", 0, 0, 0.3)
     others = [("train", 0, 0, 0.3), ("test", 0, 0, 0.3), ("val", 1, 0, 0.3), ("val", 0, 1, 0.3), ("val", 0, 0, 0.9)]
     for split, seed, index, difficulty in others:
@@ -135,7 +135,7 @@ def test_splits_seeds_indices_and_difficulties_give_different_pictures(task: str
         assert not any(np.array_equal(a, b) for a, b in zip(pictures(base), pictures(other), strict=True))
 
 
-def test_train_and_val_share_no_picture_at_difficulty_zero() -> None:
+def test_train_and_val_share_no_image_at_difficulty_zero() -> None:
     for task in TASKS:
         train = {pictures(synthetic_blink(task, "train", 0, i, 0.0))[0].tobytes() for i in range(40)}
         val = {pictures(synthetic_blink(task, "val", 0, i, 0.0))[0].tobytes() for i in range(40)}
@@ -146,7 +146,7 @@ def test_train_and_val_share_no_picture_at_difficulty_zero() -> None:
 def test_label_noise_changes_labels_only(task: str) -> None:
     for index in range(10):
         clean, noisy = (synthetic_blink(task, "train", 2, index, label_noise=eps) for eps in (0.0, 1.0))
-        assert same_pictures(clean, noisy)
+        assert same_images(clean, noisy)
         assert clean["prompt"] == noisy["prompt"]
         assert clean["answer"] != noisy["answer"]
 
@@ -244,7 +244,7 @@ def test_relations_are_what_is_drawn() -> None:
 
 
 def test_the_missing_jigsaw_piece_is_the_enlarged_continuation() -> None:
-    """The right piece has the colours of the picture, the wrong one none of them (mild difficulty)."""
+    """The right piece has the colours of the image, the wrong one none of them (mild difficulty)."""
     for index in range(40):
         record = synthetic_blink("Jigsaw", "val", 0, index, 0.0)
         whole, *pieces = pictures(record)

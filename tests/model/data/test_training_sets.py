@@ -38,7 +38,7 @@ def test_visual_cot_gives_question_and_last_answer_without_the_box(tmp_path: Pat
     assert set(by_task) == {"gqa", "docvqa", "textcap"}
     assert by_task["gqa"].prompt == "What is shown in picture 0?"
     assert by_task["gqa"].answer_text == "window"
-    assert len(by_task["textcap"].images) == 1  # its pictures are TextVQA's
+    assert len(by_task["textcap"].images) == 1  # its images are TextVQA's
     assert (questions[0].choices, questions[0].answer, questions[0].source) == ((), None, "Visual-CoT")
     assert [q.task for q in load_visual_cot(tmp_path, tasks=["docvqa"])] == ["docvqa"]
     assert len(load_visual_cot(tmp_path, limit=2)) == 2
@@ -51,12 +51,12 @@ def test_visual_cot_names_what_is_missing(tmp_path: Path) -> None:
         load_visual_cot(tmp_path)
     file = miniatures.visual_cot(tmp_path) / "viscot_363k.json"
     (tmp_path / "cot/gqa/0.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match="record 0 of .*viscot_363k.json: expected the picture .*cot.gqa.0.jpg"):
+    with pytest.raises(FileNotFoundError, match="record 0 of .*viscot_363k.json: expected the image .*cot.gqa.0.jpg"):
         load_visual_cot(tmp_path)[0]
     records = json.loads(file.read_text())
     del records[1]["conversations"][1:]
     file.write_text(json.dumps(records))
-    with pytest.raises(ValueError, match="record 1 of .*expected a picture and turns of human and gpt"):
+    with pytest.raises(ValueError, match="record 1 of .*expected an image and turns of human and gpt"):
         load_visual_cot(tmp_path)[1]
     file.write_text(file.read_text()[:-20])
     with pytest.raises(ValueError, match="viscot_363k.json: not valid JSON.*truncated"):
@@ -114,10 +114,10 @@ def test_chains_are_followed_to_the_answer_and_damaged_ones_named() -> None:
             chain_of_manipulations(bad, "here")
 
 
-def test_zebra_cot_shows_problem_pictures_where_the_question_refers_to_them(tmp_path: Path) -> None:
+def test_zebra_cot_shows_problem_images_where_the_question_refers_to_them(tmp_path: Path) -> None:
     questions = load_zebra_cot(miniatures.zebra_cot(tmp_path))
     search, geometry = miniatures.ZEBRA_SUBJECTS
-    assert [q.task for q in questions] == [search] * 4 + [geometry] * 3  # a problem without a picture is left out
+    assert [q.task for q in questions] == [search] * 4 + [geometry] * 3  # a problem without an image is left out
     assert texts(questions[0])[:3] == (f"zebra-cot/{search}/0", "What is on the table?", "place 0")
     assert questions[1].prompt == "Where is thing 1? <image>"
     compared = questions[4]
@@ -130,16 +130,16 @@ def test_zebra_cot_shows_problem_pictures_where_the_question_refers_to_them(tmp_
     assert reasoned.answer_text == "I look at the picture.\nThe hat is red.\nAnswer: place 0"
 
 
-def test_zebra_cot_names_missing_subjects_shards_and_pictures(tmp_path: Path) -> None:
+def test_zebra_cot_names_missing_subjects_shards_and_images(tmp_path: Path) -> None:
     miniatures.zebra_cot(tmp_path)
     with pytest.raises(FileNotFoundError, match="of 'Chess'"):
         load_zebra_cot(tmp_path, tasks=["Chess"])
     (tmp_path / miniatures.ZEBRA_SUBJECTS[1] / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="expected 2 shards of the split 'train', found 1"):
         load_zebra_cot(tmp_path)
-    with pytest.raises(ValueError, match="here: expected the picture problem_image_3"):
+    with pytest.raises(ValueError, match="here: expected the image problem_image_3"):
         zebra_question("<image_start>[problem_image_3]<image_end>", ["problem_image_1"], "here")
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         zebra_question("What?", [], "here")
     assert zebra_reasoning("THOUGHT_1: a\n\nTHOUGHT 2: b") == "a\nb"
 
@@ -211,7 +211,7 @@ def test_own_questions_take_letters_texts_and_open_answers(tmp_path: Path) -> No
         ({"answer": "B", "choices": ["B", "A"]}, "is the letter of option 1 and the text of option 0"),
         ({"images": []}, "line 1: expected an object with images and question"),
         ({"imagse": ["a.png"]}, "unknown: \\['imagse'\\]"),
-        ({"images": ["b.png"], "answer": "x"}, "line 1: expected the picture"),
+        ({"images": ["b.png"], "answer": "x"}, "line 1: expected the image"),
     ],
 )
 def test_a_bad_line_of_own_questions_is_named(tmp_path: Path, record: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from amvl_model.data.images import MAX_PIXELS, decode_base64, decode_picture, to_rgb
+from amvl_model.data.images import MAX_PIXELS, decode_base64, decode_image, to_rgb
 from amvl_model.data.readers.benchmarks import IN_PICTURE, load_hrbench, load_visual_puzzles, load_vstar
 from amvl_model.data.readers.blink import BLINK_ID, export_blink_parquet, load_blink
 from amvl_model.data.readers.files import DataFolder
@@ -114,7 +114,7 @@ def test_hrbench_decodes_base64_and_numbers_the_cycles(tmp_path: Path, form: str
     assert questions[0].source == "HRBench4K"
 
 
-def test_two_pictures_with_the_same_question_and_options_stay_two_questions(tmp_path: Path) -> None:
+def test_two_images_with_the_same_question_and_options_stay_two_questions(tmp_path: Path) -> None:
     rows = miniatures.hrbench_rows(1)
     twice = [dict(row, index=i) for i, row in enumerate(rows + rows)]
     pq.write_table(pa.Table.from_pylist(twice), tmp_path / "hr_bench_8k.parquet")
@@ -269,21 +269,21 @@ def test_an_image_bomb_is_refused_before_it_is_decoded() -> None:
         assert side * side > MAX_PIXELS
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-        with pytest.raises(ValueError, match="record 3: a picture too large to decode"):
-            decode_picture(bomb, "record 3")
+        with pytest.raises(ValueError, match="record 3: an image too large to decode"):
+            decode_image(bomb, "record 3")
 
 
-def test_damaged_pictures_are_named_and_transparency_becomes_white() -> None:
+def test_damaged_images_are_named_and_transparency_becomes_white() -> None:
     whole = miniatures.encoded(0)
-    assert decode_picture(whole, "here").mode == "RGB"
+    assert decode_image(whole, "here").mode == "RGB"
     for data, message in (
         (whole[:40], "here cannot be read"),
         (None, "here: expected the bytes"),
         (b"", "here"),
     ):
         with pytest.raises(ValueError, match=message):
-            decode_picture(data, "here")
-    with pytest.raises(ValueError, match="expected a picture as base64 text, got None"):
+            decode_image(data, "here")
+    with pytest.raises(ValueError, match="expected an image as base64 text, got None"):
         decode_base64(None, "here")
     assert to_rgb(Image.new("RGBA", (2, 2), (9, 9, 9, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert to_rgb(Image.new("LA", (2, 2), (9, 255))).getpixel((0, 0)) == (9, 9, 9)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amvl_model.data.images import read_picture
+from amvl_model.data.images import read_image
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers import records
 from amvl_model.data.readers.benchmarks import load_visual_puzzles
@@ -109,7 +109,7 @@ def test_texts_and_images_have_limits(tmp_path: Path, monkeypatch: pytest.Monkey
     miniatures.picture(1).save(tmp_path / "a.png")
     monkeypatch.setattr("amvl_model.data.images.MAX_BYTES", 10)
     with pytest.raises(ValueError, match=r"a\.png has .* bytes, expected at most 10; shrink"):
-        read_picture(tmp_path / "a.png", "record 1")
+        read_image(tmp_path / "a.png", "record 1")
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])

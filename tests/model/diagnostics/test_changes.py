@@ -31,7 +31,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", IMAGE_PERTURBATIONS)
-def test_a_changed_picture_keeps_its_size_and_text(name: str) -> None:
+def test_a_changed_image_keeps_its_size_and_text(name: str) -> None:
     question = choice_question(1, 3)
     new = change(question, name)
     assert new.order == (0, 1, 2)
@@ -41,7 +41,7 @@ def test_a_changed_picture_keeps_its_size_and_text(name: str) -> None:
         assert (pixels(after) != pixels(before)).any()
 
 
-def test_pictures_change_by_the_stated_amounts() -> None:
+def test_images_change_by_the_stated_amounts() -> None:
     grey = VisualQuestion(id="g", images=(Image.new("RGB", (100, 80), (100, 100, 100)),), prompt="?", answer_text="(A)")
     assert pixels(change(grey, "noise").question.images[0]).std() == pytest.approx(20, rel=0.05)
     assert pixels(change(grey, "darker").question.images[0]).mean() == pytest.approx(70, abs=1)
@@ -82,7 +82,7 @@ def test_moved_options_keep_the_right_one_right(options: int) -> None:
 
 
 @pytest.mark.parametrize("name", TEXT_PERTURBATIONS)
-def test_changed_text_leaves_the_pictures_and_holds_every_option(name: str) -> None:
+def test_changed_text_leaves_the_images_and_holds_every_option(name: str) -> None:
     question = synthetic_question("Counting", index=3)
     new = change(question, name).question
     assert new.images == question.images
@@ -111,7 +111,7 @@ def test_a_prompt_of_another_form_has_no_text_perturbation() -> None:
         assert (perturbed(question, name) is None) == (name in TEXT_PERTURBATIONS)
 
 
-def test_a_blank_picture_has_the_mean_colour_and_the_size() -> None:
+def test_a_blank_image_has_the_mean_colour_and_the_size() -> None:
     image = helpers.picture(61, 90, 4)
     blank = blank_image(image)
     assert blank.size == image.size

@@ -15,7 +15,7 @@ import torch
 from amvl_model.diagnostics.causal.relevance import (
     RelevanceMap,
     RelevanceReport,
-    blank_pictures,
+    blank_images,
     content_words,
     measure_relevance,
 )
@@ -62,7 +62,7 @@ def test_more_nodes_leave_a_smaller_residual() -> None:
     assert np.abs(report().maps[0].residuals).max() < np.abs(coarse.residuals).max()
 
 
-def test_totals_are_what_the_model_itself_says_with_and_without_its_pictures() -> None:
+def test_totals_are_what_the_model_itself_says_with_and_without_its_images() -> None:
     model, processor, question = precise(), helpers.processor(), ASKED[0]
     with torch.no_grad():
         _, prior = model.encode_query(processor([question], answers=False))
@@ -73,7 +73,7 @@ def test_totals_are_what_the_model_itself_says_with_and_without_its_pictures() -
     found = measure_relevance(model, processor, [without_words], steps=64, progress=False).maps[0]
     with torch.no_grad():
         full = scorer.encode(processor([without_words], answers=False))
-        blank = scorer.encode(processor([blank_pictures(without_words)], answers=False))
+        blank = scorer.encode(processor([blank_images(without_words)], answers=False))
         assert full.prior is not None
         assert blank.prior is not None
         slots = 0.5 * ((full.prior.mean - blank.prior.mean) / blank.prior.std).square().sum(-1)[0]
@@ -84,7 +84,7 @@ def test_totals_are_what_the_model_itself_says_with_and_without_its_pictures() -
     assert float(own) < 0
 
 
-def test_maps_have_the_shape_of_the_pictures_and_the_words_are_the_prompt() -> None:
+def test_maps_have_the_shape_of_the_images_and_the_words_are_the_prompt() -> None:
     for found, question in zip(report().maps, ASKED, strict=True):
         assert "".join(found.tokens) == question.prompt
         assert len(found.images) == len(question.images)
@@ -106,10 +106,8 @@ def test_latents_are_the_sum_over_the_slots() -> None:
         found.of("slot 9")
 
 
-def test_grey_pictures_have_no_relevance() -> None:
-    found = measure_relevance(precise(), helpers.processor(), [blank_pictures(ASKED[0])], steps=4, progress=False).maps[
-        0
-    ]
+def test_grey_images_have_no_relevance() -> None:
+    found = measure_relevance(precise(), helpers.processor(), [blank_images(ASKED[0])], steps=4, progress=False).maps[0]
     assert np.abs(found.images[0]).max() < 1e-9
     assert np.abs(found.text).max() > 1e-6
 
@@ -178,7 +176,7 @@ def png(found: RelevanceMap) -> bytes:
     return buffer.getvalue()
 
 
-def test_the_figure_shows_every_picture_and_follows_the_values() -> None:
+def test_the_figure_shows_every_image_and_follows_the_values() -> None:
     found = report().maps[1]
     figure = relevance_figure(found)
     assert sum(bool(ax.images) for ax in figure.axes) == 2 * 3

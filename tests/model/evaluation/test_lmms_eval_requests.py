@@ -43,7 +43,7 @@ def colours(question: VisualQuestion) -> list[Any]:
     return [image.getpixel((0, 0)) for image in question.images]
 
 
-def test_pictures_stand_where_the_messages_put_them() -> None:
+def test_images_stand_where_the_messages_put_them() -> None:
     between = question_from_messages(user("First", RED, "then", BLUE, "?"), "q")
     assert between.prompt == "First<image>then<image>?"
     assert colours(between) == [(255, 0, 0), (0, 0, 255)]
@@ -51,7 +51,7 @@ def test_pictures_stand_where_the_messages_put_them() -> None:
     assert question_from_messages([{"role": "user", "content": "Which?"}], "q").images == ()
 
 
-def test_marks_in_a_text_place_the_pictures_if_there_is_one_for_each() -> None:
+def test_marks_in_a_text_place_the_images_if_there_is_one_for_each() -> None:
     assert question_from_context("A <image> and a <image>?", [RED, BLUE], "q").prompt == "A <image> and a <image>?"
     assert question_from_context("A <image>?", [RED, BLUE], "q").prompt == "A ?"
     assert question_from_context("See <image 1>.", [RED], "q").prompt == "See <image 1>."
@@ -60,7 +60,7 @@ def test_marks_in_a_text_place_the_pictures_if_there_is_one_for_each() -> None:
     assert len(encoded["image_grid_thw"]) == 2
 
 
-def test_every_form_of_picture_is_read(tmp_path: Path) -> None:
+def test_every_form_of_image_is_read(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     BLUE.save(buffer, format="PNG")
     BLUE.save(tmp_path / "x.png")
@@ -75,8 +75,8 @@ def test_every_form_of_picture_is_read(tmp_path: Path) -> None:
     [
         ([{"role": "system", "content": "x"}, *user(RED, "?")], "one user turn, got \\['system', 'user'\\]"),
         ([{"role": "user", "content": [{"type": "video", "url": "x.mp4"}]}], "got a video"),
-        ([{"role": "user", "content": [{"type": "image", "url": {"video": 1}}]}], "'q': expected a picture"),
-        ([{"role": "user", "content": [{"type": "image", "url": "http://x/y.png"}]}], "expected a picture"),
+        ([{"role": "user", "content": [{"type": "image", "url": {"video": 1}}]}], "'q': expected an image"),
+        ([{"role": "user", "content": [{"type": "image", "url": "http://x/y.png"}]}], "expected an image"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_by_name(messages: Any, message: str) -> None:

@@ -75,7 +75,7 @@ def test_options_with_a_letter_as_a_mark_may_move() -> None:
     assert can_reorder(question(0, ("red and a blue cup", "a cup or a hat")))
 
 
-def test_options_drawn_in_the_picture_cannot_be_reordered() -> None:
+def test_options_drawn_in_the_image_cannot_be_reordered() -> None:
     drawn = question(
         0, ("A", "B", "C", "D"), prompt="Question: What?\nOptions: Choose from (A) (B) (C) (D) in the image."
     )

@@ -404,7 +404,7 @@ UNREAD = [
     ("e.g. the U.S.", (*LETTERS, "E")),
     ("T-shirt", LETTERS),
     ("She isn't d'accord", LETTERS),
-    ("Image B", PAIR),  # the picture called B may be the second or the one of option B
+    ("Image B", PAIR),  # the image called B may be the second or the one of option B
     ("B's handle", LETTERS),
     ("the cup(s)", LETTERS),
     ("All right", SIDES),

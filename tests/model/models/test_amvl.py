@@ -257,7 +257,7 @@ def test_forward_says_what_is_missing_or_does_not_belong_together() -> None:
     with pytest.raises(ValueError, match="forward needs answer_ids and answer_mask"):
         model(**without_answers(batch))
     fewer = {**batch, "pixel_values": batch["pixel_values"][:64], "image_grid_thw": batch["image_grid_thw"][:1]}
-    with pytest.raises(ValueError, match="as many image tokens as picture features"):
+    with pytest.raises(ValueError, match="as many image tokens as image features"):
         model(**fewer)
     with pytest.raises(ValueError, match="pass answer_ids to get a posterior"):
         _ = AMVLOutput().posterior

@@ -54,7 +54,7 @@ def test_the_fine_tuned_checkpoints_carry_the_latents_of_the_tiny_preset(name: s
     assert model.config.backbone_path is None or not Path(model.config.backbone_path).is_absolute()
 
 
-def test_the_quick_look_draws_its_picture_and_says_what_is_revealed(
+def test_the_quick_look_draws_its_image_and_says_what_is_revealed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main_job.quick(tmp_path, "Relative_Reflectance", 1, load_preset("tiny")) == 0

@@ -125,7 +125,7 @@ def test_the_asked_number_of_latents_may_be_repeated(saved: Path) -> None:
     assert (model.config.num_latents, model.config.latent_dim) == (3, 8)
 
 
-def test_the_processor_comes_back_with_its_picture_settings(tmp_path: Path) -> None:
+def test_the_processor_comes_back_with_its_image_settings(tmp_path: Path) -> None:
     processor().save_pretrained(tmp_path)
     again = type(processor()).from_pretrained(tmp_path)
     asked = question(2, 3)

@@ -17,7 +17,7 @@ NO_END: dict[str, Any] = {"max_new_tokens": STEPS, "suppress_tokens": [2]}  # to
 
 
 def queries(pictures: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
-    """A padded batch of questions to answer, pictures of many shapes."""
+    """A padded batch of questions to answer, images of many shapes."""
     return processor()([question(count, seed + i) for i, count in enumerate(pictures)], answers=False)
 
 
@@ -39,7 +39,7 @@ def test_token_2_ends_the_turn() -> None:
 @pytest.mark.parametrize("pictures", [(1,), (1, 1, 1), (4, 2), (1, 3, 2, 4)], ids=str)
 def test_greedy_generation_is_the_teacher_forced_argmax_on_two_calls_in_a_row(pictures: tuple[int, ...]) -> None:
     model = tiny_model()
-    for seed in (0, 7):  # the second call has other pictures of other shapes
+    for seed in (0, 7):  # the second call has other images of other shapes
         batch = queries(pictures, seed)
         answer = model.generate(**batch, latent_temperature=0.0, **NO_END)
         assert answer.shape == (len(pictures), STEPS)
@@ -225,7 +225,7 @@ def test_generation_leaves_no_graph_behind() -> None:
 
 
 def count_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, ...]]]:
-    """Shapes of the inputs of the text model, and of the pictures handed to the vision tower."""
+    """Shapes of the inputs of the text model, and of the images handed to the vision tower."""
     seen: dict[str, list[tuple[int, ...]]] = {"text": [], "vision": []}
     text, inner = model.backbone.model.language_model, model.backbone.model
     forward, features = text.forward, inner.get_image_features
@@ -270,7 +270,7 @@ def test_samples_that_share_x_end_one_by_one() -> None:
         assert torch.equal(row[:length], long[:length]) and not row[length:].any()
 
 
-def test_x_goes_through_the_text_model_and_its_pictures_through_the_vision_tower_once_for_all_samples(
+def test_x_goes_through_the_text_model_and_its_images_through_the_vision_tower_once_for_all_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, batch, samples, k = tiny_model(), queries((1, 2)), 8, 3

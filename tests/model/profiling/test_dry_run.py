@@ -73,7 +73,7 @@ def test_everything_that_stands_in_the_way_is_named_at_once(data: Path, tmp_path
     assert "3. evaluation data" in found.text()
 
 
-def test_a_damaged_picture_among_those_looked_at_is_a_problem(data: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_among_those_looked_at_is_a_problem(data: Path, tmp_path: Path) -> None:
     miniatures.vstar(tmp_path)
     next((tmp_path / "direct_attributes").iterdir()).write_bytes(b"no picture")
     found = plan(seven_b(data, **{"data.eval_source": str(tmp_path / "nothing")}))  # type: ignore[arg-type]

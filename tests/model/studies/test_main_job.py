@@ -100,7 +100,7 @@ def test_ask_answers_with_any_checkpoint(run_folder: Path, tmp_path: Path, capsy
     assert "reply:" in shown and "(B) no:" in shown and "the posterior reveals" in shown
 
 
-def test_ask_names_an_unreadable_picture(run_folder: Path, tmp_path: Path) -> None:
+def test_ask_names_an_unreadable_image(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     checkpoint = str(run_folder / "amvl" / "checkpoint")
     with pytest.raises(ValueError, match="broken.png cannot be read"):

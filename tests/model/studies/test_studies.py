@@ -68,7 +68,7 @@ def test_interval_is_students_t_over_seeds() -> None:
     assert high == pytest.approx(3 + 2.776445 * np.sqrt(2.5 / 5), rel=1e-5)
 
 
-def test_picture_of_the_pareto_study_has_labels_with_units() -> None:
+def test_image_of_the_pareto_study_has_labels_with_units() -> None:
     axes = pareto.draw(results(-0.5, 0.0, -0.2)).axes[0]
     assert "[nats]" in axes.get_xlabel() and "[nats]" in axes.get_ylabel()
 

@@ -142,7 +142,7 @@ def test_the_low_precision_path_has_the_gradients_of_the_fused_kernel() -> None:
 
 
 @pytest.mark.parametrize("lengths", [(4, 4, 4), (4, 7, 4, 1, 7)], ids=["equal", "ragged"])
-def test_packed_vision_attention_is_one_attention_per_picture(lengths: tuple[int, ...]) -> None:
+def test_packed_vision_attention_is_one_attention_per_image(lengths: tuple[int, ...]) -> None:
     total = sum(lengths)
     inputs = [torch.randn(1, H, total, D, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     packed = [t.clone().requires_grad_() for t in inputs]
@@ -163,8 +163,8 @@ def test_packed_vision_attention_is_one_attention_per_picture(lengths: tuple[int
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_vision_attention_refuses_packed_pictures_without_their_lengths() -> None:
-    with pytest.raises(RuntimeError, match="expected the lengths of the packed pictures"):
+def test_vision_attention_refuses_packed_images_without_their_lengths() -> None:
+    with pytest.raises(RuntimeError, match="expected the lengths of the packed images"):
         packed_vision_attention(MODULE, *torch.zeros(3, 1, H, 5, D))
 
 

@@ -2,7 +2,7 @@
 
     s_0 = c_0,    s_i = taller or shorter of (s_{i-1}, c_i),    i = 1 .. h
 
-The colours c_i and the words are in the text, the heights in the picture. The last comparison that matters is not always
+The colours c_i and the words are in the text, the heights in the image. The last comparison that matters is not always
 the last one made: questions are drawn so that each of the h + 1 named colours is the answer equally often.
 """
 

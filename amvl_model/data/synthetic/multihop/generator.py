@@ -1,6 +1,6 @@
 """Multi-hop questions: random access to questions whose answer takes h serial steps, in BLINK's record schema.
 
-Questions come in scenes: ``scene = index // questions_per_scene``, and all questions of a scene show the same pictures, so
+Questions come in scenes: ``scene = index // questions_per_scene``, and all questions of a scene show the same images, so
 that their encoding can be shared. Each scene (task, split, seed, scene) and each question (..., index) has random streams
 of its own. The order of the options is drawn for each question, so that
 
@@ -144,7 +144,7 @@ def split_of(solution: str) -> str:
 
 @lru_cache(maxsize=32)
 def _scene(task: str, split: str, seed: int, scene: int, objects: int, rows: int, colours: int, shifted: bool) -> Scene:
-    """One scene whose solution belongs to the split; the pictures are cached, so never draw on them."""
+    """One scene whose solution belongs to the split; the images are cached, so never draw on them."""
     rng = _stream(task, split, seed, scene, _SCENE)
     for _ in range(_ATTEMPTS):
         names = tuple(COLOUR_NAMES[i] for i in rng.permutation(colours)[:objects])
@@ -182,7 +182,7 @@ def multihop_record(
         hops: number of hops, or the weight of each number of hops.
         objects: n, number of objects in a scene and of options.
         colours: scenes take their objects from the first ``colours`` names of the palette.
-        questions_per_scene: consecutive questions with the same pictures.
+        questions_per_scene: consecutive questions with the same images.
         label_noise: probability with which the answer is replaced by another option, drawn uniformly.
         shuffled: options in random order for each question; otherwise in the palette's order, which gives each colour
             one letter for good where ``objects == colours``.
@@ -191,7 +191,7 @@ def multihop_record(
 
     Returns:
         BLINK's fields and explanation as `synthetic_blink`, and: hops (int), objects (int), chain (names of the states
-        from the start to the right answer, hops + 1), scene (text, equal for questions that share pictures), clean_answer
+        from the start to the right answer, hops + 1), scene (text, equal for questions that share images), clean_answer
         (the right letter, before label noise).
 
     Raises:

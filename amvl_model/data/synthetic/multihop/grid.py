@@ -1,6 +1,6 @@
 """Grid_Walk: a walk through coloured cells by a list of moves; a wall or the edge stops a move.
 
-The state is the cell; the picture gives the next cell for each of the four directions, the text the order of the moves.
+The state is the cell; the image gives the next cell for each of the four directions, the text the order of the moves.
 Because walls stop moves, the moves do not commute and cannot be summed up: each has to be made where the last one ended.
 """
 

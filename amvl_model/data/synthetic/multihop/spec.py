@@ -1,9 +1,9 @@
-"""What a multi-hop task consists of: a scene, questions about it, and the look of the pictures.
+"""What a multi-hop task consists of: a scene, questions about it, and the look of the images.
 
-A scene is one set of pictures and the transition table behind it; many questions are asked about one scene. All tasks
+A scene is one set of images and the transition table behind it; many questions are asked about one scene. All tasks
 walk through named objects s_0, s_1, ..., s_h (the chain), where h is the number of hops:
 
-    s_{i+1} = f_i(s_i)        f_i: read from the picture at step i;   right answer: s_h
+    s_{i+1} = f_i(s_i)        f_i: read from the image at step i;   right answer: s_h
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLOUR_NAMES: Final = tuple(PALETTE)
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How the pictures of a set look.
+    """How the images of a set look.
 
     Attributes:
         palette: shade of each colour name.
@@ -79,13 +79,13 @@ SHIFTED: Final = Style(
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One set of pictures, about which several questions are asked.
+    """One set of images, about which several questions are asked.
 
     Attributes:
-        images: the pictures, in order.
+        images: the images, in order.
         names: colour names of the n objects; object i is called names[i].
-        table: integers (rows, n) that the pictures show: the next object for each row and object, or ranks (1, n).
-        facts: what the pictures show, in words, in the order in which a person reads them.
+        table: integers (rows, n) that the images show: the next object for each row and object, or ranks (1, n).
+        facts: what the images show, in words, in the order in which a person reads them.
     """
 
     images: tuple[Image.Image, ...]
@@ -99,7 +99,7 @@ class Walk:
     """One question about a scene.
 
     Attributes:
-        question: the text; independent of the pictures, given the chain's start.
+        question: the text; independent of the images, given the chain's start.
         chain: objects s_0, ..., s_h, by index.
     """
 
