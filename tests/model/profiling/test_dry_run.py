@@ -66,7 +66,7 @@ def test_everything_that_stands_in_the_way_is_named_at_once(data: Path, tmp_path
     assert not found.ready
     base, training, evaluation = found.problems
     assert base.startswith("base:") and "hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir" in base
-    assert "set model.base to its path" in base
+    assert "model.base in a configuration" in base
     assert training.startswith("training data:") and str(tmp_path) in training
     assert evaluation.startswith("evaluation data:") and "test_questions.jsonl" in evaluation
     assert found.to_dict()["memory"]["parameters"] > 8e9  # known without the weights
