@@ -94,7 +94,7 @@ class AMVLProcessor:
         pixels = self._encode_images(question)
         merge = self.image_processor.merge_size**2
         text = self._query_text(question)
-        counts = [int(grid.prod()) // merge for grid in pixels["image_grid_thw"]]
+        counts = [int(grid.prod()) // merge for grid in pixels.get("image_grid_thw", ())]
         parts = text.split(_IMAGE_TOKEN)
         text = parts[0] + "".join(_IMAGE_TOKEN * n + part for n, part in zip(counts, parts[1:], strict=True))
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
@@ -145,9 +145,10 @@ class AMVLProcessor:
             "input_ids": ids,
             "attention_mask": mask,
             "mm_token_type_ids": pad_right([e["mm_token_type_ids"] for e in encoded], 0)[0],
-            "pixel_values": torch.cat([e["pixel_values"] for e in encoded]),
-            "image_grid_thw": torch.cat([e["image_grid_thw"] for e in encoded]),
         }
+        for name in ("pixel_values", "image_grid_thw"):
+            if values := [e[name] for e in encoded if name in e]:  # chat messages may be text alone
+                batch[name] = torch.cat(values)
         if "answer_ids" in encoded[0]:
             batch["answer_ids"], batch["answer_mask"] = pad_right([e["answer_ids"] for e in encoded], self.pad_token_id)
         return batch
@@ -162,11 +163,16 @@ class AMVLProcessor:
             raise ValueError(f"{place} contains the special token {found}; {fix}")
 
     def _query_text(self, question: VisualQuestion) -> str:
-        self._refuse_special_tokens(
-            question.prompt,
-            f"question {question.id!r}: its text",
-            f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
-        )
+        messages = list(question.messages) or self._user_turn(question)
+        for text in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
+            self._refuse_special_tokens(
+                text,
+                f"question {question.id!r}: its text",
+                f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
+            )
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _user_turn(self, question: VisualQuestion) -> list[dict[str, Any]]:
         named = question.prompt.count(IMAGE_PLACEHOLDER)
         if named and named != len(question.images):
             raise ValueError(
@@ -182,11 +188,11 @@ class AMVLProcessor:
                     content.append({"type": "text", "text": piece})
         else:
             content = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        return [{"role": "user", "content": content}]
 
     def _encode_images(self, question: VisualQuestion) -> dict[str, Tensor]:
+        if not question.images and question.messages:
+            return {}
         if not question.images:
             raise ValueError(
                 f"question {question.id!r}: expected at least one image, got none; visual questions need a picture"

@@ -1,10 +1,8 @@
-"""What the models around transformers' own Qwen-VL have in common: how it is loaded, frozen, adapted, checkpointed and saved.
-
-LoRA on the language model, injected by peft into an AMVL model in place.
-"""
+"""What the models around transformers' own Qwen-VL have in common: how it is loaded, frozen, adapted, checkpointed and saved."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +10,9 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from amvl_model.models.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints import inspect_checkpoint, refuse_wrong_weights
+from amvl_model.models.sharing import lora_snapshot, upload, write_card
 from amvl_model.two_pass.passes import disable_checkpointing, enable_checkpointing
 
 
@@ -43,6 +43,7 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
     return backbone, path
 
 
+_UPLOADING = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
 VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
 
 
@@ -81,25 +82,71 @@ class AroundBackbone:
     def from_whole_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``from_pretrained``, which would draw random numbers for weights that the checkpoint lacks.
 
+        A hub id may name a LoRA checkpoint, which is downloaded and loaded as a folder is.
+
         Raises:
             ValueError: if it lacks some, or has some that the model does not.
         """
+        if (folder := lora_snapshot(path, kwargs)) is not None:
+            return cls.from_pretrained(folder, *args, **kwargs)  # type: ignore[attr-defined]
         wants_report = kwargs.pop("output_loading_info", False)
         load: Any = super().from_pretrained  # type: ignore[misc]
         model, report = load(path, *args, output_loading_info=True, **kwargs)
         refuse_wrong_weights(path, report)
         return (model, report) if wants_report else model
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write config and safetensors under the modules' own names; with LoRA only what `owns` names.
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, tags: Any = None, **kwargs: Any
+    ) -> None:
+        """Write config, safetensors under the modules' own names and a model card; with LoRA heads and adapters alone, the
+        latter in peft's format (models/adapters.py).
 
         transformers would write the language model under an older name, which its Trainer cannot resume from.
+
+        Args:
+            save_directory: the folder; a README.md in it that this package did not write is kept.
+            push_to_hub: upload the folder afterwards, to ``repo_id`` or a repository of the folder's name.
+            tags: further tags of the model card.
+            *args, **kwargs: as in transformers; those of `push_to_hub` too.
+
+        Raises:
+            ConnectionError: if the Hub does not answer.
+            ValueError: for an upload of adapters whose backbone is a local folder.
         """
+        uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
         kwargs.setdefault("save_original_format", False)
+        state: dict[str, Any] = {}
         if self.config.lora:
             state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
-            kwargs["state_dict"] = {name: value for name, value in state.items() if self.owns(name)}
+            kwargs["state_dict"] = {n: value for n, value in state.items() if self.owns(n) and "lora_" not in n}
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if kwargs.get("is_main_process", True):
+            write_adapter(Path(save_directory), state, self.config)
+            write_card(Path(save_directory), self.config, tags=tags)
+            if push_to_hub:
+                upload(Path(save_directory), self.config, **{"repo_id": Path(save_directory).name, **uploading})
+
+    def push_to_hub(self, repo_id: str, *, processor: Any = None, **kwargs: Any) -> Any:
+        """Upload the checkpoint and its model card.
+
+        Args:
+            repo_id: organisation/name.
+            processor: saved beside the weights; without it a reader needs that of the backbone.
+            **kwargs: as in transformers (``private``, ``token``, ``revision``, ``create_pr``, ``commit_message``, ``tags``, ...).
+
+        Returns:
+            huggingface_hub's CommitInfo.
+
+        Raises:
+            ConnectionError: if the Hub does not answer.
+            ValueError: for an upload of adapters whose backbone is a local folder.
+        """
+        uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **kwargs)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            return upload(Path(folder), self.config, repo_id=repo_id, **uploading)
 
     def freeze_vision(self) -> None:
         """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""
@@ -107,8 +154,11 @@ class AroundBackbone:
 
     def add_lora(self, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
         """Freeze the backbone and put LoRA adapters on every linear layer of its language model (needs peft)."""
-
         add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the backbone's weights and remove them; what is saved next is a whole checkpoint."""
+        merge_lora(self)
 
     def gradient_checkpointing_enable(
         self,
@@ -164,32 +214,3 @@ class AroundBackbone:
         if new_num_tokens is not None:
             self.config.backbone_path = None  # no longer the weights that adapters would be loaded onto
         return embeddings
-
-
-# every linear layer of the language model's attention and MLP, and nothing of the vision tower
-TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
-def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
-    """Freeze the backbone, add adapters of ``rank`` to its language model, and remember the settings in the config.
-
-    The latent modules stay fully trainable.
-
-    Raises:
-        ImportError: if peft is not installed.
-        ValueError: if rank is below 1 or the model has adapters already.
-    """
-    if rank < 1:
-        raise ValueError(f"the LoRA rank must be at least 1, got {rank}; 0 in a config means full fine-tuning")
-    if model.config.lora:
-        raise ValueError(f"the model has LoRA adapters already: {model.config.lora}")
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install 'amvl[lora]'") from error
-    settings = {"rank": rank, "alpha": float(alpha if alpha is not None else 2 * rank), "dropout": dropout}
-    model.backbone.requires_grad_(False)
-    inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=settings["alpha"], lora_dropout=dropout, target_modules=TARGETS), model.backbone
-    )
-    model.config.lora = settings

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from amvl_model.models.adapters import read_lora_state
+
 INDEX = "model.safetensors.index.json"
 PAUSE_TYPE = "amvl_pause"
 WEIGHTS = "model.safetensors"
@@ -172,8 +174,6 @@ def load_lora_checkpoint(
         stored: its config.json.
         **kwargs: for ``cls.from_backbone``.
     """
-    from safetensors.torch import load_file
-
     backbone = kwargs.pop("backbone_path", None) or stored.get("backbone_path")
     if not backbone:
         raise ValueError(
@@ -188,7 +188,7 @@ def load_lora_checkpoint(
         ) from error
     model.add_lora(**stored["lora"])
     try:
-        problems = model.load_state_dict(load_file(Path(path) / WEIGHTS), strict=False)
+        problems = model.load_state_dict(read_lora_state(Path(path)), strict=False)
     except RuntimeError as error:  # torch's error for other shapes
         raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
     missing = [name for name in problems.missing_keys if cls.owns(name)]

@@ -56,7 +56,7 @@ def load_base(config: RunConfig) -> tuple[PreTrainedModel, AMVLProcessor]:
         )
     path = resolve(settings.base)
     dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    with _explained(path):
+    with explained(path):
         backbone, _ = load_backbone(path, dtype=dtype)
     install_attention(backbone)
     return backbone, load_base_processor(config)
@@ -72,12 +72,12 @@ def load_base_processor(config: RunConfig) -> AMVLProcessor:
         return load_base(config)[1]
     path, data = resolve(config.model.base), config.data
     inspect_checkpoint(path, expected_type=None)
-    with _explained(path):
+    with explained(path):
         return AMVLProcessor.from_pretrained(path, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
     """transformers' error for a hub that does not answer, with what to download and where to put it."""
     try:
         yield
@@ -88,7 +88,8 @@ def _explained(path: str) -> Iterator[None]:
         name = path.rpartition("/")[2]
         raise ConnectionError(
             f"the base {path!r} was not found locally or on the Hub ({reason}); on a machine with a "
-            f"network run `hf download {path} --local-dir {name}`, copy the folder here and set model.base to its path"
+            f"network run `hf download {path} --local-dir {name}`, copy the folder here and give its path "
+            "in place of the name (model.base in a configuration)"
         ) from error
 
 
@@ -165,3 +166,25 @@ def save_checkpoint(
             carrier = type(model)(model.config)  # type: ignore[arg-type]
         carrier.save_pretrained(folder, state_dict=state)
     processor.save_pretrained(folder)
+
+
+def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str | None = None) -> None:
+    """Write a LoRA checkpoint as a whole one, with the adapters merged into the backbone, and its processor.
+
+    Args:
+        checkpoint: folder of a LoRA checkpoint of either model.
+        folder: to write.
+        backbone_path: where the backbone is, if not where the checkpoint says.
+
+    Raises:
+        ValueError: if the checkpoint has no adapters, or its backbone is quantised.
+        FileNotFoundError: if a file or the backbone is missing.
+        FileExistsError: if ``folder`` holds a checkpoint.
+    """
+    if (folder / "config.json").exists():
+        raise FileExistsError(f"{folder} holds a checkpoint, which is not overwritten; choose another folder")
+    source = resolve(str(checkpoint))
+    cls: Any = PauseForConditionalGeneration if checkpoint_type(source) == PAUSE_TYPE else AMVLForConditionalGeneration
+    model = cls.from_pretrained(source, **({} if backbone_path is None else {"backbone_path": backbone_path}))
+    model.merge_lora()
+    save_checkpoint(model, AMVLProcessor.from_pretrained(source), folder)
