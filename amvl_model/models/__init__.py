@@ -4,7 +4,9 @@ configuration    AMVLConfig, PauseConfig: what a checkpoint stores
 distributions    DiagonalGaussian, its heads, KL, the answer's negative log-likelihood
 amvl             AMVLForConditionalGeneration
 pause            PauseForConditionalGeneration: the baselines sft and pause
-backbone         what both have in common; LoRA
+backbone         what both have in common
+adapters         LoRA in peft's format
+sharing          model card, upload, LoRA checkpoints on the Hub
 generation       answering with samples of the prior
 checkpoints      inspection of checkpoint folders; LoRA checkpoints
 loading          from a name, folder or preset to a model, and back

@@ -31,10 +31,11 @@ class Metric(TypedDict, total=False):
 class TrainingRecord(TypedDict, total=False):
     """``config.training``.
 
-    ``objective``: name, equation and settings; ``data``: name of the training set; ``steps``: optimiser steps done;
+    ``base_model``: the backbone's name on the Hub, if it has one; ``objective``: name, equation and settings; ``data``: name of the training set; ``steps``: optimiser steps done;
     ``metrics``: results; ``provenance``: commit and versions.
     """
 
+    base_model: str | None
     objective: dict[str, Any]
     data: str
     steps: int
@@ -61,7 +62,7 @@ def model_card(config: AroundBackboneConfig, *, tags: Sequence[str] | str | None
 
     record: Any = config.training or {}
     metrics: list[Metric] = record.get("metrics", [])
-    base = config.backbone_path if _is_hub_id(config.backbone_path) else None
+    base = hub_id(config.backbone_path) or record.get("base_model")
     extra = [tags] if isinstance(tags, str) else list(tags or ())
     title = config.model_type.replace("_", "-")
     data = ModelCardData(
@@ -70,7 +71,7 @@ def model_card(config: AroundBackboneConfig, *, tags: Sequence[str] | str | None
         tags=[config.model_type, "latent-reasoning", f"arxiv:{ARXIV}", *extra],
         base_model=base,
         base_model_relation=None if base is None else "adapter" if config.lora else "finetune",
-        datasets=record["data"] if _is_hub_id(record.get("data")) else None,
+        datasets=hub_id(record.get("data")),
         model_name=title,
         eval_results=[
             EvalResult(
@@ -90,7 +91,7 @@ def model_card(config: AroundBackboneConfig, *, tags: Sequence[str] | str | None
         MARK,
         f"# {title}\n\n{_description(config)}",
         _USE,
-        _table("Model", _model_rows(config)),
+        _table("Model", _model_rows(config, base)),
         _table("Training", _training_rows(record)),
         _table("Results", [(f"{m['name']} ({m['data']})" if m.get("data") else m["name"], _shown(m)) for m in metrics]),
         _table("Provenance", _provenance_rows(record.get("provenance") or {})),
@@ -123,12 +124,11 @@ def _description(config: AroundBackboneConfig) -> str:
     return f"A {kind} of Asymmetric Mutual Variational Learning (AMVL, {paper})."
 
 
-def _model_rows(config: AroundBackboneConfig) -> list[tuple[str, Any]]:
+def _model_rows(config: AroundBackboneConfig, base: str | None) -> list[tuple[str, Any]]:
     sizes = [(name, getattr(config, name)) for name in config.sizes]
-    path, vlm = config.backbone_path, config.vlm_config
-    base = path if _is_hub_id(path) else getattr(vlm, "model_type", "not recorded") + " (no name on the Hub)"
+    kind = getattr(config.vlm_config, "model_type", "not recorded")
     lora = config.lora and "LoRA, " + ", ".join(f"{name} {value:g}" for name, value in config.lora.items())
-    return [("base model", base), *sizes, ("adapter", lora)]
+    return [("base model", base or f"{kind} (no name on the Hub)"), *sizes, ("adapter", lora)]
 
 
 def _training_rows(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -155,9 +155,10 @@ def _interval(metric: Metric) -> dict[str, float] | None:
     return {"low": metric["low"], "high": metric["high"], "level": 0.95} if "low" in metric else None
 
 
-def _is_hub_id(name: Any) -> bool:
-    """organisation/name and no local folder."""
-    return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+def hub_id(name: Any) -> str | None:
+    """The name, if it is organisation/name and no local folder; else None."""
+    named = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists()
+    return name if named else None
 
 
 # ---------------------------------------------------------------------- the Hub
@@ -201,7 +202,7 @@ def upload(folder: Path, config: AroundBackboneConfig, *, repo_id: str, **option
     """
     from huggingface_hub import HfApi
 
-    if config.lora and not _is_hub_id(config.backbone_path):
+    if config.lora and hub_id(config.backbone_path) is None:
         raise ValueError(
             f"the adapters belong to the backbone {config.backbone_path!r}, expected a name on the Hub: set "
             "model.config.backbone_path to it, or call model.merge_lora() and upload the whole model"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from amvl_model.models.sharing import Metric, TrainingRecord
+from amvl_model.models.sharing import Metric, TrainingRecord, hub_id
 from amvl_model.objectives import Loss, ObjectiveTerms
 from amvl_model.results.provenance import provenance
 from amvl_model.training.arguments import OBJECTIVE_FIELDS, AMVLTrainingArguments
@@ -37,16 +37,18 @@ class WithPrior:
         return replace(terms, others={**(terms.others or {}), "prior_ntp": answer_nll["prior"]})
 
 
-def training_record(args: AMVLTrainingArguments, data: str | None) -> TrainingRecord:
+def training_record(args: AMVLTrainingArguments, base: str | None, data: str | None) -> TrainingRecord:
     """What the model card says of a run.
 
     Args:
         args: of the trainer.
+        base: where the backbone came from; a local folder is not recorded.
         data: name of the training set, where it has one.
     """
     objective = args.objective_config()
     used = OBJECTIVE_FIELDS if objective.entry.weights else ("nll_reduction",)
     return {
+        "base_model": hub_id(base),
         "objective": {
             "name": objective.name,
             "equation": objective.entry.equation,

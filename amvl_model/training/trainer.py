@@ -104,7 +104,7 @@ class AMVLTrainer(GuardedTrainer):
             **kwargs,
         )
         config = self.model.config
-        config.training = training_record(args, name_of(train_dataset))
+        config.training = training_record(args, config.backbone_path, name_of(train_dataset))
         self._latent_shape = (config.num_latents, config.latent_dim) if self.objective.entry.latents else None
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")

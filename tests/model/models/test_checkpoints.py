@@ -211,6 +211,7 @@ def test_a_lora_checkpoint_holds_adapters_and_latent_modules_only(backbone_folde
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in adapter)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21 reads it
 def test_peft_itself_reads_the_adapter_onto_the_plain_backbone(backbone_folder: Path, tmp_path: Path) -> None:
     model = lora_model(backbone_folder)
     model.save_pretrained(tmp_path)
