@@ -31,8 +31,8 @@ class Metric(TypedDict, total=False):
 class TrainingRecord(TypedDict, total=False):
     """``config.training``.
 
-    ``base_model``: the backbone's name on the Hub, if it has one; ``objective``: name, equation and settings; ``data``: name of the training set; ``steps``: optimiser steps done;
-    ``metrics``: results; ``provenance``: commit and versions.
+    ``base_model``: the backbone's name on the Hub, if it has one; ``objective``: name, equation and settings; ``data``: name of
+    the training set; ``steps``: optimiser steps done; ``metrics``: results; ``provenance``: commit and versions.
     """
 
     base_model: str | None

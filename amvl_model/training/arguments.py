@@ -62,6 +62,9 @@ class AMVLTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "of the latent modules; None: the common one"}
     )
     data_name: str | None = field(default=None, metadata={"help": "name of the training set in the model card"})
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "True: some objectives leave a head without gradient"}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "False: the trainer reads the columns itself"})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "False: a loss that is not finite is logged before it stops the run"}
@@ -79,8 +82,6 @@ class AMVLTrainingArguments(TrainingArguments):
                 "train_sampling_strategy must be random, group_by_length or sequential, got batch_rebalance, whose batches "
                 "have different numbers of examples"
             )
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = True  # some objectives leave a head without gradient
         super().__post_init__()
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # questions of a stream have different lengths

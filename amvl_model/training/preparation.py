@@ -47,7 +47,7 @@ def prepare_model(model: Any, args: AMVLTrainingArguments, processor: Any) -> tu
         )
     if processor is None:
         with explained(str(path)):
-            processor = AMVLProcessor.from_pretrained(path)
+            processor = AMVLProcessor.from_pretrained(str(path))
     elif not isinstance(processor, AMVLProcessor):
         if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
             raise ValueError(
@@ -109,6 +109,7 @@ def _refuse_other_objective(model: Any, args: AMVLTrainingArguments) -> None:
         raise ValueError(
             f"model: expected a name, a Qwen-VL model or a model of this package, got {type(model).__name__}"
         )
+    computed: tuple[str, ...]
     if isinstance(model, AMVLForConditionalGeneration):
         computed = ("prior", "posterior")
     else:

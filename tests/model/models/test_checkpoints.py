@@ -211,6 +211,10 @@ def test_a_lora_checkpoint_holds_adapters_and_latent_modules_only(backbone_folde
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in adapter)
 
 
+def lora_free(backbone_folder: Path) -> Any:
+    return AMVLForConditionalGeneration.from_backbone(backbone_folder, 3, 8).eval().backbone
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21 reads it
 def test_peft_itself_reads_the_adapter_onto_the_plain_backbone(backbone_folder: Path, tmp_path: Path) -> None:
     model = lora_model(backbone_folder)
@@ -224,7 +228,8 @@ def test_peft_itself_reads_the_adapter_onto_the_plain_backbone(backbone_folder: 
     batch = {n: v for n, v in collate(examples((1, 2), (3, 5))).items() if not n.startswith("answer_")}
     with torch.no_grad():
         expected, found = model.backbone(**batch).logits, adapted(**batch).logits
-    torch.testing.assert_close(found, expected)
+        unadapted = lora_free(backbone_folder)(**batch).logits
+    assert (found - expected).norm() < 1e-2 * (unadapted - expected).norm()
 
 
 def test_a_lora_checkpoint_of_earlier_versions_is_read(backbone_folder: Path, tmp_path: Path) -> None:
