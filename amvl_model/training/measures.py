@@ -61,7 +61,7 @@ def training_record(args: AMVLTrainingArguments, base: str | None, data: str | N
     }
 
 
-def record_metrics(record: dict[str, Any], prefix: str, terms: Mapping[str, np.ndarray]) -> None:
+def record_metrics(record: TrainingRecord, prefix: str, terms: Mapping[str, np.ndarray]) -> None:
     """Put means and 95 % normal intervals over the examples into a record, in place of those of an earlier evaluation.
 
     Args:

@@ -104,7 +104,7 @@ class AMVLTrainer(GuardedTrainer):
             **kwargs,
         )
         config = self.model.config
-        config.training = training_record(args, config.backbone_path, name_of(train_dataset))
+        self._record = training_record(args, config.backbone_path, name_of(train_dataset))
         self._latent_shape = (config.num_latents, config.latent_dim) if self.objective.entry.latents else None
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")
@@ -181,7 +181,7 @@ class AMVLTrainer(GuardedTrainer):
         for name, values in terms.items():
             output.metrics[f"{metric_key_prefix}_{name}"] = float(values.mean())
         if metric_key_prefix.startswith("eval"):
-            record_metrics(self.model.config.training, metric_key_prefix, terms)
+            record_metrics(self._record, metric_key_prefix, terms)
         return output
 
     def _remember(self, output: Any, weight: Tensor) -> None:
@@ -263,12 +263,14 @@ class AMVLTrainer(GuardedTrainer):
         return True
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
-        self.model.config.training["steps"] = self.state.global_step
+        self._record["steps"] = self.state.global_step
+        self.model.config.training = self._record
         super()._save(*args, **kwargs)
 
     def create_model_card(self, *, tags: Any = None, **_: Any) -> None:
         """Write README.md of the output folder from the model's config (models/sharing.py)."""
         if self.is_world_process_zero():
+            self.model.config.training = self._record
             write_card(Path(self.args.output_dir), self.model.config, tags=tags)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -231,10 +231,10 @@ def test_an_evaluation_averages_unweighted_terms_over_the_examples(tmp_path: Pat
         found["eval_ntp"] + 0.1 * found["eval_forward_kl"] + 0.05 * found["eval_reverse_kl"], rel=1e-4
     )
     assert each[0]["eval_ntp"] != pytest.approx(found["eval_ntp"], rel=1e-3)
-    metrics = {metric["name"]: metric for metric in trainer.model.config.training["metrics"]}
+    metrics = {metric["name"]: metric for metric in trainer._record["metrics"]}
     assert metrics["eval_ntp"]["value"] == pytest.approx(each[0]["eval_ntp"])  # those of the last evaluation
     trainer.evaluate()
-    metrics = {metric["name"]: metric for metric in trainer.model.config.training["metrics"]}
+    metrics = {metric["name"]: metric for metric in trainer._record["metrics"]}
     assert metrics["eval_ntp"]["low"] < metrics["eval_ntp"]["value"] < metrics["eval_ntp"]["high"]
 
 
