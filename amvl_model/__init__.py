@@ -36,6 +36,7 @@ _HOMES = {
     "AMVLForConditionalGeneration": "models.amvl",
     "AMVLProcessor": "data.processing",
     "AMVLTrainer": "training.trainer",
+    "AMVLTrainingArguments": "training.arguments",
     "DiagonalGaussian": "models.distributions",
     "Objective": "objectives",
     "ObjectiveConfig": "config",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from amvl_model.models.pause import PauseForConditionalGeneration
     from amvl_model.objectives import Objective, ObjectiveTerms, Term, amvl_objective, register_objective
     from amvl_model.results.frame import load_results
+    from amvl_model.training.arguments import AMVLTrainingArguments
     from amvl_model.training.run import train
     from amvl_model.training.trainer import AMVLTrainer
 
@@ -83,6 +85,7 @@ __all__ = [
     "AMVLForConditionalGeneration",
     "AMVLProcessor",
     "AMVLTrainer",
+    "AMVLTrainingArguments",
     "DiagonalGaussian",
     "Objective",
     "ObjectiveConfig",

@@ -1,6 +1,7 @@
 """What each process of the two-process tests does; started by torchrun, or by python alone for the one-process reference.
 
 python tests/distributed_worker.py train none DIR STEPS [--batch 4] [--resume] [--die-after 4]
+python tests/distributed_worker.py foreign FORM DIR [--batch 4]
 """
 
 from __future__ import annotations
@@ -87,6 +88,24 @@ def evaluate(options: argparse.Namespace) -> None:
     evaluate_benchmark.main(json.loads(options.arguments))
 
 
+def foreign(options: argparse.Namespace) -> None:
+    """Train and evaluate on a data set that is not ours; the main process writes its log."""
+    from tests.model.training.test_foreign_datasets import FORMS, trainer_on
+
+    settings = {
+        "per_device_train_batch_size": options.batch,
+        "per_device_eval_batch_size": options.batch,
+        "max_steps": 4,
+    }
+    rows = FORMS[options.form]()
+    trainer = trainer_on(rows, options.folder, eval_dataset=rows, **settings)
+    trainer.train()
+    trainer.evaluate()
+    if distributed.is_main():
+        options.folder.mkdir(parents=True, exist_ok=True)
+        (options.folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parts = parser.add_subparsers(required=True)
@@ -102,6 +121,11 @@ def main() -> None:
     training.add_argument("--lora", type=int, default=0, help="rank, on the shipped base")
     training.add_argument("--die-after", type=int, default=0)
     training.set_defaults(do=train)
+    other = parts.add_parser("foreign")
+    other.add_argument("form")
+    other.add_argument("folder", type=Path)
+    other.add_argument("--batch", type=int, default=2)
+    other.set_defaults(do=foreign)
     evaluation = parts.add_parser("evaluate")
     evaluation.add_argument("arguments", help="of experiments/evaluate_benchmark.py, as JSON")
     evaluation.set_defaults(do=evaluate)

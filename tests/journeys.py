@@ -135,8 +135,9 @@ def training_step(folder: Path) -> Callable[[], Any]:
     from amvl_model.config import load_preset
     from amvl_model.data.sources import training_questions
     from amvl_model.models.loading import build_model
+    from amvl_model.training.arguments import training_arguments
     from amvl_model.training.batches import QuestionDataset
-    from amvl_model.training.trainer import AMVLTrainer, training_arguments
+    from amvl_model.training.trainer import AMVLTrainer
 
     config = load_preset("tiny", {"train.steps": 1, "train.batch_size": QUESTIONS, "train.report_to": ()})
     model, processor = build_model(config)
@@ -146,10 +147,7 @@ def training_step(folder: Path) -> Callable[[], Any]:
     def trainer(number: int) -> AMVLTrainer:
         return AMVLTrainer(
             model=model,
-            objective=config.objective,
-            processor=processor,
-            latent_learning_rate=config.train.latent_learning_rate,
-            group_by_length=config.train.group_by_length,
+            processing_class=processor,
             args=training_arguments(config, folder / str(number), disable_tqdm=True),
             train_dataset=QuestionDataset(questions, processor, cache=False),
         )

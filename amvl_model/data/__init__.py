@@ -2,6 +2,7 @@
 
 schema        VisualQuestion
 images        any image as upright RGB; image files and bytes
+rows          rows of foreign data sets (chat messages, prompt and completion) as questions
 processing    AMVLProcessor: questions to padded tensors
 sources       training and evaluation questions of a configuration
 mixture       several sets by weight; damaged questions skipped and counted

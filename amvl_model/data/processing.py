@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -31,14 +30,14 @@ _RESERVED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
 class AMVLProcessor(ProcessorMixin):
     """Turns `VisualQuestion` objects, or texts and chat messages with their images, into model inputs.
 
-    A batch holds (B questions, N query tokens, M answer tokens, P patches, I pictures):
+    A batch holds (B questions, N query tokens, M answer tokens, P patches, I images):
 
     - ``input_ids``, ``attention_mask``, ``mm_token_type_ids``: (B, N), right-padded; the query x in the backbone's chat
-      template, ending where the assistant's turn begins. Token types: 0 text, 1 picture.
+      template, ending where the assistant's turn begins. Token types: 0 text, 1 image.
     - ``pixel_values`` (P, patch values) and ``image_grid_thw`` (I, 3): as the backbone's vision tower takes them.
     - ``answer_ids``, ``answer_mask``: (B, M), right-padded; the answer y with its end-of-turn token.
 
-    Pictures stand before the text, or where the prompt says ``<image>``; in messages and texts, where they are named.
+    Images stand before the text, or where the prompt says ``<image>``; in messages and texts, where they are named.
 
     `apply_chat_template`, `batch_decode` and the rest are transformers' own. Tensors are padded and returned as torch's unless
     ``padding`` or ``return_tensors`` say otherwise.
@@ -70,12 +69,12 @@ class AMVLProcessor(ProcessorMixin):
     def from_pretrained(
         cls, path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
     ) -> AMVLProcessor:
-        """Load tokenizer and picture settings from a checkpoint folder or hub id.
+        """Load tokenizer and image settings from a checkpoint folder or hub id.
 
         Args:
             path: folder written by `save_pretrained`, or any Qwen2.5-VL checkpoint.
-            min_pixels: smallest picture area in pixels; smaller ones are enlarged. Default: the checkpoint's.
-            max_pixels: largest picture area in pixels; larger ones are shrunk. Default: the checkpoint's.
+            min_pixels: smallest image area in pixels; smaller ones are enlarged. Default: the checkpoint's.
+            max_pixels: largest image area in pixels; larger ones are shrunk. Default: the checkpoint's.
 
         Raises:
             ValueError: if the checkpoint's ``size`` gives no such areas, or the smallest exceeds the largest.
@@ -95,7 +94,7 @@ class AMVLProcessor(ProcessorMixin):
         return cls(tokenizer, image_processor, chat_template)
 
     def save_pretrained(self, path: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write tokenizer, chat template and picture settings beside a checkpoint.
+        """Write tokenizer, chat template and image settings beside a checkpoint.
 
         No file names this class: `AutoProcessor` takes it by the model's configuration, and a plain Qwen2.5-VL checkpoint stays
         one that transformers loads alone.
@@ -190,12 +189,12 @@ class AMVLProcessor(ProcessorMixin):
         """Tensors of one question, unpadded: shapes as in the class's legend without B.
 
         Raises:
-            ValueError: if the question has no picture, an unreadable one, or another number of pictures than its
+            ValueError: if the question has no image, an unreadable one, or another number of images than its
                 prompt names.
         """
         pixels = self._encode_images(question)
         text = self._query_text(question)
-        counts = [self._image_tokens(grid) for grid in pixels["image_grid_thw"]]
+        counts = [self._image_tokens(grid) for grid in pixels.get("image_grid_thw", ())]
         parts = text.split(_IMAGE_TOKEN)
         text = parts[0] + "".join(_IMAGE_TOKEN * n + part for n, part in zip(counts, parts[1:], strict=True))
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
@@ -205,7 +204,7 @@ class AMVLProcessor(ProcessorMixin):
         return encoded
 
     def query_length(self, question: VisualQuestion) -> int:
-        """Number of query tokens N of one question, from its text and the sizes of its pictures alone."""
+        """Number of query tokens N of one question, from its text and the sizes of its images alone."""
         merge = self.image_processor.merge_size**2
         text = self._query_text(question)
         tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -246,9 +245,10 @@ class AMVLProcessor(ProcessorMixin):
             "input_ids": ids,
             "attention_mask": mask,
             "mm_token_type_ids": pad_right([e["mm_token_type_ids"] for e in encoded], 0)[0],
-            "pixel_values": torch.cat([e["pixel_values"] for e in encoded]),
-            "image_grid_thw": torch.cat([e["image_grid_thw"] for e in encoded]),
         }
+        for name in ("pixel_values", "image_grid_thw"):
+            if values := [e[name] for e in encoded if name in e]:  # chat messages may be text alone
+                batch[name] = torch.cat(values)
         if "answer_ids" in encoded[0]:
             batch["answer_ids"], batch["answer_mask"] = pad_right([e["answer_ids"] for e in encoded], self.pad_token_id)
         return batch
@@ -269,16 +269,21 @@ class AMVLProcessor(ProcessorMixin):
             raise ValueError(f"{place} contains the special token {found}; {fix}")
 
     def _query_text(self, question: VisualQuestion) -> str:
-        self._refuse_special_tokens(
-            question.prompt,
-            f"question {question.id!r}: its text",
-            f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
-        )
+        messages = list(question.messages) or self._user_turn(question)
+        for text in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
+            self._refuse_special_tokens(
+                text,
+                f"question {question.id!r}: its text",
+                f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
+            )
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _user_turn(self, question: VisualQuestion) -> list[dict[str, Any]]:
         named = question.prompt.count(IMAGE_PLACEHOLDER)
         if named and named != len(question.images):
             raise ValueError(
                 f"question {question.id!r}: its prompt names {named} image(s) ({IMAGE_PLACEHOLDER}), "
-                f"but {len(question.images)} came with it; give one picture per placeholder, or no placeholder at all"
+                f"but {len(question.images)} came with it; give one image per placeholder, or no placeholder at all"
             )
         content: list[dict[str, str]] = []
         if named:
@@ -289,22 +294,14 @@ class AMVLProcessor(ProcessorMixin):
                     content.append({"type": "text", "text": piece})
         else:
             content = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
-        try:
-            return self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"chat_template.jinja of the checkpoint cannot be used ({error}); copy it again"
-            ) from error
+        return [{"role": "user", "content": content}]
 
     def _encode_images(self, question: VisualQuestion) -> dict[str, Tensor]:
+        if not question.images and question.messages:
+            return {}
         if not question.images:
             raise ValueError(
-                f"question {question.id!r}: expected at least one image, got none; visual questions need a picture"
+                f"question {question.id!r}: expected at least one image, got none; visual questions need an image"
             )
         pictures = [
             to_rgb(image, f"question {question.id!r}: image {number}")

@@ -38,6 +38,8 @@ class VisualQuestion:
         source: name of the data set.
         answer_probs: p(y|x) over the options where it is known (synthetic BLINK with label noise), else None.
         chain: names of the intermediate states of a multi-hop question, from the start to the right answer; else empty.
+        messages: chat messages before the answer, which the model is shown in place of the prompt; empty: the prompt is the one
+            message. Contents are lists of {"type": "text", "text": ...} and {"type": "image"}, the latter in the order of images.
     """
 
     id: str
@@ -51,6 +53,7 @@ class VisualQuestion:
     source: str = ""
     answer_probs: tuple[float, ...] | None = None
     chain: tuple[str, ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
 
     @property
     def hops(self) -> int | None:

@@ -4,7 +4,9 @@ configuration    AMVLConfig, PauseConfig: what a checkpoint stores
 distributions    DiagonalGaussian, its heads, KL, the answer's negative log-likelihood
 amvl             AMVLForConditionalGeneration
 pause            PauseForConditionalGeneration: the baselines sft and pause
-backbone         what both have in common; LoRA, quantisation
+backbone         what both have in common; quantisation
+adapters         LoRA in peft's format
+sharing          model card, upload, LoRA checkpoints on the Hub
 registration     what transformers' Auto classes know
 labels           from a sequence with labels to a query and its answer
 outputs          AMVLOutput

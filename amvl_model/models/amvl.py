@@ -402,7 +402,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         return run_text_model(self.backbone.model.language_model, embeddings, positions, mask, cache)
 
     def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Token embeddings of x with picture features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
+        """Token embeddings of x with image features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
         x, _, positions = self._embed(batch, query_mask, None)
         return x, positions
 
@@ -423,8 +423,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         if image is not None:
             if int(is_image.sum()) != len(image):
                 raise ValueError(
-                    f"expected as many image tokens as picture features, got {int(is_image.sum())} and {len(image)}; "
-                    "the batch's pictures and its input_ids do not belong together"
+                    f"expected as many image tokens as image features, got {int(is_image.sum())} and {len(image)}; "
+                    "the batch's images and its input_ids do not belong together"
                 )
             x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
         types = batch.get("mm_token_type_ids")
@@ -435,7 +435,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         return x, y, positions
 
     def _is_text(self, batch: Batch) -> Tensor:
-        """(B, N), True at real tokens of the query that are no picture features."""
+        """(B, N), True at real tokens of the query that are no image features."""
         is_image = batch["input_ids"] == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
         return batch["attention_mask"].bool() & ~is_image
 

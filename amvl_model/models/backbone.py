@@ -1,12 +1,10 @@
-"""What the models around transformers' own Qwen-VL have in common: how it is loaded, frozen, adapted, checkpointed and saved.
-
-LoRA on the language model, injected by peft into an AMVL model in place.
-"""
+"""What the models around transformers' own Qwen-VL have in common: how it is loaded, frozen, adapted, checkpointed and saved."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from amvl_model.models.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints import absolute, inspect_checkpoint, refuse_wrong_weights
+from amvl_model.models.sharing import lora_snapshot, upload, write_card
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
@@ -143,6 +143,7 @@ def install_passes(model: Any) -> None:
                 module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
+_UPLOADING = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
 VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
 
 
@@ -181,9 +182,13 @@ class AroundBackbone:
     def from_whole_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``from_pretrained``, which would draw random numbers for weights that the checkpoint lacks.
 
+        A hub id may name a LoRA checkpoint, which is downloaded and loaded as a folder is.
+
         Raises:
             ValueError: if it lacks some, or has some that the model does not; for several devices.
         """
+        if (folder := lora_snapshot(path, kwargs)) is not None:
+            return cls.from_pretrained(folder, *args, **kwargs)  # type: ignore[attr-defined]
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
         load: Any = super().from_pretrained  # type: ignore[misc]
@@ -192,27 +197,67 @@ class AroundBackbone:
         _refuse_several_devices(getattr(model, "hf_device_map", None))
         return (model, report) if wants_report else model
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write config and safetensors under the modules' own names; with LoRA only what `owns` names.
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, tags: Any = None, **kwargs: Any
+    ) -> None:
+        """Write config, safetensors under the modules' own names and a model card; with LoRA heads and adapters alone, the
+        latter in peft's format (models/adapters.py).
 
         transformers would write the language model under an older name, which its Trainer cannot resume from.
 
+        Args:
+            save_directory: the folder; a README.md in it that this package did not write is kept.
+            push_to_hub: upload the folder afterwards, to ``repo_id`` or a repository of the folder's name.
+            tags: further tags of the model card.
+            *args, **kwargs: as in transformers; those of `push_to_hub` too.
+
         Raises:
             RuntimeError: for 4-bit weights that bitsandbytes has changed in a forward pass on a CPU.
+            ConnectionError: if the Hub does not answer.
+            ValueError: for an upload of adapters whose backbone is a local folder.
         """
+        uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
         kwargs.setdefault("save_original_format", False)
         quantizer = getattr(self, "hf_quantizer", None)
         if quantizer is not None:
             _refuse_repacked(self)  # type: ignore[arg-type]
+        state: dict[str, Any] = {}
         if self.config.lora:
             state = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
-            kwargs["state_dict"] = {name: value for name, value in state.items() if self.owns(name)}
+            kwargs["state_dict"] = {n: value for n, value in state.items() if self.owns(n) and "lora_" not in n}
             self.hf_quantizer = None  # else it would write the backbone's weights all the same
         try:
             super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         finally:
             if quantizer is not None:
                 self.hf_quantizer = quantizer
+        if kwargs.get("is_main_process", True):
+            write_adapter(Path(save_directory), state, self.config)
+            write_card(Path(save_directory), self.config, tags=tags)
+            if push_to_hub:
+                upload(Path(save_directory), self.config, **{"repo_id": Path(save_directory).name, **uploading})
+
+    def push_to_hub(self, repo_id: str, *, processor: Any = None, **kwargs: Any) -> Any:
+        """Upload the checkpoint and its model card.
+
+        Args:
+            repo_id: organisation/name.
+            processor: saved beside the weights; without it a reader needs that of the backbone.
+            **kwargs: as in transformers (``private``, ``token``, ``revision``, ``create_pr``, ``commit_message``, ``tags``, ...).
+
+        Returns:
+            huggingface_hub's CommitInfo.
+
+        Raises:
+            ConnectionError: if the Hub does not answer.
+            ValueError: for an upload of adapters whose backbone is a local folder.
+        """
+        uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **kwargs)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            return upload(Path(folder), self.config, repo_id=repo_id, **uploading)
 
     def freeze_vision(self) -> None:
         """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""
@@ -220,11 +265,10 @@ class AroundBackbone:
 
     def add_lora(self, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
         """Freeze the backbone and put LoRA adapters on every linear layer of its language model (needs peft)."""
-
         add_lora(self, rank=rank, alpha=alpha, dropout=dropout)
 
     def merge_lora(self) -> None:
-        """Add the adapters to the weights that they adapt and remove them; see `merge_lora`."""
+        """Add the adapters to the backbone's weights and remove them; what is saved next is a whole checkpoint."""
         merge_lora(self)
 
     def gradient_checkpointing_enable(
@@ -293,61 +337,3 @@ class AroundBackbone:
         if new_num_tokens is not None:
             self.config.backbone_path = None  # no longer the weights that adapters would be loaded onto
         return embeddings
-
-
-# every linear layer of the language model's attention and MLP, and nothing of the vision tower
-TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
-def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
-    """Freeze the backbone, add adapters of ``rank`` to its language model, and remember the settings in the config.
-
-    The latent modules stay fully trainable.
-
-    Raises:
-        ImportError: if peft is not installed.
-        ValueError: if rank is below 1 or the model has adapters already.
-    """
-    if rank < 1:
-        raise ValueError(f"the LoRA rank must be at least 1, got {rank}; 0 in a config means full fine-tuning")
-    if model.config.lora:
-        raise ValueError(f"the model has LoRA adapters already: {model.config.lora}")
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install 'amvl[lora]'") from error
-    settings = {"rank": rank, "alpha": float(alpha if alpha is not None else 2 * rank), "dropout": dropout}
-    model.backbone.requires_grad_(False)
-    inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=settings["alpha"], lora_dropout=dropout, target_modules=TARGETS), model.backbone
-    )
-    model.config.lora = settings
-    if getattr(model, "is_quantized", False):
-        model.is_quantized = (
-            False  # transformers' Trainer refuses quantised models without a wrapper of peft's around them
-        )
-
-
-def merge_lora(model: Any) -> None:
-    """Add the adapters to the weights that they adapt and remove them; every weight is trainable afterwards.
-
-    Raises:
-        ValueError: if the model has no adapters, its backbone is quantised, or a merged weight is not finite.
-    """
-    if not model.config.lora:
-        raise ValueError("the model has no LoRA adapters to merge; use it as it is")
-    if getattr(model.backbone, "hf_quantizer", None) is not None:
-        raise ValueError(
-            "adapters cannot be merged into a quantised backbone without rounding them; give the unquantised backbone's folder "
-            "or hub id"
-        )
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, layer in list(model.backbone.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)
-            parent, _, child = name.rpartition(".")
-            setattr(model.backbone.get_submodule(parent), child, layer.get_base_layer())
-    vars(model.backbone).pop("peft_config", None)
-    model.config.lora = None
-    model.backbone.requires_grad_(True)

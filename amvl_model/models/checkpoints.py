@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from amvl_model.models.adapters import read_lora_state
 from amvl_model.models.configuration import PAUSE_TYPE
 
 INDEX = "model.safetensors.index.json"
@@ -298,8 +299,6 @@ def load_lora_checkpoint(
         stored: its config.json.
         **kwargs: for ``cls.from_backbone``.
     """
-    from safetensors.torch import load_file
-
     backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
     try:
         model = cls.from_backbone(backbone, **stored_options(cls.config_class, stored), **kwargs)
@@ -310,7 +309,7 @@ def load_lora_checkpoint(
         ) from error
     model.add_lora(**stored["lora"])
     try:
-        problems = model.load_state_dict(load_file(Path(path) / WEIGHTS), strict=False)
+        problems = model.load_state_dict(read_lora_state(Path(path)), strict=False)
     except RuntimeError as error:  # torch's error for other shapes
         raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
     missing = [name for name in problems.missing_keys if cls.owns(name)]

@@ -11,9 +11,11 @@ from transformers import AutoConfig, PreTrainedConfig
 PAUSE_TYPE = "amvl_pause"
 BACKBONES = ("qwen2_5_vl", "qwen2_vl")
 """Types of backbones that AMVL is tested on."""
+INSTALL = 'pip install "git+URL", URL being the address of the amvl_model repository, or pip install PATH of a clone'
+HOW_TO_LOAD = f"transformers knows this model type after `import amvl_model`; to install it: {INSTALL}"
 _REFUSED = {
-    "qwen3_vl": "its DeepStack adds picture features inside the text model, which would be left out",
-    "qwen3_vl_moe": "its DeepStack adds picture features inside the text model, which would be left out",
+    "qwen3_vl": "its DeepStack adds image features inside the text model, which would be left out",
+    "qwen3_vl_moe": "its DeepStack adds image features inside the text model, which would be left out",
 }
 
 
@@ -24,6 +26,8 @@ class AroundBackboneConfig(PreTrainedConfig):
         vlm_config: configuration of the backbone (a Qwen-VL model), as object or dict.
         backbone_path: folder or hub id the backbone came from; LoRA checkpoints load it from there.
         lora: settings of the LoRA adapters in the language model (``rank``, ``alpha``, ``dropout``), or None.
+        training: how the checkpoint was trained (objective, data, results, versions), for the model card; None: not recorded.
+        how_to_load: for whoever reads config.json without this package.
 
     Raises:
         ValueError: for a backbone of another type, a size below its least, or an unknown option.
@@ -38,6 +42,8 @@ class AroundBackboneConfig(PreTrainedConfig):
     vlm_config: dict[str, Any] | PreTrainedConfig | None = None
     backbone_path: str | None = None
     lora: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    how_to_load: str = HOW_TO_LOAD
 
     def __post_init__(self, **kwargs: Any) -> None:
         importlib.import_module("amvl_model.models.registration")  # whoever has a configuration can ask for its model

@@ -69,7 +69,7 @@ def load_base(config: RunConfig) -> tuple[PreTrainedModel, AMVLProcessor]:
         )
     path = resolve(settings.base)
     dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    with _explained(path):
+    with explained(path):
         backbone, _ = load_backbone(path, dtype=dtype)
     install_attention(backbone)
     return backbone, load_base_processor(config)
@@ -85,12 +85,12 @@ def load_base_processor(config: RunConfig) -> AMVLProcessor:
         return load_base(config)[1]
     path, data = resolve(config.model.base), config.data
     inspect_checkpoint(path, expected_type=None)
-    with _explained(path):
+    with explained(path):
         return AMVLProcessor.from_pretrained(path, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
     """transformers' error for a hub that does not answer, with what to download and where to put it."""
     try:
         yield
@@ -125,7 +125,7 @@ def load_checkpoint(
         with backbone_at(resolve(str(backbone_path)), folder):
             return load_checkpoint(folder, dtype=dtype)
     kind = checkpoint_type(folder)
-    with _explained(folder):
+    with explained(folder):
         if kind == "amvl":
             model = AMVLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
         elif kind == PAUSE_TYPE:
@@ -199,7 +199,8 @@ def save_checkpoint(
         with torch.device("meta"):
             carrier = type(model)(model.config)  # type: ignore[arg-type]
     with writing(folder):
-        carrier.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        options: dict[str, Any] = {} if state is None else {"state_dict": state}
+        carrier.save_pretrained(folder, **options)
         processor.save_pretrained(folder)
         write_manifest(folder)
 

@@ -24,7 +24,7 @@ class AMVLOutput(ModelOutput):
         prior_mean, prior_log_std: (B, k, d).
         posterior_mean, posterior_log_std: (B, k, d).
         latents: (B, k, d), the Z that was injected.
-        latent_norm_ratio: mean norm of the injected tokens over the mean norm of the query's text embeddings (picture
+        latent_norm_ratio: mean norm of the injected tokens over the mean norm of the query's text embeddings (image
             features live in another norm regime: a hundred times larger in the tiny base).
     """
 

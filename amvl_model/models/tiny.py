@@ -1,7 +1,7 @@
 """The embedded default: a Qwen2.5-VL of three million parameters and its tokenizer.
 
 Everything here is transformers' own Qwen2.5-VL built from a small config, so that whatever runs on the tiny model runs on
-Qwen2.5-VL-7B. A picture of 112 x 112 pixels becomes 8 x 8 patches and 4 x 4 tokens.
+Qwen2.5-VL-7B. An image of 112 x 112 pixels becomes 8 x 8 patches and 4 x 4 tokens.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def tiny_config(tokenizer: Any, *, hidden_size: int = 192, num_layers: int = 4, 
 
 
 def tiny_image_processor() -> Any:
-    """transformers' PIL image processor for Qwen2.5-VL at the tiny model's picture size (no torchvision needed)."""
+    """transformers' PIL image processor for Qwen2.5-VL at the tiny model's image size (no torchvision needed)."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     return Qwen2VLImageProcessorPil(size=dict(IMAGE_PIXELS))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.data.rows import check_columns, question_of
 from amvl_model.data.schema import VisualQuestion
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
             encoded = self._converted(index, self.processor.encode)
             if self.cache is not None:
                 self.cache[index] = encoded
-        return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0), INDEX: torch.tensor(item)}
+        return placed(encoded, item)
 
     def _converted(self, index: int, convert: Callable[[VisualQuestion], T]) -> T:
         """A question encoded; one of a file that cannot be encoded is skipped and counted like a damaged file."""
@@ -53,12 +54,60 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
         return convert(self.questions[index])
 
     def length(self, index: int) -> int:
-        """Query tokens of one question, from its text and the sizes of its pictures; they are not processed for it."""
+        """Query tokens of one question, from its text and the sizes of its images; they are not processed for it."""
         if index not in self._lengths:
             kept = None if self.cache is None else self.cache.get(index)
             known = self._converted(index, self.processor.query_length) if kept is None else len(kept["input_ids"])
             self._lengths[index] = known
         return self._lengths[index]
+
+
+def placed(encoded: dict[str, Tensor], item: int) -> dict[str, Tensor]:
+    """An encoded question with its place in the set and its weight, 0 for a filler ~place."""
+    return {**encoded, WEIGHT: torch.tensor(1.0 if item >= 0 else 0.0), INDEX: torch.tensor(item)}
+
+
+class QuestionStream(IterableDataset[tuple[int, VisualQuestion]]):
+    """Questions of a set without a length, each with its place in the stream; the collator encodes them.
+
+    Every process reads the whole stream and keeps its share of every batch (accelerate's IterableDatasetShard), which is why
+    rows are encoded later. The stream is filled up to a multiple of ``multiple`` with its last row, as item ~place. Workers of
+    a loader share the rows as the set itself does (datasets.IterableDataset: by its shards).
+
+    Args:
+        rows: iterable; read again in every epoch.
+        place: name of the set, for messages.
+        multiple: examples of one step over all processes.
+
+    Raises:
+        ValueError: for columns from which no question can be made; for a bad row, when it is read.
+    """
+
+    def __init__(self, rows: Any, place: str, multiple: int = 1) -> None:
+        self.rows, self.place, self.multiple = rows, place, multiple
+        if (names := getattr(rows, "column_names", None)) is not None:
+            check_columns(names, place)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Passed on to the set, which may shuffle by it."""
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, VisualQuestion]]:
+        worker = get_worker_info()
+        index, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        count, question = 0, None
+        for row in self.rows:
+            question = question_of(row, index, self.place)
+            yield index, question
+            index, count = index + stride, count + 1
+        if question is not None:
+            yield from ((~(index - stride), question) for _ in range(-count % self.multiple))
+
+
+def filled_order(size: int, multiple: int) -> list[int]:
+    """0 .. size - 1, filled up to a multiple of ``multiple`` with items of weight 0."""
+    return [*range(size), *(~(i % size) for i in range(-size % multiple))]
 
 
 class FilledRandomSampler(Sampler[int]):
@@ -119,12 +168,13 @@ class FilledRandomSampler(Sampler[int]):
 
 
 class AMVLCollator:
-    """`AMVLProcessor.collate` that keeps the weights and the places of the examples."""
+    """`AMVLProcessor.collate` that keeps the weights and the places of the examples, and encodes those of a stream."""
 
     def __init__(self, processor: AMVLProcessor) -> None:
         self.processor = processor
 
-    def __call__(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[dict[str, Tensor] | tuple[int, VisualQuestion]]) -> dict[str, Tensor]:
+        rows = [placed(self.processor.encode(item[1]), item[0]) if isinstance(item, tuple) else item for item in items]
         batch = self.processor.collate(rows)
         batch[WEIGHT] = torch.stack([row.get(WEIGHT, torch.tensor(1.0)) for row in rows])
         if all(INDEX in row for row in rows):

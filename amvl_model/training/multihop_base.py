@@ -229,14 +229,14 @@ def collate_scenes(processor: AMVLProcessor, questions: list[VisualQuestion], pe
 def collate_readings(
     processor: AMVLProcessor, facts: list[str], size: tuple[int, int], rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """One row for each scene in which the model reads single arrows: the pairs of the picture in random order.
+    """One row for each scene in which the model reads single arrows: the pairs of the image in random order.
 
     Only the second word of a pair is a target, so that no composition is taught, and no order.
 
     Args:
         processor: of the base.
         facts: of each scene, pairs such as ``red blue, green red``.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         rng: of the order.
 
     Returns:
@@ -255,7 +255,7 @@ def collate_readings(
 
 
 def query_rows(processor: AMVLProcessor, texts: list[str], size: tuple[int, ...]) -> list[Tensor]:
-    """Token ids of each query: a picture of ``size`` pixels, then the text."""
+    """Token ids of each query: an image of ``size`` pixels, then the text."""
     cell = processor.image_processor.patch_size * processor.image_processor.merge_size
     tokens = (size[0] // cell) * (size[1] // cell)
     template = processor.tokenizer.apply_chat_template(
@@ -268,7 +268,7 @@ def query_rows(processor: AMVLProcessor, texts: list[str], size: tuple[int, ...]
 
 
 def scene_features(model: Any, processor: AMVLProcessor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Tower features (S, T, hidden) of pictures (S, H, W, 3), and their grid (S, 3)."""
+    """Tower features (S, T, hidden) of images (S, H, W, 3), and their grid (S, 3)."""
     pixels, grid = patchify(images, processor)
     frozen = not any(parameter.requires_grad for parameter in model.model.visual.parameters())
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):

@@ -1,10 +1,10 @@
 """Pre-training of the tiny base: plain supervised answers to clean synthetic BLINK, fresh questions at every step.
 
 The base plays the part that Qwen2.5-VL-7B plays for the paper: a model that can see, before any latent is added. Each step
-draws the same number of new questions from every task, in groups of equal picture count so that little is padded; no
+draws the same number of new questions from every task, in groups of equal image count so that little is padded; no
 question is ever seen twice, so there is nothing to overfit. Behind the answer's end-of-turn token the model also writes the
-record's explanation, a list of what the pictures show. That dense caption is what makes the matching tasks learnable within
-an hour of CPU time: the letter alone carries at most two bits, and the tasks that compare marked points across pictures stay
+record's explanation, a list of what the images show. That dense caption is what makes the matching tasks learnable within
+an hour of CPU time: the letter alone carries at most two bits, and the tasks that compare marked points across images stay
 at chance for thousands of steps without it. The learning rate is warmed up, held, and annealed linearly over the last part.
 """
 
@@ -101,7 +101,7 @@ class PretrainConfig:
 
 
 def _groups() -> list[list[str]]:
-    """Tasks with about equally many pictures, which are padded together: one, two, three and more."""
+    """Tasks with about equally many images, which are padded together: one, two, three and more."""
     counts = {task: len(synthetic_question(task, split="train", seed=0, index=0).images) for task in TASKS}
     return [
         [t for t in TASKS if counts[t] == 1],
@@ -113,7 +113,7 @@ def _groups() -> list[list[str]]:
 def collate_fast(
     processor: AMVLProcessor, questions: list[VisualQuestion], captions: list[str] | None = None, weight: float = 0.0
 ) -> dict[str, Tensor]:
-    """`AMVLProcessor` for pictures of one size, with pixels left as bytes: (I, H, W, 3) uint8 in ``images``.
+    """`AMVLProcessor` for images of one size, with pixels left as bytes: (I, H, W, 3) uint8 in ``images``.
 
     With ``captions`` the target goes on behind the answer's end-of-turn token, and ``answer_mask`` holds ``weight`` there.
     """

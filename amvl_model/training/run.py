@@ -19,6 +19,7 @@ from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.models.loading import TrainedModel, build_model, load_checkpoint, save_checkpoint
+from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import QuestionDataset
 from amvl_model.training.probe import leak_probe
 from amvl_model.training.run_folder import (
@@ -33,7 +34,7 @@ from amvl_model.training.run_folder import (
     write_text,
 )
 from amvl_model.training.sharding import whole_state
-from amvl_model.training.trainer import AMVLTrainer, JsonlLog, training_arguments
+from amvl_model.training.trainer import AMVLTrainer, JsonlLog
 
 MONITORED = 128
 """Held-out questions behind the loss that is logged every train.eval_every steps."""
@@ -136,12 +137,9 @@ def _train(
     probe = leak_probe(config, folder, model, processor, asked) if config.train.probe_every else None
     trainer = AMVLTrainer(
         model=model,
-        objective=config.objective,
-        processor=processor,
-        latent_learning_rate=config.train.latent_learning_rate,
-        group_by_length=config.train.group_by_length,
         probe=probe,
         args=training_arguments(config, folder, **overrides),
+        processing_class=processor,
         train_dataset=QuestionDataset(asked, processor, cache=len(asked) <= CACHE_LIMIT),
         eval_dataset=_monitored(config, processor),
         callbacks=[JsonlLog(folder / "metrics.jsonl"), stop],

@@ -11,26 +11,29 @@ one would train, and a resumed run what the uninterrupted one would.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor
-from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from amvl_model import distributed
-from amvl_model.config import ObjectiveConfig, RunConfig
-from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.adapters import FOLDER, read_lora_state
 from amvl_model.models.checkpoints import writing
+from amvl_model.models.sharing import write_card
 from amvl_model.results.provenance import to_jsonable
-from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, sample_noise
+from amvl_model.training.arguments import AMVLTrainingArguments
+from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, filled_order, sample_noise
 from amvl_model.training.guard import GuardedTrainer
 from amvl_model.training.health import ACTIVE_FROM, HealthLine, latent_state
+from amvl_model.training.measures import WithPrior, record_metrics, training_record
+from amvl_model.training.preparation import name_of, prepare_dataset, prepare_model
 from amvl_model.training.run_folder import tell
-from amvl_model.training.sharding import keep_float32, sharding_arguments
 
 
 class JsonlLog(TrainerCallback):
@@ -46,7 +49,12 @@ class JsonlLog(TrainerCallback):
 
 
 class AMVLTrainer(GuardedTrainer):
-    """Trains an `AMVLForConditionalGeneration`, or a baseline of pause.py, on an `ObjectiveConfig`.
+    """Trains an `AMVLForConditionalGeneration`, or a baseline of pause.py, on an objective of the registry.
+
+        args = AMVLTrainingArguments(output_dir="out", beta=0.01, gamma=0.001, order="forward-first", max_steps=1000)
+        trainer = AMVLTrainer(model="Qwen/Qwen2.5-VL-3B-Instruct", args=args, train_dataset=data)
+        trainer.train()
+        trainer.save_model()
 
     Logged beside the loss, averaged over the examples since the last line (nats): ``ntp``, ``forward_kl``, ``reverse_kl``,
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
@@ -54,39 +62,67 @@ class AMVLTrainer(GuardedTrainer):
     ``active_dimensions`` (health.py, which also writes the line and the warnings). Of a baseline ``ntp`` alone. With a
     probe, its numbers as ``probe_...`` at its interval (training/probe.py).
 
+    An evaluation logs ``eval_ntp``, ``eval_forward_kl`` and ``eval_reverse_kl``, averaged over the examples, whatever the
+    weights are by then (those in ``eval_loss`` move with the schedule), and ``eval_prior_ntp``, the answer NLL under samples of
+    the prior, from which the model answers. To select a model or to stop early, set ``metric_for_best_model`` to one of the
+    last two NLLs. ``compute_metrics`` gets the answer's logits (N, M, V) under samples of the prior (a baseline's own), and
+    its tokens (N, M), -100 where there are none.
+
     Args:
-        objective: which loss, with its weights and schedule.
-        latent_learning_rate: of the latent modules; None = the common one.
-        processor: makes batches, and is saved beside every checkpoint.
-        group_by_length: make batches of questions of similar length; train_dataset then needs `QuestionDataset.length`.
+        model: name of a shipped checkpoint, folder, hub id, or a model; a plain Qwen-VL gets fresh latents (or pause tokens).
+        args: `AMVLTrainingArguments`.
+        train_dataset, eval_dataset: rows of messages, or of prompt and completion, with images (data/rows.py): datasets.Dataset,
+            IterableDataset (read in its own order; set max_steps), a torch data set, a list; or `VisualQuestion` objects. The
+            latter also as a dictionary of sets.
+        processing_class: an `AMVLProcessor`, which makes batches and is saved beside every checkpoint; default: the model's.
         probe: a `LeakProbe`, whose numbers join the log lines; None: none.
-        **kwargs: as transformers' Trainer takes them (model, args, train_dataset, callbacks, ...).
+        objective: an ObjectiveConfig in place of the one that ``args`` names.
+        processor: older name of ``processing_class``.
+        **kwargs: as transformers' Trainer takes them (compute_metrics, callbacks, ...).
+
+    Raises:
+        ValueError: for arguments, columns or a model that do not fit.
+        ConnectionError: if the model is on a hub that does not answer.
     """
 
     def __init__(
         self,
+        model: Any = None,
+        args: Any = None,
         *,
-        objective: ObjectiveConfig,
-        processor: AMVLProcessor,
-        latent_learning_rate: float | None = None,
-        group_by_length: bool = False,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
         probe: Any = None,
+        objective: Any = None,
+        processor: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.objective = objective
-        self.group_by_length = group_by_length
-        self.probe = probe
-        self.latent_learning_rate = latent_learning_rate
-        kwargs.setdefault("data_collator", AMVLCollator(processor))
-        if (arguments := kwargs.get("args")) is not None and arguments.n_gpu > 1:
-            tell(
-                f"one of {arguments.n_gpu} GPUs is used, because a plain python process cannot split batches of images; for "
-                f"all of them start with `torchrun --nproc-per-node {arguments.n_gpu}`"
+        if not isinstance(args, AMVLTrainingArguments):
+            raise ValueError(
+                f"args: expected AMVLTrainingArguments, which name the objective and its weights, got {type(args).__name__}"
             )
-            arguments._n_gpu = 1  # else the Trainer cuts batches with DataParallel, pixel_values in equal parts
-        super().__init__(processing_class=processor, **kwargs)
+        self.objective, self.probe = objective or args.objective_config(), probe
+        model, processor = prepare_model(model, args, processor if processing_class is None else processing_class)
+        kwargs.setdefault("data_collator", AMVLCollator(processor))
+        self._prepared = {"processor": processor, "world_size": args.world_size}
+        if args.n_gpu > 1:
+            tell(
+                f"one of {args.n_gpu} GPUs is used, because a plain python process cannot split batches of images; for "
+                f"all of them start with `torchrun --nproc-per-node {args.n_gpu}`"
+            )
+            args._n_gpu = 1  # else the Trainer cuts batches with DataParallel, pixel_values in equal parts
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self._questions(train_dataset, "train_dataset", args.per_device_train_batch_size),
+            eval_dataset=self._questions(eval_dataset, "eval_dataset", args.per_device_eval_batch_size),
+            processing_class=processor,
+            **kwargs,
+        )
         config = self.model.config
-        self._latent_shape = (config.num_latents, config.latent_dim) if objective.entry.latents else None
+        self._record = training_record(args, config.backbone_path, name_of(train_dataset))
+        self._latent_shape = (config.num_latents, config.latent_dim) if self.objective.entry.latents else None
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise ValueError("train.sharding fsdp2 needs GPUs, as accelerate shards on no CPU; set it to none")
         # the loss below is normalised over the whole accumulated batch, and must not be divided once more
@@ -95,6 +131,7 @@ class AMVLTrainer(GuardedTrainer):
         self._count = 0.0
         self._kl = torch.zeros((), device=self.args.device)  # summed over examples, (k, d) from the first on
         self.add_callback(HealthLine)
+        self._evaluated: dict[str, list[Tensor]] = defaultdict(list)
 
     @property
     def progress(self) -> float:
@@ -114,13 +151,19 @@ class AMVLTrainer(GuardedTrainer):
         weight, index = batch.pop(WEIGHT), batch.pop(INDEX, None)
         if index is not None and self._latent_shape is not None:
             batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
-        output = model(**batch, loss=self.objective.loss(self.progress))
+        objective: Any = self.objective.loss(self.progress)
+        if not model.training and objective.passes == ("posterior",):
+            objective = WithPrior(objective)
+        output = model(**batch, loss=objective)
         total = (output.terms.total * weight).sum()
         items = weight.sum() if num_items_in_batch is None else num_items_in_batch
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = total * scale / items
         if model.training:
             self._remember(output, weight)
+        else:
+            for name, values in {"loss": output.terms.total, **output.terms.named()}.items():
+                self._evaluated[name].append(values.detach()[weight > 0])
         return (loss, output) if return_outputs else loss
 
     def autocast_smart_context_manager(self, *args: Any, **kwargs: Any) -> Any:
@@ -137,11 +180,28 @@ class AMVLTrainer(GuardedTrainer):
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """Loss of an evaluation batch (mean over its examples)."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Loss of an evaluation batch (mean over its examples); logits (B, M, V) and answers (B, M) where they are wanted."""
+        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
+            loss, output = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        present = inputs["answer_mask"].bool() & (inputs[WEIGHT] > 0)[:, None]
+        return loss.detach(), output.logits.detach(), inputs["answer_ids"].masked_fill(~present, -100)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """The Trainer's, with means over the examples of the loss and of the objective's unweighted terms."""
+        self._evaluated = defaultdict(list)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        parts = distributed.gather({name: torch.cat(values).tolist() for name, values in self._evaluated.items()})
+        terms = {name: np.concatenate([part.get(name, []) for part in parts]) for name in parts[0]}
+        terms = {name: values for name, values in terms.items() if not name.startswith("weighted_")}
+        for name, values in terms.items():
+            output.metrics[f"{metric_key_prefix}_{name}"] = float(values.mean())
+        if metric_key_prefix.startswith("eval"):
+            record_metrics(self._record, metric_key_prefix, terms)
+        return output
 
     def _remember(self, output: Any, weight: Tensor) -> None:
         count = float(weight.sum())
@@ -192,7 +252,7 @@ class AMVLTrainer(GuardedTrainer):
         model = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(model))
         rate = self.args.learning_rate
-        latent_rate = rate if self.latent_learning_rate is None else self.latent_learning_rate
+        latent_rate = rate if self.args.latent_learning_rate is None else self.args.latent_learning_rate
         groups: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -221,6 +281,56 @@ class AMVLTrainer(GuardedTrainer):
             )
         super()._issue_warnings_after_load(load_result)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The Trainer's, which knows nothing of heads and adapters in two files."""
+        if not self._load_adapters(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_adapters(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_adapters(self, checkpoint: Any) -> bool:
+        """Whether ``checkpoint`` is a LoRA checkpoint in peft's format, whose weights are then loaded."""
+        if self.is_deepspeed_enabled or not (Path(checkpoint) / FOLDER).is_dir():
+            return False
+        self._issue_warnings_after_load(self.model.load_state_dict(read_lora_state(Path(checkpoint)), strict=False))
+        return True
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        self._record["steps"] = self.state.global_step
+        self.model.config.training = self._record
+        super()._save(*args, **kwargs)
+
+    def create_model_card(self, *, tags: Any = None, **_: Any) -> None:
+        """Write README.md of the output folder from the model's config (models/sharing.py)."""
+        if self.is_world_process_zero():
+            self.model.config.training = self._record
+            write_card(Path(self.args.output_dir), self.model.config, tags=tags)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """The Trainer's, with the adapter's folder."""
+        if (Path(checkpoint_folder) / FOLDER).is_dir() and self.is_world_process_zero():
+            shutil.copytree(Path(checkpoint_folder) / FOLDER, Path(self.args.output_dir) / FOLDER, dirs_exist_ok=True)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _questions(self, dataset: Any, place: str, batch_size: int) -> Any:
+        """A data set, or each of a dictionary of them, as encoded questions or as a stream of questions."""
+        if isinstance(dataset, dict):
+            return {name: self._questions(part, f"{place}[{name!r}]", batch_size) for name, part in dataset.items()}
+        world = self._prepared["world_size"]
+        multiple = world * batch_size if world > 1 else 1
+        return prepare_dataset(dataset, self._prepared["processor"], place, multiple)
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_dataloader(
+            self._questions(dataset, f"the {description.lower()} set", batch_size),
+            description,
+            batch_size,
+            *args,
+            **kwargs,
+        )
+
     def get_train_dataloader(self) -> Any:
         """The Trainer's loader, whose sampler hears of the epoch also when the loader skips the batches of a resumed run:
         accelerate (1.15) looks for a sampler two wrappers deep, and several processes that skip batches have three."""
@@ -230,55 +340,17 @@ class AMVLTrainer(GuardedTrainer):
             shard.sampler = shard.batch_sampler.sampler
         return loader
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        world = self.args.world_size
-        multiple = world * self.args.per_device_train_batch_size if world > 1 else 1
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        world, strategy = self.args.world_size, self.args.train_sampling_strategy
         group = world * self.args.per_device_train_batch_size
-        length_of = dataset.length if self.group_by_length else None
+        multiple = group if world > 1 else 1
+        if strategy == "sequential":
+            return filled_order(len(dataset), multiple)
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        length_of = dataset.length if strategy == "group_by_length" else None
         return FilledRandomSampler(len(dataset), seed=seed, multiple=multiple, length_of=length_of, group=group)
 
-
-def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> TrainingArguments:
-    """transformers' TrainingArguments for a run configuration, writing to ``folder``.
-
-    Args:
-        config: the run.
-        folder: checkpoints and logs go here.
-        **overrides: any TrainingArguments field, for what a `RunConfig` does not cover (fsdp, deepspeed, ...).
-    """
-    train = config.train
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": train.steps,
-        "per_device_train_batch_size": train.batch_size,
-        "per_device_eval_batch_size": train.batch_size,
-        "gradient_accumulation_steps": train.grad_accumulation,
-        "learning_rate": train.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": round(train.warmup * train.steps),
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "bf16": train.precision == "bf16",
-        "dataloader_num_workers": train.workers,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "dataloader_persistent_workers": train.workers > 0,
-        "seed": train.seed,
-        "data_seed": config.data.seed,
-        "logging_steps": train.log_every,
-        "logging_nan_inf_filter": False,
-        "eval_strategy": "steps" if train.eval_every else "no",
-        "eval_steps": train.eval_every or None,
-        "save_strategy": "steps" if train.save_every else "no",
-        "save_steps": train.save_every or train.steps,
-        "save_total_limit": 2,
-        "report_to": list(train.report_to) or "none",
-        "remove_unused_columns": False,
-        "ddp_find_unused_parameters": True,  # some objectives leave a head without gradient
-        "use_cpu": not torch.cuda.is_available(),
-        **sharding_arguments(train),
-    }
-    arguments = TrainingArguments(**{**settings, **overrides})
-    keep_float32(arguments)
-    return arguments
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        world = self.args.world_size
+        return filled_order(len(eval_dataset), world * self.args.per_device_eval_batch_size if world > 1 else 1)

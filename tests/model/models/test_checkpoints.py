@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Qwe
 from amvl_model.models.amvl import LATENT_MODULES, AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import inspect_checkpoint
 from amvl_model.models.configuration import AMVLConfig
+from amvl_model.models.loading import merge_checkpoint
 from tests.helpers import collate, examples, processor, question, tiny_model
 
 HEADS = ("prior_head.", "posterior_head.", "injector.")
@@ -200,12 +201,87 @@ def test_a_lora_checkpoint_reloads_with_one_from_pretrained_to_the_same_bits(
 
 def test_a_lora_checkpoint_holds_adapters_and_latent_modules_only(backbone_folder: Path, tmp_path: Path) -> None:
     lora_model(backbone_folder).save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        names = set(file.keys())
-    assert all("lora_" in name or name.split(".")[0] in LATENT_MODULES for name in names)
-    assert {name.split(".")[0] for name in names if "lora_" not in name} == set(LATENT_MODULES)
-    assert sum("lora_" in name for name in names) == 2 * 7 * 2  # A and B of seven linear layers in two decoder layers
-    assert not any("visual" in name for name in names)
+    names = {}
+    for part in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        with safe_open(tmp_path / part, framework="pt") as file:
+            names[part] = set(file.keys())
+    heads, adapter = names.values()
+    assert {name.split(".")[0] for name in heads} == set(LATENT_MODULES) and not any("lora_" in name for name in heads)
+    assert len(adapter) == 2 * 7 * 2  # A and B of seven linear layers in two decoder layers
+    assert all(name.startswith("base_model.model.model.language_model.layers.") for name in adapter)
+
+
+def lora_free(backbone_folder: Path) -> Any:
+    return AMVLForConditionalGeneration.from_backbone(backbone_folder, 3, 8).eval().backbone
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21 reads it
+def test_peft_itself_reads_the_adapter_onto_the_plain_backbone(backbone_folder: Path, tmp_path: Path) -> None:
+    model = lora_model(backbone_folder)
+    model.save_pretrained(tmp_path)
+    from peft import PeftConfig, PeftModel
+
+    settings = PeftConfig.from_pretrained(str(tmp_path), subfolder="adapter")
+    assert settings.base_model_name_or_path == str(backbone_folder) and settings.r == 4 and settings.inference_mode
+    plain = AutoModelForImageTextToText.from_pretrained(settings.base_model_name_or_path)
+    adapted = PeftModel.from_pretrained(plain, str(tmp_path), subfolder="adapter").eval()
+    batch = {n: v for n, v in collate(examples((1, 2), (3, 5))).items() if not n.startswith("answer_")}
+    with torch.no_grad():
+        expected, found = model.backbone(**batch).logits, adapted(**batch).logits
+        unadapted = lora_free(backbone_folder)(**batch).logits
+    assert (found - expected).norm() < 1e-2 * (unadapted - expected).norm()
+
+
+def test_a_lora_checkpoint_of_earlier_versions_is_read(backbone_folder: Path, tmp_path: Path) -> None:
+    """Adapters and heads in one model.safetensors, a config without the fields that came later."""
+    from safetensors.torch import save_file
+
+    model = lora_model(backbone_folder)
+    stored = {name: value for name, value in model.config.to_dict().items() if name not in ("training", "how_to_load")}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    save_file(
+        {name: value for name, value in model.state_dict().items() if model.owns(name)},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert_same_weights(AMVLForConditionalGeneration.from_pretrained(tmp_path), model)
+
+
+def test_a_lora_checkpoint_without_its_adapter_is_refused(backbone_folder: Path, tmp_path: Path) -> None:
+    lora_model(backbone_folder).save_pretrained(tmp_path)
+    adapter = tmp_path / "adapter" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:100])
+    assert_refused(tmp_path, ValueError, "adapter_model.safetensors is half written or damaged")
+    adapter.unlink()
+    assert_refused(tmp_path, FileNotFoundError, "adapter_model.safetensors is missing")
+
+
+def test_a_merged_checkpoint_is_whole_and_answers_as_the_adapters_did(backbone_folder: Path, tmp_path: Path) -> None:
+    model = lora_model(backbone_folder)
+    model.save_pretrained(tmp_path / "lora")
+    processor().save_pretrained(tmp_path / "lora")
+    merge_checkpoint(tmp_path / "lora", tmp_path / "whole")
+    shutil.rmtree(tmp_path / "lora")
+    whole = AMVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
+    assert not whole.config.lora and not any("lora" in name for name in whole.state_dict())
+    assert not (tmp_path / "whole" / "adapter").exists()
+    expected, found = outputs(model), outputs(whole)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+    whole.save_pretrained(tmp_path / "again")
+    with pytest.raises(ValueError, match="no LoRA adapters to merge"):
+        whole.merge_lora()
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        merge_checkpoint(tmp_path / "whole", tmp_path / "again")
+
+
+def test_a_model_that_is_merged_in_place_leaves_no_adapter_behind(backbone_folder: Path, tmp_path: Path) -> None:
+    model = lora_model(backbone_folder)
+    model.save_pretrained(tmp_path)
+    model.merge_lora()
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "adapter").exists()
+    assert_same_outputs(AMVLForConditionalGeneration.from_pretrained(tmp_path), model)
 
 
 def test_a_reloaded_lora_model_trains_what_it_trained_before(backbone_folder: Path, tmp_path: Path) -> None:

@@ -149,6 +149,23 @@ def test_a_run_killed_in_its_second_epoch_sees_the_questions_that_were_left(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["datasets, messages", "datasets, streaming"])
+def test_two_processes_train_and_evaluate_on_a_foreign_set_as_one_does(tmp_path: Path, form: str) -> None:
+    """Six questions in steps of four: every second step has two fillers of weight 0, and so has the evaluation."""
+    pytest.importorskip("datasets")
+    logs = []
+    for processes, batch in ((1, "4"), (2, "2")):
+        folder = tmp_path / str(processes)
+        run("foreign", form, str(folder), "--batch", batch, processes=processes)
+        logs.append(json.loads((folder / "log.json").read_text()))
+    names = ("loss", "ntp", "forward_kl", "reverse_kl", "eval_loss", "eval_ntp", "eval_forward_kl", "eval_prior_ntp")
+    measured = [[{n: entry[n] for n in names if n in entry} for entry in log] for log in logs]
+    assert sum("loss" in entry for entry in measured[0]) == 4 and any("eval_ntp" in entry for entry in measured[0])
+    for one, two in zip(*measured, strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_gradient_checkpointing_under_fsdp2_changes_nothing(sharded: Path, tmp_path: Path) -> None:
     run("train", "fsdp2", str(tmp_path), "4", "--batch", "2", "--checkpointing", processes=2)
     assert_same_training(sharded, tmp_path)

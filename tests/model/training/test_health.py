@@ -12,8 +12,9 @@ import torch
 
 from amvl_model.models.distributions import DiagonalGaussian
 from amvl_model.training import run
+from amvl_model.training.arguments import training_arguments
 from amvl_model.training.health import ACTIVE_FROM, LIMITS, latent_state, warnings_of
-from amvl_model.training.trainer import AMVLTrainer, training_arguments
+from amvl_model.training.trainer import AMVLTrainer
 from tests.model.training.test_trainer import QUESTIONS, config, small_model, trainer_for
 
 GOOD = {
@@ -93,7 +94,18 @@ def test_several_gpus_in_one_process_are_one(tmp_path: Path, capsys: pytest.Capt
     arguments = training_arguments(settings, tmp_path)
     assert arguments.n_gpu <= 1
     arguments._n_gpu = 3
-    trainer = AMVLTrainer(model=model, objective=settings.objective, processor=processor, args=arguments)
+    trainer = AMVLTrainer(model=model, processing_class=processor, args=arguments)
     assert not isinstance(trainer._wrap_model(model), torch.nn.DataParallel)
     assert arguments.train_batch_size == 2
     assert "one of 3 GPUs is used" in capsys.readouterr().err
+
+
+def test_the_older_names_of_the_trainers_arguments_are_taken(tmp_path: Path) -> None:
+    settings = config()
+    model, processor = small_model()
+    objective = settings.objective
+    trainer = AMVLTrainer(
+        model=model, objective=objective, processor=processor, args=training_arguments(settings, tmp_path)
+    )
+    assert trainer.objective is objective
+    assert trainer.processing_class is processor

@@ -13,9 +13,10 @@ from amvl_model.config import RunConfig, load_preset
 from amvl_model.data.synthetic import synthetic_question
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.tiny import build_base
+from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import AMVLCollator, FilledRandomSampler, QuestionDataset
 from amvl_model.training.run import train
-from amvl_model.training.trainer import AMVLTrainer, training_arguments
+from amvl_model.training.trainer import AMVLTrainer
 
 QUESTIONS = [synthetic_question("Counting", split="train", index=i, label_noise=0.3) for i in range(10)]
 
@@ -50,10 +51,7 @@ def config(**overrides: Any) -> RunConfig:
 def trainer_for(model: Any, processor: Any, settings: RunConfig, folder: Path, **overrides: Any) -> AMVLTrainer:
     return AMVLTrainer(
         model=model,
-        objective=settings.objective,
-        processor=processor,
-        latent_learning_rate=settings.train.latent_learning_rate,
-        group_by_length=settings.train.group_by_length,
+        processing_class=processor,
         args=training_arguments(settings, folder, disable_tqdm=True, **overrides),
         train_dataset=QuestionDataset(QUESTIONS, processor, cache=True),
     )
@@ -202,7 +200,7 @@ def test_log_holds_both_kls_weighted_and_unweighted_and_the_norm_ratio(tmp_path:
 def test_latent_modules_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
     model, processor = small_model()
     trainer = trainer_for(model, processor, config(), tmp_path)
-    trainer.latent_learning_rate = 7e-3
+    trainer.args.latent_learning_rate = 7e-3
     optimizer = trainer.create_optimizer()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates[id(model.injector.weight)] == 7e-3

@@ -106,8 +106,8 @@ def test_an_argument_that_the_backbone_would_ignore_is_refused() -> None:
     ("own", "base", "added"),
     [
         (PrefixGenerationMixin, GenerationMixin, {"_decode", "_decode_step", "_decoding_cache"}),
-        (AroundBackbone, PreTrainedModel, {"add_lora", "freeze_vision", "from_whole_checkpoint", "owns"}),
-        (AMVLTrainer, Trainer, {"_remember"}),
+        (AroundBackbone, PreTrainedModel, {"add_lora", "freeze_vision", "from_whole_checkpoint", "merge_lora", "owns"}),
+        (AMVLTrainer, Trainer, {"_load_adapters", "_questions", "_remember"}),
         (SampleCache, DynamicCache, {"_room", "apart", "mask", "side_by_side"}),
     ],
 )

@@ -1,0 +1,154 @@
+"""LoRA on the language model, stored in peft's own format.
+
+A LoRA checkpoint is a folder:
+
+    config.json          of the model, with the settings ``lora`` and the ``backbone_path``
+    model.safetensors    the heads: what the model adds to the backbone (empty for the baseline sft)
+    adapter/             adapter_config.json, adapter_model.safetensors: a peft adapter of the plain backbone
+
+``PeftModel.from_pretrained(backbone, folder, subfolder="adapter")`` reads the adapter. It has a folder of its own because
+transformers' Auto classes, given a hub id with an adapter_config.json beside its config.json, load the base that the former
+names and leave out the heads without a message. Older checkpoints, with adapters and heads in model.safetensors, are read.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+FOLDER = "adapter"
+# every linear layer of the language model's attention and MLP, and nothing of the vision tower
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+_HEADS = "model.safetensors"
+_ADAPTER = "adapter_model.safetensors"
+# names of one weight: in the model, and in peft's file, which counts from the backbone and leaves out the adapter's name
+_OURS, _PEFTS = ("backbone.", ".default.weight"), ("base_model.model.", ".weight")
+
+
+def lora_config(settings: Mapping[str, Any], backbone_path: str | None = None) -> Any:
+    """peft's configuration of adapters with these settings (``rank``, ``alpha``, ``dropout``).
+
+    Raises:
+        ImportError: if peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError("LoRA needs the package peft: pip install peft") from error
+    return LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=TARGETS,
+        base_model_name_or_path=backbone_path,
+    )
+
+
+def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
+    """Freeze the backbone, add adapters of ``rank`` to its language model, and store the settings in the config.
+
+    The latent modules stay fully trainable.
+
+    Raises:
+        ImportError: if peft is not installed.
+        ValueError: if rank is below 1 or the model has adapters already.
+    """
+    if rank < 1:
+        raise ValueError(f"the LoRA rank must be at least 1, got {rank}; 0 in a config means full fine-tuning")
+    if model.config.lora:
+        raise ValueError(f"the model has LoRA adapters already: {model.config.lora}")
+    settings = {"rank": rank, "alpha": float(alpha if alpha is not None else 2 * rank), "dropout": dropout}
+    config = lora_config(settings)
+    from peft import inject_adapter_in_model
+
+    model.backbone.requires_grad_(False)
+    inject_adapter_in_model(config, model.backbone)
+    model.config.lora = settings
+    if getattr(model, "is_quantized", False):
+        model.is_quantized = (
+            False  # transformers' Trainer refuses quantised models without a wrapper of peft's around them
+        )
+
+
+def merge_lora(model: Any) -> None:
+    """Add the adapters to the weights that they adapt and remove them; every weight is trainable afterwards.
+
+    Raises:
+        ValueError: if the model has no adapters, its backbone is quantised, or a merged weight is not finite.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not model.config.lora:
+        raise ValueError("the model has no LoRA adapters to merge; save it as it is")
+    if getattr(model.backbone, "hf_quantizer", None) is not None:
+        raise ValueError(
+            "adapters cannot be merged into a quantised backbone without rounding them; load the checkpoint with "
+            "backbone_path=FOLDER_OR_HUB_ID of the unquantised backbone, then merge"
+        )
+    for name, layer in list(model.backbone.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.backbone.get_submodule(parent), child, layer.get_base_layer())
+    vars(model.backbone).pop("peft_config", None)
+    model.config.lora = None
+    model.backbone.requires_grad_(True)
+
+
+def write_adapter(folder: Path, state: Mapping[str, Tensor], config: Any) -> None:
+    """Write the adapters among the weights ``state`` in peft's format, and an empty file of heads where there are none.
+
+    Without adapters (``config.lora`` is None) an adapter of an earlier save is removed.
+    """
+    from safetensors.torch import save_file
+
+    if not config.lora:
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        return
+    adapter = {
+        _PEFTS[0] + name.removeprefix(_OURS[0]).removesuffix(_OURS[1]) + _PEFTS[1]: value.detach().cpu().contiguous()
+        for name, value in state.items()
+        if "lora_" in name
+    }
+    settings = lora_config(config.lora, config.backbone_path)
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder / FOLDER))
+    save_file(adapter, folder / FOLDER / _ADAPTER, metadata={"format": "pt"})
+    if not (folder / _HEADS).is_file():
+        save_file({}, folder / _HEADS, metadata={"format": "pt"})
+
+
+def read_lora_state(folder: Path) -> dict[str, Tensor]:
+    """The weights of a LoRA checkpoint, heads and adapters, under the model's own names.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is half written or damaged.
+    """
+    state = _read(folder / _HEADS)
+    if any("lora_" in name for name in state):
+        return state
+    for name, value in _read(folder / FOLDER / _ADAPTER).items():
+        state[_OURS[0] + name.removeprefix(_PEFTS[0]).removesuffix(_PEFTS[1]) + _OURS[1]] = value
+    return state
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing: the LoRA checkpoint was not written to its end, or not copied whole; it needs "
+            f"config.json, {_HEADS} and the folder {FOLDER}"
+        )
+    try:
+        state: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
+    return state
