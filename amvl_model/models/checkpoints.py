@@ -20,6 +20,7 @@ from amvl_model.models.configuration import PAUSE_TYPE
 
 INDEX = "model.safetensors.index.json"
 MANIFEST = "manifest.json"
+CARD = "README.md"  # whoever has a checkpoint may change its card
 WEIGHTS = "model.safetensors"
 MAX_JSON = 1 << 26
 """Largest config.json or index that is read [bytes]."""
@@ -94,8 +95,8 @@ def _sha256(file: Path) -> str:
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """List every file of a checkpoint with its sha256, which makes it complete."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
+    """List every file of a checkpoint but its card with its sha256, which makes it complete."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in (MANIFEST, CARD))
     sums = {}
     for path in files:
         with path.open("rb") as file:
