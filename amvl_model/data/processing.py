@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -276,7 +277,14 @@ class AMVLProcessor(ProcessorMixin):
                 f"question {question.id!r}: its text",
                 f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
             )
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"chat_template.jinja of the checkpoint cannot be used ({error}); copy it again"
+            ) from error
 
     def _user_turn(self, question: VisualQuestion) -> list[dict[str, Any]]:
         named = question.prompt.count(IMAGE_PLACEHOLDER)
