@@ -45,16 +45,30 @@ def studies() -> dict[str, pd.DataFrame]:
 
 @lru_cache(maxsize=16)
 def intervals(study: str) -> np.ndarray:
-    """(n, 3) mean, low and high of every cell and of the paired difference of every two cells, of either sign."""
-    found = []
+    """(n, 3) mean, low and high of every cell and of the paired difference of every two cells, of either sign; in the laboratory
+    also over the seeds whose warm-up started, at 90 %, and what exchanging the latents costs."""
+    results = studies()[study]
+    rows = _rows(results)
+    if STUDIES[study].bases:
+        started = {r.seed for r in study_results(STUDIES[study], ROOT / "results") if r.extra["started"]}
+        parts = [results[results.seed.isin(started)]]
+        rows += _rows(results, 0.90) + _rows(parts[0])
+        own, other = (by_seed(parts[0], f"{name}_3") for name in ("accuracy", "accuracy_exchanged"))
+        costs = [100 * (own[cell] - other[cell]).dropna() for cell in other]
+        rows += [[cost.mean(), *interval(cost)] for cost in costs if len(cost) > 1]
+    found = np.array(rows)
+    return np.concatenate([found, -found[:, [0, 2, 1]]])
+
+
+def _rows(results: pd.DataFrame, level: float = 0.95) -> list[list[float]]:
+    rows = []
     for metric, scale in SCALED.items():
-        cells = by_seed(studies()[study], metric)
+        cells = by_seed(results, metric)
         values = [*(cells[name] for name in cells), *(cells[a] - cells[b] for a, b in combinations(cells, 2))]
         for known in (each.dropna() for each in values):
             if len(known) > 1:
-                found.append([scale * known.mean(), *(scale * end for end in interval(known))])
-    rows = np.array(found)
-    return np.concatenate([rows, -rows[:, [0, 2, 1]]])
+                rows.append([scale * known.mean(), *(scale * end for end in interval(known, level))])
+    return rows
 
 
 @lru_cache(maxsize=1)
