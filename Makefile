@@ -12,7 +12,7 @@ LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
 .PHONY: setup main test lint types tests faults audit test-oldest test-newest format doctor figures \
-	notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
+	notebooks notebook-tests docs lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
 
@@ -73,6 +73,11 @@ notebook-tests: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m "" $(ARGS) \
 		tests/notebooks/test_notebooks.py tests/notebooks/test_notebook_views.py tests/notebooks/test_notebooks_browser.py
+
+# The documentation site, into runs/site; warnings are errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
 
 doctor: setup
 	$(BIN)/amvl doctor
