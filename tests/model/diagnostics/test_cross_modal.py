@@ -204,7 +204,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         ((model, [replace(given[0], choices=(), answer=None)]), {}, "without choices"),
         ((model, [replace(given[0], choices=("a",), answer=0)]), {}, "at least 2 options"),
         ((model, [replace(given[0], answer=None)]), {}, "known answer"),
-        ((model, given[:1]), {}, "equally many pictures and options"),
+        ((model, given[:1]), {}, "equally many images and options"),
         ((model, given), {"replacement": "zero"}, "replacement must be"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from amvl_model.cli import main
-from amvl_model.config.schema import RunConfig, load_preset
+from amvl_model.config import RunConfig, load_preset
 from amvl_model.diagnostics.reading.forecast import COLLAPSE, RunSchedule, forecast, forecast_run, reading_warning
 from amvl_theory.dynamics.in_training.reading import ReadingModel, momentum_rate, reading_rate
 

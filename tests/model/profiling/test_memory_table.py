@@ -51,4 +51,4 @@ def test_the_console_script_prints_it_and_refuses_an_empty_batch(capsys: pytest.
     assert "batch 2" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["memory", "--batch", "0"])
-    assert "expected at least 1, received 0" in capsys.readouterr().err
+    assert "expected a value greater than 0, received 0" in capsys.readouterr().err
