@@ -176,7 +176,8 @@ def test_the_command_reads_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_folder_that_is_no_run_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["--run", str(tmp_path), "--until", "10"], "config.json does not exist; expected the folder of a run"),
-        (["--run", str(tmp_path), "--until", "soon"], "invalid int value"),
+        (["--run", str(tmp_path), "--until", "soon"], "invalid literal for int"),
+        (["--run", str(tmp_path), "--until", "0"], "greater than 0"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["gamma", *arguments])
