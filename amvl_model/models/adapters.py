@@ -70,9 +70,8 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
     inject_adapter_in_model(config, model.backbone)
     model.config.lora = settings
     if getattr(model, "is_quantized", False):
-        model.is_quantized = (
-            False  # transformers' Trainer refuses quantised models without a wrapper of peft's around them
-        )
+        # transformers' Trainer refuses quantised models without a wrapper of peft's around them
+        model.is_quantized = False
 
 
 def merge_lora(model: Any) -> None:
@@ -81,15 +80,15 @@ def merge_lora(model: Any) -> None:
     Raises:
         ValueError: if the model has no adapters, its backbone is quantised, or a merged weight is not finite.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     if not model.config.lora:
-        raise ValueError("the model has no LoRA adapters to merge; save it as it is")
+        raise ValueError("the model has no LoRA adapters to merge; use it as it is")
     if getattr(model.backbone, "hf_quantizer", None) is not None:
         raise ValueError(
-            "adapters cannot be merged into a quantised backbone without rounding them; load the checkpoint with "
-            "backbone_path=FOLDER_OR_HUB_ID of the unquantised backbone, then merge"
+            "adapters cannot be merged into a quantised backbone without rounding them; give the unquantised backbone's folder "
+            "or hub id"
         )
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, layer in list(model.backbone.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge(safe_merge=True)

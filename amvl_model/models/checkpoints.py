@@ -332,9 +332,9 @@ def backbone_at(backbone: str | Path | None, *checkpoints: str | Path) -> Iterat
         checkpoints: those that will be loaded.
 
     Raises:
-        ValueError: if none of them consists of LoRA adapters, and so none has a base.
+        ValueError: if all are folders of whole models, which have no base.
     """
-    if backbone is not None and not any(is_lora(path) for path in checkpoints):
+    if backbone is not None and all(Path(path).is_dir() and not is_lora(path) for path in checkpoints):
         names = ", ".join(str(path) for path in checkpoints)
         raise ValueError(f"{names}: a whole model, not LoRA adapters; leave out the backbone {backbone}")
     token = _backbone.set(None if backbone is None else str(backbone))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
+from amvl_model.models.checkpoints import CARD, MANIFEST
 from amvl_model.models.configuration import INSTALL, AroundBackboneConfig
 
 ARXIV = "2607.00461"
@@ -51,7 +52,7 @@ def write_card(folder: Path, config: AroundBackboneConfig, *, tags: Sequence[str
         config: of the model, with its ``training``.
         tags: beside the package's own.
     """
-    file = folder / "README.md"
+    file = folder / CARD
     if not file.is_file() or MARK in file.read_text(encoding="utf-8"):
         file.write_text(model_card(config, tags=tags), encoding="utf-8")
 
@@ -125,7 +126,7 @@ def _description(config: AroundBackboneConfig) -> str:
 
 
 def _model_rows(config: AroundBackboneConfig, base: str | None) -> list[tuple[str, Any]]:
-    sizes = [(name, getattr(config, name)) for name in config.sizes]
+    sizes = [(name, getattr(config, name)) for name in (*config.sizes, *config.choices)]
     kind = getattr(config.vlm_config, "model_type", "not recorded")
     lora = config.lora and "LoRA, " + ", ".join(f"{name} {value:g}" for name, value in config.lora.items())
     return [("base model", base or f"{kind} (no name on the Hub)"), *sizes, ("adapter", lora)]
@@ -214,6 +215,7 @@ def upload(folder: Path, config: AroundBackboneConfig, *, repo_id: str, **option
         return api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=["_*", "checkpoint-*"], **options)
 
 
+_READ = ["*.json", "*.safetensors", "adapter/*"]
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
@@ -233,7 +235,7 @@ def lora_snapshot(path: str | Path, options: dict[str, Any]) -> Path | None:
     stored, _ = PreTrainedConfig.get_config_dict(str(path), **hub)
     if not stored.get("lora"):
         return None
-    for name in (*_HUB_OPTIONS, "config", "adapter_kwargs", "output_loading_info"):
+    for name in _HUB_OPTIONS:
         options.pop(name, None)
     with _answering(f"download of {path}"):
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "adapter/*"], **hub))
+        return Path(snapshot_download(str(path), allow_patterns=_READ, ignore_patterns=[MANIFEST], **hub))

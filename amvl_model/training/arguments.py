@@ -14,7 +14,8 @@ from amvl_model.training.sharding import keep_float32, sharding_arguments
 
 _OBJECTIVE, _MODEL = ObjectiveConfig.model_fields, ModelConfig.model_fields
 OBJECTIVE_FIELDS = tuple(name for name in _OBJECTIVE if name != "name")
-MODEL_FIELDS = ("num_latents", "latent_dim", "freeze_vision", "lora_rank", "lora_alpha", "lora_dropout")
+LATENT_FIELDS = ("num_latents", "latent_dim", "posterior_std", "answer_bias", "initial_log_std")
+MODEL_FIELDS = (*LATENT_FIELDS, "freeze_vision", "lora_rank", "lora_alpha", "lora_dropout")
 
 
 def _like(entry: Any) -> Any:
@@ -29,8 +30,9 @@ class AMVLTrainingArguments(TrainingArguments):
     Attributes:
         objective: a name of `amvl_model.objectives.OBJECTIVES`; `register_objective` adds one of your own.
         beta, gamma, order, beta_warmup, gamma_delay, gamma_warmup, kl_reduction, nll_reduction: as in `ObjectiveConfig`.
-        num_latents, latent_dim, freeze_vision, lora_rank, lora_alpha, lora_dropout: as in `ModelConfig`. The first two are the
-            sizes of fresh latents on a plain backbone; a checkpoint that has latents keeps its own.
+        num_latents, latent_dim, posterior_std, answer_bias, initial_log_std: of fresh latents on a plain backbone, as in
+            `ModelConfig`; a checkpoint that has latents keeps its own.
+        freeze_vision, lora_rank, lora_alpha, lora_dropout: as in `ModelConfig`.
         model_init_kwargs: for ``from_pretrained`` where the model is given by its name (``dtype``, ``device_map``, ...).
         latent_learning_rate: of the latent modules; None: the common one.
         data_name: name of the training set in the model card; None: the data set's own, if it has one.
@@ -51,6 +53,9 @@ class AMVLTrainingArguments(TrainingArguments):
     nll_reduction: str = _like(_OBJECTIVE["nll_reduction"])
     num_latents: int = _like(_MODEL["num_latents"])
     latent_dim: int = _like(_MODEL["latent_dim"])
+    posterior_std: str = _like(_MODEL["posterior_std"])
+    answer_bias: float | None = _like(_MODEL["answer_bias"])
+    initial_log_std: float = _like(_MODEL["initial_log_std"])
     freeze_vision: bool = _like(_MODEL["freeze_vision"])
     lora_rank: int = _like(_MODEL["lora_rank"])
     lora_alpha: float | None = _like(_MODEL["lora_alpha"])

@@ -17,7 +17,7 @@ from amvl_model.models.backbone import AroundBackbone
 from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
 from amvl_model.models.loading import explained, resolve
 from amvl_model.models.pause import PauseForConditionalGeneration
-from amvl_model.training.arguments import AMVLTrainingArguments
+from amvl_model.training.arguments import LATENT_FIELDS, AMVLTrainingArguments
 from amvl_model.training.batches import QuestionDataset, QuestionStream
 
 
@@ -54,7 +54,9 @@ def prepare_model(model: Any, args: AMVLTrainingArguments, processor: Any) -> tu
                 f"processing_class: expected an AMVLProcessor, got {type(processor).__name__}; leave it out, or use "
                 "AMVLProcessor.from_pretrained(FOLDER_OR_HUB_ID)"
             )
-        processor = AMVLProcessor(processor.tokenizer, processor.image_processor)
+        processor = AMVLProcessor(
+            processor.tokenizer, processor.image_processor, getattr(processor, "chat_template", None)
+        )
     if isinstance(model, str | Path):
         model = _load(str(path), args)
     elif isinstance(model, PreTrainedModel) and not isinstance(model, AroundBackbone):
@@ -86,9 +88,8 @@ def _around(backbone: Any, args: AMVLTrainingArguments, **options: Any) -> Any:
     entry = args.objective_config().entry
     model: Any
     if entry.latents:
-        model = AMVLForConditionalGeneration.from_backbone(
-            backbone, args.num_latents, args.latent_dim, seed=args.seed, **options
-        )
+        latents = {name: getattr(args, name) for name in LATENT_FIELDS}
+        model = AMVLForConditionalGeneration.from_backbone(backbone, seed=args.seed, **latents, **options)
     else:
         pauses = args.num_latents if "pause" in entry.passes else 0
         model = PauseForConditionalGeneration.from_backbone(backbone, pauses, seed=args.seed, **options)

@@ -1,7 +1,8 @@
 """The folder of a run: who writes to it, which of its checkpoints are complete, and how a run is stopped and resumed.
 
-A checkpoint is complete when its ``manifest.json``, which is written last, lists every other file with its sha256 and all of
-them match. A run folder has one writer, which holds a lock on ``run.lock``; the system releases it when the process ends.
+A checkpoint is complete when its ``manifest.json``, which is written last, lists every other file but the model card with its
+sha256 and all of them match. A run folder has one writer, which holds a lock on ``run.lock``; the system releases it when the
+process ends.
 """
 
 from __future__ import annotations

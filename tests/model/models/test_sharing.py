@@ -13,9 +13,12 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoModelForImageTextToText
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.checkpoints import backbone_at
+from amvl_model.models.loading import save_checkpoint
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.models.sharing import MARK
 from tests.helpers import collate, examples, processor, tiny_model
@@ -175,6 +178,37 @@ def test_a_lora_checkpoint_loads_from_the_hub(tmp_path: Path, cls: Any) -> None:
     options = {} if kind is PauseForConditionalGeneration else {"latents": "prior_mean"}
     with torch.no_grad():
         assert torch.equal(again(**batch, **options).logits, model(**batch, **options).logits)
+
+
+def test_adapters_on_the_hub_need_neither_the_manifest_nor_the_base_that_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest lists files of the processor, which are not downloaded for the model."""
+    pytest.importorskip("peft")
+    base, remote, cached = tmp_path / "base", tmp_path / "remote", tmp_path / "cache" / "models--org--adapters"
+    tiny_model().backbone.save_pretrained(base)
+    model = AMVLForConditionalGeneration.from_backbone(base, 3, 8)
+    model.add_lora(rank=2)
+    model.config.backbone_path = None
+    save_checkpoint(model, processor(), remote)
+    assert "chat_template.jinja" in json.loads((remote / "manifest.json").read_text())
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    snapshot = cached / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    shutil.copy(remote / "config.json", snapshot)
+
+    def download(repo_id: str, *, allow_patterns: Any = None, ignore_patterns: Any = None, **_: Any) -> str:
+        files = [file.relative_to(remote).as_posix() for file in remote.rglob("*") if file.is_file()]
+        for name in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (snapshot / name).parent.mkdir(exist_ok=True)
+            shutil.copy(remote / name, snapshot / name)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with backbone_at(base, "org/adapters"):
+        again = AMVLForConditionalGeneration.from_pretrained("org/adapters", cache_dir=str(tmp_path / "cache"))
+    assert again.config.lora and again.config.backbone_path == str(base)
 
 
 def test_without_the_package_transformers_refuses_the_type_and_the_folder_says_what_to_install(

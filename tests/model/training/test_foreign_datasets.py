@@ -315,8 +315,10 @@ def test_an_objective_of_ones_own_is_one_entry_and_its_term_is_logged(tmp_path: 
 @pytest.mark.parametrize(("objective", "kind"), [("amvl", "amvl"), ("pause", "amvl_pause"), ("sft", "amvl_pause")])
 def test_a_plain_backbone_gets_what_the_objective_needs(tmp_path: Path, objective: str, kind: str) -> None:
     sizes = {"num_latents": 3, "latent_dim": 5, "lora_rank": 2 if objective == "sft" else 0}
-    args = arguments(tmp_path, objective=objective, **sizes)
+    args = arguments(tmp_path, objective=objective, posterior_std="shared", answer_bias=-2.0, **sizes)
     trainer = AMVLTrainer(model=tiny_model().backbone, args=args, train_dataset=QUESTIONS, processing_class=processor())
+    if objective == "amvl":
+        assert (trainer.model.config.posterior_std, trainer.model.config.answer_bias) == ("shared", -2.0)
     assert trainer.model.config.model_type == kind and bool(trainer.model.config.lora) == (objective == "sft")
     assert not any(p.requires_grad for p in trainer.model.backbone.model.visual.parameters())
     assert getattr(trainer.model.config, "num_latents", getattr(trainer.model.config, "num_pauses", None)) == (
@@ -359,3 +361,33 @@ def test_what_the_trainer_cannot_use_is_refused(tmp_path: Path) -> None:
         AMVLTrainer(model=str(tmp_path / "nowhere"), args=arguments(tmp_path), processing_class=processor())
     with pytest.raises(ConnectionError, match="'org/model' was not found locally or on the Hub"):
         AMVLTrainer(model="org/model", args=arguments(tmp_path), train_dataset=QUESTIONS)
+
+
+def test_a_lora_run_resumes_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    """Adapters and heads lie in two files, which the Trainer itself would not put together."""
+    pytest.importorskip("peft")
+    base = tmp_path / "base"
+    tiny_model().backbone.save_pretrained(base)
+    settings = {
+        "lora_rank": 2,
+        "num_latents": 2,
+        "latent_dim": 4,
+        "max_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+    settings |= {"learning_rate": 1e-2, "save_only_model": False}
+
+    def trained(checkpoint: str | None) -> Any:
+        trainer = trainer_on(QUESTIONS, tmp_path / "run", str(base), **settings)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer.model
+
+    whole = trained(None)
+    resumed = trained(str(tmp_path / "run" / "checkpoint-1"))
+    fresh = trainer_on(QUESTIONS, tmp_path / "run", str(base), **settings).model.state_dict()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    moved = [name for name, value in whole.state_dict().items() if not torch.equal(value, fresh[name])]
+    assert any("lora_B" in name for name in moved) and any("injector" in name for name in moved)
+    assert all(whole.owns(name) for name in moved)
