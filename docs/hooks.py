@@ -1,14 +1,16 @@
 """What mkdocs makes from the code while it builds: statements of the theory, API pages, formulas, links into the repository.
 
-    <!-- theorems -->     on a page: T1 to T12 as `amvl_theory.theorems` proves them, with their equations
-    api/*.md             a page for each public face, from its ``__all__``; nothing is imported for them
-    $...$, $$...$$       MathML, which browsers draw without a script
-    [text](FILE)         in an included file: FILE is a page here, or stands as plain text
+<!-- theorems -->        T1 to T12 as `amvl_theory.theorems` proves them, with their equations
+<!-- include FILE -->    a file of the repository; links in it to included files lead to their pages
+![...](../results/...)   an image of the repository, copied into the site
+$...$, $$...$$           MathML, which browsers draw without a script
+api/*.md                 a page for each public face, from its ``__all__``; the packages are read, not imported
 """
 
 from __future__ import annotations
 
 import html
+import os.path
 import re
 import sys
 from pathlib import Path
@@ -20,49 +22,48 @@ sys.path.insert(0, str(ROOT))
 FACES = {
     "amvl_model": (
         "objectives config results two_pass data data.synthetic models training evaluation diagnostics diagnostics.leakage "
-        "diagnostics.causal diagnostics.response diagnostics.reading diagnostics.report studies profiling"
+        "diagnostics.causal diagnostics.response diagnostics.reading diagnostics.peers diagnostics.report studies profiling"
     ).split(),
     "amvl_theory": "gaussian equilibria dynamics dynamics.in_training learnt_prior nonlinear game theorems".split(),
 }
-"""Packages with a page of their own and, in the order in which they build on each other, their sub-packages."""
+"""Packages and, in the order in which they build on each other, the sub-packages that have a page."""
 INCLUDED = {"RESULTS.md": "findings.md", "REPRODUCING.md": "reproducing.md", "CHANGELOG.md": "changelog.md"}
-"""Files of the repository that pages include."""
-FIGURES = ("results/leakage_sim/reading.png", "results/pareto/pareto.png")
-MARK = "<!-- theorems -->"
+"""Files of the repository to the pages that include them."""
+_THEOREMS = "<!-- theorems -->"
+_INCLUDE = re.compile(r"<!-- include (\S+) -->")
 _MATH = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
-_CODE = re.compile(r"(?P<fence>^```.*?^```\n)|(?P<code>`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(
+    r"^```.*?^```$|^    [^\n]*$|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)|`[^`\n]+`",
+    re.DOTALL | re.MULTILINE,
+)
+"""A link or an image, or code, which is left as it is."""
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the figures and the API pages, and the guide where there is one."""
+    """Add images and API pages, and the guide where there is one, to the site."""
     from mkdocs.structure.files import File
 
-    for path in FIGURES:
-        files.append(File.generated(config, f"figures/{Path(path).name}", abs_src_path=str(ROOT / path)))
-    pages = api_pages()
-    for name, text in pages.items():
+    pages = [file for file in files if file.is_documentation_page()]
+    for image in sorted({image for page in pages for image in images(page.src_uri)}):
+        files.append(File.generated(config, image, abs_src_path=str(ROOT / image)))
+    reference = api_pages()
+    for name, text in reference.items():
         files.append(File.generated(config, name, content=text))
-    if files.get_file_from_path("guide.md") and "guide.md" not in config.nav:
+    if files.get_file_from_path("guide.md"):
         config.nav.insert(2, "guide.md")
-    tree = {package: [name for name in pages if name.startswith(f"api/{package}.")] for package in FACES}
-    config.nav.append({"API": [{package: [f"api/{package}.md", *pages]} for package, pages in tree.items()]})
+    config.nav.append({"API": [{p: [name for name in reference if name.split(".")[0] == f"api/{p}"]} for p in FACES]})
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
-    """Write the theorems where a page asks for them, and include files with links that lead somewhere on the site."""
-    if MARK in markdown:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The text of a page, with what is made from the code."""
+    if page.file.src_uri.startswith("api/"):
+        return markdown
+    if _THEOREMS in markdown:
         from amvl_theory.theorems import prove_all
 
-        markdown = markdown.replace(MARK, "\n\n".join(statement(item) for item in prove_all()))
-    here = page.file.src_uri
-    for name, target in INCLUDED.items():
-        if here == target:
-            markdown = markdown.replace(f"<!-- include {name} -->", (ROOT / name).read_text(encoding="utf-8"))
-    if here in (*INCLUDED.values(), "guide.md"):
-        markdown = on_site(markdown, here)
-    return markdown
+        markdown = markdown.replace(_THEOREMS, "\n\n".join(map(statement, prove_all())))
+    return site_links(*included(page.file.src_uri, markdown))
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -77,6 +78,45 @@ def mathml(tex: str, *, block: bool) -> str:
     return str(convert(tex.strip(), display="block" if block else "inline"))
 
 
+def included(page: str, markdown: str) -> tuple[str, str, str]:
+    """(text, page, folder from which its links count) of a page: its own text, or that of the file that it includes."""
+    found = _INCLUDE.fullmatch(markdown.strip())
+    if found is None:
+        return markdown, page, str(Path("docs", page).parent)
+    return (ROOT / found[1]).read_text(encoding="utf-8"), page, str(Path(found[1]).parent)
+
+
+def images(page: str) -> list[str]:
+    """The images of the repository on a page, relative to the repository."""
+    text, _, folder = included(page, (ROOT / "docs" / page).read_text(encoding="utf-8"))
+    paths = [os.path.normpath(f"{folder}/{found['target']}") for found in _LINK.finditer(text) if found["image"]]
+    return [path for path in paths if not path.startswith("docs/")]
+
+
+def site_links(markdown: str, page: str, folder: str) -> str:
+    """Links and images as the site has them; a link to a file without a page becomes the file's path.
+
+    Raises:
+        FileNotFoundError: for a link to a file of the repository that does not exist.
+    """
+    here = Path(page).parent
+
+    def link(found: re.Match[str]) -> str:
+        if found["target"] is None:
+            return found[0]
+        path = os.path.normpath(f"{folder}/{found['target']}")
+        if not (ROOT / path).exists():
+            raise FileNotFoundError(f"{page}: a link to {path}, which does not exist; correct {found[0]}")
+        if found["image"]:
+            return f"![{found['text']}]({os.path.relpath(path, here)})"
+        if path in INCLUDED or (path.startswith("docs/") and path.endswith(".md")):
+            target = INCLUDED.get(path, path.removeprefix("docs/"))
+            return f"[{found['text']}]({os.path.relpath(target, here)}{found['anchor'] or ''})"
+        return found["text"] if found["text"].strip("`") == path else f"{found['text']} (`{path}`)"
+
+    return _LINK.sub(link, markdown)
+
+
 def statement(theorem: Any) -> str:
     """A proven statement in Markdown: in words with its equations, when it holds, what fails beyond, how it was verified.
 
@@ -88,96 +128,76 @@ def statement(theorem: Any) -> str:
     if not theorem.verified:
         raise ValueError(f"{theorem.name}: {', '.join(check.name for check in theorem.failed) or 'no check was run'}")
     pieces = re.split(r"\{(\w+)\}", theorem.words)
-    unproven = set(pieces[1::2]) - theorem.equations.keys()
-    if unproven:
+    if unproven := set(pieces[1::2]) - theorem.equations.keys():
         raise ValueError(f"{theorem.name} quotes {', '.join(sorted(unproven))}, which was not proven")
-    words = [f"${latex_of(theorem.equations[p])}$" if i % 2 else formulas(p) for i, p in enumerate(pieces)]
-    conditions = [f"- {formulas(item.text)}: ${item.latex}$" for item in theorem.assumptions]
+    words = [f"${latex_of(theorem.equations[piece])}$" if i % 2 else formulas(piece) for i, piece in enumerate(pieces)]
+    conditions = "\n".join(f"- {formulas(item.text)}: ${item.latex}$" for item in theorem.assumptions)
     how = ", ".join(f"{count} {kind}" for kind, count in theorem.how_verified.items())
-    parts = [
-        f"## {theorem.name} {theorem.title}",
-        "".join(words),
-        "**Holds when**\n\n" + "\n".join(conditions),
-        f"**Fails beyond**: {formulas(theorem.beyond)}.",
-        f"Verified by {len(theorem.checks)} checks: {how}.",
-    ]
-    return "\n\n".join(parts)
+    return (
+        f"## {theorem.name} {theorem.title}\n\n{''.join(words)}\n\n**Holds when**\n\n{conditions}\n\n"
+        f"**Fails beyond**: {formulas(theorem.beyond)}.\n\nVerified by {len(theorem.checks)} checks: {how}."
+    )
 
 
 def formulas(text: str) -> str:
-    """Plain words with Greek names, subscripts and powers as formulas, and nothing that Markdown reads as markup."""
+    """Words of a statement with Greek names, subscripts and powers as formulas, as the LaTeX document has them."""
     from amvl_theory.theorems.proving.core import escape_latex
 
-    pieces = re.split(r"(\$[^$]+\$)", escape_latex(text).replace(r"\textasciicircum{}", "^"))
-    return "".join(
-        piece if i % 2 else html.escape(re.sub(r"\\textbar\{\}", "|", _unescaped(piece)), quote=False)
-        for i, piece in enumerate(pieces)
-    ).replace("*", r"\*")
+    pieces = re.split(r"(\$[^$]+\$)", escape_latex(text))
+    return "".join(piece if i % 2 else _plain(piece) for i, piece in enumerate(pieces))
 
 
-def _unescaped(text: str) -> str:
-    for tex, plain in ((r"\textless{}", "<"), (r"\textgreater{}", ">"), (r"\textasciitilde{}", "~")):
-        text = text.replace(tex, plain)
-    return re.sub(r"\\([_&%#${}])", r"\1", text)
-
-
-def on_site(markdown: str, here: str) -> str:
-    """Links to included files lead to their pages; links to other files of the repository become their paths."""
-
-    def link(found: re.Match[str]) -> str:
-        file = (ROOT / "docs" / here).parent / found["target"] if here == "guide.md" else ROOT / found["target"]
-        path = file.resolve().relative_to(ROOT).as_posix()
-        if path in INCLUDED:
-            return f"[{found['text']}]({INCLUDED[path]}{found['anchor'] or ''})"
-        if path.startswith("docs/"):
-            return f"[{found['text']}]({path.removeprefix('docs/')}{found['anchor'] or ''})"
-        return found["text"] if found["text"].strip("`") == path else f"{found['text']} (`{path}`)"
-
-    parts, last = [], 0
-    for code in _CODE.finditer(markdown):
-        parts += [_LINK.sub(link, markdown[last : code.start()]), code[0]]
-        last = code.end()
-    return "".join([*parts, _LINK.sub(link, markdown[last:])])
+def _plain(tex: str) -> str:
+    """Escaped LaTeX words as Markdown."""
+    named = {"textless": "<", "textgreater": ">", "textbar": "|", "textasciitilde": "~", "textasciicircum": "^"}
+    text = re.sub(r"\\(text\w+)\{\}", lambda found: named.get(found[1], "\\"), tex)
+    text = re.sub(r"\\([_&%#${}])", r"\1", text)
+    return re.sub(r"([*_|])", r"\\\1", html.escape(text, quote=False))
 
 
 def api_pages() -> dict[str, str]:
-    """Path of a page to its text: the docstring of a package and the names in its ``__all__``, each documented once."""
+    """Path of a page to its text: the docstring of a package, and the names of its ``__all__``, each documented once."""
     import griffe
 
-    pages, documented = {}, dict[str, str]()
+    documented: set[str] = set()
+    pages = {}
     for package, parts in FACES.items():
-        root = griffe.load(package, search_paths=[str(ROOT)])
-        for name in (package, *(f"{package}.{part}" for part in parts)):
-            module = root if name == package else root[name.removeprefix(f"{package}.")]
-            pages[f"api/{name}.md"] = _api_page(name, module, documented)
+        brackets = griffe.load_extensions(str(ROOT / "docs" / "brackets.py"))
+        root = griffe.load(package, search_paths=[str(ROOT)], extensions=brackets)
+        for name in ["", *parts]:
+            module = root[name] if name else root
+            pages[f"api/{module.path}.md"] = _api_page(module, documented)
     return pages
 
 
-def _api_page(name: str, module: Any, documented: dict[str, str]) -> str:
-    public = [str(each) for each in module.exports or ()] or [
-        each for each, item in module.members.items() if not each.startswith("_") and not item.is_alias
-    ]
-    lines = [f"# {name}", "", _docstring(module), ""]
-    elsewhere = []
-    for each in public:
-        item = module.members.get(each)
-        if item is None or each == "__version__":
+def _api_page(module: Any, documented: set[str]) -> str:
+    lines = [f"# {module.path}", _docstring(module)]
+    if module.exports or not module.is_package:
+        names = [name for name in map(str, module.exports or _own(module)) if name in module.members]
+        items = {name: module.members[name] for name in names if name != "__version__"}
+        targets = {name: item.final_target.path if item.is_alias else item.path for name, item in items.items()}
+        repeated = [f"- [`{name}`][{path}]" for name, path in targets.items() if path in documented]
+        lines += [f"::: {path}" for path in targets.values() if path not in documented]
+        lines += ["## Also here", "\n".join(repeated)] if repeated else []
+        documented.update(targets.values())
+        return "\n\n".join(lines)
+    for part in module.modules.values():
+        if part.is_package or part.name.startswith("_"):
             continue
-        target = item.target_path if item.is_alias else item.path
-        target = _final(module, item) or target
-        if target in documented:
-            elsewhere.append(f"- [`{each}`][{target}]")
-        else:
-            documented[target] = name
-            lines += [f"::: {target}", ""]
-    if elsewhere:
-        lines += ["## Documented elsewhere", "", *elsewhere, ""]
-    return "\n".join(lines)
+        paths = [part.members[name].path for name in _own(part)]
+        fresh = [path for path in paths if path not in documented]
+        lines += [f"## {part.name}", _docstring(part)] if paths else []
+        lines += [f"::: {path}\n    options:\n      heading_level: 3" for path in fresh]
+        lines += ["\n".join(f"- [`{path.rpartition('.')[2]}`][{path}]" for path in paths if path in documented)]
+        documented.update(fresh)
+    return "\n\n".join(lines)
 
 
-def _final(module: Any, item: Any) -> str:
-    return str(item.canonical_path) if not item.is_alias else str(item.final_target.path)
+def _own(module: Any) -> list[str]:
+    """Public functions and classes that a module defines."""
+    members = module.members.items()
+    return [n for n, item in members if not item.is_alias and item.is_public and (item.is_function or item.is_class)]
 
 
 def _docstring(module: Any) -> str:
-    return "" if module.docstring is None else str(module.docstring.value)
+    return str(module.docstring.value) if module.docstring else ""
