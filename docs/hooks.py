@@ -172,7 +172,7 @@ def api_pages() -> dict[str, str]:
 
 def _api_page(module: Any, documented: set[str]) -> str:
     lines = [f"# {module.path}", _docstring(module)]
-    if module.exports or not module.is_package:
+    if module.exports or not module.is_init_module:
         names = [name for name in map(str, module.exports or _own(module)) if name in module.members]
         items = {name: module.members[name] for name in names if name != "__version__"}
         targets = {name: item.final_target.path if item.is_alias else item.path for name, item in items.items()}
@@ -182,7 +182,7 @@ def _api_page(module: Any, documented: set[str]) -> str:
         documented.update(targets.values())
         return "\n\n".join(lines)
     for part in module.modules.values():
-        if part.is_package or part.name.startswith("_"):
+        if part.is_init_module or part.name.startswith("_"):
             continue
         paths = [part.members[name].path for name in _own(part)]
         fresh = [path for path in paths if path not in documented]
