@@ -12,7 +12,7 @@ LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
 .PHONY: setup main test lint types tests faults audit test-oldest test-newest format doctor figures \
-	docs notebooks notebook-tests lmms-eval-setup lmms-eval-test clean
+	notebooks notebook-tests docs lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
 
@@ -65,11 +65,6 @@ format: setup
 figures: setup
 	$(BIN)/python -m paper_figs $(ARGS) || [ $$? -eq 1 ]
 
-# The documentation site into site/, with warnings as errors; ARGS="--dirty" and so on are passed to mkdocs.
-docs: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[docs]'
-	$(BIN)/python -m mkdocs build --strict $(ARGS)
-
 notebooks: setup
 	$(BIN)/python -m jupyter lab $(ARGS) notebooks/
 
@@ -78,6 +73,11 @@ notebook-tests: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m "" $(ARGS) \
 		tests/notebooks/test_notebooks.py tests/notebooks/test_notebook_views.py tests/notebooks/test_notebooks_browser.py
+
+# The documentation site, into runs/site; warnings are errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
 
 doctor: setup
 	$(BIN)/amvl doctor
@@ -100,5 +100,5 @@ lmms-eval-test: lmms-eval-setup
 
 # Removes what the set-up, the tests and the build wrote; runs/ and results/ stay.
 clean:
-	rm -rf $(VENV) $(LMMS_VENV) .venv-audit .venv-oldest .venv-newest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LMMS_VENV) .venv-audit .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find amvl_model experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,7 +40,7 @@ _LINK = re.compile(
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add images and API pages, and the guide where there is one, to the site."""
+    """Add images and API pages to the site."""
     from mkdocs.structure.files import File
 
     pages = [file for file in files if file.is_documentation_page()]
@@ -49,8 +49,6 @@ def on_files(files: Any, config: Any) -> Any:
     reference = api_pages()
     for name, text in reference.items():
         files.append(File.generated(config, name, content=text))
-    if files.get_file_from_path("guide.md"):
-        config.nav.insert(2, "guide.md")
     config.nav.append({"API": [{p: [name for name in reference if name.split(".")[0] == f"api/{p}"]} for p in FACES]})
     return files
 
