@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import string
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -85,9 +86,9 @@ class VisualQuestion:
 class QuestionSet(Sequence[VisualQuestion]):
     """A set of questions with random access: a subclass has ``__len__`` and `question`."""
 
+    @abstractmethod
     def question(self, index: int) -> VisualQuestion:
         """Question ``index``, 0 to the size - 1."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, item: int) -> VisualQuestion: ...
