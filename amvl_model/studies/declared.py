@@ -177,7 +177,7 @@ STUDIES = {
     for study in (
         Study(
             name="laboratory",
-            purpose="planned test: latents that are needed, and which objective keeps them (LABORATORY.md)",
+            purpose="planned test: latents that are needed, and which objective keeps them (RESULTS.md)",
             common={},
             cells=_LABORATORY,
             seeds=tuple(range(100, 115)),

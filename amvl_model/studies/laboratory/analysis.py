@@ -57,7 +57,7 @@ def outcome(values: Mapping[str, float], hops: int, warmed: float | None, starte
         leaking               more than `LEAKING` nats, and nothing fell
         kept                  none of these
 
-        A contaminated run can be a leak collapse too; LABORATORY.md counts those under both, `counts` does too.
+        A contaminated run can be a leak collapse too; `counts` counts it under both.
     """
     if not started or warmed is None:
         return "not started"

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.results.files import Result
+from amvl_model.studies.laboratory.options import ARMS
 from amvl_style import GREY, RULE, SEQUENTIAL, look_of, styled
-
-METHODS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
-"""Names of the main job's arms, and the methods whose look they have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ def draw_accuracies(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
     conditions |= {"accuracy_exchanged": "another\nscene's"}
     width = 0.8 / len(results)
     for i, (name, result) in enumerate(results.items()):
-        look = look_of(METHODS[name])
+        look = look_of(ARMS[name])
         for j, condition in enumerate(conditions):
             metric = result.metrics.get(f"{condition}_{most}")
             if metric is None or metric.value is None or (name == "prior" and condition == "accuracy_posterior"):
@@ -97,7 +95,7 @@ def draw_accuracies(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
 def draw_curves(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
     """Accuracy at the most hops with prior latents against steps, the shared warm-up included."""
     for name, result in results.items():
-        look = look_of(METHODS[name])
+        look = look_of(ARMS[name])
         curve, start = result.extra["curve"], 0
         if "warmup" in result.extra:
             start = result.extra["warmup_steps"]
@@ -125,7 +123,7 @@ def draw_leaks(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
     """Leaked information at the most hops of the arms that train a posterior."""
     names = [name for name in results if name != "prior" and f"leaked_{most}" in results[name].metrics]
     for i, name in enumerate(names):
-        metric, look = results[name].metrics[f"leaked_{most}"], look_of(METHODS[name])
+        metric, look = results[name].metrics[f"leaked_{most}"], look_of(ARMS[name])
         value = metric.value or 0.0
         ax.bar(i, value, 0.7, color=look.colour)
         if metric.low is not None and metric.high is not None:
@@ -133,7 +131,7 @@ def draw_leaks(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
         ax.annotate(f"{value:.3f}", (i, value), (0, 3), textcoords="offset points", ha="center", fontsize="small")
     bound = math.log(results["sft"].config["recipe"]["objects"])
     ax.axhline(bound, **RULE)
-    ax.set_xticks(range(len(names)), [look_of(METHODS[name]).label.replace("-", "-\n") for name in names])
+    ax.set_xticks(range(len(names)), [look_of(ARMS[name]).label.replace("-", "-\n") for name in names])
     ax.grid(False, axis="x")
     ax.set_ylim(0, 1.08 * bound)
     ax.set_ylabel("leaked information [nats]")
@@ -158,7 +156,7 @@ def _draw_readings(figure: Any, readings: Sequence[Reading]) -> None:
                 j = reading.question.choices.index(colour)
                 ax.add_patch(_box(j, i))
             ax.set_xticks(range(len(question.choices)), question.choices, rotation=35, ha="right", fontsize="small")
-            ax.set_title(f"{look_of(METHODS[reading.name]).label}, slot {slot}", fontsize="medium")
+            ax.set_title(f"{look_of(ARMS[reading.name]).label}, slot {slot}", fontsize="medium")
             ax.grid(False)
         axes[0].set_yticks(range(len(states)), [f"after {i} hops" for i in range(len(states))], fontsize="small")
 

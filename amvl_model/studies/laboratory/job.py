@@ -23,13 +23,11 @@ from amvl_model.results.text import text_table
 from amvl_model.studies.laboratory.arm import Arm
 from amvl_model.studies.laboratory.figures import Reading, draw_job
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, prior_means
-from amvl_model.studies.laboratory.options import SETTINGS, LaboratoryOptions
+from amvl_model.studies.laboratory.options import ARMS, SETTINGS, LaboratoryOptions
 from amvl_model.studies.laboratory.study import run_arm, warmed_up
+from amvl_model.studies.laboratory.training import silent
 from amvl_model.training.multihop_base import MultihopRecipe
 from amvl_model.training.run_folder import RunStopped, locked, signals, stop_now, tell, write_text
-
-ARMS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
-"""Folder of each arm, and its objective."""
 
 
 def arm_for(options: LaboratoryOptions, objective: str) -> Arm:
@@ -86,7 +84,7 @@ def stored_options(out: Path) -> LaboratoryOptions:
 
 def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -> int:
     began = time.perf_counter()
-    say = print if progress else _silent
+    say = print if progress else silent
     print(
         f"warm-up by prior-sample training, shared by {len(ARMS) - 1} arms: at most {options.warmup} steps", flush=True
     )
@@ -118,7 +116,7 @@ def _train(options: LaboratoryOptions, name: str, objective: str, out: Path, pro
     """Train and measure one arm in a process of its own."""
     torch.set_num_threads(1)
     began, arm = time.perf_counter(), arm_for(options, objective)
-    lines = _Lines(name, None, print if progress else _silent)
+    lines = _Lines(name, None, print if progress else silent)
     model, processor, warmed, curve = run_arm(arm, out, lines)
     metrics = measure(model, processor, replace(arm.recipe, eval_size=options.evaluated))
     save_checkpoint(model, processor, out / name / "checkpoint")
@@ -155,10 +153,6 @@ class _Lines:
         self.say(
             f"{'  '.join(parts)} nats  accuracy at {'/'.join(map(str, hops))} hops {accuracies} %{left}", flush=True
         )
-
-
-def _silent(*_: Any, **__: Any) -> None:
-    """Without progress."""
 
 
 def table(results: Mapping[str, Result]) -> str:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from amvl_model.config.loading import LABORATORY_SETTINGS as SETTINGS
 
-__all__ = ["SETTINGS", "LaboratoryOptions"]
+__all__ = ["ARMS", "SETTINGS", "LaboratoryOptions"]
+
+ARMS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
+"""Arms of the main job by folder, and their objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)

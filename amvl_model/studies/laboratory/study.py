@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from amvl_model.results.provenance import to_jsonable
 from amvl_model.studies.declared import STUDIES, Study
 from amvl_model.studies.laboratory.arm import Arm, build_arm, load_base
 from amvl_model.studies.laboratory.measures import measure
-from amvl_model.studies.laboratory.training import Report, train_arm, warm_up
+from amvl_model.studies.laboratory.training import Report, silent, train_arm, warm_up
 
 EVALUATED = 1024
 """Test questions for each number of hops."""
@@ -62,7 +62,7 @@ def run_seed(
             continue
         arm, began, cpu = arm_of(study, cell, seed), time.perf_counter(), time.process_time()
         folder = None if keep is None else keep / study.name
-        model, processor, warmed, curve = run_arm(arm, folder, report or _silent)
+        model, processor, warmed, curve = run_arm(arm, folder, report or silent)
         cpu = time.process_time() - cpu
         recipe = replace(arm.recipe, eval_size=EVALUATED)
         metrics = measure(model, processor, recipe)
@@ -128,7 +128,3 @@ def _digest(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _silent(row: Mapping[str, Any]) -> None:
-    """What a study prints of the curves."""

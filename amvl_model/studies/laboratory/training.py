@@ -28,6 +28,10 @@ look [nats] and of the gradient norm, accuracies of `measure_accuracy`, and with
 Report = Callable[[Row], None]
 
 
+def silent(*_: Any, **__: Any) -> None:
+    """A report that prints nothing."""
+
+
 def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print) -> dict[str, Any]:
     """Prior-sample training in place, until the hardest questions are answered or ``arm.warmup`` steps are over.
 
