@@ -7,6 +7,7 @@
     ntp+fwd     NTP + beta KL(sg[q] || p)          ntp+rev     NTP + gamma KL(sg[p] || q)         ntp+fwd: "forward-only"
     elbo        NTP + beta KL(q || p)              jeffreys    NTP + beta KL(q || p) + gamma KL(p || q)
     prior       -log p(y|x,z),  z ~ p(z|x)         prior-sample training: no posterior, no KL
+    amvl+prior  amvl + alpha (-log p(y|x,z)), z ~ p(z|x)
     sft         -log p(y|x)                        pause       -log p(y|x, w_1 .. w_k)            w: learnt input embeddings
 
 with sg the stop-gradient and NTP = -log p(y|x,z), z ~ q(z|x,y). The forward KL pulls the prior towards a posterior that it
@@ -36,7 +37,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class PassOutputs:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms at one moment of training; beta and gamma per nat.
+    """Weights of the terms at one moment of training; beta and gamma per nat, alpha of the NLL with a sample of the prior.
 
     Raises:
         ValueError: for a weight that is negative or not finite.
@@ -76,6 +77,7 @@ class Weights:
 
     beta: float = 0.0
     gamma: float = 0.0
+    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -127,6 +129,7 @@ REVERSE_OF_BOTH = Term(
     "reverse_kl", "KL(p || q)", "posterior", lambda out: out.kl(out.prior, out.posterior), weight="gamma"
 )
 PRIOR_NTP = Term("ntp", "-log p(y|x,z), z ~ p(z|x)", "prior", lambda out: out.answer_nll["prior"])
+PRIOR_TERM = replace(PRIOR_NTP, name="prior_ntp", weight="alpha")
 PLAIN_NTP = Term("ntp", "-log p(y|x)", "plain", lambda out: out.answer_nll["plain"])
 PAUSE_NTP = Term("ntp", "-log p(y|x,w)", "pause", lambda out: out.answer_nll["pause"])
 
@@ -208,7 +211,7 @@ class Loss:
 
     Attributes:
         objective: which terms.
-        weights: beta and gamma now.
+        weights: beta, gamma and alpha now.
         kl_reduction: KLs summed over slots and dimensions, or their mean.
         nll_reduction: answer NLLs summed over tokens ("sum"), or their mean ("token_mean").
 
@@ -290,6 +293,7 @@ for _name, _terms in {
     "elbo": (NTP, FORWARD_OF_BOTH),
     "jeffreys": (NTP, FORWARD_OF_BOTH, REVERSE_OF_BOTH),
     "prior": (PRIOR_NTP,),
+    "amvl+prior": (NTP, FORWARD, REVERSE, PRIOR_TERM),
     "sft": (PLAIN_NTP,),
     "pause": (PAUSE_NTP,),
 }.items():

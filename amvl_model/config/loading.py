@@ -3,7 +3,8 @@
     config = load_preset("tiny", {"objective.beta": "0.01"})        a preset with one value replaced
     options = command_line(Options)                                 a script's options, with a RunConfig among them or not
 
-A preset is a complete YAML file in ``amvl_model/presets``: copy it, edit it, pass its path in place of a name.
+A preset is a YAML file in ``amvl_model/presets`` of what differs from the defaults: copy it, edit it, pass its path in place of a
+name.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_preset(name: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """A preset by name, or a complete YAML or JSON file, with some values replaced.
+    """A preset by name, or a YAML or JSON file, with some values replaced; fields that neither states have their defaults.
 
     Args:
-        name: ``tiny``, ``small-gpu``, ``qwen2.5-vl-7b``, or the path of a file that states every field.
+        name: ``tiny``, ``small-gpu``, ``qwen2.5-vl-7b``, or the path of a file; ``preset`` is its name, if it states none.
         overrides: dotted path to value; a text is read as the field needs it (``{"objective.beta": "1e-3"}``).
 
     Raises:
-        ValueError: for an unknown preset or key (with the nearest valid one), an incomplete file, or a bad value.
+        ValueError: for an unknown preset or key (with the nearest valid one), or a bad value.
     """
     import yaml
 
@@ -59,7 +60,7 @@ def load_preset(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}; compare it with {PRESET_FOLDER / 'tiny.yaml'}") from error
     try:
-        config = RunConfig.from_dict(values, complete=True)
+        config = RunConfig.from_dict({"preset": file.stem, **values} if isinstance(values, dict) else values)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     return override(config, overrides or {})

@@ -108,6 +108,7 @@ class ObjectiveConfig(Settings):
     name: str = setting("amvl", f"which terms the loss has: {', '.join(OBJECTIVES)}, or an entry of your own")
     beta: float = setting(0.003, "full weight of the forward KL (prior to posterior) [per nat]", ge=0)
     gamma: float = setting(0.0003, "full weight of the reverse KL (posterior to prior) [per nat]", ge=0)
+    alpha: float = setting(1.0, "weight of the NLL with a sample of the prior, in objectives that add it", ge=0)
     order: Order = setting("forward-first", "which of the two weights rises first")
     beta_warmup: float = setting(0.1, "length of the first weight's rise from 0 [fraction of training]", ge=0, le=1)
     gamma_delay: float = setting(0.2, "when the second weight starts to rise [fraction of training]", ge=0, le=1)
@@ -143,7 +144,8 @@ class ObjectiveConfig(Settings):
 
     def loss(self, progress: float) -> Loss:
         """The loss at this progress: what a model's ``forward`` takes."""
-        return Loss(self.entry, Weights(*self.weights(progress)), self.kl_reduction, self.nll_reduction)
+        alpha = self.alpha * ("alpha" in self.entry.weights)
+        return Loss(self.entry, Weights(*self.weights(progress), alpha), self.kl_reduction, self.nll_reduction)
 
     @property
     def entry(self) -> Objective:
@@ -162,6 +164,9 @@ class ModelConfig(Settings):
     )
     answer_bias: float | None = setting(
         None, "initial bias of the posterior's attention to the answer, learnt; -5 begins almost blind; null: none"
+    )
+    latent_order: Literal["parallel", "sequential"] = setting(
+        "parallel", "the prior's slots: in one pass, or one after another, each reading the means before it"
     )
     initial_log_std: float = setting(-1.0, "log standard deviation of fresh priors and posteriors", gt=-5, lt=5)
     freeze_vision: bool = setting(True, "keep the vision encoder as it is")
@@ -297,26 +302,19 @@ class RunConfig(Settings):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, complete: bool = False) -> RunConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """The inverse of `to_dict`.
 
         Args:
             values: nested plain data; a field that is left out gets its default. A text is read as the field needs it (YAML
                 reads ``1e-4`` as a text).
-            complete: refuse data that leaves a field out.
 
         Raises:
-            ValueError: for an unknown key (with the nearest valid one), a missing one, or a value that is not accepted.
+            ValueError: for an unknown key (with the nearest valid one), or a value that is not accepted.
         """
         if not isinstance(values, Mapping):
             raise problem("configuration", "a mapping of sections to settings", values, "compare it with a preset")
-        config = cls(**_read(cls, values))
-        missing = [path for path in ("preset", *config_paths()) if not _states(values, path)]
-        if complete and missing:
-            raise ValueError(
-                f"missing configuration keys: {', '.join(missing)}; a preset file states every field, see tiny.yaml"
-            )
-        return config
+        return cls(**_read(cls, values))
 
 
 def config_paths() -> tuple[str, ...]:
@@ -324,11 +322,6 @@ def config_paths() -> tuple[str, ...]:
     return tuple(
         f"{section}.{key}" for section, values in RunConfig().to_dict().items() if section != "preset" for key in values
     )
-
-
-def _states(values: Mapping[str, Any], path: str) -> bool:
-    section, _, key = path.partition(".")
-    return section in values and (not key or key in values[section])
 
 
 def _read(annotation: Any, value: Any) -> Any:

@@ -92,6 +92,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         latent_dim: int = 512,
         *,
         posterior_std: str = "per-answer",
+        latent_order: str = "parallel",
         seed: int = 0,
         initial_log_std: float = INITIAL_LOG_STD,
         answer_bias: float | None = None,
@@ -103,7 +104,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
             num_latents: k.
             latent_dim: d.
-            posterior_std: "per-answer" or "shared" (`AMVLConfig`).
+            posterior_std, latent_order: see `AMVLConfig`.
             seed: of the new modules' initial weights.
             initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
             answer_bias: see `AMVLConfig`.
@@ -119,6 +120,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             num_latents=num_latents,
             latent_dim=latent_dim,
             posterior_std=posterior_std,
+            latent_order=latent_order,
             backbone_path=path or None,
             answer_bias=answer_bias,
         )
@@ -371,7 +373,26 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         own = hidden[:, :k]
         shared = self.posterior_head(own.detach()).log_std if self.config.posterior_std == "shared" else None
         state = QueryState(cache, query_mask, next_position, shared)
-        return state, self.prior_head(own), self._posterior(hidden[:, k:], state) if posterior else None, (x, y)
+        prior = self._prior(own, state)
+        return state, prior, self._posterior(hidden[:, k:], state) if posterior else None, (x, y)
+
+    def _prior(self, hidden: Tensor, state: QueryState) -> DiagonalGaussian:
+        """The prior of the hidden states (B, k, hidden) of its queries; sequential: later slots from passes of their own."""
+        prior = self.prior_head(hidden)
+        if self.config.latent_order == "parallel":
+            return prior
+        slots = [DiagonalGaussian(prior.mean[:, :1], prior.log_std[:, :1])]
+        queries = self._queries(self.prior_queries, len(hidden))
+        for i in range(1, self.config.num_latents):
+            before = self.inject(torch.cat([slot.mean for slot in slots], dim=1))
+            hidden = self._text_model(
+                torch.cat([before, queries[:, i : i + 1]], dim=1),
+                short_positions(state.next_position, torch.arange(i + 1)),
+                second_pass_mask(state.mask, i + 1),
+                state.cache,
+            )
+            slots.append(self.prior_head(hidden[:, -1:]))
+        return DiagonalGaussian(*(torch.cat([getattr(s, name) for s in slots], dim=1) for name in ("mean", "log_std")))
 
     def _posterior(self, hidden: Tensor, state: QueryState) -> DiagonalGaussian:
         """The posterior of the hidden states (B, k, hidden) of its queries."""

@@ -90,16 +90,23 @@ class AMVLConfig(AroundBackboneConfig):
             that begins almost blind to it; None: no bias, as in the paper.
         posterior_std: "per-answer", as in the paper, or "shared": the posterior's standard deviation depends on x alone, so
             that only its mean can carry answer information.
+        latent_order: "parallel", as in the paper, or "sequential": the prior's slots are computed one after another, each from
+            x and the injected means of the slots before it (k - 1 further passes; ours, for comparison with latents that
+            follow each other, arXiv 2412.06769). Given x the slots' samples are still independent.
     """
 
     model_type = "amvl"
     sizes: ClassVar[Mapping[str, int]] = {"num_latents": 1, "latent_dim": 1}
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"posterior_std": ("per-answer", "shared")}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "posterior_std": ("per-answer", "shared"),
+        "latent_order": ("parallel", "sequential"),
+    }
 
     num_latents: int = 8
     latent_dim: int = 512
     answer_bias: float | None = None
     posterior_std: str = "per-answer"
+    latent_order: str = "parallel"
 
 
 class PauseConfig(AroundBackboneConfig):

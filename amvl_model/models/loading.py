@@ -155,6 +155,7 @@ def build_model(config: RunConfig) -> tuple[TrainedModel, AMVLProcessor]:
             settings.num_latents,
             settings.latent_dim,
             posterior_std=settings.posterior_std,
+            latent_order=settings.latent_order,
             answer_bias=settings.answer_bias,
             initial_log_std=settings.initial_log_std,
             seed=seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -172,6 +172,33 @@ _LABORATORY_WEIGHTS: Mapping[str, Mapping[str, object]] = {
 }
 
 
+_RAMPS: Mapping[str, object] = {"beta_warmup": 0.1, "gamma_delay": 0.2, "gamma_warmup": 0.2}
+_LABORATORY_BASELINES: Mapping[str, Mapping[str, object]] = {
+    "prior,sequential": {"objective": "prior", "latent_order": "sequential"},
+    "pause,repeats=2": {"objective": "pause", "recipe.repeats": 2},
+    "amvl+prior,alpha=1": {"objective": "amvl+prior"},
+    **{
+        f"amvl,{order}": {"objective": "amvl", "schedule": {**_RAMPS, "order": order}}
+        for order in ("forward-first", "reverse-first", "simultaneous")
+    },
+    "ntp+fwd,ramped": {"objective": "ntp+fwd", "schedule": _RAMPS},
+}
+_VARIATIONAL: Mapping[str, Mapping[str, object]] = {
+    name: {"objective": name} for name in ("prior", "amvl", "ntp+fwd", "ntp", "elbo")
+}
+
+
+def _laboratory_varied(
+    setting: str, label: str, values: Mapping[float, Sequence[str]]
+) -> dict[str, Mapping[str, object]]:
+    """Objectives at several values of one setting of the laboratory: value -> objectives, at beta = gamma = 1."""
+    return {
+        f"{name},{label}={value}": {**_VARIATIONAL[name], setting: value}
+        for value, names in values.items()
+        for name in names
+    }
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -190,6 +217,52 @@ STUDIES = {
             cells=_LABORATORY_WEIGHTS,
             seeds=tuple(range(100, 105)),
             bases=MULTIHOP_BASES,
+        ),
+        *(
+            Study(name=f"laboratory-{name}", purpose=purpose, common={}, cells=cells, seeds=seeds, bases=MULTIHOP_BASES)
+            for name, purpose, cells, seeds in (
+                (
+                    "baselines",
+                    "latents one after another, a repeated question, a prior-sample term, rising weights",
+                    _LABORATORY_BASELINES,
+                    (100, 101, 102, 103, 104),
+                ),
+                (
+                    "noise",
+                    "wrong labels after a warm-up on right ones: does the posterior leak them, and do latents keep working",
+                    _laboratory_varied(
+                        "recipe.label_noise",
+                        "noise",
+                        {0.3: tuple(_VARIATIONAL), 0.1: ("amvl", "ntp+fwd", "ntp"), 0.5: ("amvl", "ntp+fwd", "ntp")},
+                    ),
+                    (100, 101, 102, 103, 104),
+                ),
+                (
+                    "few",
+                    "6,400 or 1,280 different training questions after the warm-up (8 and 40 passes over them)",
+                    _laboratory_varied(
+                        "recipe.different",
+                        "questions",
+                        {6400: ("prior", "amvl", "ntp+fwd", "ntp"), 1280: ("prior", "amvl", "ntp+fwd", "ntp")},
+                    ),
+                    (100, 101, 102, 103, 104),
+                ),
+                (
+                    "long",
+                    "2,000 steps after the warm-up, five times the study laboratory's",
+                    _laboratory_varied("recipe.steps", "steps", {2000: ("amvl", "elbo", "ntp", "prior", "ntp+fwd")}),
+                    (100, 101, 102, 103, 104),
+                ),
+                (
+                    "latents",
+                    "number of latents k and their dimension d; k = 2, d = 16 is in the study laboratory",
+                    {
+                        f"amvl,k={k},d={d}": {"objective": "amvl", "num_latents": k, "latent_dim": d}
+                        for k, d in ((1, 16), (4, 16), (2, 4), (2, 64))
+                    },
+                    (100, 101, 102, 103, 104),
+                ),
+            )
         ),
         Study(
             name="pareto",

@@ -14,7 +14,7 @@ from amvl_model.training.sharding import keep_float32, sharding_arguments
 
 _OBJECTIVE, _MODEL = ObjectiveConfig.model_fields, ModelConfig.model_fields
 OBJECTIVE_FIELDS = tuple(name for name in _OBJECTIVE if name != "name")
-LATENT_FIELDS = ("num_latents", "latent_dim", "posterior_std", "answer_bias", "initial_log_std")
+LATENT_FIELDS = ("num_latents", "latent_dim", "posterior_std", "latent_order", "answer_bias", "initial_log_std")
 MODEL_FIELDS = (*LATENT_FIELDS, "freeze_vision", "lora_rank", "lora_alpha", "lora_dropout")
 
 
@@ -29,9 +29,9 @@ class AMVLTrainingArguments(TrainingArguments):
 
     Attributes:
         objective: a name of `amvl_model.objectives.OBJECTIVES`; `register_objective` adds one of your own.
-        beta, gamma, order, beta_warmup, gamma_delay, gamma_warmup, kl_reduction, nll_reduction: as in `ObjectiveConfig`.
-        num_latents, latent_dim, posterior_std, answer_bias, initial_log_std: of fresh latents on a plain backbone, as in
-            `ModelConfig`; a checkpoint that has latents keeps its own.
+        beta, gamma, alpha, order, beta_warmup, gamma_delay, gamma_warmup, kl_reduction, nll_reduction: as in `ObjectiveConfig`.
+        num_latents, latent_dim, posterior_std, latent_order, answer_bias, initial_log_std: of fresh latents on a plain backbone,
+            as in `ModelConfig`; a checkpoint that has latents keeps its own.
         freeze_vision, lora_rank, lora_alpha, lora_dropout: as in `ModelConfig`.
         model_init_kwargs: for ``from_pretrained`` where the model is given by its name (``dtype``, ``device_map``, ...).
         latent_learning_rate: of the latent modules; None: the common one.
@@ -45,6 +45,7 @@ class AMVLTrainingArguments(TrainingArguments):
     objective: str = field(default="amvl", metadata={"help": _OBJECTIVE["name"].description})
     beta: float = _like(_OBJECTIVE["beta"])
     gamma: float = _like(_OBJECTIVE["gamma"])
+    alpha: float = _like(_OBJECTIVE["alpha"])
     order: str = _like(_OBJECTIVE["order"])
     beta_warmup: float = _like(_OBJECTIVE["beta_warmup"])
     gamma_delay: float = _like(_OBJECTIVE["gamma_delay"])
@@ -54,6 +55,7 @@ class AMVLTrainingArguments(TrainingArguments):
     num_latents: int = _like(_MODEL["num_latents"])
     latent_dim: int = _like(_MODEL["latent_dim"])
     posterior_std: str = _like(_MODEL["posterior_std"])
+    latent_order: str = _like(_MODEL["latent_order"])
     answer_bias: float | None = _like(_MODEL["answer_bias"])
     initial_log_std: float = _like(_MODEL["initial_log_std"])
     freeze_vision: bool = _like(_MODEL["freeze_vision"])

@@ -65,7 +65,9 @@ class MultihopRecipe:
     Attributes:
         task: of `MULTIHOP_TASKS`.
         hops: weight of each number of hops.
-        objects, colours, shuffled, listed: as for `multihop_record`.
+        objects, colours, shuffled, listed, repeats: as for `multihop_record`.
+        label_noise: share of training answers that are replaced by another option.
+        different: number of different training questions, asked again in the same order; 0: all are different.
         scenes, questions_per_scene: S and Q.
         steps: optimiser steps.
         learning_rate: peak; linear warm-up over ``warmup`` steps, then cosine to 5 %.
@@ -82,6 +84,9 @@ class MultihopRecipe:
     colours: int = 8
     shuffled: bool = False
     listed: bool = False
+    repeats: int = 1
+    label_noise: float = 0.0
+    different: int = 0
     scenes: int = 16
     questions_per_scene: int = 8
     steps: int = 1_000
@@ -113,6 +118,8 @@ class MultihopRecipe:
             colours=self.colours,
             shuffled=self.shuffled,
             listed=self.listed,
+            repeats=self.repeats,
+            label_noise=self.label_noise if split == "train" else 0.0,
             questions_per_scene=self.questions_per_scene,
         )
 

@@ -16,8 +16,10 @@ from amvl_model.objectives import (
     FORWARD_OF_BOTH,
     NTP,
     OBJECTIVES,
+    Loss,
     Objective,
     Term,
+    Weights,
     amvl_objective,
     register_objective,
 )
@@ -71,10 +73,11 @@ REACHED = {
 POSTERIOR = [name for name, entry in OBJECTIVES.items() if entry.passes == ("posterior",)]
 
 
-def test_there_are_eight_objectives_with_a_posterior_and_three_without() -> None:
+def test_there_are_eight_objectives_with_a_posterior_three_without_and_one_with_both_passes() -> None:
     assert set(POSTERIOR) == set(FORMULAS) and len(POSTERIOR) == 8
     assert {name: OBJECTIVES[name].passes for name in set(OBJECTIVES) - set(POSTERIOR)} == {
         "prior": ("prior",),
+        "amvl+prior": ("posterior", "prior"),
         "sft": ("plain",),
         "pause": ("pause",),
     }
@@ -120,7 +123,7 @@ def test_entries_that_cannot_work_are_refused() -> None:
         register_objective(Objective("amvl", (NTP,)))
     with pytest.raises(ValueError, match="terms of different names"):
         Objective("twice", (NTP, NTP))
-    with pytest.raises(ValueError, match="weight must be one of beta, gamma, got 'delta'"):
+    with pytest.raises(ValueError, match="weight must be one of beta, gamma, alpha, got 'delta'"):
         Objective("unknown", (Term("x", "x", "posterior", lambda out: out.answer_nll["posterior"], weight="delta"),))
 
 
@@ -273,3 +276,15 @@ def test_answer_nll_of_low_precision_logits_is_computed_in_float32() -> None:
     nll = answer_nll(logits, ids, mask)
     assert nll.dtype == torch.float32
     torch.testing.assert_close(nll, answer_nll(logits.double(), ids, mask).float())
+
+
+def test_the_prior_s_sample_is_an_added_term_with_a_weight_of_its_own() -> None:
+    prior, posterior, ntp = gaussian(1), gaussian(2), torch.rand(B, dtype=torch.float64)
+    sampled = torch.full_like(ntp, 2.0)
+    weights = Weights(BETA, GAMMA, alpha=0.5)
+    terms = Loss(OBJECTIVES["amvl+prior"], weights)({"posterior": ntp, "prior": sampled}, prior, posterior)
+    torch.testing.assert_close(terms.total, amvl_objective(prior, posterior, ntp, BETA, GAMMA).total + 1.0)
+    assert terms.named()["weighted_prior_ntp"].mean() == 1.0
+    settings = ObjectiveConfig(name="amvl+prior", alpha=0.25)
+    assert settings.loss(0.0).weights.alpha == 0.25  # it has no schedule
+    assert ObjectiveConfig(alpha=0.25).loss(1.0).weights.alpha == 0.0  # amvl has no such term

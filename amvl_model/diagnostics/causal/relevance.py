@@ -259,7 +259,8 @@ class _Path:
             first_pass_mask(mask, self.k, None),
             Pass(cache, record=prefix),
         )
-        return EncodedQuery(QueryState(cache, mask, after), model.prior_head(hidden[:, prefix:]), None)
+        state = QueryState(cache, mask, after)
+        return EncodedQuery(state, model._prior(hidden[:, prefix:], state), None)
 
     def targets(self, query: EncodedQuery, reference: DiagonalGaussian, answer: int) -> Tensor:
         """f (k + 1, S) at every point."""

@@ -8,6 +8,7 @@ Shapes: S scenes, Q questions a scene, R = S Q rows, N query tokens, M answer to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amvl_model.config import ObjectiveConfig
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.loading import resolve
 from amvl_model.models.pause import PauseForConditionalGeneration
-from amvl_model.objectives import objective_named
+from amvl_model.objectives import Loss, objective_named
 from amvl_model.training.multihop_base import MultihopRecipe, deepened, query_rows, scene_features
 from amvl_model.two_pass.attention import install_attention
 
@@ -33,9 +35,12 @@ class Arm:
         base: folder of a checkpoint of experiments/train_multihop.py, or the name of a shipped one.
         extra_layers: text layers added to the base, which start as identities.
         objective: a name of `amvl_model.objectives.OBJECTIVES`.
-        beta, gamma: weights per nat, constant from the end of the warm-up on.
+        beta, gamma, alpha: weights, as in `ObjectiveConfig`.
+        schedule: order, beta_warmup, gamma_delay and gamma_warmup of `ObjectiveConfig`, as shares of the arm's own steps; those
+            that are left out are 0: constant weights.
         recipe: questions, steps (those of the warm-up not counted) and optimiser, as for the base without latents.
         num_latents, latent_dim: k (pause: its tokens) and d.
+        latent_order: "parallel" or "sequential" (`AMVLConfig`).
         initial_log_std: of fresh priors and posteriors.
         answer_bias: initial bias of the posterior's attention to the answer; None: none (see `AMVLConfig`).
         queries_from_prompt: latent queries begin at the embedding of the prompt's last token, at which the base answers.
@@ -49,6 +54,8 @@ class Arm:
     objective: str = "amvl"
     beta: float = 1.0
     gamma: float = 1.0
+    alpha: float = 1.0
+    schedule: Mapping[str, Any] = field(default_factory=dict)
     recipe: MultihopRecipe = field(
         default_factory=lambda: MultihopRecipe(
             hops={1: 1.0, 2: 1.0, 3: 2.0}, steps=400, freeze_vision=True, eval_every=100
@@ -56,11 +63,18 @@ class Arm:
     )
     num_latents: int = 2
     latent_dim: int = 16
+    latent_order: str = "parallel"
     initial_log_std: float = -2.0
     answer_bias: float | None = None
     queries_from_prompt: bool = True
     warmup: int = 1_600
     warmup_accuracy: float = 0.8
+
+    def loss(self, progress: float) -> Loss:
+        """The loss at this share of the arm's own steps."""
+        constant: dict[str, Any] = {"beta_warmup": 0.0, "gamma_delay": 0.0, "gamma_warmup": 0.0}
+        weights: dict[str, Any] = {"beta": self.beta, "gamma": self.gamma, "alpha": self.alpha}
+        return ObjectiveConfig(name=self.objective, **weights, **{**constant, **self.schedule}).loss(progress)
 
     @property
     def has_latents(self) -> bool:
@@ -90,6 +104,7 @@ def build_arm(backbone: Any, processor: AMVLProcessor, arm: Arm) -> Any:
             backbone,
             arm.num_latents,
             arm.latent_dim,
+            latent_order=arm.latent_order,
             seed=seed,
             initial_log_std=arm.initial_log_std,
             answer_bias=arm.answer_bias,

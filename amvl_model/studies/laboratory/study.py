@@ -102,8 +102,22 @@ _WARM: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
 
 
 def warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """State and report of the arm's warm-up: of this process, read from ``folder``, or made and stored there."""
-    warm = replace(arm, objective="prior", beta=0.0, gamma=0.0, extra_layers=0, recipe=replace(arm.recipe, steps=0))
+    """State and report of the arm's warm-up: of this process, read from ``folder``, or made and stored there.
+
+    What an arm alone has (its objective, wrong labels, few questions, without latents a repeated prompt) is not in its warm-up,
+    so that arms that differ in it alone share one.
+    """
+    own: dict[str, Any] = {"steps": 0, "label_noise": 0.0, "different": 0} | ({} if arm.has_latents else {"repeats": 1})
+    warm = replace(
+        arm,
+        objective="prior",
+        beta=0.0,
+        gamma=0.0,
+        alpha=0.0,
+        schedule={},
+        extra_layers=0,
+        recipe=replace(arm.recipe, **own),
+    )
     key = json.dumps(to_jsonable(asdict(warm)), sort_keys=True)
     if key in _WARM:
         return _WARM[key]

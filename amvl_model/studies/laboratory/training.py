@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.objectives import Loss, Weights, objective_named
+from amvl_model.objectives import Loss
 from amvl_model.studies.laboratory.arm import Arm, encode_scenes
 from amvl_model.studies.laboratory.measures import measure_accuracy, measure_leak
 from amvl_model.training.multihop_base import MultihopRecipe
@@ -41,7 +41,7 @@ def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = pri
     curve: list[Row] = []
     hardest = f"accuracy_{max(arm.recipe.hops)}"
     rate = partial(arm.recipe.rate, decay=False)
-    loss = Loss(objective_named("prior"))
+    loss = replace(arm, objective="prior").loss
     for row in _steps(model, processor, arm.recipe, loss, arm.warmup, rate=rate, stream=2 * arm.recipe.seed):
         curve.append(row | {"warming": True})
         report(curve[-1])
@@ -53,12 +53,11 @@ def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = pri
 
 def train_arm(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print) -> list[Row]:
     """Train in place on the arm's objective; returns the curve, a row for every look at fresh questions."""
-    loss = Loss(objective_named(arm.objective), Weights(arm.beta, arm.gamma))
-    if "posterior" in loss.passes:
+    if "posterior" in arm.loss(0.0).passes:
         model.start_posterior_as_prior()
     recipe, curve = arm.recipe, []
     stream = 2 * recipe.seed + 1
-    for row in _steps(model, processor, recipe, loss, recipe.steps, rate=recipe.rate, stream=stream):
+    for row in _steps(model, processor, recipe, arm.loss, recipe.steps, rate=recipe.rate, stream=stream):
         curve.append(row)
         report(row)
     return curve
@@ -68,27 +67,32 @@ def _steps(
     model: Any,
     processor: AMVLProcessor,
     recipe: MultihopRecipe,
-    loss: Loss,
+    loss_at: Callable[[float], Loss],
     steps: int,
     *,
     rate: Callable[[int], float],
     stream: int,
 ) -> Iterator[Row]:
-    """Train; yields a row every ``eval_every`` steps and at the end.
+    """Train on ``loss_at(share of steps)``; yields a row every ``eval_every`` steps and at the end.
 
     ``stream`` names the questions and the latent noise: one for the warm-up of a seed, another for all of its arms.
     """
     each = recipe.scenes * recipe.questions_per_scene
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, recipe)
-    questions = replace(recipe, seed=stream).questions("train", recipe.hops, steps * each)
+    different = recipe.different or steps * each
+    if different % each:
+        raise ValueError(f"different must be a multiple of the {each} questions of a step, got {different}")
+    questions = replace(recipe, seed=stream).questions("train", recipe.hops, different)
+    loss = loss_at(0.0)
     own = {"generator": torch.Generator().manual_seed(stream)} if loss.objective.latents else {}
     began, losses, hardest = time.process_time(), [], max(recipe.hops)
     for step in range(steps):
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
-        batch = encode_scenes(model, processor, questions[step * each : (step + 1) * each], recipe.questions_per_scene)
+        loss, first = loss_at(step / steps), step * each % different
+        batch = encode_scenes(model, processor, questions[first : first + each], recipe.questions_per_scene)
         output = model(**batch, **own, loss=loss)
         output.loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)

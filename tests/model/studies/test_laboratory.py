@@ -16,7 +16,7 @@ from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.results.files import Metric, Result, read_result
 from amvl_model.studies import declared
 from amvl_model.studies.declared import Study
-from amvl_model.studies.laboratory import analysis, study
+from amvl_model.studies.laboratory import analysis, study, training
 from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.training import train_arm, warm_up
@@ -30,11 +30,13 @@ def base() -> tuple[Any, Any]:
     return build_multihop_base(SHAPE, seed=0)
 
 
+RECIPE = MultihopRecipe(
+    hops={1: 1.0, 2: 1.0}, steps=4, scenes=2, questions_per_scene=4, eval_every=2, eval_size=8, freeze_vision=True
+)
+
+
 def arm(objective: str = "amvl", **settings: Any) -> Arm:
-    recipe = MultihopRecipe(
-        hops={1: 1.0, 2: 1.0}, steps=4, scenes=2, questions_per_scene=4, eval_every=2, eval_size=8, freeze_vision=True
-    )
-    return Arm(**{"objective": objective, "recipe": recipe, "warmup": 2, **settings})
+    return Arm(**{"objective": objective, "recipe": RECIPE, "warmup": 2, **settings})
 
 
 def built(base: tuple[Any, Any], settings: Arm) -> Any:
@@ -45,16 +47,23 @@ def silent(row: dict[str, Any]) -> None:
     """No report."""
 
 
-@pytest.mark.parametrize("objective", ["sft", "pause", "prior", "ntp", "ntp+fwd", "elbo", "amvl"])
-def test_every_arm_trains_and_is_measured(base: tuple[Any, Any], objective: str) -> None:
-    settings = arm(objective)
+@pytest.mark.parametrize(
+    ("objective", "own"),
+    [
+        *((name, {}) for name in ("sft", "pause", "prior", "ntp", "ntp+fwd", "elbo", "amvl", "amvl+prior")),
+        ("prior", {"latent_order": "sequential"}),
+        ("pause", {"recipe": replace(RECIPE, repeats=2)}),
+    ],
+)
+def test_every_arm_trains_and_is_measured(base: tuple[Any, Any], objective: str, own: dict[str, Any]) -> None:
+    settings = arm(objective, **own)
     model = built(base, settings)
     if settings.has_latents:
         assert warm_up(model, base[1], settings, silent)["warmup_steps"] == 2
     rows: list[dict[str, Any]] = []
     assert train_arm(model, base[1], settings, rows.append) == rows
     assert [(row["step"], row["objective"]) for row in rows] == [(2, objective), (4, objective)]
-    assert ("leaked_2" in rows[0]) == (objective in ("ntp", "ntp+fwd", "elbo", "amvl"))
+    assert ("leaked_2" in rows[0]) == (objective in ("ntp", "ntp+fwd", "elbo", "amvl", "amvl+prior"))
     accuracies = ["accuracy"]
     if settings.has_latents:
         accuracies += ["accuracy_posterior", "accuracy_sampled", "accuracy_exchanged", "follows_patch", "leaked"]
@@ -112,6 +121,36 @@ def test_the_warm_up_of_a_seed_and_its_arms_draw_different_questions(
     warm_up(model, base[1], arm(objective), silent)
     train_arm(model, base[1], arm(objective), silent)
     assert seeds == [0, 1]  # whatever the objective: the arms of a seed see the same questions
+
+
+def test_an_arm_s_weights_follow_its_schedule_and_are_constant_without_one() -> None:
+    constant, ramped = (
+        arm(beta=2.0, gamma=3.0).loss(0.0).weights,
+        arm(schedule={"beta_warmup": 0.5, "gamma_delay": 0.5}),
+    )
+    assert (constant.beta, constant.gamma) == (2.0, 3.0)
+    assert [(ramped.loss(t).weights.beta, ramped.loss(t).weights.gamma) for t in (0.0, 0.25, 0.5)] == [
+        (0, 0),
+        (0.5, 0),
+        (1, 1),
+    ]
+
+
+def test_few_questions_are_asked_again_and_wrong_labels_are_the_training_s_alone(
+    base: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = arm("ntp", recipe=replace(arm().recipe, different=16, label_noise=0.5))
+    ids: list[str] = []
+    original = training.encode_scenes
+    monkeypatch.setattr(training, "encode_scenes", lambda *a: ids.extend(q.id for q in a[2]) or original(*a))
+    train_arm(built(base, few), base[1], few, silent)
+    assert ids[:16] == ids[16:] and len(set(ids)) == 16
+    drawn = few.recipe.questions("train", few.recipe.hops, 64)[:]
+    wrong = [q.choices[q.answer or 0] != q.chain[-1] for q in drawn]
+    assert 0.25 < np.mean(wrong) < 0.75
+    assert all(q.choices[q.answer or 0] == q.chain[-1] for q in few.recipe.questions("test", 2, 16)[:])
+    with pytest.raises(ValueError, match="multiple of the 8 questions of a step, got 9"):
+        train_arm(built(base, few), base[1], replace(few, recipe=replace(few.recipe, different=9)), silent)
 
 
 def test_the_warm_up_ends_with_the_accuracy_that_was_asked_for(base: tuple[Any, Any]) -> None:

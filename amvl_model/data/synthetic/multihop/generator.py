@@ -170,6 +170,7 @@ def multihop_record(
     label_noise: float = 0.0,
     shuffled: bool = True,
     listed: bool = True,
+    repeats: int = 1,
     shifted: bool = False,
 ) -> dict[str, Any]:
     """Draw one multi-hop question as a record of BLINK's schema.
@@ -187,6 +188,7 @@ def multihop_record(
         shuffled: options in random order for each question; otherwise in the palette's order, which gives each colour
             one letter for good where ``objects == colours``.
         listed: whether the prompt lists the options; without the list, a letter has to stand for a colour for good.
+        repeats: how often the prompt states the question.
         shifted: other shades, marks and sizes.
 
     Returns:
@@ -199,6 +201,8 @@ def multihop_record(
     """
     weights = _check(task, split, seed, index, hops, objects, questions_per_scene)
     check_unit("label_noise", label_noise)
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
     _check_letters(objects, colours, shuffled, listed)
     number = index // questions_per_scene
     scene = _scene(task, split, seed, number, objects, max(weights), colours, shifted)
@@ -220,7 +224,7 @@ def multihop_record(
         **{f"image_{i + 1}": None for i in range(len(scene.images), 4)},
         "choices": choices,
         "answer": option_letter(given),
-        "prompt": format_prompt(walk.question, choices) if listed else walk.question,
+        "prompt": " ".join([format_prompt(walk.question, choices) if listed else walk.question] * repeats),
         "explanation": scene.facts,
         "hops": count,
         "objects": objects,
@@ -257,7 +261,7 @@ class MultihopQuestions(QuestionSet):
         seed: names an independent data set.
         size: number of questions in all.
         questions_per_scene: q.
-        **settings: hops, objects, colours, label_noise, shuffled, listed and shifted, as for `multihop_record`.
+        **settings: hops, objects, colours, label_noise, shuffled, listed, repeats and shifted, as for `multihop_record`.
 
     Raises:
         ValueError: for no tasks, an unknown task or split, a number out of range, or a negative size.
