@@ -113,6 +113,14 @@ class ObjectiveConfig(Settings):
     beta_warmup: float = setting(0.1, "length of the first weight's rise from 0 [fraction of training]", ge=0, le=1)
     gamma_delay: float = setting(0.2, "when the second weight starts to rise [fraction of training]", ge=0, le=1)
     gamma_warmup: float = setting(0.2, "length of the second weight's rise [fraction of training]", ge=0, le=1)
+    prior_steps: int = setting(
+        0, "prior-sample training before the objective: at most so many steps; 0: none [optimiser steps]", ge=0
+    )
+    prior_until: float | None = setting(
+        None,
+        "answer NLL of an evaluation, with a sample of the prior, that ends it; null: its steps alone [nats]",
+        gt=0,
+    )
     kl_reduction: Literal["sum", "mean"] = setting("sum", "KL: sum over slots and dimensions, or mean a dimension")
     nll_reduction: Literal["sum", "token_mean"] = setting("sum", "answer NLL: sum over its tokens, or mean a token")
 

@@ -29,7 +29,8 @@ class AMVLTrainingArguments(TrainingArguments):
 
     Attributes:
         objective: a name of `amvl_model.objectives.OBJECTIVES`; `register_objective` adds one of your own.
-        beta, gamma, alpha, order, beta_warmup, gamma_delay, gamma_warmup, kl_reduction, nll_reduction: as in `ObjectiveConfig`.
+        beta, gamma, alpha, order, beta_warmup, gamma_delay, gamma_warmup, prior_steps, prior_until, kl_reduction,
+            nll_reduction: as in `ObjectiveConfig`.
         num_latents, latent_dim, posterior_std, latent_order, answer_bias, initial_log_std: of fresh latents on a plain backbone,
             as in `ModelConfig`; a checkpoint that has latents keeps its own.
         freeze_vision, lora_rank, lora_alpha, lora_dropout: as in `ModelConfig`.
@@ -50,6 +51,8 @@ class AMVLTrainingArguments(TrainingArguments):
     beta_warmup: float = _like(_OBJECTIVE["beta_warmup"])
     gamma_delay: float = _like(_OBJECTIVE["gamma_delay"])
     gamma_warmup: float = _like(_OBJECTIVE["gamma_warmup"])
+    prior_steps: int = _like(_OBJECTIVE["prior_steps"])
+    prior_until: float | None = _like(_OBJECTIVE["prior_until"])
     kl_reduction: str = _like(_OBJECTIVE["kl_reduction"])
     nll_reduction: str = _like(_OBJECTIVE["nll_reduction"])
     num_latents: int = _like(_MODEL["num_latents"])

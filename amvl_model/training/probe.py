@@ -78,7 +78,9 @@ def leak_probe(
     model alone, or fewer than two multiple-choice questions."""
     if "posterior" not in config.objective.entry.passes or NTP not in config.objective.entry.terms:
         return None
-    if distributed.world_size() > 1 or config.train.sharding != "none":
+    if config.objective.prior_steps:
+        reason = "its forecast needs a schedule that begins at the first step, and prior_steps come before it"
+    elif distributed.world_size() > 1 or config.train.sharding != "none":
         reason = "the model is spread over several processes"
     elif len(chosen := probe_questions(questions)) < 2:
         reason = "the training questions are not multiple-choice ones with known answers"

@@ -34,6 +34,7 @@ from amvl_model.training.health import ACTIVE_FROM, HealthLine, latent_state
 from amvl_model.training.measures import WithPrior, record_metrics, training_record
 from amvl_model.training.preparation import name_of, prepare_dataset, prepare_model
 from amvl_model.training.run_folder import tell
+from amvl_model.training.warm_up import PriorWarmUp
 
 
 class JsonlLog(TrainerCallback):
@@ -131,12 +132,37 @@ class AMVLTrainer(GuardedTrainer):
         self._count = 0.0
         self._kl = torch.zeros((), device=self.args.device)  # summed over examples, (k, d) from the first on
         self.add_callback(HealthLine)
+        self.warm_up = self._warm_up()
         self._evaluated: dict[str, list[Tensor]] = defaultdict(list)
 
     @property
     def progress(self) -> float:
-        """Share of the optimiser steps that are done, 0 to 1: what schedules depend on."""
-        return self.state.global_step / max(1, self.state.max_steps)
+        """Share of the optimiser steps that are done, those of a warm-up left out, 0 to 1: what schedules depend on."""
+        begun = 0 if self.warm_up is None else self.warm_up.ended
+        if begun is None:
+            return 0.0
+        return (self.state.global_step - begun) / max(1, self.state.max_steps - begun)
+
+    def _warm_up(self) -> PriorWarmUp | None:
+        """The warm-up that the objective asks for, as a callback of this trainer; None: none, or no posterior to warm up for.
+
+        Raises:
+            ValueError: if it is to be ended by evaluations that are not made, or the weights are spread by DeepSpeed.
+        """
+        if not self.objective.prior_steps or "posterior" not in self.objective.entry.passes:
+            return None
+        if self.objective.prior_until is not None and self.args.eval_strategy == "no":
+            raise ValueError(
+                f"prior_until={self.objective.prior_until:g} is looked at in evaluations, and there are none; set eval_strategy "
+                "and eval_steps (train.eval_every), or leave prior_until out"
+            )
+        if self.is_deepspeed_enabled:
+            raise ValueError(
+                "expected no prior_steps with DeepSpeed, whose weights cannot be copied; use fsdp2 or leave them out"
+            )
+        warm_up = PriorWarmUp(self.objective)
+        self.add_callback(warm_up)
+        return warm_up
 
     def compute_loss(
         self,
@@ -152,6 +178,8 @@ class AMVLTrainer(GuardedTrainer):
         if index is not None and self._latent_shape is not None:
             batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
         objective: Any = self.objective.loss(self.progress)
+        if model.training and self.warm_up is not None and self.warm_up.ended is None:
+            objective = self.warm_up.loss
         if not model.training and objective.passes == ("posterior",):
             objective = WithPrior(objective)
         output = model(**batch, loss=objective)
@@ -204,9 +232,14 @@ class AMVLTrainer(GuardedTrainer):
         return output
 
     def _remember(self, output: Any, weight: Tensor) -> None:
-        count = float(weight.sum())
+        count, terms = float(weight.sum()), output.terms.named()
+        if (
+            self._count and "forward_kl" in terms and "forward_kl" not in self._sums
+        ):  # the warm-up ended in this log line
+            self._sums.clear()
+            self._count = 0.0
         with torch.no_grad():
-            for name, values in output.terms.named().items():
+            for name, values in terms.items():
                 self._sums[name] += float((values * weight).sum())
             if self._latent_shape is not None:
                 has_posterior = output.posterior_mean is not None

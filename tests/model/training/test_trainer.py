@@ -180,6 +180,61 @@ def train_half(settings: RunConfig, folder: Path) -> None:
     assert trainer.state.global_step == 3
 
 
+WARM = {
+    "objective.prior_steps": 4,
+    "train.steps": 6,
+    "train.batch_size": 5,
+    "train.log_every": 1,
+    "train.save_every": 3,
+}
+
+
+def logged(folder: Path, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if name in line]
+
+
+def test_the_warm_up_trains_no_posterior_then_copies_the_prior_and_the_schedule_begins(tmp_path: Path) -> None:
+    settings = config(**WARM, **{"objective.beta_warmup": 1.0})
+    train(settings, tmp_path / "run", questions=QUESTIONS, quiet=True)
+    lines = logged(tmp_path / "run", "loss")
+    assert ["forward_kl" in line for line in lines] == [False] * 4 + [True] * 2
+    assert [line["beta"] for line in lines] == pytest.approx([0, 0, 0, 0, 0, 0.05])  # half of the two steps left
+    assert lines[4]["forward_kl"] < 1.0  # a copy: what the posterior's sight of the answer makes of it
+    interrupted = tmp_path / "interrupted"
+    train_half(settings, interrupted)
+    train(settings, interrupted, questions=QUESTIONS, resume=True, quiet=True)
+    assert logged(interrupted, "loss")[-1]["loss"] == lines[-1]["loss"]
+
+
+def test_a_log_line_does_not_mix_the_warm_up_s_terms_with_the_objective_s(tmp_path: Path) -> None:
+    rows = {}
+    for every in (1, 2):
+        settings = config(**{**WARM, "objective.prior_steps": 3, "train.steps": 4, "train.log_every": every})
+        train(settings, tmp_path / str(every), questions=QUESTIONS, save=False, quiet=True)
+        rows[every] = logged(tmp_path / str(every), "forward_kl")[-1]
+    for name in ("ntp", "forward_kl", "posterior_std", "kl_per_dimension"):
+        assert rows[2][name] == rows[1][name], name
+
+
+def test_an_evaluation_ends_the_warm_up_and_a_resumed_run_remembers_it(tmp_path: Path) -> None:
+    until = {"objective.prior_until": 1e9, "train.eval_every": 1, "data.eval_size": 1, "objective.prior_steps": 5}
+    settings = config(**{**WARM, **until})
+    train(settings, tmp_path / "run", questions=QUESTIONS, quiet=True)
+    assert ["forward_kl" in line for line in logged(tmp_path / "run", "loss")] == [False] + [True] * 5
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["PriorWarmUp"]["attributes"] == {"ended": 1}
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "whole")
+    import shutil
+
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    before = logged(tmp_path / "run", "loss")
+    train(settings, tmp_path / "run", questions=QUESTIONS, resume=True, quiet=True)
+    assert logged(tmp_path / "run", "loss")[-1]["loss"] == before[-1]["loss"]
+    with pytest.raises(ValueError, match="prior_until=1e\\+09 is looked at in evaluations, and there are none"):
+        train(config(**{**WARM, **until, "train.eval_every": 0}), tmp_path / "none", questions=QUESTIONS, quiet=True)
+
+
 def test_finished_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     with pytest.raises(FileExistsError, match="not overwritten"):
