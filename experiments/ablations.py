@@ -6,6 +6,7 @@
     python experiments/ablations.py pareto --figure                    # only draw what is there
     python experiments/ablations.py leakage --workers 2 --keep runs    # also save every run's checkpoint under runs/leakage
     python experiments/ablations.py objectives --workers 2 --keep runs # AMVL's orders, forward-only, ELBO, sft, pause tokens
+    python experiments/ablations.py reading --workers 2                # planned test of T11; --figure prints its analysis
     python experiments/ablations.py temperature --workers 2 --keep runs # evaluates the checkpoints of the study objectives
 
 Finished runs are skipped, so the same command goes on after an interruption. Each run uses one CPU thread in a process of
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from amvl_model.config import command_line
-from amvl_model.studies.declared import STUDIES
+from amvl_model.studies.declared import STUDIES, Study
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,21 @@ class Options:
     """Run as jobs of submitit, on this machine or (slurm) on a cluster; None: a pool of processes."""
     slurm: tuple[str, ...] = ()  # with --submit slurm: KEY=VALUE, for example partition=gpu
     figure: bool = False  # draw the study's figure from the results and stop
+
+
+def planned_report(study: Study, out: Path) -> str:
+    """The planned analysis of a study that needs the theory beside its results; also written beside its table."""
+    from amvl_model.studies.runner import study_results
+    from experiments.theory_vs_model import collapse, floor
+
+    if study.name == "reading":
+        text = collapse.report(study_results(study, out), ROOT / "results")
+    elif study.name == "posterior-std":
+        text = floor.report(study_results(study, out))
+    else:
+        return ""
+    (out / study.name / "analysis.txt").write_text(text + "\n", encoding="utf-8")
+    return text
 
 
 def main() -> int:
@@ -71,6 +87,8 @@ def main() -> int:
                 print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
                 return 1
         print(runner.draw_study(study, options.out))
+        if text := planned_report(study, options.out):
+            print(f"\n{text}")
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,8 @@ class Study:
         stand_ins: per cell the (study, cell) with the same settings whose results are read where this study has none; a cell
             that stands here and not in ``cells`` is never run again.
         checkpoints: per cell the (study, cell) whose kept checkpoint is evaluated; such a cell trains nothing.
-        measures: what is recorded of such a cell, by the functions' names in measurement.py.
+        measures: what is recorded, by the functions' names in measurement.py; none: all of `measure` of a trained cell.
+        cell_seeds: per cell its own seeds, where cells are to be independent of each other; such a study runs cell by cell.
         reference: the cell that the others are compared with; None: the first.
         bases: of a study in the laboratory, its multi-hop bases, which take turns from seed to seed; the settings are then
             those of `amvl_model.studies.laboratory.arm.Arm`, and ``preset`` is not used.
@@ -34,7 +35,8 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     stand_ins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     checkpoints: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    measures: tuple[str, ...] = ("sampled",)
+    measures: tuple[str, ...] = ()
+    cell_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reference: str | None = None
     bases: tuple[str, ...] = ()
 
@@ -150,6 +152,16 @@ def _length_cells() -> dict[str, dict[str, object]]:
     cells |= {f"{name},steps={LONG}": {"objective.name": name, "train.steps": LONG} for name in _OTHERS}
     stronger: dict[str, object] = {"objective.name": "amvl", "objective.gamma": 0.003, "train.steps": LONG}
     return cells | {f"amvl,gamma=0.003,steps={LONG}": stronger}
+
+
+_READING: Mapping[str, Mapping[str, object]] = {
+    "ntp+fwd,steps=450": {"objective.name": "ntp+fwd", "train.steps": 450},
+    **{
+        f"amvl,gamma={gamma:g},steps={steps}": {"objective.gamma": gamma, "train.steps": steps}
+        for gamma, steps in ((0.0003, LONG), (0.003, 2 * LONG), (0.001, 2 * LONG))
+    },
+}
+_POSTERIOR_STDS = ("per-answer", "shared")
 
 
 MULTIHOP_BASES = ("multihop", "multihop-1", "multihop-2")
@@ -318,11 +330,29 @@ STUDIES = {
             seeds=tuple(range(5, 20)),
         ),
         Study(
+            name="reading",
+            purpose="planned test of T11: how often the decoder reads the leak (experiments/theory_vs_model/collapse.py)",
+            common={**_BASE, "objective.name": "amvl"},
+            cells=_READING,
+            seeds=tuple(range(200, 280)),
+            cell_seeds={cell: tuple(range(200 + 20 * i, 220 + 20 * i)) for i, cell in enumerate(_READING)},
+            measures=("held_out_leak",),
+        ),
+        Study(
+            name="posterior-std",
+            purpose="planned test of T10's floor: one posterior std for all answers (experiments/theory_vs_model/floor.py)",
+            common={**_BASE, "objective.name": "amvl", "objective.gamma": 0.003},
+            cells={std: {"model.posterior_std": std} for std in _POSTERIOR_STDS},
+            seeds=tuple(range(300, 305)),
+            measures=("held_out_leak",),
+        ),
+        Study(
             name="temperature",
             purpose="latents sampled at several temperatures, as trained and out of distribution; evaluates kept checkpoints",
             common={**_BASE, "eval.samples": 8},
             cells=_temperature_cells(),
             checkpoints={f"{name},t={t:g}": ("objectives", name) for name in _SAMPLED for t in TEMPERATURES},
+            measures=("sampled",),
             reference="amvl,t=0",
         ),
         Study(

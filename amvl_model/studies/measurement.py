@@ -6,6 +6,7 @@ out_of_distribution.accuracy, .answer_nll         on the shifted set of the run'
                                                   prior mean where there are latents
 answer_direction.held_out.*, .training.*          answer_direction_shift, no unit (diagnostics/leakage/answer_direction.py)
 answer_direction.memorised                        training contrast minus held-out contrast
+held_out.*                                        contamination on held-out questions, as in `measure`, alone (`held_out_leak`)
 prior_sample.accuracy, .answer_nll                latents drawn from the prior, averaged over the draws, question by question
 prior_mixture.accuracy, .answer_nll               the same draws, their probabilities averaged first
 """
@@ -165,6 +166,28 @@ def answer_direction(model: Any, processor: AMVLProcessor, config: RunConfig) ->
     return {f"answer_direction.{name}": _metric(value, "1") for name, value in figures.items() if value is not None}
 
 
+def held_out_leak(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
+    """The held-out contamination figures of `measure` and nothing else, in seconds.
+
+    Raises:
+        ValueError: for a model without latents.
+    """
+    from amvl_model.studies.summary import figures
+
+    settings = config.eval
+    report = contamination_report(
+        model,
+        processor,
+        _spread(evaluation_questions(config.data), settings.leakage_questions),
+        samples=settings.samples,
+        temperature=settings.temperature,
+        batch_size=settings.batch_size,
+        n_bootstrap=settings.bootstrap,
+        progress=False,
+    )
+    return figures({"contamination": report.to_dict()})
+
+
 def sampled(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
     """`sampled_figures` on held-out questions and on as many of the shifted set."""
     shifted = shifted_questions(config, config.data.eval_size or 2 * SHIFTED_SIZE)
@@ -212,11 +235,12 @@ def sampled_figures(
 
 
 MEASURES: dict[str, Callable[[Any, AMVLProcessor, RunConfig], dict[str, Metric]]] = {
+    "held_out_leak": held_out_leak,
     "sampled": sampled,
     "answer_direction": answer_direction,
     "out_of_distribution": out_of_distribution,
 }
-"""What a study can record of a kept checkpoint."""
+"""What a study can record of a checkpoint."""
 
 
 def _metric(value: Interval, unit: str) -> Metric:

@@ -56,13 +56,7 @@ def run_study(
     unknown = [name for name in cells or () if name not in study.cells]
     if unknown:
         raise ValueError(f"study {study.name} has no cell {unknown[0]!r}; it has {', '.join(study.cells)}")
-    # seed by seed, so that an interrupted study has whole comparisons
-    todo = [
-        (cell, seed)
-        for seed in (study.seeds if seeds is None else seeds)
-        for cell in (cells or study.cells)
-        if not result_path(out, study.name, cell, seed).exists()
-    ]
+    todo = [run for run in _runs(study, cells, seeds) if not result_path(out, study.name, *run).exists()]
     _check_checkpoints(study, todo, keep)
     if cluster is not None:
         out, keep = out.resolve(), None if keep is None else keep.resolve()
@@ -91,6 +85,18 @@ def run_study(
                 failed.append(jobs[job])
                 print(f"\n{jobs[job]} failed:\n{traceback.format_exc()}", file=sys.stderr)
     return failed
+
+
+def _runs(study: Study, cells: Sequence[str] | None, seeds: Sequence[int] | None) -> list[tuple[str, int]]:
+    """Cell and seed of every run, in their order."""
+    chosen = cells or [*study.cells]
+    if not study.cell_seeds:  # seed by seed, so that an interrupted study has whole comparisons
+        return [(cell, seed) for seed in (study.seeds if seeds is None else seeds) for cell in chosen]
+    runs = [(c, s) for c in chosen for s in study.cell_seeds[c] if seeds is None or s in seeds]
+    if unknown := {*(seeds or ())} - {seed for _, seed in runs}:
+        own = "; ".join(f"{c}: {study.cell_seeds[c][0]} to {study.cell_seeds[c][-1]}" for c in chosen)
+        raise ValueError(f"study {study.name}: seed {min(unknown)} belongs to none of the chosen cells ({own})")
+    return runs
 
 
 def checkpoint_folder(keep: Path, study: str, cell: str, seed: int) -> Path:
@@ -138,7 +144,7 @@ def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None
         metrics, extra = _evaluated(config, keep, (*study.checkpoints[cell], seed), study.measures)
     else:
         folder = None if keep is None else checkpoint_folder(keep, study.name, cell, seed)
-        metrics = _trained(config, folder)
+        metrics, extra = _trained(config, folder, study.measures)
     return write_result(
         result_path(out, study.name, cell, seed),
         study=study.name,
@@ -152,23 +158,35 @@ def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None
     )
 
 
-def _trained(config: RunConfig, checkpoint: Path | None) -> dict[str, Metric]:
-    """Train, keep the checkpoint (with its config.json beside it) where a folder is given, and measure."""
+def _trained(
+    config: RunConfig, checkpoint: Path | None, measures: Sequence[str]
+) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Train, keep the checkpoint (with its config.json beside it) where a folder is given, and measure.
+
+    Where the study names its measures, the probes that training logged are returned too.
+    """
     from amvl_model.data.sources import evaluation_questions, training_questions
+    from amvl_model.diagnostics.reading.forecast import PREFIX, log_lines
     from amvl_model.models.loading import save_checkpoint
-    from amvl_model.studies.measurement import answer_direction, measure, out_of_distribution
+    from amvl_model.studies.measurement import MEASURES, answer_direction, measure, out_of_distribution
     from amvl_model.training.run import train
 
     asked, held_out = training_questions(config.data), evaluation_questions(config.data)
     with tempfile.TemporaryDirectory() as folder:
         model, processor = train(config, Path(folder) / "run", questions=asked, save=False, quiet=True)
+        lines = log_lines(Path(folder) / "run")
     if checkpoint is not None:
         save_checkpoint(model, processor, checkpoint)
         (checkpoint.parent / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    if measures:
+        named = [MEASURES[name](model, processor, config) for name in measures]
+        probes = [{k: v for k, v in row.items() if k == "step" or k.startswith(PREFIX)} for row in lines]
+        return {name: metric for each in named for name, metric in each.items()}, {
+            "probes": [row for row in probes if len(row) > 1]
+        }
     measured = measure(model, processor, config, held_out, asked, scoring=("likelihood",), progress=False)
-    return (
-        flatten(measured) | out_of_distribution(model, processor, config) | answer_direction(model, processor, config)
-    )
+    metrics = flatten(measured) | out_of_distribution(model, processor, config)
+    return metrics | answer_direction(model, processor, config), {}
 
 
 def _evaluated(

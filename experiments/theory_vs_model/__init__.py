@@ -27,6 +27,8 @@ tables         the figures of every question as a CSV file
 scores         errors beside baselines, gaps between levels, rank correlations over questions
 summary        scores as metrics and as text
 study          cells of the study, result files, figure
+collapse       planned test of T11 on the study `reading`: how often the decoder reads the leak; prior widths (T12)
+floor          planned test on the study `posterior-std`: T10's floor under one std for all answers
 
 `python experiments/theory_vs_checkpoints.py` predicts, scores and draws.
 """
