@@ -211,6 +211,17 @@ def _laboratory_varied(
     }
 
 
+_IN_LABORATORY = {str(settings["objective"]): cell for cell, settings in _LABORATORY.items()}
+_ELSEWHERE: tuple[tuple[str, Mapping[str, object], Sequence[str]], ...] = (
+    ("shifted", {"recipe.shifted": True}, ("sft", "pause", "prior", "elbo", "amvl")),
+    ("hops=4", {"recipe.hops": {4: 1.0}}, ("sft", "pause", "prior", "elbo", "amvl")),
+    *((f"t={t:g}", {"recipe.hops": {3: 1.0}, "temperature": t}, ("prior", "elbo", "amvl")) for t in (0.5, 2.0, 4.0)),
+)
+_LABORATORY_ELSEWHERE: Mapping[str, Mapping[str, object]] = {
+    f"{name},{where}": {"objective": name, **settings} for where, settings, names in _ELSEWHERE for name in names
+}
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -275,6 +286,15 @@ STUDIES = {
                     (100, 101, 102, 103, 104),
                 ),
             )
+        ),
+        Study(
+            name="laboratory-elsewhere",
+            purpose="checkpoints of the study laboratory on other shades and marks, on a hop more, and at other temperatures",
+            common={},
+            cells=_LABORATORY_ELSEWHERE,
+            checkpoints={cell: ("laboratory", _IN_LABORATORY[cell.split(",")[0]]) for cell in _LABORATORY_ELSEWHERE},
+            seeds=(100, 101, 102, 103, 104),
+            bases=MULTIHOP_BASES,
         ),
         Study(
             name="pareto",

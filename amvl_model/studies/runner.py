@@ -11,7 +11,6 @@ submitted, so the same command goes on after an interruption. The folder of the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ from amvl_model.config import RunConfig, load_preset
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies import runner as submission
 from amvl_model.studies.declared import STUDIES, Study
+from amvl_model.studies.kept import checkpoint_folder, load_kept
 
 
 def run_study(
@@ -97,11 +97,6 @@ def _runs(study: Study, cells: Sequence[str] | None, seeds: Sequence[int] | None
         own = "; ".join(f"{c}: {study.cell_seeds[c][0]} to {study.cell_seeds[c][-1]}" for c in chosen)
         raise ValueError(f"study {study.name}: seed {min(unknown)} belongs to none of the chosen cells ({own})")
     return runs
-
-
-def checkpoint_folder(keep: Path, study: str, cell: str, seed: int) -> Path:
-    """Where ``--keep`` puts the checkpoint of a run."""
-    return keep / study / cell / f"seed{seed}" / "checkpoint"
 
 
 def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path | None) -> None:
@@ -193,17 +188,13 @@ def _evaluated(
     config: RunConfig, keep: Path, source: tuple[str, str, int], measures: Sequence[str]
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
     """The measures of a kept checkpoint, and which checkpoint it was."""
-    from amvl_model.models.checkpoints import WEIGHTS
-    from amvl_model.models.loading import load_checkpoint
     from amvl_model.studies.measurement import MEASURES
 
-    folder = checkpoint_folder(keep, *source)
-    model, processor = load_checkpoint(folder)
+    model, processor, which = load_kept(keep, *source)
     metrics: dict[str, Metric] = {}
     for name in measures:
         metrics |= MEASURES[name](model, processor, config)
-    weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    return metrics, {"checkpoint": "/".join(map(str, source[:2])) + f"/seed{source[2]}", "weights_sha256": weights}
+    return metrics, which
 
 
 def flatten(measured: Any) -> dict[str, Metric]:

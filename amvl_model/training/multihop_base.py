@@ -65,7 +65,7 @@ class MultihopRecipe:
     Attributes:
         task: of `MULTIHOP_TASKS`.
         hops: weight of each number of hops.
-        objects, colours, shuffled, listed, repeats: as for `multihop_record`.
+        objects, colours, shuffled, listed, repeats, shifted: as for `multihop_record`.
         label_noise: share of training answers that are replaced by another option.
         different: number of different training questions, asked again in the same order; 0: all are different.
         scenes, questions_per_scene: S and Q.
@@ -85,6 +85,7 @@ class MultihopRecipe:
     shuffled: bool = False
     listed: bool = False
     repeats: int = 1
+    shifted: bool = False
     label_noise: float = 0.0
     different: int = 0
     scenes: int = 16
@@ -119,6 +120,7 @@ class MultihopRecipe:
             shuffled=self.shuffled,
             listed=self.listed,
             repeats=self.repeats,
+            shifted=self.shifted,
             label_noise=self.label_noise if split == "train" else 0.0,
             questions_per_scene=self.questions_per_scene,
         )

@@ -43,6 +43,7 @@ class Arm:
         latent_order: "parallel" or "sequential" (`AMVLConfig`).
         initial_log_std: of fresh priors and posteriors.
         answer_bias: initial bias of the posterior's attention to the answer; None: none (see `AMVLConfig`).
+        temperature: scales the prior's standard deviation in accuracy_sampled_h.
         queries_from_prompt: latent queries begin at the embedding of the prompt's last token, at which the base answers.
         warmup: most steps of the warm-up; 0 for none.
         warmup_accuracy: share of right answers at the hardest hop that ends it, on fresh questions; looked at every
@@ -66,6 +67,7 @@ class Arm:
     latent_order: str = "parallel"
     initial_log_std: float = -2.0
     answer_bias: float | None = None
+    temperature: float = 1.0
     queries_from_prompt: bool = True
     warmup: int = 1_600
     warmup_accuracy: float = 0.8

@@ -1,7 +1,7 @@
 """What is measured of an arm of the laboratory, by number of hops h; fractions of questions unless a unit is given.
 
     accuracy_h             right answers with the prior mean (or without latents)
-    accuracy_sampled_h     with one sample of the prior
+    accuracy_sampled_h     with one sample of the prior, its standard deviation times a temperature
     accuracy_posterior_h   with the posterior mean, which saw the right answer
     accuracy_exchanged_h   with the prior mean of a question about another scene
     follows_patch_h        with the prior mean of a question about the same scene and h hops from another start: answers
@@ -39,9 +39,11 @@ PROBE_QUESTIONS = 1024
 _RIDGE = 1e-3
 
 
-def measure(model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, split: str = "test") -> dict[str, Metric]:
+def measure(
+    model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, split: str = "test", *, temperature: float = 1.0
+) -> dict[str, Metric]:
     """Every measure of this module's docstring; a model without latents has ``accuracy_h`` alone."""
-    shares = measure_accuracy(model, processor, recipe, split, every=True)
+    shares = measure_accuracy(model, processor, recipe, split, every=True, temperature=temperature)
     metrics = {name: _fraction(value) for name, value in shares.items()}
     if isinstance(model, AMVLForConditionalGeneration):
         for hops in sorted(recipe.hops):
@@ -59,7 +61,13 @@ def _fraction(value: Interval) -> Metric:
 
 @torch.no_grad()
 def measure_accuracy(
-    model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, split: str = "val", *, every: bool = False
+    model: Any,
+    processor: AMVLProcessor,
+    recipe: MultihopRecipe,
+    split: str = "val",
+    *,
+    every: bool = False,
+    temperature: float = 1.0,
 ) -> dict[str, Interval]:
     """The accuracies with Wilson intervals; without ``every`` only those with the means of prior and posterior."""
     model.eval()
@@ -71,7 +79,7 @@ def measure_accuracy(
         for start in range(0, recipe.eval_size, CHUNK):
             part = questions[start : start + CHUNK]
             batch = encode_scenes(model, processor, part, recipe.questions_per_scene)
-            for name, options, right in _conditions(model, batch, part, recipe, every):
+            for name, options, right in _conditions(model, batch, part, recipe, every, temperature):
                 best = model(**batch, **options).logits[:, 0, letters].argmax(-1).numpy()
                 counts.setdefault(name, []).extend((best == right)[right >= 0])
         shares |= {f"{name}_{hops}": wilson(int(sum(hits)), len(hits)) for name, hits in counts.items()}
@@ -79,7 +87,12 @@ def measure_accuracy(
 
 
 def _conditions(
-    model: Any, batch: Mapping[str, Tensor], part: list[VisualQuestion], recipe: MultihopRecipe, every: bool
+    model: Any,
+    batch: Mapping[str, Tensor],
+    part: list[VisualQuestion],
+    recipe: MultihopRecipe,
+    every: bool,
+    temperature: float,
 ) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
     """Name, options of ``model.forward``, and the option that counts for each question (-1: the question does not count)."""
     right = np.array([question.answer for question in part])
@@ -92,7 +105,7 @@ def _conditions(
     if not every:
         return
     noise = torch.randn(prior.mean.shape, generator=torch.Generator().manual_seed(0))
-    yield "accuracy_sampled", {"latents": prior.rsample(noise=noise)}, right
+    yield "accuracy_sampled", {"latents": prior.rsample(temperature=temperature, noise=noise)}, right
     yield "accuracy_exchanged", {"latents": prior.mean.roll(recipe.questions_per_scene, 0)}, right
     donor = np.roll(np.arange(len(part)).reshape(-1, recipe.questions_per_scene), 1, axis=1).ravel()
     starts = np.array([(question.chain or ("",))[0] for question in part])

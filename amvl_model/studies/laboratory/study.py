@@ -20,6 +20,7 @@ from amvl_model.models.loading import save_checkpoint
 from amvl_model.results.files import result_path, write_result
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.studies.declared import STUDIES, Study
+from amvl_model.studies.kept import checkpoint_folder, load_kept
 from amvl_model.studies.laboratory.arm import Arm, build_arm, load_base
 from amvl_model.studies.laboratory.measures import measure
 from amvl_model.studies.laboratory.training import Report, silent, train_arm, warm_up
@@ -62,12 +63,16 @@ def run_seed(
             continue
         arm, began, cpu = arm_of(study, cell, seed), time.perf_counter(), time.process_time()
         folder = None if keep is None else keep / study.name
-        model, processor, warmed, curve = run_arm(arm, folder, report or silent)
-        cpu = time.process_time() - cpu
-        recipe = replace(arm.recipe, eval_size=EVALUATED)
-        metrics = measure(model, processor, recipe)
-        if folder is not None:
-            save_checkpoint(model, processor, folder / cell / f"seed{seed}" / "checkpoint")
+        if cell in study.checkpoints:
+            assert keep is not None  # run_study has looked for the checkpoints
+            model, processor, which = load_kept(keep, *study.checkpoints[cell], seed)
+            extra: dict[str, Any] = dict(which)
+        else:
+            model, processor, warmed, curve = run_arm(arm, folder, report or silent)
+            extra = {**warmed, "curve": curve, "cpu_seconds": time.process_time() - cpu}
+            if keep is not None:
+                save_checkpoint(model, processor, checkpoint_folder(keep, study.name, cell, seed))
+        metrics = measure(model, processor, replace(arm.recipe, eval_size=EVALUATED), temperature=arm.temperature)
         written.append(
             write_result(
                 path,
@@ -78,7 +83,7 @@ def run_seed(
                 metrics=metrics,
                 wall_seconds=time.perf_counter() - began,
                 device="cpu, 1 thread, float32",
-                extra={**warmed, "curve": curve, "cpu_seconds": cpu},
+                extra=extra,
             )
         )
     return written
@@ -114,6 +119,7 @@ def warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, 
         beta=0.0,
         gamma=0.0,
         alpha=0.0,
+        temperature=1.0,
         schedule={},
         extra_layers=0,
         recipe=replace(arm.recipe, **own),

@@ -191,7 +191,7 @@ def test_patched_latents_are_scored_by_the_other_questions_answer(base: tuple[An
     class Told:
         mean = right[:, None, None].expand(-1, 2, 16)
 
-        def rsample(self, noise: Any) -> Any:
+        def rsample(self, temperature: float, noise: Any) -> Any:
             return self.mean
 
     def forward(latents: Any, **_: Any) -> Any:
@@ -266,6 +266,27 @@ def test_a_seed_runs_what_is_missing_behind_one_warm_up_and_goes_on_after_an_int
     assert steps == {"prior": 4, "sft": 6, "amvl": 4}  # without latents: the warm-up's steps and its own
     assert all(result.extra["warmup_steps"] == 2 for result in results)
     assert (keep / "small" / "amvl" / "seed0" / "checkpoint" / "model.safetensors").exists()
+
+
+def test_a_study_of_kept_checkpoints_measures_them_elsewhere_and_trains_nothing(
+    base: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = small_study(tmp_path, base, monkeypatch)
+    cells: dict[str, dict[str, object]] = {
+        "amvl,t=0": {"objective": "amvl", "temperature": 0.0},
+        "amvl,shifted": {"objective": "amvl", "recipe.shifted": True, "recipe.hops": {3: 1.0}},
+    }
+    checkpoints = dict.fromkeys(cells, ("small", "amvl"))
+    elsewhere = replace(trained, name="elsewhere", cells=cells, checkpoints=checkpoints)
+    monkeypatch.setitem(declared.STUDIES, "elsewhere", elsewhere)
+    out, keep = tmp_path / "out", tmp_path / "keep"
+    (made,) = study.run_seed("small", 0, ("amvl",), out, keep)
+    monkeypatch.setattr(study, "run_arm", None)
+    first, shifted = (read_result(path) for path in study.run_seed("elsewhere", 0, tuple(cells), out, keep))
+    assert first.extra["checkpoint"] == "small/amvl/seed0" and "curve" not in first.extra
+    assert first.metrics["accuracy_2"] == read_result(made).metrics["accuracy_2"]
+    assert first.metrics["accuracy_sampled_2"] == first.metrics["accuracy_2"]  # at temperature 0
+    assert {name[-1] for name in shifted.metrics if name.startswith("accuracy")} == {"3"}
 
 
 def test_the_result_does_not_depend_on_which_arms_ran_before(
