@@ -8,7 +8,7 @@ backbone         what both have in common; quantisation
 adapters         LoRA in peft's format
 sharing          model card, upload, LoRA checkpoints on the Hub
 registration     what transformers' Auto classes know
-labels           from a sequence with labels to a query and its answer
+inputs           what forward and generate take; embeddings of a batch
 outputs          AMVLOutput
 generation       decoding behind an encoded query; answering with samples of the prior
 checkpoints      inspection of checkpoint folders; LoRA checkpoints

@@ -13,8 +13,7 @@ Shapes: B batch, N query tokens, M answer tokens, k latents, d latent dimension,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,13 @@ from amvl_model.models.backbone import (
     backbone_options,
     install_passes,
     load_backbone,
-    refuse_unknown,
     take_over,
 )
 from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
-from amvl_model.models.labels import query_and_answer
+from amvl_model.models.inputs import embed, teacher_forced
 from amvl_model.models.outputs import AMVLOutput, norm_ratio
 from amvl_model.two_pass.layout import (
     PrefixCache,
@@ -44,7 +42,6 @@ from amvl_model.two_pass.layout import (
     first_pass_mask,
     full_mask,
     posterior_mask,
-    query_positions,
     real_first,
     right_padded,
     second_pass_mask,
@@ -244,28 +241,12 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         """
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
-        if labels is not None:
+        batch = teacher_forced(input_ids, attention_mask, answer_ids, answer_mask, labels, vision)
+        answer_ids, answer_mask = batch["answer_ids"], batch["answer_mask"]
+        if labels is not None and loss is None:
             from amvl_model.config import ObjectiveConfig  # the default loss; a model that is handed one needs none
 
-            loss, types = loss or ObjectiveConfig().loss(1.0), vision.pop("mm_token_type_ids", None)
-            vision |= query_and_answer(input_ids, attention_mask, labels, answer_ids, types)
-            drawing: dict[str, Any] = {"latent_temperature": latent_temperature, "generator": generator, "noise": noise}
-            return self.forward(latents=latents, loss=loss, **drawing, **vision)
-        if answer_ids is None or answer_mask is None:
-            raise ValueError(
-                "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer, call generate"
-            )
-        batch = right_padded(
-            {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "answer_ids": answer_ids,
-                "answer_mask": answer_mask,
-                **vision,
-            }
-        )
-        answer_ids, answer_mask = batch["answer_ids"], batch["answer_mask"]
-        refuse_unknown(vision)
+            loss = ObjectiveConfig().loss(1.0)
         passes: tuple[str, ...] = ("posterior",) if loss is None else loss.passes
         if not set(passes) <= {"prior", "posterior"}:
             raise ValueError(f"this model computes the passes prior and posterior; the loss needs {', '.join(passes)}")
@@ -350,7 +331,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         """
         ids, k = batch["input_ids"], self.config.num_latents
         query_mask = full_mask(ids, batch.get("attention_mask"))
-        x, y, positions = self._embed(batch, query_mask, answer_ids)
+        x, y, positions = embed(self.backbone, batch, query_mask, answer_ids)
         next_position = positions.amax(dim=(0, 2)) + 1
         blocks = [x, self._queries(self.prior_queries, len(ids))]
         offsets = [torch.arange(k)]
@@ -422,49 +403,10 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
     def _text_model(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Pass | PrefixCache) -> Tensor:
         return run_text_model(self.backbone.model.language_model, embeddings, positions, mask, cache)
 
-    def _embed_query(self, batch: Batch, query_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Token embeddings of x with image features in place (B, N, hidden), and M-RoPE positions (3, B, N)."""
-        x, _, positions = self._embed(batch, query_mask, None)
-        return x, positions
-
-    def _embed(self, batch: Batch, query_mask: Tensor, answer_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_embed_query`, with the embeddings of y (B, M, hidden) in the middle.
-
-        One lookup for both: the backward pass of every lookup makes a gradient of the whole table's size.
-        """
-        ids, inner = batch["input_ids"], self.backbone.model
-        both = self.get_input_embeddings()(ids if answer_ids is None else torch.cat([ids, answer_ids], dim=1))
-        x, y = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
-        is_image = ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
-        image = batch.get("image_features")
-        if image is None and batch.get("pixel_values") is not None:
-            with self._vision_grad():
-                features = inner.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
-                image = torch.cat(list(features.pooler_output), dim=0)
-        if image is not None:
-            if int(is_image.sum()) != len(image):
-                raise ValueError(
-                    f"expected as many image tokens as image features, got {int(is_image.sum())} and {len(image)}; "
-                    "the batch's images and its input_ids do not belong together"
-                )
-            x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
-        types = batch.get("mm_token_type_ids")
-        positions, deltas = query_positions(
-            inner, ids, query_mask, is_image.int() if types is None else types, batch.get("image_grid_thw")
-        )
-        inner.rope_deltas = deltas  # never those of an earlier call
-        return x, y, positions
-
     def _is_text(self, batch: Batch) -> Tensor:
         """(B, N), True at real tokens of the query that are no image features."""
         is_image = batch["input_ids"] == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
         return batch["attention_mask"].bool() & ~is_image
-
-    @contextmanager
-    def _vision_grad(self) -> Iterator[None]:
-        frozen = not any(p.requires_grad for p in self.backbone.model.visual.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            yield
 
     def _queries(self, table: nn.Embedding, batch: int) -> Tensor:
         index = torch.arange(self.config.num_latents, device=table.weight.device)

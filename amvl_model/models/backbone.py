@@ -144,16 +144,6 @@ def install_passes(model: Any) -> None:
 
 
 _UPLOADING = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
-VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
-
-
-def refuse_unknown(vision: Mapping[str, Any]) -> None:
-    """Raise TypeError for an argument of ``forward`` that nothing would read."""
-    unknown = sorted(vision.keys() - VISION_INPUTS)
-    if unknown:
-        raise TypeError(
-            f"forward got {', '.join(unknown)}; beside query, answer and loss it takes {', '.join(sorted(VISION_INPUTS))}"
-        )
 
 
 class AroundBackbone:

@@ -30,7 +30,8 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded, second_pass_mask, short_positions
+from amvl_model.models.inputs import QUERY_INPUTS, query_of
+from amvl_model.two_pass.layout import PrefixCache, QueryState, second_pass_mask, short_positions
 from amvl_model.two_pass.passes import run_text_model
 from amvl_model.two_pass.transformers_compat import CACHE
 
@@ -248,11 +249,6 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         *,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
         latent_temperature: float = 1.0,
         latents: Tensor | Callable[[DiagonalGaussian], Tensor] | None = None,
         seed: int | None = None,
@@ -263,8 +259,7 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         """Answer a batch of questions: encode x, draw Z from the prior, decode y with the cached x.
 
         Args:
-            inputs, input_ids, attention_mask: (B, N), from `AMVLProcessor`, without answers; padding on the left is moved to
-                the right. ``inputs`` is transformers' other name of input_ids.
+            inputs: transformers' other name of input_ids.
             generation_config: options of the decoding; default: the model's own, from generation_config.json.
             latent_temperature: tau; scales the prior's standard deviation, 0 uses the prior mean.
             latents: (B * num_return_sequences, k, d) to use instead of a sample, or a function that makes them from the
@@ -272,9 +267,10 @@ class LatentGenerationMixin(PrefixGenerationMixin):
             seed: of the latent samples; the same seed gives the same latents.
             return_prompt: put the query before the reply, (B * S, N + T), as transformers does for other models.
             streamer: gets the query and then every new token, as in transformers.
-            **kwargs: any other option of transformers' generate (max_new_tokens, do_sample, ...). num_return_sequences S is the
-                number of latent samples of a question, which share the keys and values of x; num_beams searches the answer
-                tokens of each sample.
+            **kwargs: input_ids, attention_mask (B, N), pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes
+                them without answers (padding on the left is moved to the right); and any option of transformers' generate
+                (max_new_tokens, do_sample, ...). num_return_sequences S is the number of latent samples of a question, which
+                share the keys and values of x; num_beams searches the answer tokens of each sample.
 
         Returns:
             (B * S, T) generated token ids, without the prompt; with return_dict_in_generate transformers' output, whose
@@ -283,12 +279,7 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         Raises:
             ValueError: for an unknown argument, an option that the shared cache excludes, or latents of another shape.
         """
-        vision = {
-            "pixel_values": pixel_values,
-            "image_grid_thw": image_grid_thw,
-            "mm_token_type_ids": mm_token_type_ids,
-        }
-        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
+        query_ids, batch = query_of(inputs, kwargs)
         samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
         settings, others = generation_settings(self, generation_config, kwargs)
         samples = samples or setting(self, settings, "num_return_sequences") or 1
@@ -371,7 +362,7 @@ def generation_settings(
     known = inspect.signature(GenerationMixin.generate).parameters.keys() | _EXTRA
     unknown = sorted(others.keys() - known)
     if unknown:
-        own = inspect.signature(type(model).generate).parameters.keys()
+        own = [*QUERY_INPUTS, *inspect.signature(type(model).generate).parameters]
         close = difflib.get_close_matches(unknown[0], [*vars(settings), *known, *own], n=1, cutoff=0.75)
         hint = f"; did you mean {close[0]}?" if close else ""
         hint = "; encode the questions with answers=False" if "answer_ids" in unknown else hint
@@ -383,20 +374,6 @@ def setting(model: Any, settings: GenerationConfig, name: str) -> Any:
     """A field of the call's configuration, else of the model's; None where neither sets it."""
     value = getattr(settings, name, None)
     return getattr(model.generation_config, name, None) if value is None else value
-
-
-def query_of(
-    inputs: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None, vision: Mapping[str, Any]
-) -> tuple[Tensor, dict[str, Any]]:
-    """The query's ids as they were given, by one of two names, and the right-padded batch.
-
-    Raises:
-        ValueError: for no ids, or both.
-    """
-    given = [ids for ids in (inputs, input_ids) if ids is not None]
-    if len(given) != 1:
-        raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
-    return given[0], right_padded({"input_ids": given[0], "attention_mask": attention_mask, **vision})
 
 
 def _pad_id(config: Any, eos: int | list[int]) -> int:

@@ -26,18 +26,17 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, refuse_unknown, take_over
+from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, take_over
 from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
-from amvl_model.models.generation import PrefixGenerationMixin, generation_settings, query_of
-from amvl_model.models.labels import query_and_answer
+from amvl_model.models.generation import PrefixGenerationMixin, generation_settings
+from amvl_model.models.inputs import query_of, teacher_forced
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,
     query_positions,
-    right_padded,
     second_pass_mask,
     short_positions,
 )
@@ -176,46 +175,28 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         name = "pause" if self.config.num_pauses else "plain"
-        if labels is not None:
-            from amvl_model.objectives import (  # the default loss; a model that is handed one needs none
+        batch = teacher_forced(input_ids, attention_mask, answer_ids, answer_mask, labels, vision)
+        if labels is not None and loss is None:
+            from amvl_model.objectives import (
                 OBJECTIVES,
                 Loss,
-            )
+            )  # the default loss; a model that is handed one needs none
 
-            loss = loss or Loss(OBJECTIVES["pause" if self.config.num_pauses else "sft"])
-            split = query_and_answer(
-                input_ids, attention_mask, labels, answer_ids, vision.pop("mm_token_type_ids", None)
-            )
-            return self.forward(**split, loss=loss, **vision)
-        if answer_ids is None or answer_mask is None:
-            raise ValueError(
-                "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer a question, call generate or "
-                "amvl_model.evaluation.scorers.scorer_for(model, processor).greedy"
-            )
-        refuse_unknown(vision)
+            loss = Loss(OBJECTIVES["pause" if self.config.num_pauses else "sft"])
         if loss is not None and loss.passes != (name,):
             raise ValueError(f"this model computes the pass {name}; the loss needs {', '.join(loss.passes)}")
-        vision = right_padded(
-            {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "answer_ids": answer_ids,
-                "answer_mask": answer_mask,
-                **vision,
-            }
-        )
-        input_ids, query_mask = vision["input_ids"], vision["attention_mask"]
-        answer_ids, answer_mask = vision["answer_ids"], vision["answer_mask"]
+        input_ids, query_mask = batch["input_ids"], batch["attention_mask"]
+        answer_ids, answer_mask = batch["answer_ids"], batch["answer_mask"]
         inner, pauses = self.backbone.model, self.pauses(len(input_ids))
         k, prefix = pauses.shape[1], input_ids.shape[1]
-        types = self._token_types(input_ids, vision)
-        positions, _ = query_positions(inner, input_ids, query_mask, types, vision.get("image_grid_thw"))
+        types = self._token_types(input_ids, batch)
+        positions, _ = query_positions(inner, input_ids, query_mask, types, batch.get("image_grid_thw"))
         rows = k + answer_ids.shape[1] - 1
         short = short_positions(positions.amax(dim=(0, 2)) + 1, torch.arange(rows))
         mask = second_pass_mask(query_mask, rows) if rows else None
         read = torch.cat([input_ids, answer_ids[:, :-1]], dim=1)
         x, y = self.get_input_embeddings()(read).split([prefix, read.shape[1] - prefix], dim=1)
-        features = vision.get("image_features")
+        features = batch.get("image_features")
         if features is not None:
             is_image = input_ids == self.config.vlm_config.image_token_id  # type: ignore[union-attr]
             x = x.masked_scatter(is_image.unsqueeze(-1), features.to(x.dtype))
@@ -225,8 +206,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
             inputs_embeds=torch.cat([x, pauses, y], dim=1),
             attention_mask={"full_attention": mask, "sliding_attention": mask},
             position_ids=torch.cat([positions, short], dim=-1),
-            pixel_values=vision.get("pixel_values") if features is None else None,
-            image_grid_thw=vision.get("image_grid_thw"),
+            pixel_values=batch.get("pixel_values") if features is None else None,
+            image_grid_thw=batch.get("image_grid_thw"),
             use_cache=False,
         ).last_hidden_state
         last = query_mask.sum(1) - 1
@@ -244,11 +225,6 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         *,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
         return_prompt: bool = False,
         streamer: Any = None,
         **kwargs: Any,
@@ -257,12 +233,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
 
         num_return_sequences means what it means in transformers: sampled replies, or the best of the beams.
         """
-        vision = {
-            "pixel_values": pixel_values,
-            "image_grid_thw": image_grid_thw,
-            "mm_token_type_ids": mm_token_type_ids,
-        }
-        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
+        query_ids, batch = query_of(inputs, kwargs)
         settings, others = generation_settings(self, generation_config, kwargs)
         state, tokens = self._encode(batch)
         return self._decode(

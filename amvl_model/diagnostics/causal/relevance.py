@@ -37,6 +37,7 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.common.gradients import differentiable
 from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, check_question, latent_scorer
 from amvl_model.models.distributions import DiagonalGaussian
+from amvl_model.models.inputs import embed
 from amvl_model.results.statistics import Interval, bootstrap_mean
 
 Array = NDArray[np.float64]
@@ -198,7 +199,7 @@ def _relevance_map(scorer: LatentScorer, question: VisualQuestion, steps: int, b
     batch = {name: value.to(scorer.device) for name, value in processor([question], answers=False).items()}
     words = content_words(processor, batch["input_ids"][0])
     with torch.no_grad():
-        own, positions = scorer.model._embed_query(batch, batch["attention_mask"])
+        own, _, positions = embed(scorer.model.backbone, batch, batch["attention_mask"])
         baseline = _baseline(scorer, question, words, own)
         path = _Path(scorer, batch["attention_mask"], positions, len(question.choices), k)
         at_ends = [path.encode(e) for e in (baseline, own)]
@@ -229,8 +230,7 @@ def _baseline(scorer: LatentScorer, question: VisualQuestion, words: Sequence[in
     """e0 (1, N, hidden): grey images, mean embeddings at the words, the template as it is."""
     grey = scorer.processor([blank_images(question)], answers=False)
     grey = {name: value.to(scorer.device) for name, value in grey.items()}
-    result, _ = scorer.model._embed_query(grey, grey["attention_mask"])
-    result = result.clone()
+    result = embed(scorer.model.backbone, grey, grey["attention_mask"])[0].clone()
     result[0, list(words)] = scorer.model.get_input_embeddings().weight.mean(0).to(own.dtype)
     return result
 

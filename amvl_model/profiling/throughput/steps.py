@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.inputs import embed
 from amvl_model.objectives import amvl_objective
 from amvl_model.profiling.footprint import MERGED, PATCH, Architecture
 from amvl_model.profiling.throughput.grid import Cell
@@ -162,7 +163,7 @@ def _run(model: Any, embeddings: Tensor, positions: Tensor, mask: Tensor | None,
 def sft_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Plain supervised fine-tuning of [x | y] with the same kernels; the vocabulary is projected at y alone."""
     answer = batch["answer_ids"]
-    x, y, positions = model._embed(batch, batch["attention_mask"], answer)
+    x, y, positions = embed(model.backbone, batch, batch["attention_mask"], answer)
     y = y[:, :-1]
     later = short_positions(positions.amax(dim=(0, 2)) + 1, torch.arange(y.shape[1]))
     hidden = _run(model, torch.cat([x, y], dim=1), torch.cat([positions, later], dim=-1), None, None)
@@ -173,7 +174,7 @@ def sequential_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Latents one after another with a cache, each the last hidden state of the segment before it, then y."""
     answer, k = batch["answer_ids"], model.config.num_latents
     query_mask = batch["attention_mask"]
-    x, positions = model._embed_query(batch, query_mask)
+    x, _, positions = embed(model.backbone, batch, query_mask)
     start, n = positions.amax(dim=(0, 2)) + 1, x.shape[1]
     cache = PrefixCache()
     hidden = _run(model, x, positions, None, Pass(cache, record=n))

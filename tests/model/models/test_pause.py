@@ -179,7 +179,7 @@ def test_what_needs_a_distribution_refuses_a_baseline_in_plain_words(tmp_path: P
 
 
 def test_a_call_without_an_answer_says_what_to_call_instead() -> None:
-    with pytest.raises(ValueError, match="scorer_for"):
+    with pytest.raises(ValueError, match="call generate"):
         paused(1)(**without_answers(collate(examples())))
 
 

@@ -1,0 +1,153 @@
+"""What `forward` and `generate` take: right-padded batches of queries with answers or labels; and the embeddings of a batch.
+
+Shapes: B batch, N query tokens, M answer tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amvl_model.two_pass.layout import full_mask, query_positions, real_first, right_padded
+
+IGNORED = -100
+"""The label of tokens that are not predicted."""
+
+VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
+
+
+def teacher_forced(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    answer_ids: Tensor | None,
+    answer_mask: Tensor | None,
+    labels: Tensor | None,
+    vision: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The right-padded batch of a query (B, N) and its answer (B, M), or of both in one sequence with labels (B, N + M).
+
+    Raises:
+        ValueError: without an answer, and as in `query_and_answer`.
+        TypeError: for an argument of ``forward`` that nothing would read.
+    """
+    batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **vision}
+    if labels is not None:
+        batch |= query_and_answer(input_ids, attention_mask, labels, answer_ids, vision.get("mm_token_type_ids"))
+    elif answer_ids is None or answer_mask is None:
+        raise ValueError(
+            "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer a question, call generate"
+        )
+    else:
+        batch |= {"answer_ids": answer_ids, "answer_mask": answer_mask}
+    unknown = sorted(vision.keys() - VISION_INPUTS)
+    if unknown:
+        raise TypeError(
+            f"forward got {', '.join(unknown)}; beside query, answer and loss it takes {', '.join(sorted(VISION_INPUTS))}"
+        )
+    return right_padded(batch)
+
+
+def query_and_answer(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    labels: Tensor,
+    answer_ids: Tensor | None = None,
+    token_types: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What `forward` takes: x is what stands before a row's first label, y the labelled tokens; what follows them is dropped.
+
+    Args:
+        input_ids, attention_mask: (B, T), x and y in one sequence, padded on either side.
+        labels: (B, T), the tokens of y, -100 elsewhere.
+        answer_ids: of another way to give the answer, to refuse both.
+        token_types: (B, T), 1 at image tokens.
+
+    Raises:
+        ValueError: for both ways, for another shape, and for rows without x, without y, or with several labelled parts.
+    """
+    if answer_ids is not None:
+        raise ValueError("forward takes labels or answer_ids, got both; leave one out")
+    if labels.shape != input_ids.shape:
+        raise ValueError(
+            f"expected labels of the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(labels.shape)}"
+        )
+    mask, is_answer = full_mask(input_ids, attention_mask).bool(), labels != IGNORED
+    is_query = mask & (is_answer.cumsum(1) == 0)
+    starts = (is_answer & ~torch.nn.functional.pad(is_answer[:, :-1], (1, 0))).sum(1)
+    for row, (parts, length) in enumerate(zip(starts.tolist(), is_query.sum(1).tolist(), strict=True)):
+        if parts != 1 or length == 0:
+            raise ValueError(
+                f"row {row}: expected labels with one part behind the question (-100 elsewhere), got {parts} parts behind "
+                f"{length} tokens; label the last answer alone"
+            )
+    types = torch.zeros_like(input_ids) if token_types is None else token_types
+    query_mask, query_ids, types = real_first(is_query.long(), input_ids, types)
+    answer_mask, answer_ids = real_first(is_answer.long(), labels)
+    width, answers = int(query_mask.sum(1).max()), int(answer_mask.sum(1).max())
+    split = {
+        "input_ids": query_ids[:, :width],
+        "attention_mask": query_mask[:, :width],
+        "answer_ids": answer_ids[:, :answers].clamp(min=0),
+        "answer_mask": answer_mask[:, :answers],
+    }
+    return split if token_types is None else {**split, "mm_token_type_ids": types[:, :width]}
+
+
+def query_of(inputs: Tensor | None, options: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """The ids of the queries of a call to ``generate`` as they were given, and the right-padded batch.
+
+    Args:
+        inputs: input_ids under transformers' other name.
+        options: the call's other arguments; the query's are taken out.
+
+    Raises:
+        ValueError: for no ids, or both.
+    """
+    batch = {name: options.pop(name, None) for name in QUERY_INPUTS}
+    given = [ids for ids in (inputs, batch["input_ids"]) if ids is not None]
+    if len(given) != 1:
+        raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
+    return given[0], right_padded({**batch, "input_ids": given[0]})
+
+
+QUERY_INPUTS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")
+
+
+def embed(
+    backbone: Any, batch: Mapping[str, Any], query_mask: Tensor, answer_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings of x with the image features in place (B, N, hidden) and of y (B, M, hidden; M = 0 without), and the M-RoPE
+    positions of x (3, B, N).
+
+    One lookup for both: the backward pass of every lookup makes a gradient of the whole table's size. A frozen vision tower is
+    computed outside autograd.
+
+    Raises:
+        ValueError: if images and image tokens do not belong together.
+    """
+    ids, inner = batch["input_ids"], backbone.model
+    both = backbone.get_input_embeddings()(ids if answer_ids is None else torch.cat([ids, answer_ids], dim=1))
+    x, y = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
+    is_image = ids == backbone.config.image_token_id
+    image = batch.get("image_features")
+    if image is None and batch.get("pixel_values") is not None:
+        trained = any(p.requires_grad for p in inner.visual.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            features = inner.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+            image = torch.cat(list(features.pooler_output), dim=0)
+    if image is not None:
+        if int(is_image.sum()) != len(image):
+            raise ValueError(
+                f"expected as many image tokens as image features, got {int(is_image.sum())} and {len(image)}; "
+                "the batch's images and its input_ids do not belong together"
+            )
+        x = x.masked_scatter(is_image.unsqueeze(-1), image.to(x.dtype))
+    types = batch.get("mm_token_type_ids")
+    positions, deltas = query_positions(
+        inner, ids, query_mask, is_image.int() if types is None else types, batch.get("image_grid_thw")
+    )
+    inner.rope_deltas = deltas  # never those of an earlier call
+    return x, y, positions
