@@ -1,11 +1,11 @@
 """The look of all figures: one style file, one palette, and how a series of seeds is drawn.
 
 amvl.mplstyle    sizes, fonts and lines for a page of 6.9 in
-palette.json     method -> label, colour (Okabe-Ito first, then Tol), line style, marker; and the order of unnamed series
+palette.json     method -> label, colour (Okabe-Ito, then Tol), line style, marker; and the looks of series that are no methods
 
 A package of its own because the figure modules of `amvl_model` and `amvl_theory` share it and neither imports the other. It needs
-matplotlib; `over_seeds` also needs seaborn. A method has one colour in every figure. Line style and marker differ too, so that
-series remain distinguishable in greyscale and under colour blindness.
+matplotlib; `over_seeds` also needs seaborn. A method has one colour in every figure, and nothing else has that colour. Line style
+and marker differ too, so that series remain distinguishable in greyscale and under colour blindness.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import style
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -28,6 +28,11 @@ from matplotlib.figure import Figure
 STYLE_FILE, PALETTE_FILE = (Path(__file__).with_name(name) for name in ("amvl.mplstyle", "palette.json"))
 SEQUENTIAL, SIGNED = "cividis", "PuOr_r"
 """Colour maps: of amounts; of signed values, orange above 0."""
+PALE, PALE_SIGNED = (
+    LinearSegmentedColormap.from_list(f"pale {name}", colormaps[name](np.linspace(*ends, 256)))
+    for name, *ends in (("Greys", 0.0, 0.55), (SIGNED, 0.18, 0.82))
+)
+"""The same under lines of methods and black text: light, and amounts in grey."""
 GREY = "#666666"
 RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (2.5, 1))}
 """Colour of annotations, and the look of reference lines."""
@@ -44,17 +49,21 @@ class Look:
 
 
 def _read(palette: Mapping[str, Any]) -> tuple[dict[str, Look], tuple[Look, ...]]:
+    def look(fields: dict[str, Any]) -> Look:
+        fields.pop("like", None)
+        line = fields["line"]
+        return Look(**fields | {"line": line if isinstance(line, str | tuple) else (0, tuple(line[1]))})
+
     methods: dict[str, Look] = {}
     for name, entry in palette["methods"].items():
-        fields = {**vars(methods[entry["like"]]), **entry} if "like" in entry else dict(entry)
-        fields.pop("like", None)
-        fields["line"] = fields["line"] if isinstance(fields["line"], str | tuple) else (0, tuple(fields["line"][1]))
-        methods[name] = Look(**fields)
-    return methods, tuple(methods[name] for name in palette["series"])
+        methods[name] = look({**vars(methods[entry["like"]]), **entry} if "like" in entry else dict(entry))
+    return methods, tuple(look({"label": "", **entry}) for entry in palette["series"])
 
 
+Key = str | int | Look
+"""What names a look: a method, the number of a series, or the look itself."""
 METHODS, SERIES = _read(json.loads(PALETTE_FILE.read_text(encoding="utf-8")))
-"""The look of every method by its objective's name, and of unnamed series in order."""
+"""The look of every method by its objective's name, and of series that are no methods in order."""
 
 
 def styled(scale: float = 1.0) -> AbstractContextManager[Any]:
@@ -65,18 +74,20 @@ def styled(scale: float = 1.0) -> AbstractContextManager[Any]:
     return style.context([str(STYLE_FILE), larger], after_reset=True)
 
 
-def look_of(key: str | int) -> Look:
-    """The look of a method by name, or of unnamed series number ``key``."""
+def look_of(key: Key) -> Look:
+    """The look of a method by name, or of series number ``key``; a look is its own."""
+    if isinstance(key, Look):
+        return key
     return METHODS[key] if isinstance(key, str) else SERIES[key % len(SERIES)]
 
 
-def look(key: str | int) -> dict[str, Any]:
+def look(key: Key) -> dict[str, Any]:
     """Colour and line style of a series, as keyword arguments of matplotlib."""
     found = look_of(key)
     return {"color": found.colour, "linestyle": found.line}
 
 
-def marks(key: str | int) -> dict[str, Any]:
+def marks(key: Key) -> dict[str, Any]:
     """Colour and open marker of a series, without a line: simulations."""
     found = look_of(key)
     return {
@@ -99,6 +110,12 @@ def shades(method: str, count: int) -> list[str]:
     return [to_hex(shade) for shade in LinearSegmentedColormap.from_list("", ends)(np.linspace(0, 1, count))]
 
 
+def graded(count: int, method: str | None = None) -> list[Look]:
+    """Looks from light to dark for a rising parameter: in shades of a method's colour, or of the map of amounts."""
+    colours = shades(method, count) if method else colormaps[SEQUENTIAL](np.linspace(0.85, 0.0, count))
+    return [replace(SERIES[i % len(SERIES)], colour=to_hex(colour)) for i, colour in enumerate(colours)]
+
+
 def keys_of(methods: Mapping[str, str | None]) -> dict[str, str | int]:
     """A key for every checkpoint: its method if it is the first with that method, else an unused series.
 
@@ -106,8 +123,7 @@ def keys_of(methods: Mapping[str, str | None]) -> dict[str, str | int]:
         methods: objective by name of the checkpoint, None where it is unknown.
     """
     keys: dict[str, str | int] = {}
-    taken = {METHODS[method] for method in methods.values() if method in METHODS}
-    free = cycle([i for i, each in enumerate(SERIES) if each not in taken])
+    free = cycle(range(len(SERIES)))
     for name, method in methods.items():
         keys[name] = method if method in METHODS and method not in keys.values() else next(free)
     return keys

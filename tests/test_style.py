@@ -14,7 +14,19 @@ from matplotlib.figure import Figure
 
 import amvl_style
 from amvl_model.results.seeds import interval
-from amvl_style import METHODS, PALETTE_FILE, SERIES, STYLE_FILE, keys_of, look_of, over_seeds, save, shades, styled
+from amvl_style import (
+    METHODS,
+    PALETTE_FILE,
+    SERIES,
+    STYLE_FILE,
+    graded,
+    keys_of,
+    look_of,
+    over_seeds,
+    save,
+    shades,
+    styled,
+)
 from tests.test_imports import LAYERS, REPOSITORY, imported
 
 
@@ -41,7 +53,13 @@ def test_methods_have_a_colour_of_their_own_and_aliases_share_it() -> None:
     assert METHODS["dual"].colour == METHODS["two-pass"].colour == METHODS["amvl"].colour
     assert METHODS["forward-only"] == METHODS["ntp+fwd"]
     assert "fwd" not in METHODS  # the forward KL alone, an ablation
-    assert look_of(0) == METHODS["amvl"] and look_of(len(SERIES)) == SERIES[0]
+    assert look_of(len(SERIES)) == SERIES[0] == look_of(SERIES[0])
+
+
+def test_nothing_else_has_the_colour_of_a_method() -> None:
+    assert not {each.colour for each in SERIES} & {each.colour for each in METHODS.values()}
+    with styled():
+        assert matplotlib.rcParams["axes.prop_cycle"].by_key()["color"] == [each.colour for each in SERIES]
 
 
 def test_a_checkpoint_has_the_look_of_its_objective_and_no_two_share_one() -> None:
@@ -53,6 +71,14 @@ def test_a_checkpoint_has_the_look_of_its_objective_and_no_two_share_one() -> No
 def test_shades_darken_with_the_weight() -> None:
     light = [sum(to_rgb(colour)) for colour in shades("amvl", 4)]
     assert all(a > b for a, b in pairwise(light))
+    assert [each.colour for each in graded(4, "amvl")] == shades("amvl", 4)
+
+
+def test_a_rising_parameter_darkens_in_greyscale_and_changes_line_and_marker() -> None:
+    looks = graded(5)
+    light = [np.dot(to_rgb(each.colour), (0.299, 0.587, 0.114)) for each in looks]
+    assert all(a > b + 0.05 for a, b in pairwise(light))
+    assert len({each.line for each in looks}) == len({each.marker for each in looks}) == 5
 
 
 def test_the_style_scales_text_and_lines_and_ends_with_its_context() -> None:

@@ -7,7 +7,7 @@ over seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 
@@ -101,50 +101,61 @@ def verdict(results: Sequence[Result]) -> str:
     return "\n".join([*lines, end])
 
 
-def draw(results: Sequence[Result]) -> Figure:
-    """Leaked information against NLL, and against what zeroing the latents costs: means, and every seed behind them.
+def draw(results: Sequence[Result], *, width: float = 9.2, scale: float = 1.2) -> Figure:
+    """Leaked information against NLL, and against what zeroing the latents costs: means with their intervals, and every seed.
 
-    Colour tells gamma, shape tells beta; a line joins the betas of one gamma. Leaked information is on a logarithmic axis.
+    Colour tells gamma, shape tells beta. Both axes of the first panel are logarithmic; intervals (95 % over seeds) are drawn along
+    the other axis alone, since those of the leak reach below 0. ``width`` in inches, ``scale`` of text and lines.
     """
     found = cells(results)
-    own, gammas = METHODS["amvl"], sorted({cell.gamma for cell in found if cell.gamma is not None})
+    gammas = sorted({cell.gamma for cell in found if cell.gamma is not None})
     looks: dict[float | None, Look] = {None: METHODS["ntp+fwd"]} | {
-        gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour)
+        gamma: replace(METHODS["amvl"], label=f"AMVL, γ = {gamma:g}", colour=colour)
         for gamma, colour in zip(gammas, shades("amvl", len(gammas)), strict=True)
     }
     shapes = dict(zip(sorted({cell.beta for cell in found}), cycle(each.marker for each in SERIES), strict=False))
-    with styled(1.2):
-        page = Figure(figsize=(9.2, 4.8))
-        left, right = page.subplots(1, 2)
-        for gamma, look in looks.items():
-            group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
-            for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
-                means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
-                ax.plot(*zip(*means, strict=True), color=look.colour, ls=look.line, lw=1, zorder=2)
-                for cell, mean in zip(group, means, strict=True):
-                    shown = {"color": look.colour, "marker": shapes[cell.beta]}
-                    ax.scatter(
-                        _visible(cell.values[LEAK]), scale * cell.values[metric], s=12, lw=0, alpha=0.35, **shown
-                    )
-                    ax.scatter(*mean, s=52, edgecolor="white", lw=0.6, zorder=3, **shown)
-        for ax in (left, right):
-            ax.set_xscale("log")
-            ax.set_xlabel("leaked information, held-out questions [nats]")
+    with styled(scale):
+        page = Figure(figsize=(width, 0.5 * width))
+        panels = page.subplots(1, 2, sharex=True)
+        for ax, metric, factor in zip(panels, (NLL, ZEROED), (1.0, 100.0), strict=True):
+            for cell in found:
+                shown = {"color": looks[cell.gamma].colour, "marker": shapes[cell.beta], "linestyle": "none"}
+                values, low_high = factor * cell.values[metric], factor * np.array(interval(cell.values[metric]))
+                place, mean = _visible(cell.values[LEAK]), factor * cell.mean(metric)
+                ax.plot(place, values, markersize=3, markeredgewidth=0, alpha=0.4, **shown)
+                ax.vlines(place.mean(), *low_high, color=looks[cell.gamma].colour, linewidth=0.9, alpha=0.7)
+                ax.plot(
+                    place.mean(), mean, markersize=7, markeredgecolor="white", markeredgewidth=0.6, zorder=3, **shown
+                )
+            ax.set_xlabel("leaked information, held out [nats]")
+        left, right = panels
+        left.set(xscale="log", yscale="log", ylim=_span(cell.values[NLL] for cell in found))
         left.set_ylabel("answer NLL, held out, prior mean [nats]")
+        left.yaxis.set_major_formatter("{x:.1f}")
+        left.yaxis.set_minor_formatter(lambda value, _: f"{value:.1f}" if round(10 * value) in (3, 4, 5, 6, 8) else "")
         right.set_ylabel("accuracy change, latents zeroed [points]")
         right.axhline(0, color="black", lw=0.6)
         seeds = sorted({len(cell.seeds) for cell in found}) or [0]
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        page.suptitle(f"large: mean over {count} seeds; small: every seed")
-        handles = [Line2D([], [], color=look.colour, ls=look.line, label=look.label) for look in looks.values()]
-        handles += [
-            Line2D([], [], color=GREY, marker=shape, ls="", ms=5, label=f"β = {beta:g}")
-            for beta, shape in shapes.items()
-        ]
-        page.legend(handles=handles, loc="outside lower center", ncols=5)
+        left.set_title(f"(a) lower left is better (means of {count} seeds)")
+        right.set_title("(b) lower: the latents are used")
+        colours = [Line2D([], [], color=look.colour, lw=4, label=look.label) for look in looks.values()]
+        page.legend(
+            handles=colours, loc="outside lower left", ncols=2, title="colour: objective and weight", alignment="left"
+        )
+        marks = [Line2D([], [], color=GREY, marker=m, ls="", ms=5, label=f"β = {beta:g}") for beta, m in shapes.items()]
+        page.legend(
+            handles=marks, loc="outside lower right", ncols=3, title="shape: weight of the forward KL", alignment="left"
+        )
     return page
 
 
-def _visible(leak: np.ndarray) -> np.ndarray:
+def _visible(leak: pd.Series) -> pd.Series:
     """Leaked information with the few values below a tenth of a millinat at that value, for a logarithmic axis."""
-    return np.maximum(leak, 1e-4)
+    return leak.clip(lower=1e-4)
+
+
+def _span(series: Iterable[pd.Series]) -> tuple[float, float]:
+    """Limits that show every value."""
+    values = pd.concat(list(series))
+    return 0.95 * values.min(), 1.06 * values.max()

@@ -22,11 +22,11 @@ SCALE, DPI = 1.33, 160
 Drawn = tuple[Figure, dict[str, Table]]
 
 
-def page(columns: int, *, height: float = 4.0, width: float = 4.9) -> tuple[Figure, list[Axes]]:
-    """A figure with a row of panels."""
+def page(columns: int, *, height: float = 4.0, width: float = 4.9, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of panels; ``shared`` goes to its ``subplots``."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
-    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+    return figure, list(np.atleast_1d(figure.subplots(1, columns, **shared)))
 
 
 def contamination(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
@@ -70,13 +70,15 @@ def elbo_against_dual(mode: Mode, rng: np.random.Generator, quick: bool) -> Draw
 def stability_map(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     """Slowest rate and largest stable step."""
     table = curves.stability_maps(mode, 15 if quick else 61)
-    figure, panels = page(3, width=5.2, height=4.2)
+    figure, panels = page(3, width=5.2, height=4.2, sharey=True)
     rate, step = "slowest rate [1/time]", "largest stable step [time]"
     plots.stability(table, "mode_slowest_rate", "One mode: slowest rate", rate, ax=panels[0])
     plots.stability(table, "mode_largest_step", "One mode: largest stable step", step, ax=panels[1])
     plots.stability(
         table, "dense_slowest_rate", "H and A both dense: slowest rate", rate, ax=panels[2], mark=(1.0, 1.0)
     )
+    for ax in panels:
+        ax.label_outer()
     return figure, {"stability_map": table}
 
 
@@ -150,19 +152,10 @@ def reading(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
 def coadaptation(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:
     """A decoder that learns: no resting point, and what the route from x loses."""
     paths, starved = seeds.coadapted_paths(), seeds.starving_paths(20 if quick else 200)
-    text = {"amvl": "dual KL, γ", "elbo": "ELBO, β"}
-    names = np.array([f"{text[o]} = {w:g}" for o, w in zip(paths["objective"], paths["weight"], strict=True)])
-    table = {**paths, "run": names}
     figure, panels = page(3)
-    common = {"keys": ("amvl", 5, "elbo"), "name": "{}", "xlabel": "time [steps]", "xscale": "log", "yscale": "log"}
-    seeds.lines(
-        table, "run", "step", "snr", ax=panels[0], limit="snr_limit", ylabel="leak ρ = a²/σ$_q$² [1]",
-        title="The leak tends to a limit", **common,
-    )  # fmt: skip
-    seeds.lines(
-        table, "run", "step", "prior_std", ax=panels[1], limit="prior_std_limit", ylabel="σ$_p$ [latent]",
-        title="the widths do not, under dual KL", **common,
-    )  # fmt: skip
+    leak, widths = {"ylabel": "leak ρ = a²/σ$_q$² [1]"}, {"ylabel": "σ$_p$ [latent]"}
+    seeds.coadapted_panel(paths, "snr", ax=panels[0], title="The leak tends to a limit", **leak)
+    seeds.coadapted_panel(paths, "prior_std", ax=panels[1], title="the widths do not, under dual KL", **widths)
     seeds.starving_panel(starved, ax=panels[2])
     return figure, {"coadaptation": paths, "coadaptation_starving": starved}
 

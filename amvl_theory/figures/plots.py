@@ -5,12 +5,17 @@ Map figures: tables of `curves.py` over two parameters to Axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LogNorm
 from matplotlib.lines import Line2D
 
-from amvl_style import GREY, METHODS, RULE, SEQUENTIAL, SIGNED, SIMULATION, axes, look, marks
+from amvl_style import GREY, METHODS, PALE, PALE_SIGNED, RULE, SIGNED, SIMULATION, Look, axes, graded, look, marks
 from amvl_theory import EQUAL_WEIGHT_CROSSOVER
 from amvl_theory.checks import OBJECTIVES
 from amvl_theory.figures.curves import Mode
@@ -23,11 +28,12 @@ LABELS = {"ntp+fwd": "forward-only", "elbo": "ELBO", "amvl": "dual KL"}
 def contamination(table: Table, *, ax: Axes | None = None) -> Axes:
     """Contamination against gamma for several absorptions; markers are simulations (T3)."""
     ax = axes(ax)
-    for i, s in enumerate(np.unique(table["absorption"])):
+    absorptions = np.unique(table["absorption"])
+    for s, shown in zip(absorptions, graded(len(absorptions)), strict=True):
         rows = table["absorption"] == s
         gamma = table["gamma"][rows]
-        ax.plot(gamma, table["contamination"][rows], label=f"s = {s:g}", **look(i))
-        ax.plot(gamma, table["simulated"][rows], **marks(i))
+        ax.plot(gamma, table["contamination"][rows], label=f"s = {s:g}", **look(shown))
+        ax.plot(gamma, table["simulated"][rows], **marks(shown))
     ax.plot([], [], **SIMULATION)
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
@@ -148,13 +154,9 @@ def _branches(ax: Axes, gamma: np.ndarray, c: np.ndarray, stable: np.ndarray, nu
 def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
     """Contamination of a fresh question by label noise against the number of questions (T8)."""
     ax = axes(ax)
-    for i, gamma in enumerate(np.unique(table["gamma"])):
-        rows = table["gamma"] == gamma
-        n = table["questions"][rows]
-        ax.plot(n, table["variance"][rows], label=f"γ = {gamma:g}", **look(i))
-        ax.errorbar(
-            n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
-        )
+    gammas = np.unique(table["gamma"])
+    for gamma, shown in zip(gammas, graded(len(gammas)), strict=True):
+        _noise(ax, table, table["gamma"] == gamma, "variance", f"γ = {gamma:g}", shown)
     ax.plot([], [], **SIMULATION | {"label": "descent, random labels\n(± 2 standard errors)"})
     ax.axvline(10, **RULE)
     ax.set_xscale("log")
@@ -171,14 +173,10 @@ def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
 def double_descent(table: Table, *, ax: Axes | None = None) -> Axes:
     """Excess loss by label noise against n, with and without ridge: the peak at n = p (T8)."""
     ax = axes(ax)
-    for i, ridge in enumerate(np.unique(table["ridge"])):
-        rows = table["ridge"] == ridge
-        n = table["questions"][rows]
-        name = "no ridge" if ridge == 0 else f"ρ = {ridge:g}"
-        ax.plot(n, table["noise_nats"][rows], label=name, **look(i))
-        ax.errorbar(
-            n, table["simulated"][rows], 2 * table["standard_error"][rows], **{**marks(i), "linewidth": 1.0}, capsize=2
-        )
+    ridges = np.unique(table["ridge"])
+    for ridge, shown in zip(ridges, graded(len(ridges)), strict=True):
+        name = f"ρ = {ridge:g}" if ridge else "no ridge"
+        _noise(ax, table, table["ridge"] == ridge, "noise_nats", name, shown)
     ax.axvline(20, **RULE)
     ax.annotate("n = p", (20, 0.02), rotation=90, ha="right", va="bottom")
     ax.set_xscale("log")
@@ -189,6 +187,13 @@ def double_descent(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.set_title("Double descent; γ multiplies the ridge")
     ax.legend(loc="upper right")
     return ax
+
+
+def _noise(ax: Axes, table: Table, rows: np.ndarray, column: str, name: str, shown: Look) -> None:
+    """One curve against the number of questions, and its simulation with two standard errors."""
+    n, simulated, error = (table[key][rows] for key in ("questions", "simulated", "standard_error"))
+    ax.plot(n, table[column][rows], label=name, **look(shown))
+    ax.errorbar(n, simulated, 2 * error, **{**marks(shown), "linewidth": 1.0}, capsize=2)
 
 
 def best_gamma(table: Table, *, ax: Axes | None = None) -> Axes:
@@ -259,30 +264,16 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     """Leaked information of dual KL over beta and gamma, with the thresholds of dual KL and ELBO (T5, T6)."""
     ax = axes(ax)
     xs, ys, nats = grid(table, "beta", "gamma", "leaked_nats")
-    _heat(ax, xs, ys, nats, "leaked information, dual KL [nats]", cmap=SEQUENTIAL, vmin=0)
-    lines = ax.contour(xs, ys, nats, levels=[0.05, 0.2, 0.5, 0.8], colors="white", linewidths=0.8)
-    ax.clabel(lines, fontsize=8, fmt="%g")
-    ax.contour(
-        xs, ys, grid(table, "beta", "gamma", "excess")[2], levels=[0.0], colors=[METHODS["amvl"].colour], linewidths=2.2
-    )
+    _heat(ax, xs, ys, nats, "leaked information, dual KL [nats]", cmap=PALE, vmin=0)
+    _levels(ax, xs, ys, nats, [0.05, 0.2, 0.5, 0.8])
+    excess = grid(table, "beta", "gamma", "excess")[2]
+    ax.contour(xs, ys, excess, levels=[0.0], colors=[METHODS["amvl"].colour], linewidths=2.2)
     h, v0, gbar, alpha = mode.curvature, mode.force_var, mode.force_mean, mode.anchor
-    for level in (2 * v0 / h, 2 * (v0 + gbar**2) / h):
-        ax.axhline(level, color="white", linestyle=(0, (2, 2)), linewidth=1.1)
-    ax.annotate(
-        "2 v0/h",
-        (xs[-1], 2 * v0 / h),
-        xytext=(-4, -11),
-        textcoords="offset points",
-        color="white",
-        ha="right",
-    )
-    ax.annotate(
-        "2 (v0 + ḡ²)/h",
-        (xs[0], 2 * (v0 + gbar**2) / h),
-        xytext=(4, 4),
-        textcoords="offset points",
-        color="white",
-    )
+    top, bottom = 2 * (v0 + gbar**2) / h, 2 * v0 / h
+    for level, x, text, side in ((top, xs[0], " 2 (v0 + ḡ²)/h", "left"), (bottom, xs[-1], "2 v0/h ", "right")):
+        ax.axhline(level, **RULE)
+        ax.text(x, level, text, ha=side, va="bottom" if side == "left" else "top")
+    ax.text(np.sqrt(xs[0] * xs[-1]), np.sqrt(top * ys[-1]), "no leak above γ$_c$", ha="center", va="center")
     critical = (v0 + (gbar * alpha / (h + alpha)) ** 2) / h
     ax.axvline(critical, **look("elbo"))
     several = grid(table, "beta", "gamma", "roots")[2] > 1
@@ -291,86 +282,88 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("weight of the forward KL, β [1]")
     ax.set_ylabel("weight of the reverse KL, γ [1]")
     ax.set_title("Coupled game: both weights act through the mean")
-    ax.legend(
-        handles=[
-            Line2D([], [], color=METHODS["amvl"].colour, linewidth=2.2, label="γ$_c$ of dual KL"),
-            Line2D([], [], **look("elbo"), label="β$_c$ of the ELBO"),
-        ],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.15),
-        ncols=2,
-    )
-    return ax
+    threshold = Line2D([], [], color=METHODS["amvl"].colour, linewidth=2.2, label="γ$_c$ of dual KL")
+    return _below(ax, [threshold, Line2D([], [], **look("elbo"), label="β$_c$ of the ELBO")])
 
 
 def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
     """Which leaks more: dual KL at gamma or the ELBO at beta (T6)."""
     ax = axes(ax)
     xs, ys, gap = grid(table, "gamma_h_over_v0", "beta_h_over_v0", "difference")
-    _heat(ax, xs, ys, gap, "dual KL minus ELBO [nats]", cmap=SIGNED, vmin=-2.0, vmax=2.0)
-    total = (
-        grid(table, "gamma_h_over_v0", "beta_h_over_v0", "amvl_nats")[2]
-        + grid(table, "gamma_h_over_v0", "beta_h_over_v0", "elbo_nats")[2]
-    )
-    ax.contour(xs, ys, gap, levels=[-1.5, -1.0, -0.5, 0.5], colors=GREY, linewidths=0.7)
-    ax.contour(xs, ys, np.where(total > 0, gap, np.nan), levels=[0.0], colors="black", linewidths=2.0)
-    ax.plot(xs, xs, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)))
+    _heat(ax, xs, ys, gap, "dual KL minus ELBO [nats]", cmap=PALE_SIGNED, vmin=-2.0, vmax=2.0)
+    both = sum(grid(table, "gamma_h_over_v0", "beta_h_over_v0", f"{name}_nats")[2] for name in ("amvl", "elbo"))
+    _levels(ax, xs, ys, gap, [-1.5, -1.0, -0.5, 0.5])
+    ax.contour(xs, ys, np.where(both > 0, gap, np.nan), levels=[0.0], colors="black", linewidths=2.0)
+    equal = {"color": "black", "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
+    ax.plot(xs, xs, **equal)
     ax.axvline(2.0, **look("amvl"))
     ax.axhline(1.0, **look("elbo"))
     cross = EQUAL_WEIGHT_CROSSOVER
-    ax.plot(cross, cross, marker="o", color="black", markersize=6)
-    ax.annotate("2/φ²", (cross, cross), xytext=(9, -14), textcoords="offset points", bbox=BOX)
+    ax.plot(cross, cross, marker="o", color="black", markersize=5)
+    ax.annotate("2/φ²", (cross, cross), xytext=(7, -11), textcoords="offset points")
     for x, y, text in (
-        (0.55, 0.2, "dual KL\nleaks less"),
-        (0.042, 0.55, "ELBO\nleaks less"),
-        (0.2, 2.5, "only dual KL leaks"),
+        (0.45, 0.13, "dual KL\nleaks less"),
+        (0.2, 0.74, "ELBO\nleaks less"),
+        (0.4, 2.0, "only dual\nKL leaks"),
         (2.83, 1.5, "none"),
-        (2.83, 0.045, "only\nELBO"),
+        (2.83, 0.225, "only\nELBO\nleaks"),
     ):
-        ax.text(x, y, text, ha="center", va="center", bbox=BOX)
+        ax.text(x, y, text, ha="center", va="center")
     ax.set_xlim(xs[0], xs[-1])
     ax.set_ylim(ys[0], ys[-1])
     ax.set_xlabel("γ h / v0 of dual KL [1]")
     ax.set_ylabel("β h / v0 of the ELBO [1]")
     ax.set_title("Which objective leaks more, at its own weight")
-    ax.legend(
-        handles=[
+    return _below(
+        ax,
+        [
             Line2D([], [], **look("amvl"), label="γ$_c$ = 2 v0/h"),
             Line2D([], [], **look("elbo"), label="β$_c$ = v0/h"),
             Line2D([], [], color="black", linewidth=2.0, label="equal leakage"),
-            Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="equal weights"),
+            Line2D([], [], **equal, label="equal weights"),
         ],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.15),
-        ncols=2,
     )
+
+
+def _levels(ax: Axes, xs: np.ndarray, ys: np.ndarray, matrix: np.ndarray, levels: Sequence[float]) -> None:
+    """Thin black contours with their values."""
+    lines = ax.contour(xs, ys, matrix, levels=levels, colors="black", linewidths=0.6, linestyles="-")
+    ax.clabel(lines, fontsize=matplotlib.rcParams["legend.fontsize"], fmt=lambda level: f"{level:g}".replace("-", "−"))
+
+
+def _below(ax: Axes, handles: Sequence[Line2D]) -> Axes:
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return ax
 
 
 def stability(
     table: Table, value: str, title: str, label: str, *, ax: Axes | None = None, mark: tuple[float, float] | None = None
 ) -> Axes:
-    """A rate or a step over eta_p/eta_q and gamma in logarithmic bands; the region without stability is hatched (T7)."""
+    """A rate or a step over eta_p/eta_q and gamma, a contour a decade; the region without stability is hatched (T7)."""
     ax = axes(ax)
     xs, ys, matrix = grid(table, "eta_ratio", "gamma", value)
     stable = matrix > 0
     shown = np.where(stable, matrix, np.nan)
-    low, high = np.log10([np.nanmin(shown), np.nanmax(shown)])
-    step = 0.5 if high - low < 4 else 1.0
-    levels = 10.0 ** np.arange(step * np.floor(low / step), high + step, step)
+    low, high = np.floor(np.log10(np.nanmin(shown))), np.ceil(np.log10(np.nanmax(shown)))
     ax.grid(False)
     ax.set(xscale="log", yscale="log")
-    bands = ax.contourf(xs, ys, shown, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap=SEQUENTIAL)
-    bar = ax.figure.colorbar(bands, ax=ax, pad=0.02, format="%.3g")
+    decades = 10.0 ** np.arange(low, high + 1)
+    scale: dict[str, Any] = {"norm": LogNorm(decades[0], decades[-1]), "cmap": PALE}
+    bands = ax.contourf(xs, ys, shown, levels=10.0 ** np.arange(low, high + 0.1, 0.1), **scale)
+    bands.set_rasterized(True)
+    bar = ax.figure.colorbar(ScalarMappable(**scale), ax=ax, pad=0.02)
     bar.set_label(label)
+    lines = ax.contour(xs, ys, shown, levels=decades, colors="black", linewidths=0.6)
+    ax.clabel(
+        lines, fontsize=matplotlib.rcParams["legend.fontsize"], fmt=lambda level: f"$10^{{{np.log10(level):.0f}}}$"
+    )
     if not stable.all():
-        ax.patch.set_hatch("xxx")
+        ax.contourf(xs, ys, stable.astype(float), levels=[-0.5, 0.5], colors="white", hatches=["///"])
         middle = np.sqrt(np.prod(ys[(~stable).any(axis=1)][[0, -1]]))
         ax.text(xs[0] * 1.5, middle, "unstable", va="center", bbox=BOX | {"alpha": 1.0})
     if mark is not None:
-        star = {"marker": "*", "markersize": 15, "color": METHODS["ntp+fwd"].colour, "markeredgecolor": "black"}
-        ax.plot(*mark, linestyle="none", label="published instance", **star)
-        ax.legend(loc="lower right", frameon=True)
+        ax.plot(*mark, marker="*", markersize=13, color="black", markeredgecolor="white", linestyle="none")
+        ax.annotate("published instance", mark, (9, 3), textcoords="offset points", bbox=BOX | {"alpha": 1.0})
     ax.set_xlabel("rate of the prior / rate of the posterior [1]")
     ax.set_ylabel("weight of the reverse KL, γ [1]")
     ax.set_title(title)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from amvl_style import RULE, SIMULATION, axes, look, marks
+from amvl_style import METHODS, RULE, SIMULATION, Look, axes, graded, look, marks
 from amvl_theory import (
     Ensemble,
     HeadRates,
@@ -165,23 +165,35 @@ def lines(
     name: str = "{:g}",
     seen: str | None = None,
     limit: str | None = None,
-    keys: Sequence[str | int] = range(7),
+    looks: Sequence[Look] | None = None,
+    loc: str = "best",
     **labels: str,
 ) -> Axes:
-    """One line per value of `key`, simulated seeds as marks, limits thin; `keys` name their looks, `labels` go to the Axes."""
+    """One line per value of `key`, darker as it rises; simulated seeds as marks, limits thin; `labels` go to the Axes."""
     ax = axes(ax)
-    for i, value in zip(keys, dict.fromkeys(table[key].tolist()), strict=False):
+    values = dict.fromkeys(table[key].tolist())
+    for shown, value in zip(looks or graded(len(values)), values, strict=True):
         rows = table[key] == value
-        ax.plot(table[x][rows], table[y][rows], label=name.format(value), **look(i))
+        ax.plot(table[x][rows], table[y][rows], label=name.format(value), **look(shown))
         if seen is not None:
-            ax.plot(table[x][rows], table[seen][rows], **marks(i))
+            ax.plot(table[x][rows], table[seen][rows], **marks(shown))
         if limit is not None:
-            ax.plot(table[x][rows], table[limit][rows], **{**look(i), "linewidth": 0.8, "linestyle": (0, (1, 1))})
+            ax.plot(table[x][rows], table[limit][rows], **{**look(shown), "linewidth": 0.8, "linestyle": (0, (1, 1))})
     if seen is not None:
         ax.plot([], [], **SIMULATION | {"label": "seeds"})
     ax.set(**labels)
-    ax.legend(loc="best")
+    ax.legend(loc=loc)
     return ax
+
+
+def coadapted_panel(table: Table, value: str, *, ax: Axes | None = None, **labels: str) -> Axes:
+    """The leak (`snr`) or the prior's width (`prior_std`) in time under both objectives; thin dotted lines are limits."""
+    names = {"amvl": "dual KL, γ", "elbo": "ELBO, β"}
+    runs = np.array([f"{names[o]} = {w:g}" for o, w in zip(table["objective"], table["weight"], strict=True)])
+    return lines(
+        {**table, "run": runs}, "run", "step", value, ax=ax, name="{}", limit=f"{value}_limit",
+        looks=[*graded(2, "amvl"), METHODS["elbo"]], xlabel="time [steps]", xscale="log", yscale="log", **labels,
+    )  # fmt: skip
 
 
 def growth_panel(table: Table, *, ax: Axes | None = None) -> Axes:
@@ -202,6 +214,7 @@ def starving_panel(table: Table, *, ax: Axes | None = None) -> Axes:
     ax = lines(
         table, "raised_to", "step", "accuracy", ax=ax, name="γ = 0.02, then {:g}", seen="simulated",
         xlabel="time [steps]", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
+        loc="center right",
     )  # fmt: skip
     ax.axhline(float(prior_latent_accuracy(1.0, 0.0)), **RULE)
     return ax

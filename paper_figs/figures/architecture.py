@@ -23,14 +23,14 @@ from paper_figs.style import page
 TITLE = "architecture: one query, two passes; tokens, positions and masks of a real batch"
 CHECKPOINT = "tiny-amvl"
 QUESTIONS = ("Counting", "Object_Localization")
-BLUE, VERMILLION, GREEN, PINK, ORANGE = (each.colour for each in SERIES[:5])
+PRIOR, POSTERIOR, ANSWER, INJECTED, FRAME = (each.colour for each in SERIES[:5])
 COLOURS = {
     "images of x": "#9A9A9A",
     "words of x": "#C9C9C9",
-    "prior latents": BLUE,
-    "posterior latents": VERMILLION,
-    "injected samples": ORANGE,
-    "answer y": GREEN,
+    "prior latents": PRIOR,
+    "posterior latents": POSTERIOR,
+    "injected samples": INJECTED,
+    "answer y": ANSWER,
     "padding": "white",
 }
 ROW_NAMES = {
@@ -152,7 +152,7 @@ def draw(sources: Sources) -> Drawn:
         Patch(facecolor=colour, edgecolor=GREY, lw=0.4, hatch="////" if name == "padding" else None, label=name)
         for name, colour in COLOURS.items()
     ]
-    handles.append(Patch(facecolor="white", edgecolor=PINK, lw=1.2, label="rows whose output the last layer computes"))
+    handles.append(Patch(facecolor="white", edgecolor=FRAME, lw=1.2, label="rows whose output the last layer computes"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return Drawn(figure)
 
@@ -195,7 +195,7 @@ def draw_pass(ax: Axes, each: Pass, left: float, title: str) -> float:
         ax.plot([across[i]] * 2, [0.0, down[-1]], color="white", lw=0.5)
     _strip(ax, each, across)
     for start, end in _runs(each.computed):
-        _box(ax, left, down[start], total, down[end], facecolor="none", edgecolor=PINK, lw=1.2, zorder=5)
+        _box(ax, left, down[start], total, down[end], facecolor="none", edgecolor=FRAME, lw=1.2, zorder=5)
     for name, short in ROW_NAMES.items():
         rows = [i for i in range(first, n) if each.kinds[i] == name]
         if rows:

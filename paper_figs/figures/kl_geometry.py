@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from amvl_style import GREY, RULE, SERIES, look
+from amvl_style import GREY, RULE, SERIES
 from amvl_theory import GameState, GaussianGame, Simulation, initial_state, kl_diag, simulate
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
@@ -29,7 +29,7 @@ ANGLES = np.deg2rad([90.0, 210.0, 330.0])
 FORCES = np.array([1.2, 0.8]) + 1.5 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 CURVATURE, ANCHOR = (1.0, 1.3), 0.1
 START = {"posterior_var": 0.6, "prior_var": 0.35}
-ANSWERS = (SERIES[2], SERIES[3], SERIES[5])
+ANSWERS = SERIES[:3]
 
 
 class Phase(NamedTuple):
@@ -161,8 +161,8 @@ def _gaussian(
 def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
     time = ETA * np.arange(len(states.contamination))
     forward, reverse = kls(states)
-    ax.plot(time, forward, label="KL(q‖p), forward", **look(0))
-    ax.plot(time, reverse, label="KL(p‖q), reverse", **look(1))
+    ax.plot(time, forward, color=GREY, label="KL(q‖p), forward")
+    ax.plot(time, reverse, color="black", ls=(0, (5, 1.6)), label="KL(p‖q), reverse")
     ax.set_yscale("log")
     ax.set_ylim(top=100)
     ax.set_xlim(0, time[-1])
@@ -174,7 +174,7 @@ def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
         ax.text(
             ETA * (ends[i] + end) / 2, 0.97, f"({'abc'[i]})", transform=ax.get_xaxis_transform(), va="top", ha="center"
         )
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower center")
     ax.set_title("(d) both KLs, mean over the answers")
 
 

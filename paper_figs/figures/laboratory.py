@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+from matplotlib.lines import Line2D
 
 from amvl_model.results.files import Result
 from amvl_model.results.frame import tidy
 from amvl_model.results.seeds import interval
 from amvl_model.studies.declared import STUDIES
 from amvl_model.studies.laboratory.analysis import hardest
-from amvl_style import GREY, METHODS, RULE, Look
+from amvl_style import METHODS, RULE, Look
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.sources import Sources
 from paper_figs.style import page
@@ -42,12 +44,15 @@ def draw(sources: Sources) -> Drawn:
     hops, frame = hardest(results), tidy(results)
     cells = [cell for cell in STUDIES[STUDY].cells if cell in set(frame.cell)]
     figure = page(4.6)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.9, 1))
-    accuracy, leak, course = (figure.add_subplot(part) for part in (grid[0, 0], grid[0, 1], grid[1, :]))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1), squeeze=False)[:, 0]
+    accuracy, leak = above.subplots(1, 2, width_ratios=(1.9, 1))
     _accuracies(accuracy, frame, cells, hops, results[0].config["recipe"]["objects"])
     _leaks(leak, frame, cells, hops, results[0].config["recipe"]["objects"])
-    _courses(course, results, cells, hops)
-    figure.legend(*course.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _courses(below, results, cells, hops)
+    handles = [
+        Line2D([], [], color=each.colour, marker=each.marker, ls="none", label=each.label) for each in map(look, cells)
+    ]
+    above.legend(handles=handles, loc="outside lower center", ncols=4)
     return Drawn(figure)
 
 
@@ -110,33 +115,24 @@ def _leaks(ax: Axes, frame: pd.DataFrame, cells: Sequence[str], hops: int, optio
             math.log(options),
         )
     ax.axhline(math.log(options), **RULE)
-    ax.set_xticks(range(len(shown)), [""] * len(shown))
+    ax.set_xticks(range(len(shown)), [look(cell).label.replace("-", "-\n") for cell in shown])
     ax.set_ylim(-0.05, 1.08 * math.log(options))
     ax.set_ylabel("leaked [nats]")
     ax.set_title(f"(b) {hops} hops; dashed: all")
 
 
-def _courses(ax: Axes, results: Sequence[Result], cells: Sequence[str], hops: int) -> None:
-    """Validation accuracy against steps since the warm-up's end; thin lines are seeds."""
-    for cell in cells:
-        shown, labelled = look(cell), False
+def _courses(part: SubFigure, results: Sequence[Result], cells: Sequence[str], hops: int) -> None:
+    """Validation accuracy against steps since the warm-up's end, a panel per cell; a line is a seed."""
+    axes = np.atleast_1d(part.subplots(1, len(cells), sharex=True, sharey=True))
+    for ax, cell in zip(axes, cells, strict=True):
         for result in (each for each in results if each.cell == cell):
             warm = result.extra["warmup_steps"]
             before = 0 if "warmup" in result.extra else warm
             start = [(0, 100 * result.extra["warmup"][-1][f"accuracy_{hops}"])] if result.extra.get("warmup") else []
             points = start + [(row["step"] - before, 100 * row[f"accuracy_{hops}"]) for row in result.extra["curve"]]
-            label = None if labelled else shown.label
-            labelled = True
-            ax.plot(
-                *zip(*points, strict=True),
-                color=shown.colour,
-                linestyle=shown.line,
-                alpha=0.6,
-                linewidth=0.9,
-                label=label,
-            )
-    ax.axvline(0, color=GREY, linewidth=0.7)
-    ax.set_ylim(0, 104)
-    ax.set_xlabel("steps since the end of the shared warm-up")
-    ax.set_ylabel("accuracy [%]")
-    ax.set_title(f"(c) {hops} hops, validation, prior's latents; a line is a seed")
+            ax.plot(*zip(*points, strict=True), color=look(cell).colour, alpha=0.7, linewidth=0.8)
+        ax.set_title(look(cell).label.replace(" ", "\n", 1), color=look(cell).colour)
+    last = max(line.get_xdata()[-1] for ax in axes for line in ax.lines)
+    axes[0].set(ylim=(0, 104), xlim=(-0.25 * last, last), ylabel="accuracy [%]")
+    part.supxlabel("steps since the end of the shared warm-up", fontsize="medium")
+    part.suptitle(f"(c) {hops} hops, validation, prior's latents; a line is a seed", x=0.01, ha="left", weight="bold")

@@ -20,7 +20,7 @@ from paper_figs.sources import Sources
 from paper_figs.style import page
 
 TITLE = "relevance of the latent slots over image and text, shipped checkpoints"
-KINDS = (SERIES[4], SERIES[3])
+KINDS = (SERIES[0], SERIES[3])
 """Looks of relevance through the image and through the words."""
 LINE = 98
 """Characters a line of words."""
@@ -39,29 +39,39 @@ def draw(sources: Sources) -> Drawn:
     figure = page(1.75 * len(found) + 2.0)
     heights = [1.95] * len(found) + [1.9]
     parts = figure.subfigures(len(found) + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, result in zip(parts, found, strict=False):
-        _checkpoint(part, result, question, task)
+    maps = [_maps(result, task) for result in found]
+    limit = max(np.abs(np.concatenate([images.ravel(), words])).max() for images, words, _ in maps) or 1.0
+    for part, result, (images, words, total) in zip(parts, found, maps, strict=False):
+        tokens = result.extra["maps"][task]["tokens"]
+        name = f"{label(result)}\n100 % = {total:.3g} nats"
+        _checkpoint(part, name, question, images, result.extra["slots"], limit)
+        _words(part.axes[-1], tokens, words, limit)
     _shares(parts[-1], found)
     return Drawn(figure)
 
 
-def _checkpoint(part: SubFigure, result: Result, question: Any, task: str) -> None:
-    """A row of maps and the words below, all on one colour scale."""
-    maps, slots = result.extra["maps"][task], result.extra["slots"]
-    images, text = [np.array(image) for image in maps["images"]], np.array(maps["text"])
-    words = text.sum(0)
-    limit = max(np.abs(images[0]).max(), np.abs(words).max()) or 1.0
+def _maps(result: Result, task: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Relevance by slot over the first image (k, rows, columns) and over the words, summed over the slots, in percent of all
+    nats that image tokens and words move the slots by, signs left out; and that sum in nats."""
+    maps = result.extra["maps"][task]
+    images, text = np.array(maps["images"][0]), np.array(maps["text"])
+    total = float(np.abs(images).sum() + np.abs(text).sum()) or 1.0
+    return 100 * images / total, 100 * text.sum(0) / total, total
+
+
+def _checkpoint(part: SubFigure, name: str, question: Any, images: np.ndarray, slots: list[str], limit: float) -> None:
+    """A row of maps, and empty axes below for the words; one colour scale for all checkpoints."""
     norm = Normalize(-limit, limit)
     grid = part.add_gridspec(2, len(slots) + 2, width_ratios=[1] * (len(slots) + 1) + [0.07], height_ratios=(1, 0.36))
     image = question.images[0]
     ax = part.add_subplot(grid[0, 0])
     ax.imshow(np.asarray(image))
-    ax.set_title(label(result))
+    ax.set_title(name)
     _bare(ax)
     for j, slot in enumerate(slots):
         ax = part.add_subplot(grid[0, j + 1])
         ax.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=-90, vmax=255)
-        shade = norm(images[0][j])
+        shade = norm(images[j])
         colours = colormaps[SIGNED](np.asarray(shade))
         colours[..., 3] = 0.8 * np.abs(2 * np.asarray(shade) - 1) ** 0.5
         ax.imshow(colours, extent=(0, image.width, image.height, 0), interpolation="nearest")
@@ -70,8 +80,8 @@ def _checkpoint(part: SubFigure, result: Result, question: Any, task: str) -> No
     bar_ax = part.add_subplot(grid[0, -1])
     bar = part.colorbar(_mappable(norm), cax=bar_ax)
     bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
-    bar.set_label("relevance [nats]")
-    _words(part.add_subplot(grid[1, :]), maps["tokens"], words, limit)
+    bar.set_label("relevance [%]")
+    part.add_subplot(grid[1, :])
 
 
 def _words(ax: Axes, tokens: list[str], values: np.ndarray, limit: float) -> None:
@@ -96,7 +106,7 @@ def _words(ax: Axes, tokens: list[str], values: np.ndarray, limit: float) -> Non
     ax.text(
         0,
         line + 1.55,
-        f"words: sum over the slots; one scale for image and words, ±{limit:.2g} nats",
+        "words: sum over the slots; one scale for both checkpoints, images and words",
         color=GREY,
         va="center",
     )
@@ -119,7 +129,7 @@ def _shares(part: SubFigure, found: list[Result]) -> None:
             ax.hlines(middle, places - 0.13, places + 0.13, color=shown.colour, lw=2.2, label=f"through the {name}")
         ax.axhline(0, color="black", lw=0.6)
         ax.set_yscale("symlog", linthresh=0.1, linscale=0.5)
-        ax.set_yticks([-100, -1, 0, 1, 100], ["−100", "−1", "0", "1", "100"])
+        ax.set_yticks([-100, -10, -1, 0, 1, 10, 100], ["−100", "−10", "−1", "0", "1", "10", "100"])
         ax.minorticks_off()
         ax.set_xticks(range(len(slots)), slots)
         ax.set_title(f"{label(result)}: medians and {len(pairs)} questions")

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from amvl_model.results.files import Result
-from amvl_style import METHODS, RULE, SIGNED
+from amvl_style import METHODS, RULE, SEQUENTIAL
 from paper_figs.build import Drawn, NothingToDrawError
 from paper_figs.measure import label, shipped
 from paper_figs.sources import Sources
@@ -15,6 +15,8 @@ from paper_figs.style import page
 
 TITLE = "similarity of the latent slots, and their sensitivity to permuted images and text, shipped checkpoints"
 KINDS = (("prior", "prior, as they are"), ("prior_centred", "prior, centred"))
+LOWEST = 0.0
+"""Cosine of the darkest colour; what lies below has it too."""
 PERTURBATIONS = (
     ("patch_shuffle", "image: patches permuted"),
     ("word_shuffle", "text: words permuted"),
@@ -56,10 +58,10 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
         for j, (kind, name) in enumerate(KINDS):
             ax = axes[i * len(KINDS) + j]
             values = np.array(result.extra["slot_similarity"][kind])
-            ax.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+            ax.imshow(values, cmap=SEQUENTIAL, vmin=LOWEST, vmax=1)
             for (row, column), value in np.ndenumerate(values):
                 ax.text(column, row, f"{value:.2f}".replace("-", "−"), ha="center", va="center",
-                        color="white" if abs(value) > 0.55 else "black")  # fmt: skip
+                        color="white" if value < 0.6 else "black")  # fmt: skip
             slots = [str(k + 1) for k in range(len(values))]
             ax.set_xticks(range(len(slots)), slots)
             ax.set_yticks(range(len(slots)), slots)

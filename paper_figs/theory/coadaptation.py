@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from amvl_theory.figures import seeds
 from paper_figs.build import Drawn
 from paper_figs.sources import Sources
@@ -21,28 +17,16 @@ def draw(sources: Sources) -> Drawn:
     wide, leak, width, starved = figure.subplots(2, 2).ravel()
     seeds.lines(
         seeds.widening_paths(SEEDS), "gamma", "step", "leaked_nats", ax=wide, name="γ = {:g}", xlabel="time [steps]",
-        ylabel="leaked [nats]", title="(a) Fixed gap: the leak falls like 1/(γ t)", yscale="log",
+        ylabel="leaked [nats]", title="(a) Fixed gap: the leak falls like 1/(γ t)", yscale="log", loc="lower left",
     )  # fmt: skip
+    wide.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
+    wide.minorticks_off()
     paths = seeds.coadapted_paths()
-    names = {"amvl": "dual KL, γ", "elbo": "ELBO, β"}
-    runs = np.array([f"{names[o]} = {w:g}" for o, w in zip(paths["objective"], paths["weight"], strict=True)])
-    common: dict[str, Any] = {"keys": ("amvl", 5, "elbo"), "name": "{}", "xlabel": "time [steps]"}
-    common |= {"xscale": "log", "yscale": "log"}
     for ax, value, label, title in (
         (leak, "snr", "ρ = a²/σ$_q$² [1]", "(b) Learning decoder: the leak tends to a limit"),
         (width, "prior_std", "σ$_p$ [latent]", "(c) the widths do not, under dual KL"),
     ):
-        seeds.lines(
-            {**paths, "run": runs},
-            "run",
-            "step",
-            value,
-            ax=ax,
-            limit=f"{value}_limit",
-            ylabel=label,
-            title=title,
-            **common,
-        )
+        seeds.coadapted_panel(paths, value, ax=ax, ylabel=label, title=title)
     seeds.starving_panel(seeds.starving_paths(SEEDS), ax=starved)
     starved.set_title("(d) The leak starves the route from x")
     for function in (seeds.widening_paths, seeds.starving_paths):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from amvl_style import GREY, METHODS, RULE, SERIES, look, marks
+from amvl_style import GREY, METHODS, RULE, look, marks
 from amvl_theory import (
     COUNTER_EXAMPLES,
     CounterExample,
@@ -57,7 +57,7 @@ def _example(quantity: str) -> CounterExample:
 
 def _ends(ax: Axes, example: CounterExample) -> None:
     """The exact values of the counter-example, as markers."""
-    ax.plot([float(g) for g in example.gammas], [float(v) for v in example.values], **marks(0))
+    ax.plot([float(g) for g in example.gammas], [float(v) for v in example.values], **marks("amvl"))
 
 
 def _frozen(ax: Axes, sources: Sources) -> None:
@@ -65,8 +65,8 @@ def _frozen(ax: Axes, sources: Sources) -> None:
     model, gamma = model_of(example), np.linspace(0.0, 4.0, 121)
     shift = np.array([frozen_prior_response(model, value) for value in gamma])
     sources.compute(frozen_prior_response, claim=example.claim, gamma=[0.0, 4.0])
-    ax.plot(gamma, (shift**2).sum(1), label="|δ̄|²", **look(0))
-    ax.plot(gamma, shift @ model.g, label="response energy", **look(1))
+    ax.plot(gamma, (shift**2).sum(1), label="|δ̄|²", **look("amvl"))
+    ax.plot(gamma, shift @ model.g, label="response energy", **look(0))
     traced = _example("spread_trace")
     trace = [float(np.trace(spread(model_of(traced), value))) for value in gamma[15::15]]
     ax.plot(gamma[15::15], trace, label="tr C (T4)", **marks(2))
@@ -84,8 +84,8 @@ def _absorbed(ax: Axes, sources: Sources) -> None:
     model, gamma = model_of(example), np.linspace(0.0, 12.0, 121)
     c = np.array([equilibrium(model, float(example.beta), value).contamination for value in gamma])
     sources.compute(equilibrium, claim=example.claim, beta=float(example.beta), gamma=[0.0, 12.0])
-    ax.plot(gamma, c[:, 0], label="absorbed mode", **look(0))
-    ax.plot(gamma, c[:, 1], label="other mode", **look(1))
+    ax.plot(gamma, c[:, 0], label="absorbed mode", **look("amvl"))
+    ax.plot(gamma, c[:, 1], label="other mode", **look(0))
     _ends(ax, example)
     ax.set_ylim(-0.05, 1.25)
     ax.set_xlabel("γ [1]")
@@ -133,7 +133,7 @@ def _hysteresis(ax: Axes, sources: Sources) -> None:
     forces, chance = three_answers(KURTOSIS)
     top = float(critical_weight(1.0, 1.0, "amvl"))
     ratio = np.linspace(0.5, 1.3, 33)
-    for branch, key in (("leaking", 0), ("collapsed", 5)):
+    for branch, key in (("leaking", "amvl"), ("collapsed", 3)):
         solved = per_answer_equilibrium(forces, 1.0, ratio * top, chance, branch=branch)  # type: ignore[arg-type]
         ax.plot(ratio, solved.second_moment, label=f"{branch} start", **look(key))
     sources.compute(per_answer_equilibrium, forces=forces, probabilities=chance, curvature=1.0, gamma=ratio * top)
@@ -150,11 +150,9 @@ def _unstable(ax: Axes, sources: Sources) -> None:
     found = [stability(UNSTABLE_EXAMPLE, 1.0, value).eigenvalues for value in gamma]
     growth = np.array([values.real.max() for values in found])
     sources.compute(stability, instance="amvl_theory.dynamics.stability.UNSTABLE_EXAMPLE", beta=1.0, gamma=[0.1, 10.0])
-    ax.plot(gamma, growth, label="H and A dense", **look(0))
+    ax.plot(gamma, growth, label="H and A dense", **look("amvl"))
     ax.axhline(0, color="black", lw=0.6)
-    ax.fill_between(
-        gamma, 0, growth, where=(growth > 0).tolist(), color=SERIES[4].colour, alpha=0.4, lw=0, label="unstable"
-    )
+    ax.fill_between(gamma, 0, growth, where=(growth > 0).tolist(), color=GREY, alpha=0.4, lw=0, label="unstable")
     ax.set_xscale("log")
     ax.set_xlabel("γ [1]")
     ax.set_ylabel("largest growth rate [1/time]")

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from amvl_style import SIGNED, axes, look_of, styled
+from amvl_style import SEQUENTIAL, axes, look_of, styled
 
 SCALE = 1.2
 """Of text and lines, against a page's."""
@@ -131,11 +131,11 @@ def draw_similarity(matrix: Any, title: str, ax: Axes | None = None) -> Axes:
     """Cosine similarity between slots (k, k), its numbers written in."""
     ax = axes(ax)
     values = np.asarray(matrix, dtype=np.float64)
-    ax.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+    ax.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=1)
     ax.grid(False)
     if len(values) <= 8:
         for (i, j), value in np.ndenumerate(values):
-            colour = "white" if abs(value) > 0.7 else "black"
+            colour = "white" if value < 0.6 else "black"
             ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
     ticks = range(len(values))
     ax.set_xticks(ticks, [str(i + 1) for i in ticks])
@@ -158,7 +158,7 @@ def similarity_figure(data: Mapping[str, Mapping[str, Any] | None]) -> Figure | 
         for row, (name, each) in zip(rows_of_axes, found.items(), strict=True):
             for ax, kind in zip(row, kinds, strict=True):
                 draw_similarity(each[kind], f"{name}\n{kind.replace('_', ', ')}", ax)
-        page.suptitle("cosine similarity of slots [-1 to 1], mean over questions")
+        page.suptitle("cosine similarity of slots [1], mean over questions; 0 and below is darkest")
     return page
 
 

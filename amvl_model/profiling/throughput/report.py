@@ -297,10 +297,13 @@ METHODS = ("two-pass", "three-pass", "sequential")
 
 
 def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
-    """Measured step-time ratio against the token ratio r, one mark per cell and method; the line is equality."""
-    from amvl_style import GREY, look_of, marks
+    """Measured step-time ratio against the token ratio r, one mark per cell and method; the line is equality.
 
-    floors = []
+    Runs with gradient checkpointing are filled and drawn a little to the right of those without.
+    """
+    from amvl_style import look_of, marks
+
+    floors, named = [], set()
     for result in results:
         floor = value(result, "token_ratio")
         for method in METHODS:
@@ -310,17 +313,28 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
             floors.append(floor)
             low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
             error = [[ratio.value - low], [high - ratio.value]]
-            face = {"markerfacecolor": look_of(method).colour} if result.config["checkpointing"] else {}
-            ax.errorbar(floor, ratio.value, yerr=error, lw=1, **marks(method) | face)
+            shown, kept = look_of(method), result.config["checkpointing"]
+            face = {"markerfacecolor": shown.colour} if kept else {}
+            place = floor + (0.004 if kept else -0.004)
+            ax.errorbar(place, ratio.value, yerr=error, elinewidth=0.7, capsize=0, **marks(method) | face)
+            if method != METHODS[0] and method not in named:
+                named.add(method)
+                beside = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "color": shown.colour}
+                ax.annotate(shown.label, (floor, ratio.value), **beside)
+    ax.set_yscale("log")
     if floors:
-        ax.plot([1, max(floors)], [1, max(floors)], color="black", lw=1, label="ratio = r")
-    for method in METHODS:
-        ax.plot([], [], label=look_of(method).label, **marks(method))
-    ax.plot([], [], "o", color=GREY, label="filled: gradient checkpointing")
-    ax.set_ylim(bottom=0)
+        line = np.linspace(1, max(floors))
+        ax.plot(line, line, color="black", lw=0.8, label="step time as the tokens: ratio = r")
+        ax.set_ylim(0.85, max(1.9, 1.25 * ax.dataLim.y1))
+        ticks = [tick for tick in (1, 1.2, 1.5, 2, 3, 5, 8, 12) if tick < ax.get_ylim()[1]]
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    own = marks(METHODS[0])
+    ax.plot([], [], label=look_of(METHODS[0]).label, **own)
+    ax.plot([], [], label="the same, gradient checkpointing", **own | {"markerfacecolor": own["color"]})
     ax.set_xlabel("token ratio r = (N + 3k + 2|y|) / (N + |y|) [1]")
     ax.set_ylabel("step time / plain fine-tuning's [1]")
-    ax.legend()
+    ax.legend(loc="upper right")
     return ax
 
 
@@ -367,5 +381,10 @@ def figure(results: Sequence[Result]) -> Figure:
         page = Figure(figsize=(12, 7.4 if count else 4.2))
         grid = page.add_gridspec(2 if count else 1, max(count, 1))
         draw_ratios(page.add_subplot(grid[0, :]), train)
-        draw_lengths([page.add_subplot(grid[1, i]) for i in range(count)], train)
+        below: list[Axes] = []
+        for i in range(count):
+            below.append(page.add_subplot(grid[1, i], sharey=below[0] if below else None))
+        draw_lengths(below, train)
+        for ax in below[1:]:
+            ax.tick_params(labelleft=False)
     return page
