@@ -14,6 +14,7 @@ adds one effect that the level before it leaves out, so that the levels show whe
       both heads untrained
     head 300              a fresh posterior head trained alone as long as the run, all else held
     both heads 300        the prior's head trained with it: the prior follows, backbone and decoder are held
+    T10, T10 Adam         not at rest: the reference's own leak falls as its posterior widens (T10; Adam's crossover, case 4)
     trained               the checkpoint that was trained at that gamma
 
 T6 held -> softmax -> free is non-linearity, free -> head is amortisation and training time, head -> both heads is the prior that
@@ -21,7 +22,8 @@ follows, both heads -> trained is co-adaptation of backbone, injector and decode
 
 plan           what is measured and predicted
 reference      forces, curvature and distributions of the reference checkpoint, the input of the theory
-levels/        linear (T4 and T6, solved by amvl_theory.equilibria.measured_response), decoder (softmax, free), heads
+levels/        linear (T4 and T6, solved by amvl_theory.equilibria.measured_response), decoder (softmax, free), heads,
+               transient (T10)
 predictions    all levels of one reference checkpoint, and the same figures of trained checkpoints
 tables         the figures of every question as a CSV file
 scores         errors beside baselines, gaps between levels, rank correlations over questions

@@ -6,8 +6,10 @@ measured figure m and of the predicted one p, both no lower than a floor:
     error       root mean square over points of log(p/m)                                        nats of ratio
     bias        mean of log(p/m), above 0 where too much is predicted
     power law   p = a / gamma^b, a and b fitted to the very points that are scored              (an in-sample baseline)
+    power law, other seeds    the same with a and b fitted to the other seeds
     gamma alone p = geometric mean of m over the other seeds at that gamma
     persistence p = the reference's own figure
+    persistence, scaled       p = own (gamma_ref/gamma)^b with that b of the other seeds
 
 Intervals are percentile bootstraps over seeds. Within one gamma, the rank correlation over questions (Spearman) is taken seed
 by seed and averaged, over the questions for which every seed has both figures; its bootstrap draws questions, the same for all
@@ -30,7 +32,7 @@ from experiments.theory_vs_model.plan import FLOORS
 from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table
 
 Array = NDArray[np.float64]
-BASELINES = ("power law", "gamma alone", "persistence")
+BASELINES = ("power law", "power law, other seeds", "gamma alone", "persistence", "persistence, scaled")
 LEAST_TASK = 6
 """Questions of a task from which on a correlation within it is taken."""
 
@@ -106,23 +108,40 @@ def noise_points(
     return points
 
 
-def baseline_points(measured: Mapping[tuple[int, float], float], own: Mapping[int, float]) -> dict[str, Points]:
+def baseline_points(
+    measured: Mapping[tuple[int, float], float], own: Mapping[int, float], reference_gamma: float = 0.0
+) -> dict[str, Points]:
     """The baselines' points (definitions at the top of this module).
 
     Args:
         measured: per (seed, gamma), m; values must be above 0 where a logarithm is taken, so floors are applied before.
-        own: the reference's own figure of each seed.
+        own: the reference's own figure of each seed. reference_gamma: of the references; 0 leaves the scaled one out.
     """
     baselines: dict[str, Points] = {name: {} for name in BASELINES}
     keys = list(measured)
+
+    def law(of: Sequence[tuple[int, float]]) -> tuple[float, float]:
+        slope, offset = np.polyfit([math.log(g) for _, g in of], [math.log(measured[k]) for k in of], 1)
+        return float(slope), float(offset)
+
     if len({gamma for _, gamma in keys}) > 1 and all(gamma > 0 for _, gamma in keys):
-        slope, offset = np.polyfit([math.log(g) for _, g in keys], [math.log(measured[k]) for k in keys], 1)
+        slope, offset = law(keys)
         for key in keys:
             baselines["power law"][key] = (math.exp(offset + slope * math.log(key[1])), measured[key])
+        for seed in {seed for seed, _ in keys}:
+            others = [key for key in keys if key[0] != seed]
+            if len({gamma for _, gamma in others}) < 2:
+                continue
+            slope, offset = law(others)
+            for key in (key for key in keys if key[0] == seed):
+                baselines["power law, other seeds"][key] = (math.exp(offset + slope * math.log(key[1])), measured[key])
+                if reference_gamma > 0 and seed in own:
+                    scaled = own[seed] * (key[1] / reference_gamma) ** slope
+                    baselines["persistence, scaled"][key] = (scaled, measured[key])
     for seed, gamma in keys:
-        others = [math.log(measured[s, g]) for s, g in keys if g == gamma and s != seed]
-        if others:
-            baselines["gamma alone"][seed, gamma] = (math.exp(float(np.mean(others))), measured[seed, gamma])
+        alone = [math.log(measured[s, g]) for s, g in keys if g == gamma and s != seed]
+        if alone:
+            baselines["gamma alone"][seed, gamma] = (math.exp(float(np.mean(alone))), measured[seed, gamma])
         if seed in own:
             baselines["persistence"][seed, gamma] = (own[seed], measured[seed, gamma])
     return {name: points for name, points in baselines.items() if points}

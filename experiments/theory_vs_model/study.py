@@ -16,17 +16,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_model.results.files import Metric, result_path, write_result
+from amvl_model.results.files import Metric, read_result, result_path, write_result
 from amvl_model.results.seeds import interval
 from amvl_model.studies.declared import STUDIES
 from amvl_style import METHODS, look, look_of, over_seeds, save, styled
+from experiments.theory_vs_model.levels.transient import transient_rows
 from experiments.theory_vs_model.plan import FLOORS, QUANTITIES, Plan
 from experiments.theory_vs_model.predictions import Prediction, trained_figures
 from experiments.theory_vs_model.scores import measured_over_seeds
 from experiments.theory_vs_model.summary import means, report, summarise
 from experiments.theory_vs_model.tables import TRAINED, Table, as_row, merged, read_table, table_of, write_table
 
-STUDY = "prediction"
+STUDY, SOURCE = "prediction", "leakage"
+FORWARD_ONLY, POSTERIOR_STD = "ntp+fwd", "held_out.posterior_spread"
 
 
 def cell_gamma(cell: str) -> float:
@@ -162,12 +164,24 @@ def read_tables(folder: Path, reference: str) -> dict[int, Table]:
             for further in (folder / heads_cell(reference) / path.name, folder / TRAINED / path.name):
                 if further.is_file():
                     table = merged(table, read_table(further))
+            table = _with_transient(table, folder.parent / SOURCE, reference, int(match[1]))
             tables[int(match[1])] = table
     if not tables:
         raise FileNotFoundError(
             f"no predictions in {folder / reference}; run experiments/theory_vs_checkpoints.py --checkpoints DIR first"
         )
     return tables
+
+
+def _with_transient(table: Table, source: Path, reference: str, seed: int) -> Table:
+    """The table with T10's levels, where the reference has a gamma and the study leakage the two runs that they read."""
+    paths = [source / cell / f"seed{seed}.json" for cell in (FORWARD_ONLY, reference)]
+    if reference == FORWARD_ONLY or not all(path.is_file() for path in paths):
+        return table
+    first, own = (float(read_result(path).value(POSTERIOR_STD) or 0.0) for path in paths)
+    plan = Plan()
+    rows = transient_rows(table, cell_gamma(reference), (first, own), plan.gammas, plan.train_noise)
+    return replace(table, rows={**table.rows, **rows})
 
 
 def score(folder: Path, references: Sequence[str], plan: Plan) -> str:

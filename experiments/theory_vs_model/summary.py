@@ -36,6 +36,8 @@ GAPS = (
     ("softmax", "softmax letter"),
 )
 RATIO = "nats of ratio"
+NOISE_BASELINES = {"gamma alone": "noise alone", "persistence": "same gamma at the reference's noise"}
+"""Baselines of `scores.py` that have a meaning at another label noise, and their names there."""
 
 
 def summarise(tables: Mapping[int, Table], reference_gamma: float, plan: Plan) -> dict[str, Metric]:
@@ -93,7 +95,7 @@ def _errors(
     measured = measured_points(tables, quantity, [(noise, gamma) for gamma in gammas])
     by_gamma = {(seed, gamma): value for (seed, _, gamma), value in measured.items()}
     own = own_figures(tables, quantity, noise, reference_gamma)
-    for name, points in baseline_points(by_gamma, own).items():
+    for name, points in baseline_points(by_gamma, own, reference_gamma).items():
         metrics |= _put(f"error.{quantity}.{name}", error_of(points, quantity))
     return metrics
 
@@ -111,9 +113,8 @@ def _noise_errors(tables: Mapping[int, Table], levels: Sequence[str], quantity: 
         for (seed, _, _), value in measured_points(tables, quantity, [(plan.train_noise, plan.noise_gamma)]).items()
     }
     for name, points in baseline_points(by_noise, own).items():
-        if name != "power law":
-            label = {"gamma alone": "noise alone", "persistence": "same gamma at the reference's noise"}[name]
-            metrics |= _put(f"error_noise.{quantity}.{label}", error_of(points, quantity))
+        if name in NOISE_BASELINES:
+            metrics |= _put(f"error_noise.{quantity}.{NOISE_BASELINES[name]}", error_of(points, quantity))
     return metrics
 
 
@@ -211,14 +212,18 @@ def verdict(metrics: Mapping[str, Metric], quantity: str) -> str:
     predicted = {name: metric for name, metric in errors.items() if name not in BASELINES}
     points = max((metric.n or 0 for metric in predicted.values()), default=0)
     levels = {name: metric for name, metric in predicted.items() if (metric.n or 0) >= points}
-    closed = {name: metric for name, metric in levels.items() if name.startswith(("T4", "T6", "softmax"))}
+    closed = {name: metric for name, metric in levels.items() if name.startswith(("T4", "T6", "T10", "softmax"))}
 
     def least(of: Mapping[str, Metric]) -> str:
         name = min(of, key=lambda level: of[level].value or 0.0)
         return f"{name} {_cell(of[name])}"
 
     parts = [f"{label} {least(of)}" for label, of in (("best theory", closed), ("best level", levels)) if of]
-    parts += [f"{name} {_cell(errors[name])}" for name in ("power law", "gamma alone") if name in errors]
+    parts += [
+        f"{name} {_cell(errors[name])}"
+        for name in ("power law", "power law, other seeds", "gamma alone")
+        if name in errors
+    ]
     parts += [
         f"{name} {_cell(metric)} at {metric.n} of {points} points"
         for name, metric in predicted.items()

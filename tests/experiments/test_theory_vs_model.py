@@ -14,12 +14,15 @@ from amvl_model.diagnostics.response.linear_response import measure_linear_respo
 from amvl_model.results.files import Metric, read_result
 from amvl_theory import (
     AnswerPosteriors,
+    HeadRates,
     fixed_precision_posteriors,
     held_prior_posteriors,
     moving_prior_posteriors,
+    widening,
 )
 from experiments import theory_vs_checkpoints
 from experiments.theory_vs_model.levels.linear import letter_level
+from experiments.theory_vs_model.levels.transient import transient_rows
 from experiments.theory_vs_model.plan import Plan
 from experiments.theory_vs_model.predictions import direction, figures, predict, predict_with_heads
 from experiments.theory_vs_model.reference import Reference, halves, letter_averages, measure_references
@@ -36,7 +39,7 @@ from experiments.theory_vs_model.summary import digest, verdict
 from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from tests import helpers
 
-NOISE = helpers.NOISE
+NOISE, ROOT = helpers.NOISE, Path(__file__).resolve().parents[2]
 
 
 # ------------------------------------------------------------------ letters and halves
@@ -151,6 +154,47 @@ def test_the_power_law_baseline_is_exact_for_a_power_law_and_gamma_alone_leaves_
     assert points["gamma alone"][2, 1.0] == (pytest.approx(0.3), 30.0)
     assert points["gamma alone"][0, 1.0][0] == pytest.approx(3.0)  # sqrt(0.3 * 30)
     assert set(points["persistence"]) == {(0, 0.01), (0, 0.1), (0, 1.0)}
+
+
+def test_baselines_without_the_seed_itself_are_exact_for_one_power_of_gamma_and_any_size() -> None:
+    measured = {(seed, gamma): size / gamma for seed, size in enumerate((1.0, 3.0, 9.0)) for gamma in (0.001, 0.01)}
+    points = baseline_points(measured, {seed: 3.0**seed / 0.0003 for seed in range(3)}, 0.0003)
+    assert all(p == pytest.approx(m) for p, m in points["persistence, scaled"].values())
+    assert points["power law, other seeds"][0, 0.001][0] == pytest.approx(np.sqrt(27.0) / 0.001)
+    assert "persistence, scaled" not in baseline_points(measured, {}, 0.0)
+
+
+def test_the_transient_is_t10_integrated_and_adam_bounds_what_gamma_adds() -> None:
+    leaks, answer_var, start, prior_rate, run = np.array([0.002, 0.01]), 4.0, 0.05, 50.0, 300.0
+    rates = HeadRates(posterior_std=0.5, prior_std=prior_rate, posterior_mean=0, prior_mean=0)
+
+    def width(gamma: float) -> float:
+        path = widening(
+            [0, run], gap=0, gamma=gamma, beta=1, rates=rates, fixed_gap_var=answer_var,
+            posterior_std=start**0.5, prior_std=(start + answer_var) ** 0.5,
+        )  # fmt: skip
+        return float(path.posterior_var[-1])
+
+    own = Table(ids=("a", "b"), tasks=("t", "t"), rows={(0.3, REFERENCE, 0.001, "leak"): leaks})
+    rows = transient_rows(own, 0.001, (start**0.5, width(0.001) ** 0.5), (0.0001, 0.001, 0.01), 0.3)
+    for gamma in (0.0001, 0.001, 0.01):
+        expected = 0.5 * np.log1p(np.expm1(2 * leaks) * width(0.001) / width(gamma))
+        assert rows[0.3, "T10", gamma, "leak"] == pytest.approx(expected, rel=0.02)
+    assert rows[0.3, "T10", 0.001, "leak"] == pytest.approx(leaks) == rows[0.3, "T10 Adam", 0.001, "leak"]
+    assert (rows[0.3, "T10 Adam", 0.01, "leak"] > 0.98 * leaks).all()
+    with pytest.raises(ValueError, match="widths above 0"):
+        transient_rows(own, 0.001, (0.0, 1.0), (0.01,), 0.3)
+
+
+def test_the_scores_of_the_transient_are_those_of_the_committed_results() -> None:
+    root = ROOT / "results" / "prediction"
+    stored = read_result(root / "amvl,gamma=0.0003,scores" / "seed0.json").metrics
+    tables = read_tables(root, "amvl,gamma=0.0003")
+    again = error_of(gamma_points(tables, "T10", "leak", (0.0001, 0.001, 0.003, 0.01), 0.3), "leak")
+    assert again.points == 20 and stored["error.leak.T10"].value == pytest.approx(again.error.mean)
+    assert stored["error.leak.power law, other seeds"].value == pytest.approx(1.16, abs=0.005)
+    assert stored["error.leak.T10"].value < stored["error.leak.T10 Adam"].value
+    assert not any("T10" in name for name in read_tables(root, "ntp+fwd")[0].levels())
 
 
 def test_means_are_taken_over_the_questions_that_both_have() -> None:
