@@ -24,11 +24,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from amvl_model.results.provenance import provenance
 
+ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = ("figures", "verification", "__main__.py", "__init__.py", "report.py", "titles.py")
 COPIED = ("amvl_theory", "tests", "pyproject.toml", "README.md")
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.MatMult: ast.Add}
