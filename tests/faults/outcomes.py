@@ -73,6 +73,18 @@ def to_json(table: Table) -> dict[str, Any]:
     }
 
 
+def from_json(rows: dict[str, Any]) -> Table:
+    """The table that `to_json` wrote."""
+    return {
+        name: Kind(
+            Counter({outcome: row[outcome] for outcome in OUTCOMES if row[outcome]}),
+            row["worst_lost_steps"],
+            row["problems"],
+        )
+        for name, row in rows.items()
+    }
+
+
 def markdown(table: Table) -> str:
     """The table as text."""
     lines = [f"| fault | cases | {' | '.join(OUTCOMES)} | steps lost at most |", "|---|" + "---|" * (len(OUTCOMES) + 2)]

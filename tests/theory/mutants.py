@@ -24,6 +24,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from amvl_model.results.provenance import provenance
+
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = ("figures", "verification", "__main__.py", "__init__.py", "report.py", "titles.py")
 COPIED = ("amvl_theory", "tests", "pyproject.toml", "README.md")
@@ -218,7 +222,7 @@ def main() -> None:
             print(number, table[number].outcome, table[number].name, table[number].by, flush=True)
             outcomes = [mutant.outcome for mutant in table]
             summary = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
-            content = {"seed": options.seed, "candidates": len(every), "outcomes": summary}
+            content = {"seed": options.seed, "candidates": len(every), "outcomes": summary, "environment": provenance()}
             options.out.parent.mkdir(parents=True, exist_ok=True)
             rows = {**content, "mutants": [asdict(mutant) for mutant in table]}
             options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
