@@ -29,8 +29,8 @@ STYLE_FILE, PALETTE_FILE = (Path(__file__).with_name(name) for name in ("amvl.mp
 SEQUENTIAL, SIGNED = "cividis", "PuOr_r"
 """Colour maps: of amounts; of signed values, orange above 0."""
 PALE, PALE_SIGNED = (
-    LinearSegmentedColormap.from_list(f"pale {name}", colormaps[name](np.linspace(*ends, 256)))
-    for name, *ends in (("Greys", 0.0, 0.55), (SIGNED, 0.18, 0.82))
+    LinearSegmentedColormap.from_list(f"pale {name}", colormaps[name](np.linspace(low, high, 256)))
+    for name, low, high in (("Greys", 0.0, 0.55), (SIGNED, 0.18, 0.82))
 )
 """The same under lines of methods and black text: light, and amounts in grey."""
 GREY = "#666666"

@@ -319,7 +319,7 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
             ax.errorbar(place, ratio.value, yerr=error, elinewidth=0.7, capsize=0, **marks(method) | face)
             if method != METHODS[0] and method not in named:
                 named.add(method)
-                beside = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "color": shown.colour}
+                beside: dict[str, Any] = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "color": shown.colour}
                 ax.annotate(shown.label, (floor, ratio.value), **beside)
     ax.set_yscale("log")
     if floors:

@@ -57,7 +57,8 @@ def _three_pass(model: Any, batch: dict[str, Tensor], noise: Tensor, use_end: bo
     def query() -> Tensor:
         if batch.get("pixel_values") is None:
             return embed(ids)
-        with model._vision_grad():
+        trained = any(p.requires_grad for p in inner.visual.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             features = inner.get_image_features(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
         mask = (ids == model.config.vlm_config.image_token_id).unsqueeze(-1)
         return embed(ids).masked_scatter(mask, torch.cat(list(features)).to(embed.weight.dtype))
