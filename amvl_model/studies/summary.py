@@ -308,7 +308,8 @@ def draw_bars(
         x = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * width
         error = np.abs(np.array(intervals).T - np.array(values))
         shown = look_of(keys[label])
-        ax.bar(x, values, width * 0.92, yerr=error, label=shown.label, color=shown.colour, error_kw={"lw": 1})
+        bars = ax.bar(x, values, width * 0.92, yerr=error, label=shown.label, color=shown.colour, error_kw={"lw": 1})
+        ax.bar_label(bars, [f"{value:.0f}" if value > 10 else f"{value:.2f}" for value in values], padding=1)
     ax.set_xticks(range(len(names)), names)
     ax.grid(False, axis="x")
     ax.set_ylabel(unit)

@@ -306,7 +306,7 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
         (0.2, 0.74, "ELBO\nleaks less"),
         (0.4, 2.0, "only dual\nKL leaks"),
         (2.83, 1.5, "none"),
-        (2.83, 0.225, "only\nELBO\nleaks"),
+        (2.83, 0.225, "only\nELBO"),
     ):
         ax.text(x, y, text, ha="center", va="center")
     ax.set_xlim(xs[0], xs[-1])
