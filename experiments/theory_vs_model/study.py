@@ -257,16 +257,22 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
         for line in points:
             single = shown.marker if len(line) == 1 else None
             ax.plot(*zip(*line.items(), strict=True), color=shown.colour, ls=shown.line, lw=0.7, marker=single, ms=3)
-        gammas = sorted({gamma for line in points for gamma in line})
-        ends = [[line[gamma] for line in points if gamma in line] for gamma in gammas]
+        gammas = np.unique([gamma for line in points for gamma in line])
+        ends = np.array([_between(line, gammas) for line in points])
         label = f"{name}: {len(points)} levels and their range"
         ax.fill_between(
-            gammas, list(map(min, ends)), list(map(max, ends)), color=shown.colour, alpha=0.3, lw=0, label=label
+            gammas, np.nanmin(ends, 0), np.nanmax(ends, 0), color=shown.colour, alpha=0.3, lw=0, label=label
         )
     trained = means_at(TRAINED, plan.gammas)
     if trained:
         amvl = replace(METHODS["amvl"], label="trained at that γ (95 % over seeds)")
         over_seeds(ax, {amvl.label: trained}, [amvl], interval, log=True)
     ax.set(xscale="log", yscale="log")
-    ax.set_ylim(bottom=0.7 * FLOORS[quantity])
+    ax.set_ylim(0.7 * FLOORS[quantity], max(1.5 * ax.dataLim.y1, ax.get_ylim()[1]))
     return ax
+
+
+def _between(line: Mapping[float, float], gammas: np.ndarray) -> np.ndarray:
+    """A line's values at all gammas, straight on logarithmic axes between its own; NaN beyond its ends."""
+    known = np.log(np.array([*line.items()])).T
+    return np.exp(np.interp(np.log(gammas), *known, left=np.nan, right=np.nan))
