@@ -104,8 +104,8 @@ def verdict(results: Sequence[Result]) -> str:
 def draw(results: Sequence[Result], *, width: float = 9.2, scale: float = 1.2) -> Figure:
     """Leaked information against NLL, and against what zeroing the latents costs: means with their intervals, and every seed.
 
-    Colour tells gamma, shape tells beta. Both axes of the first panel are logarithmic; intervals (95 % over seeds) are drawn
-    along the other axis alone, since those of the leak reach below 0. ``width`` in inches, ``scale`` of text and lines.
+    Colour tells gamma, shape tells beta. Intervals (95 % over seeds) are drawn along y alone: those of the leak reach below 0,
+    and its axis is logarithmic. ``width`` in inches, ``scale`` of text and lines.
     """
     found = cells(results)
     gammas = sorted({cell.gamma for cell in found if cell.gamma is not None})

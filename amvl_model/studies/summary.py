@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.results.files import Metric
 from amvl_model.results.text import text_table
-from amvl_style import GREY, METHODS, SERIES, keys_of, look_of, styled
+from amvl_style import GREY, keys_of, look_of, styled
 
 Measured = Mapping[str, Any]
 SCALE = 1.2
@@ -174,10 +174,6 @@ def _columns(
     return columns
 
 
-OPTIONS = (*(SERIES[i] for i in (2, 3, 4, 5, 6)), METHODS["prior"])
-"""Looks of the options, A first: not those of AMVL and forward-only."""
-
-
 def option_plane(prior_mean: np.ndarray, prior_std: np.ndarray, means: np.ndarray) -> np.ndarray:
     """The plane (2, D) that shows the options' posterior means best, in units of the prior's standard deviations.
 
@@ -220,7 +216,7 @@ def draw_posteriors(
     ax.plot(0, 0, "+", color=GREY, markersize=9, label="prior")
     reach = 1.3
     for i, choice in enumerate(choices):
-        colour = OPTIONS[i % len(OPTIONS)].colour
+        colour = look_of(i).colour
         centre = plane @ ((means[i] - mean) / std)
         spread = _projected(plane, stds[i] / std)
         ax.add_patch(_ellipse(centre, spread, colour, width=2.6 if i == answer else 1.3))
@@ -308,7 +304,8 @@ def draw_bars(
         x = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * width
         error = np.abs(np.array(intervals).T - np.array(values))
         shown = look_of(keys[label])
-        ax.bar(x, values, width * 0.92, yerr=error, label=shown.label, color=shown.colour, error_kw={"lw": 1})
+        bars = ax.bar(x, values, width * 0.92, yerr=error, label=shown.label, color=shown.colour, error_kw={"lw": 1})
+        ax.bar_label(bars, [f"{value:.0f}" if value > 10 else f"{value:.2f}" for value in values], padding=1)
     ax.set_xticks(range(len(names)), names)
     ax.grid(False, axis="x")
     ax.set_ylabel(unit)

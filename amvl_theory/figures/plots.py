@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LogNorm
 from matplotlib.lines import Line2D
 
-from amvl_style import GREY, METHODS, PALE, PALE_SIGNED, RULE, SIGNED, SIMULATION, Look, axes, graded, look, marks
+from amvl_style import GREY, METHODS, PALE, PALE_SIGNED, RULE, SIMULATION, Look, axes, graded, look, marks
 from amvl_theory import EQUAL_WEIGHT_CROSSOVER
 from amvl_theory.checks import OBJECTIVES
 from amvl_theory.figures.curves import Mode
@@ -306,7 +306,7 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
         (0.2, 0.74, "ELBO\nleaks less"),
         (0.4, 2.0, "only dual\nKL leaks"),
         (2.83, 1.5, "none"),
-        (2.83, 0.225, "only\nELBO\nleaks"),
+        (2.83, 0.225, "only\nELBO"),
     ):
         ax.text(x, y, text, ha="center", va="center")
     ax.set_xlim(xs[0], xs[-1])
@@ -389,7 +389,7 @@ def error_map(
     ax = axes(ax)
     xs, ys, matrix = grid(table, x, y, value)
     norm = BoundaryNorm(ERROR_LEVELS, 256, extend="both")
-    _heat(ax, xs, ys, matrix, bar, cmap=SIGNED, norm=norm, scales=scales)
+    _heat(ax, xs, ys, matrix, bar, cmap=PALE_SIGNED, norm=norm, scales=scales)
     below = np.where(np.isfinite(matrix), matrix, 0.0) < ERROR_LEVELS[4]
     if below.any():  # dotted, so that greyscale shows the sign
         ax.contourf(xs, ys, below.astype(float), levels=[0.5, 1.5], colors="none", hatches=[".."])

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 from amvl_model.results.files import Metric, read_result, result_path, write_result
 from amvl_model.results.seeds import interval
 from amvl_model.studies.declared import STUDIES
-from amvl_style import METHODS, look, look_of, over_seeds, save, styled
+from amvl_style import METHODS, look_of, over_seeds, save, styled
 from experiments.theory_vs_model.levels.transient import transient_rows
 from experiments.theory_vs_model.plan import FLOORS, QUANTITIES, Plan
 from experiments.theory_vs_model.predictions import Prediction, trained_figures
@@ -215,13 +214,17 @@ TITLES = {
     "spread": "spread of posterior means",
     "shift": "shift from the prior mean",
 }
-FAMILIES = ("closed form", "numerical solution", "heads retrained")
-"""Columns of the figure: theorems; likelihoods solved numerically; latent heads trained on a frozen reference."""
+FAMILIES = {
+    "theorems (closed form)": look_of(0),
+    "likelihoods solved numerically": look_of(1),
+    "heads trained on the frozen reference": look_of(2),
+}
+"""Families of approximation levels, and their looks."""
 
 
 def family(level: str) -> str:
-    """The column of an approximation level."""
-    return FAMILIES[2 if "head" in level else 0 if level.startswith("T") else 1]
+    """The family of an approximation level."""
+    return list(FAMILIES)[2 if "head" in level else 0 if level.startswith("T") else 1]
 
 
 def draw(
@@ -231,7 +234,7 @@ def draw(
     *,
     width: float = 9.0,
 ) -> Figure:
-    """A row per reference and quantity, a column per family of approximation levels; both axes logarithmic.
+    """A row per reference, a column per quantity; both axes logarithmic.
 
     Args:
         tables: per reference cell, per seed.
@@ -239,54 +242,51 @@ def draw(
         quantities: to show, of `TITLES`.
         width: inches.
     """
-    rows = [(reference, quantity) for reference in tables for quantity in quantities]
     with styled():
-        page = Figure(figsize=(width, 0.22 * width * len(rows) + 1.0))
-        axes = page.subplots(len(rows), len(FAMILIES), sharex=True, sharey="row", squeeze=False)
-        handles: list[dict[str, Any]] = [{} for _ in FAMILIES]
-        for line, (reference, quantity) in zip(axes, rows, strict=True):
-            for ax, column, entries in zip(line, FAMILIES, handles, strict=True):
-                draw_quantity(ax, tables[reference], quantity, plan, column)
-                drawn = ax.get_legend_handles_labels()
-                entries |= dict(zip(drawn[1], drawn[0], strict=True))
-            line[0].set_title(f"from {reference}")
-            line[0].set_ylabel(f"{TITLES[quantity]}\nmean over seeds [{QUANTITIES[quantity]}]")
+        page = Figure(figsize=(width, 0.28 * width * len(tables) + 0.9))
+        axes = page.subplots(len(tables), len(quantities), sharex=True, sharey="col", squeeze=False)
+        for line, (reference, seeds) in zip(axes, tables.items(), strict=True):
+            for ax, quantity in zip(line, quantities, strict=True):
+                draw_quantity(ax, seeds, quantity, plan)
+                ax.set_ylabel(f"{TITLES[quantity]}\nmean over seeds [{QUANTITIES[quantity]}]")
+            line[0].set_title(f"predicted from {reference}")
         for ax in axes[-1]:
             ax.set_xlabel("weight of the reverse KL, γ [1]")
-        for ax, column, entries, side in zip(axes[0], FAMILIES, handles, ("left", "center", "right"), strict=True):
-            ax.set_title("\n".join([column, ax.get_title(loc="left")]))
-            page.legend(entries.values(), entries.keys(), loc=f"outside lower {side}")
+        page.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return page
 
 
-def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Plan, column: str) -> Axes:
-    """One panel: arithmetic means over seeds of a family's levels; trained checkpoints with intervals, and every seed."""
+def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Plan) -> Axes:
+    """One panel of arithmetic means over seeds: a family's levels as thin lines of one colour and their range as a band; trained
+    checkpoints with intervals, and every seed."""
 
     def means_at(level: str, gammas: Iterable[float]) -> dict[float, np.ndarray]:
         values = {g: measured_over_seeds(tables, level, quantity, g, plan.train_noise) for g in gammas}
         return {gamma: each for gamma, each in values.items() if len(each)}
 
-    levels = dict.fromkeys(name for table in tables.values() for name in table.levels() if family(name) == column)
-    for i, level in enumerate(levels, start=2):  # the first two looks are AMVL's and forward-only's
-        shown = look_of(i)
-        line = {
-            gamma: max(float(each.mean()), FLOORS[quantity]) for gamma, each in means_at(level, plan.all_gammas).items()
-        }
-        if line:
-            ax.plot(*zip(*line.items(), strict=True), marker=shown.marker, ms=4, lw=1.1, label=_label(level), **look(i))
+    levels = dict.fromkeys(name for table in tables.values() for name in table.levels() if name != TRAINED)
+    for name, shown in FAMILIES.items():
+        lines = [means_at(level, plan.all_gammas) for level in levels if family(level) == name]
+        points = [{g: max(float(each.mean()), FLOORS[quantity]) for g, each in line.items()} for line in lines]
+        for line in points:
+            single = shown.marker if len(line) == 1 else None
+            ax.plot(*zip(*line.items(), strict=True), color=shown.colour, ls=shown.line, lw=0.7, marker=single, ms=3)
+        gammas = np.unique([gamma for line in points for gamma in line])
+        ends = np.array([_between(line, gammas) for line in points])
+        label = f"{name}: {len(points)} levels and their range"
+        ax.fill_between(
+            gammas, np.nanmin(ends, 0), np.nanmax(ends, 0), color=shown.colour, alpha=0.3, lw=0, label=label
+        )
     trained = means_at(TRAINED, plan.gammas)
     if trained:
         amvl = replace(METHODS["amvl"], label="trained at that γ (95 % over seeds)")
         over_seeds(ax, {amvl.label: trained}, [amvl], interval, log=True)
     ax.set(xscale="log", yscale="log")
-    ax.set_ylim(bottom=0.7 * FLOORS[quantity])
+    ax.set_ylim(0.7 * FLOORS[quantity], max(1.5 * ax.dataLim.y1, ax.get_ylim()[1]))
     return ax
 
 
-def _label(level: str) -> str:
-    """Name of a level in the legend."""
-    match = re.fullmatch(r"(both heads|head) (\+?)(\d+)", level)
-    if match is None:
-        return {"head untrained": "posterior head untrained"}.get(level, level)
-    heads = "both heads" if match[1] == "both heads" else "posterior head alone"
-    return f"{heads}, {match[3]} steps{' more' if match[2] else ''}"
+def _between(line: Mapping[float, float], gammas: np.ndarray) -> np.ndarray:
+    """A line's values at all gammas, straight on logarithmic axes between its own; NaN beyond its ends."""
+    known = np.log(np.array([*line.items()])).T
+    return np.exp(np.interp(np.log(gammas), *known, left=np.nan, right=np.nan))

@@ -147,6 +147,20 @@ def said(found: Mapping[str, Diagnosed]) -> str:
     return "\n".join(lines)
 
 
+def text(found: Mapping[str, Diagnosed], name: str, diagnostic: str, *path: str) -> str:
+    """A measure of one checkpoint with its interval and unit, "-" where it was not measured.
+
+    Args:
+        found: per checkpoint. name: of the checkpoint.
+        diagnostic: of `amvl_model.diagnostics.report.suite.DIAGNOSTICS`.
+        path: into its dictionary; of contamination below its measures.
+    """
+    from amvl_model.diagnostics.report.figures import at, cell
+
+    data = _dictionaries(found, diagnostic).get(name) or {}
+    return cell(at(data["measures"] if diagnostic == "contamination" and data else data, path))
+
+
 def panels(found: Mapping[str, Diagnosed], diagnostic: str) -> Figure | str:
     """One diagnostic's panels, the checkpoints side by side, as in the report of experiments/diagnose.py."""
     from amvl_model.diagnostics.report.figures import panels_figure

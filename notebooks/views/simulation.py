@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_style import METHODS, RULE, axes, look, marks
-from amvl_theory import GaussianGame, mixture_information, self_consistent_contamination
-from amvl_theory import simulate
+from amvl_style import RULE, axes, look, marks
+from amvl_theory import GaussianGame, mixture_information, self_consistent_contamination, simulate
 from amvl_theory.checks import OBJECTIVES, Array
 from amvl_theory.figures import figures
 from amvl_theory.figures.curves import Mode
@@ -74,9 +73,8 @@ def theory_figure(name: str, mode: Mode, *, seed: int = 0, quick: bool = True) -
         return figures.FIGURES[name](mode, np.random.default_rng(seed), quick)[0]
 
 
-def slow_motion(mode: Mode, gamma: float) -> Figure:
-    """`path` in three panels; the markers at the right edge are T5's closed form."""
-    table = path(mode, gamma)
+def slow_motion(table: Table) -> Figure:
+    """`path`'s table in three panels; the markers at the right edge are T5's closed form."""
     with styled():
         page = Figure(figsize=(13.2, 3.9))
         panels = page.subplots(1, 3)

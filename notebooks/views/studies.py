@@ -258,7 +258,10 @@ def objectives_figure() -> Figure:
     import pandas as pd
     import seaborn as sns
 
-    colours = {name: METHODS[name].colour if name in METHODS else GREY for name in groups}
+    alone = {"fwd": "forward KL alone", "rev": "reverse KL alone"}
+    groups = {METHODS[name].label if name in METHODS else alone.get(name, name): group for name, group in groups.items()}
+    colours = {look.label: look.colour for look in METHODS.values() if look.label in groups}
+    colours = {name: colours.get(name, GREY) for name in groups}
     with styled():
         page = Figure(figsize=(12.6, 0.9 + 0.38 * len(groups)))
         for ax, (metric, label, factor) in zip(page.subplots(1, 3, sharey=True), columns, strict=True):

@@ -174,7 +174,7 @@ def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
         ax.text(
             ETA * (ends[i] + end) / 2, 0.97, f"({'abc'[i]})", transform=ax.get_xaxis_transform(), va="top", ha="center"
         )
-    ax.legend(loc="lower center")
+    ax.legend(loc="lower left", bbox_to_anchor=(0.27, 0.0))
     ax.set_title("(d) both KLs, mean over the answers")
 
 

@@ -87,7 +87,16 @@ def _spread(ax: Axes, x: float, values: pd.Series, shown: Look, scale: float, to
     low, high = interval(values) if len(values) > 1 else (values.mean(), values.mean())
     mean = float(values.mean())
     error = [[mean - max(low, 0.0)], [min(high, top) - mean]]
-    ax.errorbar(x, mean, error, marker=shown.marker, color=shown.colour, markersize=5, markeredgecolor="white")
+    ax.errorbar(
+        x,
+        mean,
+        error,
+        marker=shown.marker,
+        color=shown.colour,
+        markersize=6,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+    )
 
 
 def _accuracies(ax: Axes, frame: pd.DataFrame, cells: Sequence[str], hops: int, options: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
+from amvl_model.diagnostics.report.sections import PERTURBATIONS
 from amvl_model.results.files import Result
 from amvl_style import METHODS, RULE, SEQUENTIAL
 from paper_figs.build import Drawn, NothingToDrawError
@@ -17,19 +18,6 @@ TITLE = "similarity of the latent slots, and their sensitivity to permuted image
 KINDS = (("prior", "prior, as they are"), ("prior_centred", "prior, centred"))
 LOWEST = 0.0
 """Cosine of the darkest colour; what lies below has it too."""
-PERTURBATIONS = (
-    ("patch_shuffle", "image: patches permuted"),
-    ("word_shuffle", "text: words permuted"),
-    ("option_order", "text: options reordered"),
-    ("letter_style", "text: other letters"),
-    ("paraphrase", "text: paraphrased"),
-    ("crop", "image: cropped"),
-    ("noise", "image: noise"),
-    ("darker", "image: darker"),
-    ("brighter", "image: brighter"),
-    ("jpeg", "image: JPEG"),
-    ("other_question", "another question"),
-)
 
 
 def draw(sources: Sources) -> Drawn:
@@ -47,7 +35,7 @@ def draw(sources: Sources) -> Drawn:
     right.set_title("(c) and the answer")
     left.set_xscale("log")
     below.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    left.set_yticks(range(len(PERTURBATIONS)), [name for _, name in PERTURBATIONS])
+    left.set_yticks(range(len(PERTURBATIONS)), [*PERTURBATIONS.values()])
     left.set_ylim(len(PERTURBATIONS) - 0.4, -0.6)
     return Drawn(figure)
 
@@ -77,7 +65,7 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
 def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
     for i, result in enumerate(found):
         own = METHODS["ntp+fwd" if result.cell == "tiny-forward-only" else "amvl"]
-        for row, (name, _) in enumerate(PERTURBATIONS):
+        for row, name in enumerate(PERTURBATIONS):
             metric = result.metrics.get(f"perturbed.{name}.{figure}")
             if metric is None or metric.value is None:
                 continue

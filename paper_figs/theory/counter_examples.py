@@ -66,7 +66,7 @@ def _frozen(ax: Axes, sources: Sources) -> None:
     shift = np.array([frozen_prior_response(model, value) for value in gamma])
     sources.compute(frozen_prior_response, claim=example.claim, gamma=[0.0, 4.0])
     ax.plot(gamma, (shift**2).sum(1), label="|δ̄|²", **look("amvl"))
-    ax.plot(gamma, shift @ model.g, label="response energy", **look(0))
+    ax.plot(gamma, shift @ model.g, label="response energy", **look(1))
     traced = _example("spread_trace")
     trace = [float(np.trace(spread(model_of(traced), value))) for value in gamma[15::15]]
     ax.plot(gamma[15::15], trace, label="tr C (T4)", **marks(2))
@@ -85,7 +85,7 @@ def _absorbed(ax: Axes, sources: Sources) -> None:
     c = np.array([equilibrium(model, float(example.beta), value).contamination for value in gamma])
     sources.compute(equilibrium, claim=example.claim, beta=float(example.beta), gamma=[0.0, 12.0])
     ax.plot(gamma, c[:, 0], label="absorbed mode", **look("amvl"))
-    ax.plot(gamma, c[:, 1], label="other mode", **look(0))
+    ax.plot(gamma, c[:, 1], label="other mode", **look(1))
     _ends(ax, example)
     ax.set_ylim(-0.05, 1.25)
     ax.set_xlabel("γ [1]")

@@ -18,7 +18,7 @@ QUANTITIES = ("leak", "spread")
 
 
 def draw(sources: Sources) -> Drawn:
-    """A row per reference checkpoint and quantity; arithmetic means over seeds, 95 % intervals for trained checkpoints."""
+    """A row per reference checkpoint, a column per quantity; means over seeds, 95 % intervals for trained checkpoints."""
     tables = read(sources)
     if not tables:
         raise NothingToDrawError

@@ -136,6 +136,18 @@ def test_questions_are_those_of_the_tasks_that_all_checkpoints_were_trained_on(m
     assert all(question.answer_probs is not None and max(question.answer_probs) < 1 for question in noisy)
 
 
+def test_a_measure_is_told_with_its_interval_and_unit_or_not_at_all() -> None:
+    measures = {"leaked_information": {"mean": 0.333, "low": 0.3, "high": 0.4, "unit": "nats"}}
+    found = {
+        "mine": Diagnosed(
+            name="mine", run=None, reports={"contamination": Report(measures=measures)}, refused={}, seconds={}
+        )
+    }
+    assert checkpoints.text(found, "mine", "contamination", "leaked_information") == "0.333 [0.3, 0.4] nats"
+    assert checkpoints.text(found, "mine", "contamination", "forward_kl") == "-"
+    assert checkpoints.text(found, "other", "stability", "spread") == "-"
+
+
 # studies
 
 
@@ -295,9 +307,10 @@ def test_the_shipped_main_job_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 # training
 
 
-def test_settings_take_a_double_underscore_for_the_dot() -> None:
-    config = training.settings(objective__gamma=0.01, train__steps=7)
-    assert (config.objective.gamma, config.train.steps, config.data.tasks) == (0.01, 7, training.EASY_TASKS)
+def test_the_log_has_the_rows_of_training_alone(tmp_path: Path) -> None:
+    rows = [{"step": 10, "ntp": 2.0}, {"step": 10, "probe": 1.0}, {"step": 20, "ntp": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert training.log(tmp_path) == [rows[0], rows[2]]
 
 
 def test_a_curve_is_the_logged_column() -> None:

@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def test_a_notebook_opens_with_what_is_learnt_and_closes_with_what_to_try(name: 
     assert book.cells[0].source.startswith(f"# {name[:2]} ") and "**At the end you will know**" in book.cells[0].source
     assert book.cells[-1].source.startswith("## What to try next\n")
     assert 'sys.path.insert(0, "..")' in code(book)[0].source
+
+
+@pytest.mark.parametrize("name", NAMES[1:5])
+def test_a_notebook_tells_what_was_seen_in_numbers_that_it_computed(name: str) -> None:
+    last = code(read(name))[-1]
+    (told,) = [output["data"]["text/markdown"] for output in last.outputs if "text/markdown" in output.get("data", {})]
+    numbers = re.findall(r"\d+\.\d+", told)
+    assert len(numbers) >= 4
+    assert sum(number in last.source for number in numbers) <= 1, "typed, not computed"
+
+
+@pytest.mark.parametrize("name", NAMES[1:5])
+def test_equations_are_typeset(name: str) -> None:
+    prose = "".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+    assert not re.search(r"KL\([pq] \|\| [pq]\)|\b(beta|gamma) = |\n    L = ", prose)
 
 
 @pytest.mark.parametrize("name", NAMES)

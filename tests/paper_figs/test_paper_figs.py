@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from amvl_model.results.files import ResultError
+from amvl_model.results.provenance import PROJECT_ROOT
 from amvl_model.results.seeds import CHECKPOINT_COLUMNS, COLUMNS
 from amvl_style import styled
 from paper_figs import build, style
@@ -86,6 +90,18 @@ def test_the_same_results_give_the_same_bytes(name: str, results: Path, tmp_path
     for one, other in zip(first.files, second.files, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
     assert all(b"CreationDate" not in path.read_bytes() for path in first.files)
+
+
+def test_two_processes_write_the_same_bytes(results: Path, tmp_path: Path) -> None:
+    """Hashes of strings differ between the two, so that an order that comes from a set would show."""
+    names = ("leakage_frontier", "table_objectives")
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "paper_figs", *names, "--results", str(results), "--out", str(tmp_path / seed)]
+        subprocess.run(command, check=True, cwd=PROJECT_ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, timeout=300)
+    written = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert len(written) == 7
+    for name in written:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
 def test_a_figure_does_not_depend_on_what_was_drawn_before(results: Path, tmp_path: Path) -> None:

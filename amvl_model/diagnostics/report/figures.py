@@ -34,6 +34,7 @@ class Panel:
         scale: factor on the values.
         log: logarithmic value axis.
         zero: draw a line at 0 (values are differences).
+        shared: the value axis is that of the other panels on the page with this mark.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Panel:
     scale: float = 1.0
     log: bool = False
     zero: bool = False
+    shared: bool = False
 
 
 def draw_intervals(
@@ -122,6 +124,10 @@ def panels_figure(
                 ax.axis("off")
             for ax, (panel, labels, series) in zip(row, line, strict=False):
                 draw_intervals(series, labels, panel, ax, keys=keys)
+        places = [ax for row in rows_of_axes for ax in row]
+        shared = [ax for ax, (panel, *_) in zip(places, filled, strict=False) if panel.shared]
+        for ax in shared[1:]:
+            ax.sharex(shared[0])
         handles, names = rows_of_axes[0][0].get_legend_handles_labels()
         page.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
     return page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from amvl_model.diagnostics.report.figures import Panel, Path, words
 
 TITLES: dict[str, str] = {
@@ -42,37 +44,71 @@ ABOUT: dict[str, str] = {
 }
 
 
-def _named(names: str, *path: str, deep: tuple[str | int, ...] = ()) -> tuple[tuple[str, Path], ...]:
-    """Rows for space-separated keys below a path."""
-    return tuple((words(name), (*path, name, *deep)) for name in names.split())
+PERTURBATIONS = {
+    "patch_shuffle": "image: patches permuted",
+    "word_shuffle": "text: words permuted",
+    "option_order": "text: options reordered",
+    "letter_style": "text: other letters",
+    "paraphrase": "text: paraphrased",
+    "crop": "image: cropped",
+    "noise": "image: noise",
+    "darker": "image: darker",
+    "brighter": "image: brighter",
+    "jpeg": "image: JPEG",
+    "other_question": "another question",
+}
+"""Changes of a question and what they are called; the first two leave its answer unknown, the last is another question."""
+INTERVENTIONS = {
+    "prior_sample": "prior sample",
+    "zeroed": "zeros",
+    "shuffled": "another question's",
+    "noise": "N(0, I) noise",
+}
+"""What stands in place of the prior mean."""
+
+
+def _named(
+    names: str | Mapping[str, str], *path: str, deep: tuple[str | int, ...] = ()
+) -> tuple[tuple[str, Path], ...]:
+    """Rows for keys below a path: space-separated, or with a label each."""
+    labels = {name: words(name) for name in names.split()} if isinstance(names, str) else names
+    return tuple((label, (*path, name, *deep)) for name, label in labels.items())
 
 
 _SHIFT_UNIT = "shift [1 = the option's own displacement]"
 _SHIFT_ROWS = {
-    key: _named("given others contrast own_label leverage", key, "figures") for key in ("held_out", "training")
+    key: _named(
+        {
+            "given": "given option",
+            "others": "other options",
+            "contrast": "given minus others",
+            "own_label": "own label",
+            "leverage": "leverage of the own label",
+        },
+        key,
+        "figures",
+    )
+    for key in ("held_out", "training")
 }
-_PERTURBATIONS = (
-    "noise darker brighter crop jpeg patch_shuffle paraphrase letter_style option_order word_shuffle other_question"
-)
 
 PANELS: dict[str, tuple[Panel, ...]] = {
     "contamination": (
         Panel(
             "leaked information",
-            "nats",
+            "information [nats]",
             _named("leaked_information leakage_bound known_answer_leakage answer_entropy", "measures"),
         ),
         Panel("answer sensitivity", "squared Mahalanobis distance", _named("answer_sensitivity", "measures"), log=True),
-        Panel("KL between posterior and prior", "nats", _named("forward_kl reverse_kl", "measures"), log=True),
+        Panel("KL between posterior and prior", "KL [nats]", _named("forward_kl reverse_kl", "measures"), log=True),
         Panel(
             "answer NLL, posterior minus prior latents",
-            "nats",
+            "difference [nats]",
             _named("nll_gap_mean nll_gap_sample", "measures"),
             zero=True,
         ),
         Panel(
             "accuracy",
-            "%",
+            "accuracy [%]",
             _named(
                 "accuracy_prior_mean accuracy_prior_sample accuracy_posterior_mean accuracy_posterior_sample",
                 "measures",
@@ -86,7 +122,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "slots": (
         Panel(
             "leaked information",
-            "nats",
+            "information [nats]",
             (("all slots", ("whole", "leaked_information")), ("slot", ("slots", "leaked_information"))),
         ),
         Panel(
@@ -96,16 +132,19 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             log=True,
         ),
         Panel(
-            "forward KL", "nats", (("all slots", ("whole", "forward_kl")), ("slot", ("slots", "forward_kl"))), log=True
+            "forward KL",
+            "KL(q || p) [nats]",
+            (("all slots", ("whole", "forward_kl")), ("slot", ("slots", "forward_kl"))),
+            log=True,
         ),
-        Panel("redundancy", "nats", _named("redundancy known_redundancy", "whole"), zero=True),
+        Panel("redundancy", "information [nats]", _named("redundancy known_redundancy", "whole"), zero=True),
     ),
     "answer-direction": (
         *(
-            Panel(f"{title} questions", _SHIFT_UNIT, _SHIFT_ROWS[key], zero=True)
+            Panel(f"{title} questions", _SHIFT_UNIT, _SHIFT_ROWS[key], zero=True, shared=True)
             for key, title in (("held_out", "held-out"), ("training", "training"))
         ),
-        Panel("contrast: training minus held-out", _SHIFT_UNIT, _named("memorised"), zero=True),
+        Panel("contrast: training minus held-out", _SHIFT_UNIT, _named("memorised"), zero=True, shared=True),
     ),
     "cross-modal": (
         *(
@@ -137,26 +176,34 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             scale=100,
         ),
         Panel(
-            "slots of one sample and another",
-            "cosine",
+            "latents of one sample and another",
+            "cosine [1]",
             tuple((f"temperature {t}", ("sampling", t, "latent_cosine")) for t in ("0.5", "1", "2")),
         ),
         Panel(
             "question changed: same answer",
-            "share of questions [%]",
-            _named(_PERTURBATIONS, "perturbations", deep=("answer_agreement",)),
+            "questions answered as before [%]",
+            _named(PERTURBATIONS, "perturbations", deep=("answer_agreement",)),
             scale=100,
         ),
         Panel(
             "question changed: shift of the prior mean",
-            "prior std, root mean square",
-            _named(_PERTURBATIONS, "perturbations", deep=("prior_shift",)),
+            "shift, root mean square [prior std]",
+            _named(PERTURBATIONS, "perturbations", deep=("prior_shift",)),
             log=True,
         ),
         Panel(
             "similarity between slots",
-            "cosine, mean over pairs",
-            _named("prior posterior prior_centred posterior_centred", "off_diagonal"),
+            "cosine, mean over pairs [1]",
+            _named(
+                {
+                    "prior": "prior",
+                    "posterior": "posterior",
+                    "prior_centred": "prior, centred",
+                    "posterior_centred": "posterior, centred",
+                },
+                "off_diagonal",
+            ),
         ),
         Panel(
             "spread of each slot",
@@ -168,31 +215,43 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "interventions": (
         Panel(
             "accuracy, change against the prior mean",
-            "points",
-            _named("prior_sample zeroed shuffled noise", "conditions", deep=("accuracy_difference",)),
+            "change [points]",
+            _named(INTERVENTIONS, "conditions", deep=("accuracy_difference",)),
             scale=100,
             zero=True,
         ),
         Panel(
             "answer NLL, change against the prior mean",
-            "nats",
-            _named("prior_sample zeroed shuffled noise", "conditions", deep=("nll_difference",)),
+            "change [nats]",
+            _named(INTERVENTIONS, "conditions", deep=("nll_difference",)),
             zero=True,
         ),
         Panel(
             "change of the answer distribution",
-            "total variation distance [0 to 1]",
-            _named("prior_sample zeroed shuffled noise", "conditions", deep=("total_variation",)),
+            "total variation distance [1]",
+            _named(INTERVENTIONS, "conditions", deep=("total_variation",)),
         ),
     ),
     "mediation": (
         Panel(
             "posterior of another option swapped in",
-            "% of questions",
-            _named("accuracy_given accuracy_swapped follows_swapped", "swap"),
+            "share of questions [%]",
+            _named(
+                {
+                    "accuracy_given": "right, own posterior",
+                    "accuracy_swapped": "right, swapped posterior",
+                    "follows_swapped": "answers the swapped option",
+                },
+                "swap",
+            ),
             scale=100,
         ),
-        Panel("log odds of the swapped option", "change [nats]", _named("log_odds_shift", "swap"), zero=True),
+        Panel(
+            "log odds of the swapped option",
+            "change [nats]",
+            _named({"log_odds_shift": "swapped minus own"}, "swap"),
+            zero=True,
+        ),
         Panel(
             "one slot taken from another question",
             "change of the answer NLL [nats]",

@@ -319,13 +319,13 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
             ax.errorbar(place, ratio.value, yerr=error, elinewidth=0.7, capsize=0, **marks(method) | face)
             if method != METHODS[0] and method not in named:
                 named.add(method)
-                beside: dict[str, Any] = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "color": shown.colour}
-                ax.annotate(shown.label, (floor, ratio.value), **beside)
+                beside: dict[str, Any] = {"xytext": (-12, 7), "textcoords": "offset points", "color": shown.colour}
+                ax.annotate(shown.label, (floor, high), **beside)
     ax.set_yscale("log")
     if floors:
         line = np.linspace(1, max(floors))
         ax.plot(line, line, color="black", lw=0.8, label="step time as the tokens: ratio = r")
-        ax.set_ylim(0.85, max(1.9, 1.25 * ax.dataLim.y1))
+        ax.set_ylim(0.85, max(1.9, 1.35 * ax.dataLim.y1))
         ticks = [tick for tick in (1, 1.2, 1.5, 2, 3, 5, 8, 12) if tick < ax.get_ylim()[1]]
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
@@ -334,7 +334,7 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
     ax.plot([], [], label="the same, gradient checkpointing", **own | {"markerfacecolor": own["color"]})
     ax.set_xlabel("token ratio r = (N + 3k + 2|y|) / (N + |y|) [1]")
     ax.set_ylabel("step time / plain fine-tuning's [1]")
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.85))
     return ax
 
 

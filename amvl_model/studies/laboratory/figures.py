@@ -1,4 +1,4 @@
-"""The main job's figure: accuracy by hops and latents, learning curves, leaked information, and one question with its latents."""
+"""The main job's figure: a question, accuracy by objective and latents, leak, learning curves, what latents contain."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.synthetic.multihop.spec import PALETTE
 from amvl_model.results.files import Result
 from amvl_model.studies.laboratory.options import ARMS
-from amvl_style import GREY, RULE, SEQUENTIAL, look_of, styled
+from amvl_style import GREY, RULE, look_of, styled
+
+CONDITIONS = {
+    "accuracy": "latents of the prior,\nwhich sees the question",
+    "accuracy_posterior": "latents of the posterior,\nwhich sees the answer too",
+    "accuracy_exchanged": "latents of another scene\nin their place",
+}
+"""Accuracies by the latents that the decoder gets, and their titles."""
+AMOUNT = "Greys"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,11 @@ class Reading:
     question: VisualQuestion
     states: list[NDArray[np.floating]]
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], question: VisualQuestion) -> Reading:
+        """The reading that `to_dict` made, with the question of its id."""
+        return cls(name=data["arm"], question=question, states=[np.array(slot) for slot in data["probabilities"]])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the image."""
         return {
@@ -45,124 +62,153 @@ class Reading:
 
 
 def draw_job(results: Mapping[str, Result], readings: Sequence[Reading]) -> Figure:
-    """The page: above the arms side by side, below one question and what each slot of two arms holds of it."""
-    most = max(int(hops) for hops in results["sft"].config["recipe"]["hops"])
+    """The page: one question, the arms side by side, and what the latents of two arms contain of the question."""
+    recipe = results["sft"].config["recipe"]
+    most, objects = max(int(hops) for hops in recipe["hops"]), int(recipe["objects"])
     with styled(1.2):
-        page = Figure(figsize=(13.5, 8.6), layout="constrained")
-        parts: Any = page.subfigures(2, 1, height_ratios=(1.25, 1.0))
-        top, bottom = parts
-        accuracy, curves, leak = top.subplots(1, 3, width_ratios=(1.5, 1.3, 0.9))
-        draw_accuracies(accuracy, results, most)
-        draw_curves(curves, results, most)
-        draw_leaks(leak, results, most)
-        top.legend(*curves.get_legend_handles_labels(), loc="outside upper center", ncols=len(results))
-        _draw_readings(bottom, readings)
+        page = Figure(figsize=(13.5, 9.6), layout="constrained")
+        parts: Any = page.subfigures(3, 1, height_ratios=(0.72, 1.35, 1.15))
+        _draw_question(parts[0], readings[0].question)
+        middle: Any = parts[1].subfigures(1, 2, width_ratios=(2.35, 1))
+        columns = middle[0].subplots(1, 4, sharey=True)
+        for ax, (condition, title) in zip(columns, CONDITIONS.items(), strict=False):
+            draw_bars(ax, results, f"{condition}_{most}", 100.0, title, "test accuracy [%]", 100 / objects, 100.0)
+        bound = math.log(objects)
+        title = f"what the posterior reveals\nof the answer, at most {bound:.2f}"
+        draw_bars(columns[3], results, f"leaked_{most}", 1.0, title, "leaked information [nats]", None, bound)
+        middle[0].suptitle(f"Which objective keeps latents that work?  {most} hops; dashed: chance", weight="bold")
+        draw_curves(middle[1].subplots(), results, most)
+        middle[1].suptitle(f"The course of training, {most} hops", weight="bold")
+        _draw_readings(parts[2], readings)
     return page
 
 
 def draw_page(readings: Sequence[Reading]) -> Figure:
-    """One question's image and what each slot of some checkpoints contains."""
+    """One question and what each slot of some checkpoints contains."""
     with styled(1.2):
-        page = Figure(figsize=(6.4 * len(readings[0].states), 1.6 + 2.4 * len(readings)), layout="constrained")
-        _draw_readings(page, readings)
+        page = Figure(figsize=(13.5, 5.4), layout="constrained")
+        parts: Any = page.subfigures(2, 1, height_ratios=(0.72, 1.15))
+        _draw_question(parts[0], readings[0].question)
+        _draw_readings(parts[1], readings)
     return page
 
 
-def draw_accuracies(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
-    """Accuracy at the most hops per arm: with prior latents, posterior latents and those of another scene."""
-    conditions = {"accuracy": "prior's\nlatents", "accuracy_posterior": "posterior's,\nsaw the answer"}
-    conditions |= {"accuracy_exchanged": "another\nscene's"}
-    width = 0.8 / len(results)
+def draw_bars(
+    ax: Axes,
+    results: Mapping[str, Result],
+    metric: str,
+    scale: float,
+    title: str,
+    label: str,
+    rule: float | None,
+    top: float,
+) -> Axes:
+    """One metric of every arm as a bar with its interval and value, the first arm on top; arms without it stay empty.
+
+    Args:
+        ax: where to draw. results: by arm.
+        metric: of the result files; prior-sample training has no posterior that is trained. scale: factor.
+        title: of the panel. label: of the value axis.
+        rule: where a dashed line stands. top: largest value that is possible.
+    """
     for i, (name, result) in enumerate(results.items()):
-        look = look_of(ARMS[name])
-        for j, condition in enumerate(conditions):
-            metric = result.metrics.get(f"{condition}_{most}")
-            if metric is None or metric.value is None or (name == "prior" and condition == "accuracy_posterior"):
-                continue
-            low, high = (100 * (metric.value if end is None else end) for end in (metric.low, metric.high))
-            value, x = 100 * metric.value, j + (i - (len(results) - 1) / 2) * width
-            ax.bar(x, value, 0.92 * width, color=look.colour)
-            ax.errorbar(x, value, [[value - low], [high - value]], color=GREY, linewidth=1)
-    ax.axhline(100 / results["sft"].config["recipe"]["objects"], **RULE)
-    ax.set_xticks(range(len(conditions)), list(conditions.values()))
-    ax.grid(False, axis="x")
-    ax.set_ylim(0, 103)
-    ax.set_ylabel("test accuracy [%]")
-    ax.set_title(f"{most} hops, at the end (dashed: chance)")
+        found, look = result.metrics.get(metric), look_of(ARMS[name])
+        if (
+            found is None
+            or found.value is None
+            or (name == "prior" and metric.startswith(("accuracy_posterior", "leaked")))
+        ):
+            ax.text(0.02 * top, i, "-", va="center", color=GREY)
+            continue
+        value, low, high = (
+            scale * (found.value if end is None else end) for end in (found.value, found.low, found.high)
+        )
+        ax.barh(i, value, 0.72, color=look.colour)
+        ax.errorbar(value, i, xerr=[[value - low], [high - value]], color=GREY, linewidth=1)
+        ax.annotate(
+            f"{value:.3f}" if scale == 1 else f"{value:.0f}", (high, i), (4, 0), textcoords="offset points", va="center"
+        )
+    if rule is not None:
+        ax.axvline(rule, **RULE)
+    ax.set(xlim=(0, 1.2 * top), ylim=(len(results) - 0.5, -0.5), xlabel=label)
+    ax.set_title(title, fontweight="normal")
+    ax.set_yticks(range(len(results)), [look_of(ARMS[name]).label for name in results])
+    ax.grid(False, axis="y")
     return ax
 
 
 def draw_curves(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
     """Accuracy at the most hops with prior latents against steps, the shared warm-up included."""
+    start = results["amvl"].extra["warmup_steps"]
     for name, result in results.items():
-        look = look_of(ARMS[name])
-        curve, start = result.extra["curve"], 0
+        look, points = look_of(ARMS[name]), []
         if "warmup" in result.extra:
-            start = result.extra["warmup_steps"]
             shared = [(row["step"], 100 * row[f"accuracy_{most}"]) for row in result.extra["warmup"]]
             if name == "amvl":
-                ax.plot(*zip(*shared, strict=True), color=GREY, linewidth=2.0)
+                ax.plot(*zip(*shared, strict=True), color=GREY, linewidth=2.4)
+                ax.annotate(
+                    "shared\nwarm-up", shared[len(shared) // 2], (-6, 0), textcoords="offset points", ha="right"
+                )
             points = shared[-1:]
-        else:
-            points = []
-        points += [(start + row["step"], 100 * row[f"accuracy_{most}"]) for row in curve]
+        before = start if points else 0
+        points += [(before + row["step"], 100 * row[f"accuracy_{most}"]) for row in result.extra["curve"]]
         ax.plot(
             *zip(*points, strict=True), color=look.colour, linestyle=look.line, marker=look.marker, label=look.label
         )
-    start = results["amvl"].extra["warmup_steps"]
     ax.axvline(start, **RULE)
-    ax.annotate("shared warm-up ends", (start, 3), rotation=90, ha="right", va="bottom", color=GREY, fontsize="small")
-    ax.set_ylim(0, 103)
-    ax.set_xlabel("training steps")
-    ax.set_ylabel("validation accuracy [%]")
-    ax.set_title(f"{most} hops, prior's latents")
+    ax.set(ylim=(0, 103), xlabel="training steps", ylabel="validation accuracy [%]")
+    ax.legend(loc="center right", bbox_to_anchor=(1.02, 0.62), handlelength=1.8)
     return ax
 
 
-def draw_leaks(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
-    """Leaked information at the most hops of the arms that train a posterior."""
-    names = [name for name in results if name != "prior" and f"leaked_{most}" in results[name].metrics]
-    for i, name in enumerate(names):
-        metric, look = results[name].metrics[f"leaked_{most}"], look_of(ARMS[name])
-        value = metric.value or 0.0
-        ax.bar(i, value, 0.7, color=look.colour)
-        if metric.low is not None and metric.high is not None:
-            ax.errorbar(i, value, [[value - metric.low], [metric.high - value]], color=GREY, linewidth=1)
-        ax.annotate(f"{value:.3f}", (i, value), (0, 3), textcoords="offset points", ha="center", fontsize="small")
-    bound = math.log(results["sft"].config["recipe"]["objects"])
-    ax.axhline(bound, **RULE)
-    ax.set_xticks(range(len(names)), [look_of(ARMS[name]).label.replace("-", "-\n") for name in names])
-    ax.grid(False, axis="x")
-    ax.set_ylim(0, 1.08 * bound)
-    ax.set_ylabel("leaked information [nats]")
-    ax.set_title(f"{most} hops (dashed: all of it)")
-    return ax
+def _draw_question(figure: Any, question: VisualQuestion) -> None:
+    """The question, its image, and the way to the answer as a chain of squares."""
+    image, chain = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    image.imshow(question.images[0], interpolation="nearest")
+    image.set_axis_off()
+    image.set_title(
+        "Each cell is an arrow from the colour on its left to the colour on its right.", fontweight="normal"
+    )
+    for i, colour in enumerate(question.chain):
+        chain.add_patch(Rectangle((1.6 * i, 0), 1, 1, facecolor=_rgb(colour), edgecolor="black", linewidth=0.8))
+        chain.text(1.6 * i + 0.5, -0.15, colour, ha="center", va="top")
+        if i:
+            chain.annotate("", (1.6 * i - 0.05, 0.5), (1.6 * i - 0.55, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.4})
+    chain.set(xlim=(-0.3, 1.6 * len(question.chain)), ylim=(-0.8, 1.7), aspect="equal")
+    chain.set_axis_off()
+    chain.text(0, 1.25, "The right way:")
+    figure.suptitle(f"The question: {question.question}", weight="bold")
 
 
 def _draw_readings(figure: Any, readings: Sequence[Reading]) -> None:
-    """The question's image on top; below, for each arm and slot, the probed states."""
-    question, slots = readings[0].question, len(readings[0].states)
-    head, *rows = figure.subfigures(1 + len(readings), 1, height_ratios=(0.55, *(1.0 for _ in readings)))
-    image = head.subplots()
-    image.imshow(question.images[0], interpolation="nearest")
-    image.set_axis_off()
-    arrows = " → ".join(question.chain)
-    head.suptitle(f"{question.question}   (right: {arrows})   Below: what a linear probe reads from each latent slot")
-    for row, reading in zip(rows, readings, strict=True):
-        axes = np.atleast_1d(row.subplots(1, slots, sharey=True))
-        for slot, (ax, states) in enumerate(zip(axes, reading.states, strict=True), start=1):
-            ax.imshow(states, vmin=0, vmax=1, cmap=SEQUENTIAL, aspect="auto")
-            for i, colour in enumerate(reading.question.chain):
-                j = reading.question.choices.index(colour)
-                ax.add_patch(_box(j, i))
-            ax.set_xticks(range(len(question.choices)), question.choices, rotation=35, ha="right", fontsize="small")
-            ax.set_title(f"{look_of(ARMS[reading.name]).label}, slot {slot}", fontsize="medium")
-            ax.grid(False)
-        axes[0].set_yticks(range(len(states)), [f"after {i} hops" for i in range(len(states))], fontsize="small")
+    """For each arm and slot, the probed states in grey; a frame around the right one."""
+    slots = len(readings[0].states)
+    axes = np.atleast_1d(figure.subplots(1, slots * len(readings), sharey=True))
+    for i, ax in enumerate(axes):
+        reading, slot = readings[i // slots], i % slots
+        states, choices, look = reading.states[slot], reading.question.choices, look_of(ARMS[reading.name])
+        ax.imshow(states, vmin=0, vmax=1, cmap=AMOUNT, aspect="auto")
+        for row, colour in enumerate(reading.question.chain):
+            ax.add_patch(
+                Rectangle(
+                    (choices.index(colour) - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=look.colour, linewidth=2.2
+                )
+            )
+        for column, colour in enumerate(choices):
+            ax.add_patch(Rectangle((column - 0.5, len(states) - 0.4), 1, 0.4, facecolor=_rgb(colour), clip_on=False))
+        ax.set_ylim(len(states), -0.5)
+        ax.set_xticks(range(len(choices)), choices, rotation=45, ha="right", rotation_mode="anchor", fontsize="small")
+        ax.set_title(f"{look.label}, latent slot {slot + 1}", color=look.colour)
+        ax.grid(False)
+    last = len(readings[0].states[0]) - 1
+    names = ["start", *(f"after {i} hop{'s' * (i > 1)}" for i in range(1, last)), f"after {last}: answer"]
+    axes[0].set_yticks(range(last + 1), names)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), AMOUNT), ax=list(axes), pad=0.01, aspect=14)
+    bar.set_label("probability")
+    figure.suptitle(
+        "What a linear probe reads from the latents of this question (frames: the right way)", weight="bold"
+    )
 
 
-def _box(x: int, y: int) -> Any:
-    """A frame around the right state."""
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.6)
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(part / 255 for part in PALETTE[colour])

@@ -105,11 +105,25 @@ def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -
     write_text(
         out / "question.json", json.dumps(to_jsonable([reading.to_dict() for reading in readings]), indent=2) + "\n"
     )
-    from amvl_style import save
-
-    save(draw_job(results, readings), out / "summary.png", dpi=150)
+    redraw(out)
     print(f"\n{time.perf_counter() - began:.0f} s in all.\n{_closing(out)}")
     return 0
+
+
+def redraw(out: Path) -> Path:
+    """Draw summary.png of a finished run again, from its result files and question.json.
+
+    Raises:
+        FileNotFoundError: if one of them is missing.
+    """
+    from amvl_style import save
+
+    options = stored_options(out)
+    results = {name: read_result(result_path(out, "laboratory", name, options.seed)) for name in ARMS}
+    recipe = arm_for(options, "amvl").recipe
+    question = recipe.questions("test", max(recipe.hops), 1)[0]
+    stored = json.loads((out / "question.json").read_text(encoding="utf-8"))
+    return save(draw_job(results, [Reading.from_dict(each, question) for each in stored]), out / "summary.png", dpi=150)
 
 
 def _train(options: LaboratoryOptions, name: str, objective: str, out: Path, progress: bool) -> None:

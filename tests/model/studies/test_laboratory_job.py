@@ -45,6 +45,12 @@ def test_every_arm_leaves_its_measures_and_a_checkpoint(run: Path) -> None:
     assert all(sum(state) == pytest.approx(1.0) for r in questions for slot in r["probabilities"] for state in slot)
 
 
+def test_the_image_is_drawn_again_from_the_files_alone(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("summary.png", "checkpoint"))
+    assert job.redraw(copy).read_bytes() == (run / "summary.png").read_bytes()
+
+
 def test_the_table_shows_what_the_files_contain(run: Path) -> None:
     results = {name: read_result(run / "laboratory" / name / "seed0.json") for name in job.ARMS}
     text = job.table(results)
