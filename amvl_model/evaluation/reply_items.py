@@ -132,6 +132,13 @@ def find_items(text: str, words: Sequence[Token], options: Options) -> list[Item
     while position < len(words):
         first = words[position]
         kind, length = _longest_phrase(words, position)
+        if (
+            kind is K.WAIT
+            and first.text == "不"
+            and items
+            and items[-1].kind in {K.OPTION, K.LETTER, K.SUFFIX, K.CLOSE}
+        ):
+            kind, length = K.WRONG, length - 1  # "A is wrong, ..", not "A. No, .."
         value, n_words = options.match(words, position)
         if n_words >= length:
             kind, length = K.OPTION, n_words

@@ -65,7 +65,8 @@ _LATEX_SIGN = re.compile(rf"\\({'|'.join(_LATEX_SIGNS)})(?![A-Za-z])")
 _MATH = re.compile(r"(?<!\\)(\$\$?)(?=[^\s$])([^$\n]*[^\s$\\])\1(?!\d)")
 _LONE_DOLLAR = re.compile(r"\\?\$(?!\s?\d)")
 _EMPHASIS = re.compile(r"\*+|_+|`+|~~+")
-_LINE_START = re.compile(r"^[ \t]*(?:(?:#{1,6}|[-•*·‣▪●])[ \t]+)+", re.MULTILINE)
+_LINE_START = re.compile(r"^[ \t]*(?:(?:#{1,6}|-(?![ \t]+\d)|[•*·‣▪●])[ \t]+)+", re.MULTILINE)
+_MINUS = re.compile(r"(?<![\w.)\]])(?:[‐–—]|\b(?:minus|negative)\s)(?=\d)", re.IGNORECASE)
 _WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"\d+(?:[.,/:]\d+)*|[{_WIDE}]|[^\W\d_{_WIDE}]+|[-=~]{{1,3}}>|[<>!]=|[!?]{{2,3}}|\.\.+|[^\s]|\n")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
@@ -101,6 +102,7 @@ def clean(text: str) -> str:
     """Plain text: Unicode, HTML, LaTeX and Markdown reduced to what is meant, marked answers marked."""
     longest = 2 * len(text) + 16  # some characters stand for whole phrases
     text = unicodedata.normalize("NFKC", text.replace("\r\n", "\n").translate(_CHARACTERS)).translate(_SLASH)[-longest:]
+    text = _MINUS.sub("-", text)
     if "&" in text:
         text = html.unescape(text)
     if "<" in text or "INST]" in text:

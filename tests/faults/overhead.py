@@ -26,6 +26,7 @@ from amvl_model.config import load_preset
 from amvl_model.data.sources import training_questions
 from amvl_model.models.loading import build_model
 from amvl_model.training import trainer as module
+from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import QuestionDataset
 from amvl_model.training.guard import GuardedTrainer
 
@@ -73,7 +74,7 @@ def main() -> int:
         data = QuestionDataset(training_questions(config.data), processor, cache=True)
         measure = Alternating(part)
         with tempfile.TemporaryDirectory() as folder:
-            arguments = module.training_arguments(config, Path(folder), disable_tqdm=True, save_strategy="no")
+            arguments = training_arguments(config, Path(folder), disable_tqdm=True, save_strategy="no")
             module.AMVLTrainer(
                 model=model, objective=config.objective, processor=processor, args=arguments, train_dataset=data,
                 callbacks=[measure],

@@ -58,6 +58,9 @@ HARMLESS: dict[str, str] = {
     "amvl_theory/theorems/t12_coadaptation.py:199 flag: True -> False": (
         "the sign of the gain's swing: it enters one identity, which holds for either sign"
     ),
+    "amvl_theory/game/shared_kernel.py:205 flag: True -> False": (
+        "`strict` of a zip over one row of a K by K matrix and the K answers, which are equally many"
+    ),
 }
 """Surviving mutation ("file:line kind: before -> after") -> why nothing that is stated depends on it."""
 

@@ -173,6 +173,17 @@ def shares(setting, seeds, seed):
     return run.collapsed(0.05), run.reached(0.15), *ratios, reading_rate(model, std**2, gamma) * RECORD
 
 
+@pytest.mark.parametrize("rates", [(0.01, 0.01), (0.002, 0.03)])
+def test_at_the_critical_product_the_growing_mode_gains_the_stated_nats(rates) -> None:
+    model = ReadingModel(decoder_rate=rates[0], posterior_rate=rates[1])
+    product = critical_product(model, 0.5, 0.2, 0.05)
+    decoder, posterior = model.damping(0.5, 0.2)
+    values, modes = np.linalg.eig([[-decoder, rates[0] / 2], [rates[1] / 2, -posterior]])
+    w, a = modes[:, np.argmax(values)]
+    logits = product + np.sqrt(w / a * product * 0.5) * NODES  # y l with mean w a and variance w^2 s
+    assert np.log(2) - np.logaddexp(0, -logits) @ WEIGHTS == pytest.approx(0.05, rel=1e-3)
+
+
 def agree(found, expected, seeds) -> None:
     error = np.sqrt(expected * (1 - expected) / seeds) + 0.5 / seeds
     assert (np.abs(found - expected) < 3 * error).all(), (found, expected)

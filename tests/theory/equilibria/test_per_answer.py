@@ -189,6 +189,17 @@ def test_anchored_solutions_balance_the_mean_of_the_prior(seed):
     np.testing.assert_allclose(h * found.shifts + gamma / found.posterior_variance * off, forces, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("unit", [0.1, 10.0])
+def test_anchored_solutions_scale_with_the_unit_of_z_and_turn_with_the_sign_of_the_forces(sign, unit):
+    forces, p = np.array([1.9, -0.2, 0.4]), np.array([0.3, 0.3, 0.4])
+    found = per_answer_equilibrium(forces, 0.8, 0.4, p, anchor=0.3, beta=1.2)
+    there = per_answer_equilibrium(sign * forces / unit, 0.8 / unit**2, 0.4, p, anchor=0.3 / unit**2, beta=1.2)
+    assert abs(found.contamination) > 0.1 and found.prior_variance > 0.1
+    np.testing.assert_allclose(there.contamination, sign * unit * found.contamination, rtol=1e-6)
+    np.testing.assert_allclose(there.shifts, sign * unit * found.shifts, rtol=1e-6)
+
+
 @pytest.mark.parametrize("family", [two_answers, three_answers])
 def test_families_have_mean_0_variance_1_and_the_kurtosis_asked_for(family):
     for kurtosis in (1.2, 3.0, 7.0):
