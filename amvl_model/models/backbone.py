@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from amvl_model.models.adapters import add_lora, merge_lora, write_adapter
@@ -102,10 +102,20 @@ def _refuse_attention(name: Any) -> None:
 
 def _refuse_several_devices(device_map: Any) -> None:
     devices = {str(device) for device in device_map.values()} if isinstance(device_map, Mapping) else set()
-    if len(devices) > 1:
+    if len(devices) > 1 or devices & {"disk", "meta"}:
         raise ValueError(
             f"device_map must place the whole model on one device, got {', '.join(sorted(devices))}: the second pass reads "
             "keys and values of all layers; pass device_map={'': DEVICE}, or shard the model in training (FSDP2, ZeRO)"
+        )
+
+
+def _refuse_parallel_plans(options: Mapping[str, Any]) -> None:
+    """Tensor parallelism of transformers, which has no plan for the modules of this package and would be left out in silence."""
+    wanted = [name for name in ("tp_plan", "tp_size", "distributed_config") if options.get(name) is not None]
+    if wanted:
+        raise ValueError(
+            f"from_pretrained cannot use {', '.join(wanted)}: these models have no plan for tensor parallelism; shard the "
+            "model in training (FSDP2, ZeRO), or leave it out"
         )
 
 
@@ -145,6 +155,39 @@ def install_passes(model: Any) -> None:
 
 _UPLOADING = ("repo_id", "token", "private", "revision", "create_pr", "commit_message", "commit_description")
 VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
+
+
+def vision_batch(model: Any, input_ids: Tensor, **vision: Tensor | None) -> dict[str, Tensor]:
+    """What is given of a query's images, checked against its ids (B, N).
+
+    Raises:
+        ValueError: for ids that are no tensor (B, N), for image tokens without images, for images without their sizes, and for
+            a model whose weights were offloaded.
+    """
+    if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or not input_ids.numel():
+        shape = f" {tuple(input_ids.shape)}" if hasattr(input_ids, "shape") else ""
+        raise ValueError(
+            f"expected input_ids as a tensor (B, N) of torch, got {type(input_ids).__name__}{shape}; encode the question with "
+            "return_tensors='pt', and pass the batch as **batch"
+        )
+    given = {name: value for name, value in vision.items() if value is not None}
+    images = given.keys() & {"pixel_values", "image_features"}
+    if images and "image_grid_thw" not in given:
+        raise ValueError(f"got {images.pop()} without image_grid_thw; pass the whole batch, as the processor makes it")
+    if not images and not input_ids.is_meta:
+        tokens = int((input_ids == model.config.vlm_config.image_token_id).sum())
+        if tokens:
+            raise ValueError(
+                f"input_ids name images ({tokens} tokens), but pixel_values is missing; pass the whole batch, as the processor "
+                "makes it"
+            )
+    weight = model.get_input_embeddings().weight
+    if weight.is_meta and not input_ids.is_meta:
+        raise ValueError(
+            "the model's weights are on the meta device: they were not loaded, or were offloaded, which these models cannot "
+            "use; load them with from_pretrained and device_map={'': DEVICE}"
+        )
+    return given
 
 
 def refuse_unknown(vision: Mapping[str, Any]) -> None:
@@ -191,6 +234,11 @@ class AroundBackbone:
             return cls.from_pretrained(folder, *args, **kwargs)  # type: ignore[attr-defined]
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
+        _refuse_parallel_plans(kwargs)
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError(
+                "use_safetensors: expected True, got False; pickles are not read, as they may contain code"
+            )
         load: Any = super().from_pretrained  # type: ignore[misc]
         model, report = load(path, *args, output_loading_info=True, use_safetensors=True, **kwargs)
         refuse_wrong_weights(path, report)
@@ -258,6 +306,24 @@ class AroundBackbone:
             if processor is not None:
                 processor.save_pretrained(folder)
             return upload(Path(folder), self.config, repo_id=repo_id, **uploading)
+
+    @property
+    def hf_device_map(self) -> dict[str, Any]:
+        """Where accelerate has put the model.
+
+        Raises:
+            AttributeError: if accelerate has not.
+            ValueError: when it is set, for several devices.
+        """
+        if "_device_map" not in self.__dict__:
+            raise AttributeError("hf_device_map")
+        found: dict[str, Any] = self.__dict__["_device_map"]
+        return found
+
+    @hf_device_map.setter
+    def hf_device_map(self, device_map: dict[str, Any]) -> None:
+        _refuse_several_devices(device_map)
+        self.__dict__["_device_map"] = device_map
 
     def freeze_vision(self) -> None:
         """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""

@@ -30,6 +30,7 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from amvl_model.models.backbone import vision_batch
 from amvl_model.two_pass.layout import PrefixCache, QueryState, right_padded, second_pass_mask, short_positions
 from amvl_model.two_pass.passes import run_text_model
 from amvl_model.two_pass.transformers_compat import CACHE
@@ -288,7 +289,7 @@ class LatentGenerationMixin(PrefixGenerationMixin):
             "image_grid_thw": image_grid_thw,
             "mm_token_type_ids": mm_token_type_ids,
         }
-        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
+        query_ids, batch = query_of(self, inputs, input_ids, attention_mask, vision)
         samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
         settings, others = generation_settings(self, generation_config, kwargs)
         samples = samples or setting(self, settings, "num_return_sequences") or 1
@@ -303,6 +304,10 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         expected = tuple(prior.mean.shape)
         if tuple(latents.shape) != expected:
             raise ValueError(f"expected latents of shape {expected} (samples, k, d), got {tuple(latents.shape)}")
+        if not bool(latents.isfinite().all()):
+            raise ValueError(
+                "expected finite latents, got NaN or infinity; check the model's weights or what made the latents"
+            )
         return self._decode(
             query_ids,
             batch,
@@ -386,16 +391,21 @@ def setting(model: Any, settings: GenerationConfig, name: str) -> Any:
 
 
 def query_of(
-    inputs: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None, vision: Mapping[str, Any]
+    model: Any,
+    inputs: Tensor | None,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    vision: Mapping[str, Any],
 ) -> tuple[Tensor, dict[str, Any]]:
     """The query's ids as they were given, by one of two names, and the right-padded batch.
 
     Raises:
-        ValueError: for no ids, or both.
+        ValueError: for no ids, or both, and as `vision_batch`.
     """
     given = [ids for ids in (inputs, input_ids) if ids is not None]
     if len(given) != 1:
         raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
+    vision = vision_batch(model, given[0], **vision)
     return given[0], right_padded({"input_ids": given[0], "attention_mask": attention_mask, **vision})
 
 

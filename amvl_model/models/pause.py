@@ -26,7 +26,14 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, refuse_unknown, take_over
+from amvl_model.models.backbone import (
+    AroundBackbone,
+    backbone_options,
+    load_backbone,
+    refuse_unknown,
+    take_over,
+    vision_batch,
+)
 from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
@@ -116,9 +123,11 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         Raises:
             FileNotFoundError, ValueError: if there is no whole checkpoint of this type.
         """
-        stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
+        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
+        stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE, **placed)
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
+            folder = Path(path) / kwargs.pop("subfolder", "")
+            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     def export_backbone(self, folder: str | Path, **kwargs: Any) -> None:
@@ -154,7 +163,11 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         decode_mask: Tensor | None = None,
-        **vision: Any,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        image_features: Tensor | None = None,
+        **unknown: Any,
     ) -> PauseOutput | CausalLMOutputWithPast:
         """The one pass under teacher forcing.
 
@@ -164,8 +177,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
             labels: (B, N) instead of an answer, as in `AMVLForConditionalGeneration.forward`; without ``loss``, that of the
                 objective sft or pause is returned.
             loss: called with the answer NLL of the pass "plain" (no pause tokens) or "pause" (`amvl_model.objectives.Loss`).
-            **vision: pixel_values, image_grid_thw, mm_token_type_ids, or image_features, as in
-                `AMVLForConditionalGeneration.forward`.
+            pixel_values, image_grid_thw, mm_token_type_ids, image_features: as in `AMVLForConditionalGeneration.forward`.
 
         The remaining arguments are those of generation steps and are set by `generate`.
 
@@ -175,6 +187,15 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         """
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
+        refuse_unknown(unknown)
+        vision: dict[str, Any] = vision_batch(
+            self,
+            input_ids,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            image_features=image_features,
+        )
         name = "pause" if self.config.num_pauses else "plain"
         if labels is not None:
             from amvl_model.objectives import (  # the default loss; a model that is handed one needs none
@@ -192,7 +213,6 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
                 "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer a question, call generate or "
                 "amvl_model.evaluation.scorers.scorer_for(model, processor).greedy"
             )
-        refuse_unknown(vision)
         if loss is not None and loss.passes != (name,):
             raise ValueError(f"this model computes the pass {name}; the loss needs {', '.join(loss.passes)}")
         vision = right_padded(
@@ -262,7 +282,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
             "image_grid_thw": image_grid_thw,
             "mm_token_type_ids": mm_token_type_ids,
         }
-        query_ids, batch = query_of(inputs, input_ids, attention_mask, vision)
+        query_ids, batch = query_of(self, inputs, input_ids, attention_mask, vision)
         settings, others = generation_settings(self, generation_config, kwargs)
         state, tokens = self._encode(batch)
         return self._decode(
