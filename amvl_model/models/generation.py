@@ -289,9 +289,9 @@ class LatentGenerationMixin(PrefixGenerationMixin):
             "image_grid_thw": image_grid_thw,
             "mm_token_type_ids": mm_token_type_ids,
         }
-        query_ids, batch = query_of(self, inputs, input_ids, attention_mask, vision)
         samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
         settings, others = generation_settings(self, generation_config, kwargs)
+        query_ids, batch = query_of(self, inputs, input_ids, attention_mask, vision)
         samples = samples or setting(self, settings, "num_return_sequences") or 1
         settings.num_return_sequences = 1
         state, prior = self.encode_query(batch)

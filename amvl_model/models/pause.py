@@ -282,8 +282,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
             "image_grid_thw": image_grid_thw,
             "mm_token_type_ids": mm_token_type_ids,
         }
-        query_ids, batch = query_of(self, inputs, input_ids, attention_mask, vision)
         settings, others = generation_settings(self, generation_config, kwargs)
+        query_ids, batch = query_of(self, inputs, input_ids, attention_mask, vision)
         state, tokens = self._encode(batch)
         return self._decode(
             query_ids, batch, state, tokens, settings, streamer=streamer, return_prompt=return_prompt, **others
