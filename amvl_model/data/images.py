@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import binascii
 import io
+import re
 import warnings
 from base64 import b64decode
 from pathlib import Path
 from typing import IO, Any, Final
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
@@ -27,6 +30,12 @@ MAX_PIXELS: Final = 89_478_485
 """Largest image that is decoded [pixels]: where PIL begins to warn of a decompression bomb. 8K has 33 million."""
 MAX_BYTES: Final = 1 << 29
 """Largest image file that is opened [bytes]; an uncompressed image of `MAX_PIXELS` has half of it."""
+FETCH_TIMEOUT: Final = 30.0
+"""Longest wait for an image's address [s]."""
+MAX_PATH: Final = 4096
+MIN_BASE64: Final = 64
+"""A longer text is no path; a shorter one is no image in base64 [characters]."""
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _ORIENTATION: Final = 0x112
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -153,6 +162,56 @@ def read_image(path: Path, place: str) -> Image.Image:
         raise ValueError(f"{place}: {path} has {size:,} bytes, expected at most {MAX_BYTES:,}; shrink the image first")
     with path.open("rb") as file:
         return _decode(file, f"{place}: {path}")
+
+
+def load_image(value: Any, place: str = "image") -> Any:
+    """An image as chat messages and processors may give it, as `to_rgb` converts it.
+
+    Args:
+        value: a PIL image; encoded bytes; a path or ``file://`` address; a ``http`` address, which is fetched; base64 text or a
+            ``data:`` address; an array or tensor of 8-bit values, which the image processor takes as it is, grey ones as RGB.
+        place: for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ConnectionError: if an address does not answer with an image.
+        ValueError: for anything else, as in `to_rgb` and `decode_image`.
+    """
+    if isinstance(value, Path):
+        return read_image(value, place)
+    if isinstance(value, str):
+        return _from_text(value, place)
+    if isinstance(value, bytes | bytearray):
+        return decode_image(value, place)
+    kind = str(getattr(value, "dtype", ""))
+    if not kind:
+        return to_rgb(value, place)
+    if kind.rpartition(".")[2] != "uint8" or value.ndim not in (2, 3):
+        raise ValueError(
+            f"{place}: expected an array of 8-bit values (height, width, 3), got {kind} {tuple(value.shape)}; scale the pixels "
+            "to 0 to 255 and convert them to uint8"
+        )
+    return to_rgb(Image.fromarray(np.asarray(value)), place) if value.ndim == 2 else value
+
+
+def _from_text(text: str, place: str) -> Image.Image:
+    scheme, _, rest = text.partition(":")
+    if scheme in ("http", "https"):
+        from transformers.image_utils import load_image as fetch
+
+        try:
+            return to_rgb(fetch(text, timeout=FETCH_TIMEOUT), place)
+        except Exception as error:  # of httpx or requests by the version of transformers, and of PIL
+            raise ConnectionError(
+                f"{place}: {text:.200} cannot be fetched ({error}); save the image as a file"
+            ) from error
+    if scheme == "data":
+        return decode_base64(rest.partition("base64,")[2], place)
+    if scheme == "file":
+        return read_image(Path(url2pathname(urlparse(text).path)), place)
+    if len(text) > MAX_PATH or (not Path(text).exists() and len(text) > MIN_BASE64 and _BASE64.fullmatch(text)):
+        return decode_base64("".join(text.split()), place)
+    return read_image(Path(text), place)
 
 
 def _decode(file: IO[bytes], place: str) -> Image.Image:

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 from transformers.image_utils import make_flat_list_of_images
 
-from amvl_model.data.images import to_rgb
+from amvl_model.data.hub import answering
+from amvl_model.data.images import load_image, to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -112,12 +112,21 @@ class AMVLProcessor(ProcessorMixin):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(path).name), **kwargs)
 
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Upload tokenizer, chat template and image settings; arguments as in transformers.
+
+        Raises:
+            ConnectionError: if the Hub does not answer.
+        """
+        with answering(f"upload to {repo_id}"):
+            return super().push_to_hub(repo_id, *args, **kwargs)
+
     def __call__(self, images: Any = None, text: Any = None, *, answers: bool = True, **kwargs: Any) -> Any:
         """Encode and pad a batch: ``processor(questions)``, or ``processor(text=..., images=...)`` as in transformers.
 
         Args:
-            images: a sequence of questions, nothing else beside it; or the images that the text names (PIL, paths, addresses), in
-                one list or one for each text.
+            images: a sequence of questions, nothing else beside it; or the images that the text names, as `load_image` takes
+                them (PIL, paths, addresses, base64, 8-bit arrays), in one list or one for each text.
             text: a prompt in the chat template, as `apply_chat_template` writes it, or a list of them.
             answers: of questions; with False the answer tensors are left out.
             **kwargs: for tokenizer and image processor, as in transformers (``padding``, ``return_tensors``, ...).
@@ -127,13 +136,14 @@ class AMVLProcessor(ProcessorMixin):
 
         Raises:
             ValueError: for no question, for another number of images than the texts name, and as `encode`.
+            FileNotFoundError, ConnectionError: for an image that is not there.
         """
         if text is None and isinstance(images, list | tuple) and (not images or isinstance(images[0], VisualQuestion)):
             if kwargs:
                 raise TypeError(f"questions are encoded with the argument answers alone, got {', '.join(kwargs)}")
             return self.collate([self.encode(question, answers=answers) for question in images])
         return super().__call__(
-            images=images,
+            images=_loaded(images),
             text=text,
             **{"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True, **kwargs},
         )
@@ -142,8 +152,10 @@ class AMVLProcessor(ProcessorMixin):
         """transformers' own, for a list of messages or a list of such lists.
 
         Raises:
-            ValueError: for messages without a user turn.
+            ValueError: for messages without a user turn, parts other than text and images, and tools that the template ignores.
         """
+        if kwargs.get("tools") and "tools" not in str(kwargs.get("chat_template") or self.chat_template):
+            raise ValueError("expected no tools, got some, and the chat template has no place for them; leave them out")
         batch = conversation if conversation and isinstance(conversation[0], list | tuple) else [conversation]
         for number, messages in enumerate(batch, start=1):
             roles = [_field(message, "role") for message in _field(messages, "messages", messages)]
@@ -151,6 +163,8 @@ class AMVLProcessor(ProcessorMixin):
                 raise ValueError(
                     f"conversation {number}: expected a message of the role 'user', got the roles {roles}; add the question"
                 )
+            for message in _field(messages, "messages", messages):
+                _check_parts(_field(message, "content"), f"conversation {number}")
         return super().apply_chat_template(conversation, *args, **kwargs)
 
     def validate_inputs(
@@ -173,11 +187,7 @@ class AMVLProcessor(ProcessorMixin):
             )
 
     def _process_images(self, images: Any, **kwargs: Any) -> Any:
-        flat = [
-            to_rgb(image, f"image {number}") if isinstance(image, Image.Image) else image
-            for number, image in enumerate(_flat(images), start=1)
-        ]
-        return super()._process_images(flat, **kwargs)
+        return super()._process_images(_flat(images), **kwargs)
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **_: Any) -> str:
         """The tokens of one image."""
@@ -323,6 +333,38 @@ class AMVLProcessor(ProcessorMixin):
 def _field(message: Any, name: str, default: Any = None) -> Any:
     """Of a message, a dict or an object."""
     return message.get(name, default) if isinstance(message, Mapping) else getattr(message, name, default)
+
+
+_KEYS = {"text": ("text",), "image": ("image", "url", "path", "base64"), "image_url": ("image_url",)}
+"""Types of a message's parts, and where each has its content; an image may also come beside the messages."""
+
+
+def _check_parts(content: Any, place: str) -> None:
+    """Refuse parts of a message that the chat template would leave out or show as something else.
+
+    Raises:
+        ValueError: naming the part's type.
+    """
+    for part in content if isinstance(content, list | tuple) else ():
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in ("video", "audio"):
+            raise ValueError(f"{place}: expected text and images, got {kind}; the model was trained on images alone")
+        if kind not in _KEYS or (kind != "image" and not any(key in part for key in _KEYS[kind])):
+            shown = (
+                f"the type {kind!r} with {', '.join(map(str, part))}" if isinstance(part, Mapping) else repr(part)[:60]
+            )
+            raise ValueError(
+                f'{place}: expected parts {{"type": "text", "text": ...}} and {{"type": "image", "image": ...}}, got {shown}'
+            )
+
+
+def _loaded(images: Any) -> Any:
+    """Images in any form as the image processor takes them; lists stay lists."""
+    if isinstance(images, list | tuple):
+        return [_loaded(image) for image in images]
+    if images is None or getattr(images, "ndim", 0) == 4:
+        return images if images is None else [load_image(image) for image in images]
+    return load_image(images)
 
 
 def _is_row(ids: Any) -> bool:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -34,7 +33,7 @@ from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoi
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
-from amvl_model.models.inputs import embed, teacher_forced
+from amvl_model.models.inputs import embed, teacher_forced, vision_batch
 from amvl_model.models.outputs import AMVLOutput, norm_ratio
 from amvl_model.two_pass.layout import (
     PrefixCache,
@@ -142,7 +141,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
                 ``num_latents`` or ``latent_dim`` than the ones asked for.
         """
         wanted = {name: kwargs.pop(name) for name in ("num_latents", "latent_dim") if name in kwargs}
-        stored = inspect_checkpoint(path, expected_type="amvl")
+        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
+        stored = inspect_checkpoint(path, expected_type="amvl", **placed)
         for name, value in wanted.items():
             if stored is not None and stored[name] != value:
                 raise ValueError(
@@ -150,7 +150,8 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
                     f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
                 )
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
+            folder = Path(path) / kwargs.pop("subfolder", "")
+            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     @torch.no_grad()
@@ -214,7 +215,11 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         decode_mask: Tensor | None = None,
-        **vision: Any,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        image_features: Tensor | None = None,
+        **unknown: Any,
     ) -> AMVLOutput | CausalLMOutputWithPast:
         """Both passes under teacher forcing.
 
@@ -230,17 +235,27 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
             latent_temperature: scales the standard deviation of samples, 0 = mean.
             generator: CPU generator of the samples' noise.
             noise: (B, k, d), standard normal numbers to use instead of drawing them.
-            **vision: pixel_values, image_grid_thw, mm_token_type_ids, as `AMVLProcessor` makes them; or image_features
-                (image tokens of all rows, hidden) in place of pixel_values, where several rows share an image.
+            pixel_values, image_grid_thw, mm_token_type_ids: as `AMVLProcessor` makes them.
+            image_features: (image tokens of all rows, hidden) in place of pixel_values, where several rows share an image.
 
         The remaining arguments are those of generation steps and are set by `generate`.
 
         Raises:
-            ValueError: without an answer, for unknown ``latents``, or for a loss that needs another pass than prior and
-                posterior.
+            ValueError: without an answer, for unknown ``latents``, for a loss that needs another pass than prior and posterior,
+                and for image tokens without images.
+            TypeError: for an unknown argument.
         """
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
+        vision = vision_batch(
+            self,
+            input_ids,
+            unknown,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            image_features=image_features,
+        )
         batch = teacher_forced(input_ids, attention_mask, answer_ids, answer_mask, labels, vision)
         answer_ids, answer_mask = batch["answer_ids"], batch["answer_mask"]
         if labels is not None and loss is None:
@@ -312,7 +327,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
     def inject(self, z: Tensor) -> Tensor:
         """Latents (B, k, d) as input tokens (B, k, hidden) in the backbone's precision."""
         with torch.autocast(z.device.type, enabled=False):
-            tokens = F.linear(z.to(self.injector.weight.dtype), self.injector.weight)
+            tokens = self.injector(z.to(self.injector.weight.dtype))
         return tokens.to(self._embedding_dtype)
 
     def _first_pass(

@@ -102,10 +102,20 @@ def _refuse_attention(name: Any) -> None:
 
 def _refuse_several_devices(device_map: Any) -> None:
     devices = {str(device) for device in device_map.values()} if isinstance(device_map, Mapping) else set()
-    if len(devices) > 1:
+    if len(devices) > 1 or devices & {"disk", "meta"}:
         raise ValueError(
             f"device_map must place the whole model on one device, got {', '.join(sorted(devices))}: the second pass reads "
             "keys and values of all layers; pass device_map={'': DEVICE}, or shard the model in training (FSDP2, ZeRO)"
+        )
+
+
+def _refuse_parallel_plans(options: Mapping[str, Any]) -> None:
+    """Tensor parallelism of transformers, which has no plan for the modules of this package and would be left out in silence."""
+    wanted = [name for name in ("tp_plan", "tp_size", "distributed_config") if options.get(name) is not None]
+    if wanted:
+        raise ValueError(
+            f"from_pretrained cannot use {', '.join(wanted)}: these models have no plan for tensor parallelism; shard the "
+            "model in training (FSDP2, ZeRO), or leave it out"
         )
 
 
@@ -181,6 +191,11 @@ class AroundBackbone:
             return cls.from_pretrained(folder, *args, **kwargs)  # type: ignore[attr-defined]
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
+        _refuse_parallel_plans(kwargs)
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError(
+                "use_safetensors: expected True, got False; pickles are not read, as they may contain code"
+            )
         load: Any = super().from_pretrained  # type: ignore[misc]
         model, report = load(path, *args, output_loading_info=True, use_safetensors=True, **kwargs)
         refuse_wrong_weights(path, report)
@@ -248,6 +263,24 @@ class AroundBackbone:
             if processor is not None:
                 processor.save_pretrained(folder)
             return upload(Path(folder), self.config, repo_id=repo_id, **uploading)
+
+    @property
+    def hf_device_map(self) -> dict[str, Any]:
+        """Where accelerate has put the model.
+
+        Raises:
+            AttributeError: if accelerate has not.
+            ValueError: when it is set, for several devices.
+        """
+        if "_device_map" not in self.__dict__:
+            raise AttributeError("hf_device_map")
+        found: dict[str, Any] = self.__dict__["_device_map"]
+        return found
+
+    @hf_device_map.setter
+    def hf_device_map(self, device_map: dict[str, Any]) -> None:
+        _refuse_several_devices(device_map)
+        self.__dict__["_device_map"] = device_map
 
     def freeze_vision(self) -> None:
         """Freeze the vision tower, as the paper does; its features are then computed outside autograd."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -123,12 +124,15 @@ def damage(checkpoint: Path, *, needs: str = "config.json") -> str:
     return ""
 
 
-def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[str, Any] | None:
+def inspect_checkpoint(
+    path: str | Path, *, expected_type: str | None, subfolder: str = "", variant: str | None = None
+) -> dict[str, Any] | None:
     """Read config.json of a local checkpoint and check that its weights are whole, and its files those of its manifest.
 
     Args:
         path: a folder; anything that is no local path is taken for a hub id and left to transformers (returns None).
         expected_type: the ``model_type`` it must have, or None for any backbone.
+        subfolder, variant: as transformers' from_pretrained takes them.
 
     Raises:
         FileNotFoundError: if the folder, its config.json or its weights are missing.
@@ -144,6 +148,7 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
                 "of the form organisation/name"
             )
         return None
+    folder /= subfolder
     config = _read_config(folder)
     kind = config.get("model_type")
     if kind == PAUSE_TYPE and expected_type != PAUSE_TYPE:
@@ -167,7 +172,7 @@ def inspect_checkpoint(path: str | Path, *, expected_type: str | None) -> dict[s
         raise ValueError(
             f"{folder}: {problem}; copy the checkpoint again, or, where the change is meant, remove {MANIFEST}"
         )
-    _check_weights(folder)
+    _check_weights(folder, variant)
     return config
 
 
@@ -217,8 +222,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_weights(folder: Path) -> None:
-    for file in _weight_files(folder):
+def _check_weights(folder: Path, variant: str | None) -> None:
+    for file in _weight_files(folder, variant):
         if not file.is_file():
             raise FileNotFoundError(
                 f"{folder} is no complete checkpoint: {file.name} is missing; it was not written to the end, "
@@ -231,7 +236,7 @@ def _check_weights(folder: Path) -> None:
             raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     """model.safetensors, or the shards that its index lists; transformers reads the former where both are there.
 
     Raises:
@@ -244,17 +249,20 @@ def _weight_files(folder: Path) -> list[Path]:
     named = _read_config(folder).get("transformers_weights")
     if named is not None:
         raise ValueError(f"{folder}/config.json: expected no transformers_weights, got {named!r}; remove the entry")
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        return [folder / WEIGHTS]
-    shards = _read_json(folder / INDEX).get("weight_map")
+    whole, index = (
+        name if variant is None else re.sub(r"(\.\w+)$", rf".{variant}\1", name) for name in (WEIGHTS, INDEX)
+    )
+    if (folder / whole).is_file() or not (folder / index).is_file():
+        return [folder / whole]
+    shards = _read_json(folder / index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(
-            f"{folder / INDEX}: expected an object weight_map, got {shards!r:.60}; download the file again"
+            f"{folder / index}: expected an object weight_map, got {shards!r:.60}; download the file again"
         )
     for name in shards.values():
         if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
             raise ValueError(
-                f"{folder / INDEX}: expected names of safetensors files in the same folder, got {name!r:.80}; a file "
+                f"{folder / index}: expected names of safetensors files in the same folder, got {name!r:.80}; a file "
                 "elsewhere or of another kind is not read"
             )
     return [folder / name for name in sorted(set(shards.values()))]

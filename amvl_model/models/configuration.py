@@ -39,6 +39,18 @@ class AroundBackboneConfig(PreTrainedConfig):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """The values of every option that a model adds, the default first: what checkpoints without it were trained with."""
 
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "terms",
+        "answer_nll",
+        "prior_mean",
+        "prior_log_std",
+        "posterior_mean",
+        "posterior_log_std",
+        "latents",
+        "latent_norm_ratio",
+    ]
+    """What transformers' Trainer leaves out of its predictions, which are then the answer's logits."""
+
     vlm_config: dict[str, Any] | PreTrainedConfig | None = None
     backbone_path: str | None = None
     lora: dict[str, Any] | None = None

@@ -109,7 +109,10 @@ class GaussianHead(nn.Module):
             dtype = torch.promote_types(hidden.dtype, self.linear.weight.dtype)
             dtype = torch.promote_types(dtype, torch.float32)
             x = F.rms_norm(hidden.to(dtype), hidden.shape[-1:], self.norm_weight.to(dtype), self.eps)
-            out = F.linear(x, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
+            if type(self.linear) is nn.Linear and self.linear.weight.dtype != dtype:
+                out = F.linear(x, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
+            else:  # called as a module, because peft's adapters are
+                out = self.linear(x.to(self.linear.weight.dtype)).to(dtype)
             mean, raw = out.split(self.latent_dim, dim=-1)
             return mean, LOG_STD_BOUND * torch.tanh(raw / LOG_STD_BOUND)
 

@@ -279,9 +279,9 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         Raises:
             ValueError: for an unknown argument, an option that the shared cache excludes, or latents of another shape.
         """
-        query_ids, batch = query_of(inputs, kwargs)
         samples = kwargs.pop("num_return_sequences", None)  # one latent each, so that greedy decoding allows it
         settings, others = generation_settings(self, generation_config, kwargs)
+        query_ids, batch = query_of(self, inputs, kwargs)
         samples = samples or setting(self, settings, "num_return_sequences") or 1
         settings.num_return_sequences = 1
         state, prior = self.encode_query(batch)
@@ -294,6 +294,10 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         expected = tuple(prior.mean.shape)
         if tuple(latents.shape) != expected:
             raise ValueError(f"expected latents of shape {expected} (samples, k, d), got {tuple(latents.shape)}")
+        if not bool(latents.isfinite().all()):
+            raise ValueError(
+                "expected finite latents, got NaN or infinity; check the model's weights or what made the latents"
+            )
         return self._decode(
             query_ids,
             batch,
@@ -343,6 +347,8 @@ def generation_settings(
 ) -> tuple[GenerationConfig, dict[str, Any]]:
     """The options of a call to `generate`: a copy of its configuration with them, and the arguments that are none of its fields.
 
+    The query's own arguments are passed over.
+
     Raises:
         TypeError: if generation_config is something else.
         ValueError: for an argument that nothing reads, and for an option that decoding behind a query's cache excludes.
@@ -353,6 +359,7 @@ def generation_settings(
             "attention_mask and all others by name"
         )
     settings = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
+    options = {name: value for name, value in options.items() if name not in QUERY_INPUTS}
     others = {name: value for name, value in settings.update(**options).items() if value is not None}
     for name, reason in _REFUSED.items():
         value = others.get(name, setting(model, settings, name))

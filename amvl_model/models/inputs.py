@@ -16,8 +16,6 @@ from amvl_model.two_pass.layout import full_mask, query_positions, real_first, r
 IGNORED = -100
 """The label of tokens that are not predicted."""
 
-VISION_INPUTS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "image_features"})
-
 
 def teacher_forced(
     input_ids: Tensor,
@@ -31,7 +29,6 @@ def teacher_forced(
 
     Raises:
         ValueError: without an answer, and as in `query_and_answer`.
-        TypeError: for an argument of ``forward`` that nothing would read.
     """
     batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **vision}
     if labels is not None:
@@ -42,12 +39,46 @@ def teacher_forced(
         )
     else:
         batch |= {"answer_ids": answer_ids, "answer_mask": answer_mask}
-    unknown = sorted(vision.keys() - VISION_INPUTS)
+    return right_padded(batch)
+
+
+def vision_batch(
+    model: Any, input_ids: Tensor, unknown: Mapping[str, Any], **vision: Tensor | None
+) -> dict[str, Tensor]:
+    """What is given of a query's images, checked against its ids (B, N).
+
+    Raises:
+        ValueError: for ids that are no tensor (B, N), for image tokens without images, for images without their sizes, and for
+            a model whose weights were offloaded.
+        TypeError: for ``unknown`` arguments, which nothing would read.
+    """
     if unknown:
         raise TypeError(
-            f"forward got {', '.join(unknown)}; beside query, answer and loss it takes {', '.join(sorted(VISION_INPUTS))}"
+            f"forward got {', '.join(sorted(unknown))}; beside query, answer and loss it takes {', '.join(sorted(vision))}"
         )
-    return right_padded(batch)
+    if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or not input_ids.numel():
+        shape = f" {tuple(input_ids.shape)}" if hasattr(input_ids, "shape") else ""
+        raise ValueError(
+            f"expected input_ids as a tensor (B, N) of torch, got {type(input_ids).__name__}{shape}; encode the question with "
+            "return_tensors='pt', and pass the batch as **batch"
+        )
+    given = {name: value for name, value in vision.items() if value is not None}
+    images = given.keys() & {"pixel_values", "image_features"}
+    if images and "image_grid_thw" not in given:
+        raise ValueError(f"got {images.pop()} without image_grid_thw; pass the whole batch, as the processor makes it")
+    if not images and not input_ids.is_meta:
+        tokens = int((input_ids == model.config.vlm_config.image_token_id).sum())
+        if tokens:
+            raise ValueError(
+                f"input_ids name images ({tokens} tokens), but pixel_values is missing; pass the whole batch, as the processor "
+                "makes it"
+            )
+    if model.get_input_embeddings().weight.is_meta and not input_ids.is_meta:
+        raise ValueError(
+            "the model's weights are on the meta device: they were not loaded, or were offloaded, which these models cannot "
+            "use; load them with from_pretrained and device_map={'': DEVICE}"
+        )
+    return given
 
 
 def query_and_answer(
@@ -96,21 +127,24 @@ def query_and_answer(
     return split if token_types is None else {**split, "mm_token_type_ids": types[:, :width]}
 
 
-def query_of(inputs: Tensor | None, options: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+def query_of(model: Any, inputs: Tensor | None, options: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """The ids of the queries of a call to ``generate`` as they were given, and the right-padded batch.
 
     Args:
+        model: whose backbone's image token tells whether images belong to the query.
         inputs: input_ids under transformers' other name.
-        options: the call's other arguments; the query's are taken out.
+        options: the call's other arguments, the query's among them.
 
     Raises:
-        ValueError: for no ids, or both.
+        ValueError: for no ids, or both, and as `vision_batch`.
     """
-    batch = {name: options.pop(name, None) for name in QUERY_INPUTS}
+    batch = {name: options.get(name) for name in QUERY_INPUTS}
     given = [ids for ids in (inputs, batch["input_ids"]) if ids is not None]
     if len(given) != 1:
         raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
-    return given[0], right_padded({**batch, "input_ids": given[0]})
+    mask = batch.pop("attention_mask")
+    vision = vision_batch(model, given[0], {}, **{name: batch[name] for name in batch if name != "input_ids"})
+    return given[0], right_padded({"input_ids": given[0], "attention_mask": mask, **vision})
 
 
 QUERY_INPUTS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")

@@ -31,7 +31,7 @@ from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_l
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
 from amvl_model.models.generation import PrefixGenerationMixin, generation_settings
-from amvl_model.models.inputs import query_of, teacher_forced
+from amvl_model.models.inputs import query_of, teacher_forced, vision_batch
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.layout import (
     PrefixCache,
@@ -115,9 +115,11 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         Raises:
             FileNotFoundError, ValueError: if there is no whole checkpoint of this type.
         """
-        stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE)
+        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
+        stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE, **placed)
         if stored is not None and stored.get("lora"):
-            return load_lora_checkpoint(cls, path, stored, **backbone_options(stored, kwargs))
+            folder = Path(path) / kwargs.pop("subfolder", "")
+            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
         return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     def export_backbone(self, folder: str | Path, **kwargs: Any) -> None:
@@ -153,7 +155,11 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         decode_mask: Tensor | None = None,
-        **vision: Any,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        image_features: Tensor | None = None,
+        **unknown: Any,
     ) -> PauseOutput | CausalLMOutputWithPast:
         """The one pass under teacher forcing.
 
@@ -163,8 +169,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
             labels: (B, N) instead of an answer, as in `AMVLForConditionalGeneration.forward`; without ``loss``, that of the
                 objective sft or pause is returned.
             loss: called with the answer NLL of the pass "plain" (no pause tokens) or "pause" (`amvl_model.objectives.Loss`).
-            **vision: pixel_values, image_grid_thw, mm_token_type_ids, or image_features, as in
-                `AMVLForConditionalGeneration.forward`.
+            pixel_values, image_grid_thw, mm_token_type_ids, image_features: as in `AMVLForConditionalGeneration.forward`.
 
         The remaining arguments are those of generation steps and are set by `generate`.
 
@@ -174,6 +179,15 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
         """
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
+        vision = vision_batch(
+            self,
+            input_ids,
+            unknown,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            image_features=image_features,
+        )
         name = "pause" if self.config.num_pauses else "plain"
         batch = teacher_forced(input_ids, attention_mask, answer_ids, answer_mask, labels, vision)
         if labels is not None and loss is None:
@@ -233,8 +247,8 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
 
         num_return_sequences means what it means in transformers: sampled replies, or the best of the beams.
         """
-        query_ids, batch = query_of(inputs, kwargs)
         settings, others = generation_settings(self, generation_config, kwargs)
+        query_ids, batch = query_of(self, inputs, kwargs)
         state, tokens = self._encode(batch)
         return self._decode(
             query_ids, batch, state, tokens, settings, streamer=streamer, return_prompt=return_prompt, **others

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
@@ -14,4 +14,5 @@ _MODELS = {AMVLConfig: AMVLForConditionalGeneration, PauseConfig: PauseForCondit
 for _config, _model in _MODELS.items():
     AutoModel.register(_config, _model)
     AutoModelForImageTextToText.register(_config, _model)
+    AutoModelForMultimodalLM.register(_config, _model)
     AutoProcessor.register(_config, AMVLProcessor)

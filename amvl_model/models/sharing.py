@@ -7,11 +7,11 @@ checkpoint that is loaded, merged and saved again keeps it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from amvl_model.data.hub import answering
 from amvl_model.models.checkpoints import CARD, MANIFEST
 from amvl_model.models.configuration import INSTALL, AroundBackboneConfig
 
@@ -165,26 +165,6 @@ def hub_id(name: Any) -> str | None:
 # ---------------------------------------------------------------------- the Hub
 
 
-@contextmanager
-def _answering(what: str) -> Iterator[None]:
-    """One error for a hub that cannot be reached; a refusal of the Hub (no permission, no such repository) is its own.
-
-    Raises:
-        ConnectionError: with the reason.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-
-    try:
-        yield
-    except HfHubHTTPError:
-        raise
-    except (HTTPError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConnectionError(
-            f"{what}: the Hub did not answer ({reason}); check the network and HF_HUB_OFFLINE"
-        ) from error
-
-
 def upload(folder: Path, config: AroundBackboneConfig, *, repo_id: str, **options: Any) -> Any:
     """Create the repository if need be and upload a checkpoint folder in one commit.
 
@@ -209,7 +189,7 @@ def upload(folder: Path, config: AroundBackboneConfig, *, repo_id: str, **option
             "model.config.backbone_path to it, or call model.merge_lora() and upload the whole model"
         )
     api, private = HfApi(token=options.pop("token", None)), options.pop("private", None)
-    with _answering(f"upload to {repo_id}"):
+    with answering(f"upload to {repo_id}"):
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         options.setdefault("commit_message", "Upload model")
         return api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=["_*", "checkpoint-*"], **options)
@@ -237,5 +217,5 @@ def lora_snapshot(path: str | Path, options: dict[str, Any]) -> Path | None:
         return None
     for name in _HUB_OPTIONS:
         options.pop(name, None)
-    with _answering(f"download of {path}"):
+    with answering(f"download of {path}"):
         return Path(snapshot_download(str(path), allow_patterns=_READ, ignore_patterns=[MANIFEST], **hub))

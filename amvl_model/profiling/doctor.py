@@ -77,8 +77,7 @@ class Machine:
     def fits(self, size: Footprint) -> bool | None:
         """Whether a run fits the free memory, its states shared between the GPUs; None if that is unknown."""
         free = min(free for _, _, free, _ in self.gpus) if self.gpus else self.available
-        share = size.states / max(1, len(self.gpus)) + size.activations + size.logits + self.runtime
-        return None if free is None else share <= free
+        return None if free is None else size.process(max(1, len(self.gpus)), self.runtime) <= free
 
 
 def main_memory() -> tuple[int | None, int | None]:

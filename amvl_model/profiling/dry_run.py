@@ -24,6 +24,8 @@ EXAMPLES = 4
 """Questions of each source whose rows are laid out."""
 PROBED = 32
 """Questions of each source that are read, evenly spaced over it."""
+MOST_GPUS = 1024
+"""Where the search for the fewest GPUs ends."""
 _CARD = 80 * 10**9
 """Memory of the GPU that the advice is about [bytes]."""
 
@@ -53,7 +55,7 @@ class Plan:
         for title, part in (("Training data", "training_data"), ("Evaluation data", "evaluation_data")):
             lines += [title, *_data_lines(report[part]), ""]
         lines += ["Rows", *_row_lines(report["rows"]), "", "Schedule", *_schedule_lines(report["schedule"]), ""]
-        lines += ["Memory, computed", *_memory_lines(report["memory"]), ""]
+        lines += ["Memory, computed", *_memory_lines(report["memory"]), *_cost_lines(report["cost"]), ""]
         if self.ready:
             return "\n".join([*lines, "Ready: the same command without --dry-run starts it."])
         return "\n".join([*lines, "Not ready:", *(f"  {i}. {text}" for i, text in enumerate(self.problems, 1))])
@@ -81,6 +83,7 @@ def plan(config: RunConfig, *, processes: int = 1) -> Plan:
         "rows": rows,
         "schedule": _schedule(config, training["size"], processes),
         "memory": _memory(config, processes),
+        "cost": _cost(config, processes),
         "config": config.to_dict(),
     }
     return Plan(ready=not problems, problems=tuple(problems), report=report)
@@ -216,19 +219,36 @@ def _memory(config: RunConfig, processes: int) -> dict[str, Any] | None:
     size = footprint(config)
     if size is None:
         return None
-    kept = size.activations + size.logits + GPU_RUNTIME
     sharded = config.train.sharding != "none"
-    states = size.states / processes if sharded else size.states
-    room = _CARD - kept
+    fitting = (number for number in range(1, MOST_GPUS + 1) if size.process(number, GPU_RUNTIME) <= _CARD)
     return {
         "parameters": size.parameters,
         "trained": size.trained,
         "tokens_a_row": size.tokens,
         "states_bytes": size.states,
         "activation_bytes": size.activations + size.logits,
-        "a_process_bytes": round(states + kept),
+        "whole_gradient_bytes": size.accumulated,
+        "a_process_bytes": size.process(processes if sharded else 1, GPU_RUNTIME),
         "sharding": config.train.sharding,
-        "fewest_80_gb_gpus_sharded": None if room <= 0 else -(-size.states // room),
+        "fewest_80_gb_gpus_sharded": next(fitting, None),
+    }
+
+
+def _cost(config: RunConfig, processes: int) -> dict[str, Any] | None:
+    from amvl_model.profiling.communication import step_cost
+
+    if config.train.sharding != "fsdp2" or processes == 1 or config.model.lora_rank or not config.model.freeze_vision:
+        return None
+    cost = step_cost(config, processes)
+    if cost is None:
+        return None
+    return {
+        "gathered_bytes_a_micro_batch": cost.gathered,
+        "reduced_bytes_a_step": cost.reduced,
+        "exchanged_bytes_a_step": cost.exchanged,
+        "computing_seconds_a_step": cost.computing,
+        "exchanging_seconds_a_step": cost.exchanging,
+        "hours_an_arm": cost.hours(config.train.steps),
     }
 
 
@@ -277,5 +297,21 @@ def _memory_lines(memory: dict[str, Any] | None) -> list[str]:
         f"(sharding {memory['sharding']})",
     ]
     if (fewest := memory["fewest_80_gb_gpus_sharded"]) is not None:
-        lines.append(f"  with sharding at least {fewest} GPU(s) of 80 GB")
+        whole = memory["whole_gradient_bytes"] / GIB
+        lines.append(
+            f"  with fsdp2 at least {fewest} GPU(s) of 80 GB"
+            + (f"; {whole:.1f} GiB of gradients stay whole on each between micro-batches" if whole else "")
+        )
     return lines
+
+
+def _cost_lines(cost: dict[str, Any] | None) -> list[str]:
+    if cost is None:
+        return []
+    return [
+        f"  each process exchanges {cost['exchanged_bytes_a_step'] / GIB:.0f} GiB a step: weights "
+        f"{cost['gathered_bytes_a_micro_batch'] / GIB:.0f} GiB a micro-batch, gradients "
+        f"{cost['reduced_bytes_a_step'] / GIB:.0f} GiB once",
+        f"  {cost['computing_seconds_a_step']:.1f} s of computing and {cost['exchanging_seconds_a_step']:.1f} s of exchange a "
+        f"step, {cost['hours_an_arm']:.1f} hours an arm without overlap (assumptions: amvl_model/profiling/communication.py)",
+    ]

@@ -12,6 +12,11 @@ MLP is I wide and whose keys are C wide, a = 2 bytes under bf16 and 4 otherwise:
     logits       = 8 B A V                             answer logits in float32 and their gradient, A answer tokens
     runtime      = a constant of the device            Python with torch and transformers, or the CUDA context
 
+and of each of P processes under FSDP2, with V H the output layer and n one decoder layer (communication.py says why):
+
+    states / P + w N_train (1 - 1/P)                   the second term with gradient accumulation: gradients stay whole
+    gathered     = 2 w (V H + 2 n)                     weights and gradients that are whole at work: output, a layer and the next
+
 The first line is exact for the trainer's AdamW; the rest is an estimate, good to perhaps a third. A trained vision encoder
 counts like further layers, over its own patches.
 
@@ -67,12 +72,16 @@ class Architecture:
     vision_layers: int = 32
 
     @property
-    def language_parameters(self) -> int:
-        """Parameters of the language model with its embedding and output layer."""
+    def layer_parameters(self) -> int:
+        """Parameters of one decoder layer."""
         h, i = self.hidden, self.intermediate
         kv = h // self.heads * self.kv_heads
-        layer = (h * h + h) + 2 * (h * kv + kv) + h * h + 3 * h * i + 2 * h
-        return self.layers * layer + h + self.vocab * h * (1 if self.tied else 2)
+        return (h * h + h) + 2 * (h * kv + kv) + h * h + 3 * h * i + 2 * h
+
+    @property
+    def language_parameters(self) -> int:
+        """Parameters of the language model with its embedding and output layer."""
+        return self.layers * self.layer_parameters + self.hidden + self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
     def vision_parameters(self) -> int:
@@ -167,7 +176,8 @@ class Footprint:
         parameters: of backbone and latent modules.
         trained: those that receive gradients.
         tokens: S, the longest row that is allowed for.
-        states, activations, logits: bytes, as in the module's formula.
+        states, activations, logits, gathered: bytes, as in the module's formula.
+        accumulated: bytes of the gradients that FSDP2 keeps whole between micro-batches; 0 without accumulation.
     """
 
     parameters: int
@@ -176,6 +186,15 @@ class Footprint:
     states: int
     activations: int
     logits: int
+    accumulated: int = 0
+    gathered: int = 0
+
+    def process(self, processes: int, runtime: int = 0) -> int:
+        """Bytes of each of several processes under FSDP2; in one process, `total`."""
+        if processes == 1:
+            return self.total(runtime)
+        whole = self.accumulated * (processes - 1) // processes + self.gathered
+        return -(-self.states // processes) + whole + self.activations + self.logits + runtime
 
     def total(self, runtime: int = 0) -> int:
         """Bytes in all, with a device's constant."""
@@ -195,6 +214,12 @@ def lora_parameters(shape: Architecture, rank: int) -> int:
     return shape.layers * rank * (2 * (h + h) + 2 * (h + kv) + 3 * (h + i))
 
 
+def weight_bytes(config: RunConfig) -> int:
+    """Bytes of a stored weight; auto: every checkpoint that this package starts from is stored in bfloat16."""
+    stored = "float32" if config.model.base == "scratch" else "bfloat16"
+    return 2 if (stored if config.model.dtype == "auto" else config.model.dtype) == "bfloat16" else 4
+
+
 def footprint(config: RunConfig) -> Footprint | None:
     """Memory that training with ``config`` takes, or None if the base's shapes are unknown here."""
     shape = architecture_of(config.model)
@@ -210,9 +235,7 @@ def footprint(config: RunConfig) -> Footprint | None:
         frozen += shape.vision_parameters
     else:
         trained += shape.vision_parameters
-    # auto: every checkpoint that this package starts from is stored in bfloat16
-    stored = "float32" if config.model.base == "scratch" else "bfloat16"
-    weight = 2 if (stored if config.model.dtype == "auto" else config.model.dtype) == "bfloat16" else 4
+    weight = weight_bytes(config)
     pixels = IMAGES * (config.data.max_pixels or (TINY_PIXELS if shape.vocab < 10_000 else QWEN_PIXELS))
     tokens = pixels // MERGED**2 + TEXT_TOKENS + 3 * config.model.num_latents + 2 * ANSWER_TOKENS
     size = 2 if config.train.precision == "bf16" or weight == 2 else 4
@@ -232,6 +255,8 @@ def footprint(config: RunConfig) -> Footprint | None:
         states=weight * (4 * trained + frozen),
         activations=kept,
         logits=8 * batch * ANSWER_TOKENS * shape.vocab,
+        accumulated=weight * trained if config.train.grad_accumulation > 1 else 0,
+        gathered=2 * weight * (shape.vocab * shape.hidden + 2 * shape.layer_parameters),
     )
 
 

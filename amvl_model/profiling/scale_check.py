@@ -89,6 +89,7 @@ def check_config(
             "data.max_pixels": max_pixels,
             "train.steps": 2,
             "train.warmup": 0.0,
+            "train.batch_size": 1,
             "train.grad_accumulation": questions,
             "train.workers": 0,
             "train.log_every": 1,

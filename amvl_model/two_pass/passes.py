@@ -36,7 +36,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -174,10 +173,10 @@ def install_two_pass(text_model: Any) -> None:
 
 def _patch(layer: Any) -> None:
     if not hasattr(layer, "_amvl_plain_forward"):
-        # bound methods: a deep copy of the layer then runs its own weights, which a closure would not
+        # no closure: a deep copy or a pickle of the layer then runs its own weights
         layer._amvl_plain_forward = layer.forward
         layer._amvl_is_last = layer._amvl_recompute = False
-        layer.forward = MethodType(_layer_forward, layer)
+        layer.forward = partial(_layer_forward, layer)
 
 
 def enable_checkpointing(model: Any, options: dict[str, Any] | None = None, *, every_n_layers: int = 1) -> None:

@@ -90,12 +90,15 @@ def test_an_unknown_base_is_reported_as_unknown() -> None:
     assert footprint(RunConfig(model=ModelConfig(base="someone/some-model"))) is None
 
 
-def test_several_gpus_share_the_states_but_not_the_activations() -> None:
+def test_several_gpus_share_the_states_but_not_activations_and_accumulated_gradients() -> None:
     size = footprint(load_preset("qwen2.5-vl-7b"))
     assert size is not None
     gpu = ("GPU", 80 * 2**30, 79 * 2**30, True)
     assert dataclasses.replace(MACHINE, gpus=(gpu,)).fits(size) is False
-    assert dataclasses.replace(MACHINE, gpus=(gpu, gpu)).fits(size) is True
+    assert [dataclasses.replace(MACHINE, gpus=(gpu,) * number).fits(size) for number in (2, 3)] == [False, True]
+    sharded = footprint(load_preset("qwen2.5-vl-7b", {"train.batch_size": "16", "train.grad_accumulation": "1"}))
+    assert sharded is not None and sharded.accumulated == 0
+    assert dataclasses.replace(MACHINE, gpus=(gpu,) * 3).fits(sharded) is True and sharded.process(3) < size.process(3)
     large = dataclasses.replace(size, activations=90 * 2**30)
     assert dataclasses.replace(MACHINE, gpus=(gpu,) * 8).fits(large) is False
 

@@ -129,6 +129,13 @@ def main(group: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from tests.model.home import rows, rows_generate, rows_model, rows_processor  # noqa: F401  they fill the table
+    from tests.model.home import (  # noqa: F401  they fill the table
+        rows,
+        rows_generate,
+        rows_loading,
+        rows_model,
+        rows_processor,
+        rows_trainer,
+    )
 
     rows.main(sys.argv[1])

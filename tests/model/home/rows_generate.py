@@ -171,3 +171,66 @@ def a_pipeline_answers_with_each_model(home: Home) -> None:
         assert text == alone[0][0]["generated_text"]
         refuses("as many images as the text names", lambda a=answer: a(images=home.images[:1], text="no place for it"))
         refuses("role 'user'", lambda a=answer: a(text=[{"role": "system", "content": "x"}]))
+
+
+@row("generate")
+def images_that_are_missing_or_no_tensors_are_refused(home: Home) -> None:
+    import numpy as np
+
+    for model, options in home.models:
+        call: Any = {**home.batch, **FEW, **options}
+        for wrong, message in (
+            ({"pixel_values": None}, r"name images \(\d+ tokens\), but pixel_values is missing"),
+            ({"image_grid_thw": None}, "pixel_values without image_grid_thw"),
+            ({"input_ids": np.asarray(home.batch["input_ids"])}, "tensor .* got ndarray"),
+            ({"input_ids": home.batch["input_ids"][0]}, "tensor .* got Tensor"),
+            ({"attention_mask": home.batch["attention_mask"][:, 1:]}, "mask of the shape of its tokens"),
+        ):
+            refuses(message, lambda m=model, c=call, w=wrong: m.generate(**{**c, **w}))
+        batch, labels = home.labelled("right")
+        refuses(
+            "pixel_values is missing", lambda m=model, b=batch, t=labels: m(**{**b, "pixel_values": None}, labels=t)
+        )
+    broken = home.amvl.generate
+    refuses("finite latents", lambda: broken(**home.batch, latents=lambda prior: prior.mean / 0.0 * 0.0))
+    refuses("at least 0", lambda: broken(**home.batch, latent_temperature=-1.0))
+
+
+@row("generate")
+def processors_stopping_criteria_and_watermarks_are_transformers_own(home: Home) -> None:
+    import torch
+    from transformers import WatermarkingConfig
+
+    for model, options in home.models:
+        call: Any = {**home.batch, **FEW, **options}
+        assert model.generate(**call, logits_processor=[lambda ids, scores: scores * 0]).unique().tolist() == [0]
+        once = model.generate(**call, stopping_criteria=[lambda ids, scores: torch.ones(len(ids), dtype=torch.bool)])
+        assert once.shape == (4, 1)
+        plain = model.generate(**call)
+        assert not torch.equal(model.generate(**call, watermarking_config=WatermarkingConfig()), plain)
+        found = model.generate(**call, return_dict_in_generate=True, output_logits=True)
+        assert found.logits[0].shape[0] == 4
+        refuses("locate a tokenizer", lambda m=model, c=call: m.generate(**c, stop_strings=["A"]))
+        refuses(
+            "Group Beam Search",
+            lambda m=model, c=call: m.generate(**c, num_beams=4, num_beam_groups=2, diversity_penalty=1.0),
+        )
+
+
+@row("generate")
+def modes_of_torch_change_nothing(home: Home) -> None:
+    import torch
+
+    for model, options in home.models:
+        call: Any = {**home.batch, **FEW, **options}
+        plain = model.generate(**call)
+        with torch.inference_mode():
+            assert torch.equal(model.generate(**call), plain)
+        model.train()
+        assert torch.equal(model.generate(**call), plain)
+        model.eval()
+        model.gradient_checkpointing_enable()
+        assert torch.equal(model.generate(**call), plain)
+        model.gradient_checkpointing_disable()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.generate(**call).shape[0] == 4

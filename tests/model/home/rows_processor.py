@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.model.home.rows import Home, refuses, reply, row, user
 
 
@@ -47,14 +49,90 @@ def texts_and_images_are_encoded_as_messages_are(home: Home) -> None:
 
 
 @row("processor")
-def images_come_from_files_too(home: Home) -> None:
+def images_come_in_every_form_that_transformers_knows(home: Home) -> None:
+    import base64
+    from pathlib import Path
+
+    import numpy as np
     import torch
 
-    path = str(home.folder / "image.png")
-    home.images[0].save(path)
-    content = [{"type": "image", "url": path}, {"type": "text", "text": "How many circles are there?"}]
+    path, image = home.folder / "image.png", home.images[0]
+    image.save(path)
+    text = base64.b64encode(path.read_bytes()).decode()
+    array = np.asarray(image)
+    forms: list[dict[str, Any]] = [
+        {"image": image},
+        {"image": str(path)},
+        {"image": Path(path)},
+        {"path": str(path)},
+        {"url": str(path)},
+        {"url": path.as_uri()},
+        {"url": f"data:image/png;base64,{text}"},
+        {"image": text},
+        {"base64": text},
+        {"image": path.read_bytes()},
+        {"image": array},
+        {"image": torch.from_numpy(array.copy()).permute(2, 0, 1)},
+    ]
+    expected = home.encode(home.chats[0])
+    for form in forms:
+        content = [{"type": "image", **form}, {"type": "text", "text": "How many circles are there?"}]
+        found = home.encode([{"role": "user", "content": content}])
+        assert all(torch.equal(found[name], expected[name]) for name in expected), form.keys()
+    content[0] = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}"}}
     found = home.encode([{"role": "user", "content": content}])
-    assert torch.equal(found["pixel_values"], home.encode(home.chats[0])["pixel_values"])
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    refuses("no such file", lambda: home.encode(user("x", "/no/such/image.png")), FileNotFoundError)
+    refuses("8-bit values .* got float", lambda: home.encode(user("x", array / 255.0)))
+    refuses("cannot be fetched", lambda: home.encode(user("x", "http://127.0.0.1:9/image.png")), ConnectionError)
+    refuses("not valid base64|cannot be read", lambda: home.encode(user("x", "data:image/png;base64,AAAA")))
+
+
+@row("processor")
+def parts_that_the_template_would_drop_are_refused(home: Home) -> None:
+    image = home.images[0]
+    for part, message in (
+        ({"type": "video", "video": [image]}, "got video; the model was trained on images alone"),
+        ({"type": "audio", "audio": "x.wav"}, "got audio"),
+        ({"type": "img", "img": image}, "got the type 'img' with type, img"),
+        ({"image": image}, "got the type None"),
+        ({"type": "text", "content": "x"}, "got the type 'text' with type, content"),
+        ("text", "got 'text'"),
+    ):
+        chat = [{"role": "user", "content": [part]}]
+        refuses(message, lambda c=chat: home.encode(c))
+        refuses(message, lambda c=chat: home.processor.apply_chat_template([home.chats[0], c]))
+    refuses("no tools", lambda: home.processor.apply_chat_template(home.chats[0], tools=[{"type": "function"}]))
+
+
+@row("processor")
+def tensors_are_numpy_lists_or_torch_as_wanted(home: Home) -> None:
+    import numpy as np
+    import torch
+
+    for found in (
+        home.encode(home.chats, return_tensors="np"),
+        home.processor(
+            text=home.processor.apply_chat_template(home.chats, add_generation_prompt=True),
+            images=[home.images[0], *home.images, home.images[0]],
+            return_tensors="np",
+        ),
+    ):
+        assert all(isinstance(value, np.ndarray) for value in found.values())
+        assert all(np.array_equal(found[name], home.batch[name].numpy()) for name in home.batch)
+    assert home.encode(home.chats[0]).to("cpu", torch.bfloat16)["pixel_values"].dtype == torch.bfloat16
+
+
+@row("processor")
+def the_generation_prompt_and_an_unfinished_reply_are_options(home: Home) -> None:
+    chat = user("How many?")
+    without = home.processor.apply_chat_template(chat)
+    prompted = home.processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert prompted == without + "<|im_start|>assistant\n"
+    begun = home.processor.apply_chat_template([*chat, reply("(")], continue_final_message=True)
+    assert begun == prompted + "("
+    ids = home.encode([*chat, reply("(")], add_generation_prompt=False, continue_final_message=True)
+    assert home.amvl.generate(**ids, max_new_tokens=2).shape == (1, 2)
 
 
 @row("processor")
@@ -101,3 +179,14 @@ def bad_input_is_refused_in_one_sentence(home: Home) -> None:
     refuses("video or audio", lambda: processor(text="x", videos=[[image]]))
     refuses("string or a list of strings", lambda: processor(text=[1], images=None))
     refuses("answers alone", lambda: processor([], padding=True), TypeError)
+    refuses("upload to org/x: the Hub did not answer", lambda: push(processor), ConnectionError)
+
+
+def push(processor: Any) -> None:
+    """Upload while the Hub does not answer."""
+    from unittest import mock
+
+    from huggingface_hub import HfApi
+
+    with mock.patch.object(HfApi, "create_repo", side_effect=OSError("no route to host")):
+        processor.push_to_hub("org/x")

@@ -51,6 +51,15 @@ def test_the_plan_of_the_7b_preset_on_miniatures_is_ready(data: Path, tmp_path: 
     assert "Ready" in text_file.read_text()
 
 
+def test_the_plan_says_what_fsdp2_exchanges_and_how_long_an_arm_takes(data: Path) -> None:
+    found = plan(seven_b(data, **{"train.sharding": "fsdp2"}), processes=8)  # type: ignore[arg-type]
+    cost, memory = found.report["cost"], found.report["memory"]
+    assert cost["exchanged_bytes_a_step"] == 2 * cost["gathered_bytes_a_micro_batch"] + cost["reduced_bytes_a_step"] > 0
+    assert memory["whole_gradient_bytes"] > 0 and "stay whole on each" in found.text()
+    assert "hours an arm without overlap" in found.text()
+    assert plan(seven_b(data), processes=8).report["cost"] is None  # type: ignore[arg-type]
+
+
 def test_rows_are_laid_out_as_the_model_lays_them_out(data: Path) -> None:
     for row in plan(seven_b(data)).to_dict()["rows"]:  # type: ignore[arg-type]
         n, k, m = row["query_tokens"], 8, row["answer_tokens"]
