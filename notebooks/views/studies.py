@@ -28,6 +28,7 @@ COMMANDS = {
     "pareto": "python experiments/ablations.py pareto --workers 2",
     "leakage": "python experiments/ablations.py leakage --workers 2 --keep runs",
     "objectives": "python experiments/ablations.py objectives --workers 2 --keep runs",
+    "reading": "python experiments/ablations.py reading --workers 2",
     "prediction": "python experiments/theory_vs_checkpoints.py --checkpoints runs/leakage",
 }
 """What makes each of the shipped results again."""
