@@ -20,6 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
+from amvl_model.two_pass.transformers_compat import INSTALL_PEFT
+
 FOLDER = "adapter"
 # every linear layer of the language model's attention and MLP, and nothing of the vision tower
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -39,7 +41,7 @@ def lora_config(settings: Mapping[str, Any], backbone_path: str | None = None) -
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install peft") from error
+        raise ImportError(f"LoRA needs the package peft: {INSTALL_PEFT}") from error
     return LoraConfig(
         r=settings["rank"],
         lora_alpha=settings["alpha"],

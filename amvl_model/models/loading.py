@@ -209,7 +209,8 @@ def save_checkpoint(
 def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str | None = None) -> None:
     """Write a LoRA checkpoint as a whole one, with the adapters merged into the backbone, and its processor.
 
-    Weights have the precision that the adapters were trained on; the backbone's own, if lower, would round what they add.
+    Weights have the precision that the adapters were trained on; the backbone's own, if lower, would round what they add. Where
+    they were trained on a backbone that was quantised when it was loaded, they are added to its weights as they are stored.
 
     Args:
         checkpoint: folder of a LoRA checkpoint of either model.
@@ -217,7 +218,7 @@ def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str
         backbone_path: where the backbone is, if not where the checkpoint says.
 
     Raises:
-        ValueError: if the checkpoint has no adapters, or its backbone is quantised.
+        ValueError: if the checkpoint has no adapters, or its backbone's weights are stored quantised.
         FileNotFoundError: if a file or the backbone is missing.
         FileExistsError: if ``folder`` holds a checkpoint.
     """
@@ -231,7 +232,8 @@ def merge_checkpoint(checkpoint: str | Path, folder: Path, *, backbone_path: str
         )
     cls: Any = PauseForConditionalGeneration if kind == PAUSE_TYPE else AMVLForConditionalGeneration
     options = {} if backbone_path is None else {"backbone_path": backbone_path}
-    model = cls.from_pretrained(source, dtype=stored.get("dtype") or "auto", **options)
+    dtype = stored.get("dtype") or "auto"
+    model = cls.from_pretrained(source, dtype=dtype, quantization_config=None, **options)
     model.merge_lora()
     save_checkpoint(model, AMVLProcessor.from_pretrained(source), folder)
 

@@ -23,7 +23,7 @@ from amvl_model.profiling.footprint import (
     Footprint,
     footprint,
 )
-from amvl_model.two_pass.transformers_compat import OLDEST, UNSUPPORTED, release
+from amvl_model.two_pass.transformers_compat import INSTALL_PEFT, OLDEST, UNSUPPORTED, release
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
@@ -42,7 +42,7 @@ REQUIRED = (
     ("matplotlib", "", "figures"),
 )
 OPTIONAL = (
-    ("peft", "", "LoRA: pip install 'amvl[lora]'"),
+    ("peft", "", f"LoRA: {INSTALL_PEFT}"),
     ("tensorboard", "", "curves: pip install tensorboard"),
 )
 

@@ -5,7 +5,7 @@ Studies as jobs of submitit: on this machine, or on a SLURM cluster, with the sa
     python experiments/ablations.py pareto --submit local                            # this machine, --workers jobs at a time
     python experiments/ablations.py pareto --submit slurm --slurm partition=gpu gpus_per_node=1 time=120
 
-Needs `pip install 'amvl[sweeps]'`. Every job is one run (`amvl_model.studies.runner.run_cell`); what has a result file is not
+Needs `pip install submitit`. Every job is one run (`amvl_model.studies.runner.run_cell`); what has a result file is not
 submitted, so the same command goes on after an interruption. The folder of the results has to be one that the jobs see too.
 """
 
@@ -344,7 +344,7 @@ def _executor(folder: Path, cluster: str, at_once: int, options: Mapping[str, An
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("studies as jobs need submitit: pip install 'amvl[sweeps]'") from error
+        raise ImportError("studies as jobs need submitit: pip install submitit") from error
     _make_importable()
     try:
         executor = submitit.AutoExecutor(folder=folder.resolve(), cluster=cluster)

@@ -182,13 +182,17 @@ class AMVLCollator:
         return batch
 
 
+EVALUATION = 2**32
+"""In place of a training step, which it is none of: an evaluation's noise depends on the question alone."""
+
+
 def sample_noise(index: Tensor, shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
     """(B, *shape) standard normal float32 numbers, the same for a question in one step whatever batch it stands in.
 
     Args:
         index: (B,) places of the questions in their set, ~i for the filled-up copy of question i.
         shape: (k, d).
-        seed, step: of the run and of the optimiser.
+        seed, step: of the run and of the optimiser; 0 and `EVALUATION` in an evaluation.
     """
     rows = [np.random.default_rng([seed, step, int(i < 0), i if i >= 0 else ~i]) for i in index.tolist()]
     return torch.from_numpy(np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows]))

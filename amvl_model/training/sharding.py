@@ -63,7 +63,7 @@ def sharding_arguments(train: TrainConfig) -> dict[str, Any]:
     try:
         import deepspeed  # noqa: F401
     except ImportError as error:
-        raise ImportError("train.sharding deepspeed-zero3 needs DeepSpeed: pip install 'amvl[deepspeed]'") from error
+        raise ImportError("train.sharding deepspeed-zero3 needs DeepSpeed: pip install deepspeed") from error
     return {"deepspeed": zero3_settings(train), "bf16": False}
 
 

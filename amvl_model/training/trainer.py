@@ -5,7 +5,8 @@ loss of every optimiser step is the sum over its examples divided by their numbe
 Where several processes have to be given equally many examples, the epoch is filled up with examples of weight 0.
 
 The noise of a latent sample depends on the seed, the optimiser step and the question alone, so several processes train what
-one would train, and a resumed run what the uninterrupted one would.
+one would train, and a resumed run what the uninterrupted one would. In an evaluation it depends on the question alone: two
+evaluations, and two runs, differ by their weights and not by the draw.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from amvl_model.models.checkpoints import writing
 from amvl_model.models.sharing import write_card
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.arguments import AMVLTrainingArguments
-from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, FilledRandomSampler, filled_order, sample_noise
+from amvl_model.training.batches import (
+    EVALUATION,
+    INDEX,
+    WEIGHT,
+    AMVLCollator,
+    FilledRandomSampler,
+    filled_order,
+    sample_noise,
+)
 from amvl_model.training.guard import GuardedTrainer
 from amvl_model.training.health import ACTIVE_FROM, HealthLine, latent_state
 from amvl_model.training.measures import WithPrior, record_metrics, training_record
@@ -176,7 +185,8 @@ class AMVLTrainer(GuardedTrainer):
         batch = dict(inputs)
         weight, index = batch.pop(WEIGHT), batch.pop(INDEX, None)
         if index is not None and self._latent_shape is not None:
-            batch["noise"] = sample_noise(index, self._latent_shape, seed=self.args.seed, step=self.state.global_step)
+            seed, step = (self.args.seed, self.state.global_step) if model.training else (0, EVALUATION)
+            batch["noise"] = sample_noise(index, self._latent_shape, seed=seed, step=step)
         objective: Any = self.objective.loss(self.progress)
         if model.training and self.warm_up is not None and self.warm_up.ended is None:
             objective = self.warm_up.loss

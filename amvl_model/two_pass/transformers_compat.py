@@ -15,6 +15,8 @@ from typing import Any
 
 OLDEST, UNSUPPORTED = "5.17", "5.25"
 """The oldest supported version, and the first that is not supported: the bounds in pyproject.toml."""
+INSTALL_PEFT = "pip install peft"
+"""What messages say where LoRA is wanted and peft is missing."""
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -123,6 +123,24 @@ def test_a_merged_checkpoint_is_whole_and_answers_as_the_adapters_did(backbone_f
         merge_checkpoint(tmp_path / "whole", tmp_path / "again")
 
 
+def test_adapters_trained_on_a_quantised_backbone_are_merged_into_the_stored_one(
+    backbone_folder: Path, tmp_path: Path
+) -> None:
+    """bitsandbytes is not needed: the backbone is read as it is stored."""
+    model = lora_model(backbone_folder)
+    model.save_pretrained(tmp_path / "lora")
+    processor().save_pretrained(tmp_path / "lora")
+    stored = json.loads((tmp_path / "lora" / "config.json").read_text())
+    stored["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "lora" / "config.json").write_text(json.dumps(stored))
+    merge_checkpoint(tmp_path / "lora", tmp_path / "whole")
+    whole = AMVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
+    assert "quantization_config" not in json.loads((tmp_path / "whole" / "config.json").read_text())
+    expected, found = outputs(model), outputs(whole)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_that_is_merged_in_place_leaves_no_adapter_behind(backbone_folder: Path, tmp_path: Path) -> None:
     model = lora_model(backbone_folder)
     model.save_pretrained(tmp_path)

@@ -104,7 +104,7 @@ def test_two_processes_under_fsdp2_train_what_one_trains(one: Path, sharded: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="pip install 'amvl[deepspeed]'")
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="pip install deepspeed")
 def test_two_processes_under_zero3_train_what_one_trains(one: Path, tmp_path: Path) -> None:
     """DeepSpeed compiles its CPU collectives the first time, which needs a C++ compiler and ninja."""
     run("train", "deepspeed-zero3", str(tmp_path), "4", "--batch", "2", processes=2)

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction
 from amvl_model.data.rows import RowQuestions, question_of
 from amvl_model.objectives import FORWARD, NTP, OBJECTIVES, Objective, Term, register_objective
 from amvl_model.training.arguments import AMVLTrainingArguments
-from amvl_model.training.batches import INDEX, WEIGHT, AMVLCollator, QuestionStream
+from amvl_model.training.batches import EVALUATION, INDEX, WEIGHT, AMVLCollator, QuestionStream, sample_noise
 from amvl_model.training.trainer import AMVLTrainer
 from tests.helpers import processor, question, tiny_model
 
@@ -236,6 +236,20 @@ def test_an_evaluation_averages_unweighted_terms_over_the_examples(tmp_path: Pat
     trainer.evaluate()
     metrics = {metric["name"]: metric for metric in trainer._record["metrics"]}
     assert metrics["eval_ntp"]["low"] < metrics["eval_ntp"]["value"] < metrics["eval_ntp"]["high"]
+
+
+def test_an_evaluation_draws_the_same_noise_at_every_step_and_seed(tmp_path: Path) -> None:
+    trainer = trainer_on(QUESTIONS, tmp_path, eval_dataset=QUESTIONS)
+    first = trainer.evaluate()
+    trainer.state.global_step, trainer.args.seed = 3, 7
+    again = trainer.evaluate()
+    for term in ("ntp", "prior_ntp", "forward_kl"):
+        assert again[f"eval_{term}"] == first[f"eval_{term}"]
+    noise = [
+        sample_noise(torch.tensor([0]), (2, 3), seed=seed, step=step)
+        for seed, step in ((0, 0), (0, EVALUATION), (7, 3))
+    ]
+    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
 
 
 def test_the_weights_schedule_moves_the_loss_of_an_evaluation_and_not_its_terms(tmp_path: Path) -> None:
