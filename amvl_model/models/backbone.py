@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.models.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints import absolute, inspect_checkpoint, refuse_wrong_weights
-from amvl_model.models.sharing import lora_snapshot, upload, write_card
+from amvl_model.models.checkpoints.adapters import add_lora, merge_lora, write_adapter
+from amvl_model.models.checkpoints.sharing import lora_snapshot, upload, write_card
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
@@ -191,7 +191,7 @@ class AroundBackbone:
         self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, tags: Any = None, **kwargs: Any
     ) -> None:
         """Write config, safetensors under the modules' own names and a model card; with LoRA heads and adapters alone, the
-        latter in peft's format (models/adapters.py).
+        latter in peft's format (models/checkpoints/adapters.py).
 
         transformers would write the language model under an older name, which its Trainer cannot resume from.
 

@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from amvl_model import distributed
 from amvl_model.config import RunConfig, changed_settings
 from amvl_model.models.checkpoints import MANIFEST, damage, write_text, writing
-from amvl_model.models.pickles import foreign_code
+from amvl_model.models.checkpoints.pickles import foreign_code
 
 LOCK = "run.lock"
 STATE = "trainer_state.json"

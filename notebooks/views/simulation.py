@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amvl_style import METHODS, RULE, axes, look, marks
-from amvl_theory import GaussianGame, mixture_information, self_consistent_contamination
-from amvl_theory import simulate
+from amvl_style import RULE, axes, look, marks
+from amvl_theory import GaussianGame, mixture_information, self_consistent_contamination, simulate
 from amvl_theory.checks import OBJECTIVES, Array
 from amvl_theory.figures import figures
 from amvl_theory.figures.curves import Mode

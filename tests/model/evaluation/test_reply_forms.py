@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amvl_model.evaluation import parsing
 from amvl_model.evaluation.harness_readers import LMMS_EVAL_BLINK_073, VLMEVALKIT_EXACT
-from amvl_model.evaluation.parsing import parse_choice
-from amvl_model.evaluation.reply_lexicon import PHRASES
+from amvl_model.evaluation.parsing import parse_choice, parser
+from amvl_model.evaluation.parsing.lexicon import PHRASES
 from tests.model.evaluation.reply_forms import LABELS, Form, load_forms
 
 FORMS = load_forms()
@@ -155,8 +154,8 @@ UNITS += [
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_time_is_linear_in_the_length(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "LIMIT", 10**9)
-    monkeypatch.setattr(parsing, "MAX_TOKENS", 10**9)
+    monkeypatch.setattr(parser, "LIMIT", 10**9)
+    monkeypatch.setattr(parser, "MAX_TOKENS", 10**9)
     short, long = (process_time(unit * (size // len(unit))) for size in (2_000, 12_000))
     assert long < 18 * short + 0.05, "6 times the length: 6 times the time if linear, 36 times if quadratic"
 

@@ -18,9 +18,9 @@ from transformers import AutoModelForImageTextToText
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import backbone_at
+from amvl_model.models.checkpoints.sharing import MARK
 from amvl_model.models.loading import save_checkpoint
 from amvl_model.models.pause import PauseForConditionalGeneration
-from amvl_model.models.sharing import MARK
 from tests.helpers import collate, examples, processor, tiny_model
 
 RECORD: dict[str, Any] = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from amvl_model.evaluation.reply_items import UNSURE, Item, skip, skip_back
-from amvl_model.evaluation.reply_kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, NOUNS, QUOTES, STOPS
-from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_lexicon import LINKING_WORDS, MODALS, NUMBER_WORDS, PRONOUNS
+from amvl_model.evaluation.parsing.items import UNSURE, Item, skip, skip_back
+from amvl_model.evaluation.parsing.kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, NOUNS, QUOTES, STOPS
+from amvl_model.evaluation.parsing.kinds import Kind as K
+from amvl_model.evaluation.parsing.lexicon import LINKING_WORDS, MODALS, NUMBER_WORDS, PRONOUNS
 
 _SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX}
 _SEPARATORS |= {K.COMPARE, K.THEN}

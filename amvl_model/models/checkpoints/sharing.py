@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
-from amvl_model.models.checkpoints import CARD, MANIFEST
+from amvl_model.models.checkpoints.inspection import CARD, MANIFEST
 from amvl_model.models.configuration import INSTALL, AroundBackboneConfig
 
 ARXIV = "2607.00461"

@@ -1,4 +1,4 @@
-"""The items of a reply: the options that it names, the concepts of `reply_lexicon`, signs, and other words.
+"""The items of a reply: the options that it names, the concepts of `lexicon`, signs, and other words.
 
 `find_items` takes at each word the longest of all phrases and option texts that begin there; an option text wins a tie.
 A single letter is an option only where it can be no word: "a" before a stop, "A" not before a noun, "I" before a full
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from amvl_model.evaluation.reply_kinds import (
+from amvl_model.evaluation.parsing.kinds import (
     ADVERBS,
     CUTS,
     ENDS,
@@ -23,8 +23,8 @@ from amvl_model.evaluation.reply_kinds import (
     STOPS,
     Kind,
 )
-from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_lexicon import (
+from amvl_model.evaluation.parsing.kinds import Kind as K
+from amvl_model.evaluation.parsing.lexicon import (
     ARTICLES,
     CLAUSE_CONDITIONS,
     LINKING_LETTERS,
@@ -34,7 +34,7 @@ from amvl_model.evaluation.reply_lexicon import (
     WEAK_TEXTS,
     phrase_tree,
 )
-from amvl_model.evaluation.reply_text import MARKS, Token, clean, is_wide, tokens
+from amvl_model.evaluation.parsing.text import MARKS, Token, clean, is_wide, tokens
 
 UNSURE: Final = -1
 """An option is named, but which one is not known."""
