@@ -72,16 +72,16 @@ def look_of(key: str | int) -> Look:
 
 def look(key: str | int) -> dict[str, Any]:
     """Colour and line style of a series, as keyword arguments of matplotlib."""
-    found = look_of(key)
-    return {"color": found.colour, "linestyle": found.line}
+    result = look_of(key)
+    return {"color": result.colour, "linestyle": result.line}
 
 
 def marks(key: str | int) -> dict[str, Any]:
     """Colour and open marker of a series, without a line: simulations."""
-    found = look_of(key)
+    result = look_of(key)
     return {
-        "color": found.colour,
-        "marker": found.marker,
+        "color": result.colour,
+        "marker": result.marker,
         "linestyle": "none",
         "markerfacecolor": "white",
         "markeredgewidth": 1.0,
@@ -107,7 +107,7 @@ def keys_of(methods: Mapping[str, str | None]) -> dict[str, str | int]:
     """
     keys: dict[str, str | int] = {}
     taken = {METHODS[method] for method in methods.values() if method in METHODS}
-    free = cycle([i for i, each in enumerate(SERIES) if each not in taken])
+    free = cycle([i for i, item in enumerate(SERIES) if item not in taken])
     for name, method in methods.items():
         keys[name] = method if method in METHODS and method not in keys.values() else next(free)
     return keys
@@ -163,12 +163,12 @@ def over_seeds(
     frame = pd.DataFrame(rows, columns=["series", "x", "y"])
     shared = {
         "data": frame, "x": "x", "y": "y", "hue": "series", "style": "series", "ax": ax, "hue_order": list(series),
-        "style_order": list(series), "palette": [each.colour for each in looks], "markers": [each.marker for each in looks],
+        "style_order": list(series), "palette": [item.colour for item in looks], "markers": [item.marker for item in looks],
     }  # fmt: skip
     size = matplotlib.rcParams["lines.markersize"]
     lines = sns.lineplot(
         **shared,
-        dashes=[each.line[1] if isinstance(each.line, tuple) else "" for each in looks],
+        dashes=[item.line[1] if isinstance(item.line, tuple) else "" for item in looks],
         errorbar=lambda values: tuple(np.minimum(interval(np.asarray(values)), top)),
         err_style="bars",
         err_kws={"linewidth": 0.8},

@@ -63,14 +63,14 @@ def module_name(file: Path) -> str:
 
 def imported(file: Path, known: Container[str]) -> set[str]:
     """Modules of the project that a file imports, wherever in the file; a name's module where a name is imported."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in known else node.module for name in names}
-    return found
+            result |= {name if name in known else node.module for name in names}
+    return result
 
 
 @lru_cache(maxsize=1)

@@ -124,8 +124,8 @@ def _dry_run(config: RunConfig, out: Path, processes: int) -> int:
 
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
-    found = plan(config, processes=processes)
-    files = write_plan(found, out)
-    print(found.text())
+    result = plan(config, processes=processes)
+    files = write_plan(result, out)
+    print(result.text())
     print("\n" + "\n".join(str(file) for file in files))
-    return 0 if found.ready else 1
+    return 0 if result.ready else 1

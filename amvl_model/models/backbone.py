@@ -69,8 +69,8 @@ def backbone_options(stored: Mapping[str, Any], options: Mapping[str, Any]) -> d
         if quantization.get(field):
             prefix = f"{AroundBackbone.base_model_prefix}."
             quantization[field] = [name.removeprefix(prefix) for name in quantization[field] if name.startswith(prefix)]
-    found: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
-    return {"dtype": "auto", **found, **{name: value for name, value in options.items() if name not in own}}
+    result: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
+    return {"dtype": "auto", **result, **{name: value for name, value in options.items() if name not in own}}
 
 
 def take_over(model: Any) -> None:

@@ -67,9 +67,9 @@ def paired(a: Cell, b: Cell, metric: str) -> pd.Series:
 
 def verdict(results: Sequence[Result]) -> str:
     """A line per AMVL cell, and one sentence on whether the claim holds."""
-    found = cells(results)
-    forward = [cell for cell in found if cell.gamma is None]
-    dual = [cell for cell in found if cell.gamma is not None]
+    result = cells(results)
+    forward = [cell for cell in result if cell.gamma is None]
+    dual = [cell for cell in result if cell.gamma is not None]
     if not forward or not dual:
         return "Not enough results for a verdict: cells of forward-only and of AMVL are both needed."
     best = min(forward, key=lambda cell: cell.mean(NLL))
@@ -106,18 +106,18 @@ def draw(results: Sequence[Result]) -> Figure:
 
     Colour tells gamma, shape tells beta; a line joins the betas of one gamma. Leaked information is on a logarithmic axis.
     """
-    found = cells(results)
-    own, gammas = METHODS["amvl"], sorted({cell.gamma for cell in found if cell.gamma is not None})
+    result = cells(results)
+    own, gammas = METHODS["amvl"], sorted({cell.gamma for cell in result if cell.gamma is not None})
     looks: dict[float | None, Look] = {None: METHODS["ntp+fwd"]} | {
         gamma: replace(own, label=f"{own.label}, γ = {gamma:g}", colour=colour)
         for gamma, colour in zip(gammas, shades("amvl", len(gammas)), strict=True)
     }
-    shapes = dict(zip(sorted({cell.beta for cell in found}), cycle(each.marker for each in SERIES), strict=False))
+    shapes = dict(zip(sorted({cell.beta for cell in result}), cycle(item.marker for item in SERIES), strict=False))
     with styled(1.2):
         page = Figure(figsize=(9.2, 4.8))
         left, right = page.subplots(1, 2)
         for gamma, look in looks.items():
-            group = sorted((cell for cell in found if cell.gamma == gamma), key=lambda cell: cell.beta)
+            group = sorted((cell for cell in result if cell.gamma == gamma), key=lambda cell: cell.beta)
             for ax, metric, scale in ((left, NLL, 1.0), (right, ZEROED, 100.0)):
                 means = [(_visible(cell.values[LEAK]).mean(), scale * cell.mean(metric)) for cell in group]
                 ax.plot(*zip(*means, strict=True), color=look.colour, ls=look.line, lw=1, zorder=2)
@@ -133,7 +133,7 @@ def draw(results: Sequence[Result]) -> Figure:
         left.set_ylabel("answer NLL, held out, prior mean [nats]")
         right.set_ylabel("accuracy change, latents zeroed [points]")
         right.axhline(0, color="black", lw=0.6)
-        seeds = sorted({len(cell.seeds) for cell in found}) or [0]
+        seeds = sorted({len(cell.seeds) for cell in result}) or [0]
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         page.suptitle(f"large: mean over {count} seeds; small: every seed")
         handles = [Line2D([], [], color=look.colour, ls=look.line, label=look.label) for look in looks.values()]

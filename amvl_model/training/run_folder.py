@@ -97,8 +97,8 @@ def incomplete(checkpoint: Path) -> str:
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Steps and folders of all intermediate checkpoints, complete or not, the latest first."""
-    found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*")]
-    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+    result = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*")]
+    return sorted(((int(match[1]), path) for match, path in result if match and path.is_dir()), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
