@@ -63,8 +63,8 @@ class PassOutputs:
 
     def kl(self, a: Any, b: Any) -> Tensor:
         """KL(a || b) of every example, (B,), nats."""
-        each: Tensor = a.kl(b).flatten(1)
-        return each.sum(1) if self.kl_reduction == "sum" else each.mean(1)
+        item: Tensor = a.kl(b).flatten(1)
+        return item.sum(1) if self.kl_reduction == "sum" else item.mean(1)
 
 
 @dataclass(frozen=True)
@@ -257,14 +257,14 @@ class Loss:
         }
         summands = [values[term.name] for term in self.objective.terms if not term.weight] + list(weighted.values())
         total: Tensor = sum(summands[1:], start=summands[0])  # type: ignore[arg-type, assignment]
-        found = {"ntp": answer_nll[self.passes[0]], **values, **weighted}
+        result = {"ntp": answer_nll[self.passes[0]], **values, **weighted}
         if prior is not None and posterior is not None:
             p, q, zero = _sg(prior), _sg(posterior), total.new_zeros(total.shape)
-            found.setdefault("forward_kl", out.kl(q, p) if "forward_kl" not in values else zero)
-            found.setdefault("reverse_kl", out.kl(p, q) if "reverse_kl" not in values else zero)
-            found = {"weighted_forward": zero, "weighted_reverse": zero, **found}
-        own = {name: found.pop(name) for name in [entry.name for entry in fields(ObjectiveTerms)] if name in found}
-        return ObjectiveTerms(total, **own, others=found or None)
+            result.setdefault("forward_kl", out.kl(q, p) if "forward_kl" not in values else zero)
+            result.setdefault("reverse_kl", out.kl(p, q) if "reverse_kl" not in values else zero)
+            result = {"weighted_forward": zero, "weighted_reverse": zero, **result}
+        own = {name: result.pop(name) for name in [entry.name for entry in fields(ObjectiveTerms)] if name in result}
+        return ObjectiveTerms(total, **own, others=result or None)
 
 
 OBJECTIVES: dict[str, Objective] = {}

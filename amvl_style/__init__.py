@@ -83,16 +83,16 @@ def look_of(key: Key) -> Look:
 
 def look(key: Key) -> dict[str, Any]:
     """Colour and line style of a series, as keyword arguments of matplotlib."""
-    found = look_of(key)
-    return {"color": found.colour, "linestyle": found.line}
+    result = look_of(key)
+    return {"color": result.colour, "linestyle": result.line}
 
 
 def marks(key: Key) -> dict[str, Any]:
     """Colour and open marker of a series, without a line: simulations."""
-    found = look_of(key)
+    result = look_of(key)
     return {
-        "color": found.colour,
-        "marker": found.marker,
+        "color": result.colour,
+        "marker": result.marker,
         "linestyle": "none",
         "markerfacecolor": "white",
         "markeredgewidth": 1.0,
@@ -179,12 +179,12 @@ def over_seeds(
     frame = pd.DataFrame(rows, columns=["series", "x", "y"])
     shared = {
         "data": frame, "x": "x", "y": "y", "hue": "series", "style": "series", "ax": ax, "hue_order": list(series),
-        "style_order": list(series), "palette": [each.colour for each in looks], "markers": [each.marker for each in looks],
+        "style_order": list(series), "palette": [item.colour for item in looks], "markers": [item.marker for item in looks],
     }  # fmt: skip
     size = matplotlib.rcParams["lines.markersize"]
     lines = sns.lineplot(
         **shared,
-        dashes=[each.line[1] if isinstance(each.line, tuple) else "" for each in looks],
+        dashes=[item.line[1] if isinstance(item.line, tuple) else "" for item in looks],
         errorbar=lambda values: tuple(np.minimum(interval(np.asarray(values)), top)),
         err_style="bars",
         err_kws={"linewidth": 0.8},

@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
                 min_pixels=options.pixels,
                 max_pixels=options.pixels,
             )
-            found = scale_check.check(config, work / "run")
-            metrics = {"parameters": Metric(count, "parameters"), **found.metrics}
+            result = scale_check.check(config, work / "run")
+            metrics = {"parameters": Metric(count, "parameters"), **result.metrics}
             write_result(
                 target,
                 study="scale",
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for name, metric in metrics.items():
         print(f"{name:28} {metric.value:>16,.4g} {metric.unit}")
-    print(f"resumed step 2: {found.resumed:.6f} against {found.losses[1]:.6f} nats in one go\nresult: {target}")
+    print(f"resumed step 2: {result.resumed:.6f} against {result.losses[1]:.6f} nats in one go\nresult: {target}")
     return 0
 
 

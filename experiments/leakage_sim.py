@@ -136,7 +136,7 @@ def compare(out: Path, options: Options) -> int:
     prepare(out, force=options.force)
     instances = options.instances or (40 if options.quick else 400)
     drawn = list(FIGURES) if options.figures or not (options.only or options.no_figures) else []
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     proven: dict[str, Any] = {}
     with second_process() as beside, tqdm(disable=options.no_progress) as bar:
         proofs = [beside.submit(prove, names)] if options.proofs else []
@@ -144,7 +144,7 @@ def compare(out: Path, options: Options) -> int:
         bar.total = len(names) + len(proofs) + len(figures)
         for name in names:
             bar.set_description(f"{name} numbers")
-            found[name] = numbers(name, options.seed, instances)
+            result[name] = numbers(name, options.seed, instances)
             bar.update()
         for proof in proofs:
             bar.set_description("proofs")
@@ -153,7 +153,7 @@ def compare(out: Path, options: Options) -> int:
         for figure in figures:
             bar.set_description(f"drawn: {figure.result()}")
             bar.update()
-    verdicts = [verdict(name, *found[name], proven.get(name)) for name in names]
+    verdicts = [verdict(name, *result[name], proven.get(name)) for name in names]
     config: dict[str, Any] = {
         "seed": options.seed,
         "instances": instances,

@@ -183,14 +183,14 @@ def report(results: Sequence[Result], options: Options) -> int:
     print(table(results) + "\n")
     if options.profile:
         print(profiles(results) + "\n")
-    found = verdicts(results)
-    for verdict in found:
+    outcome = verdicts(results)
+    for verdict in outcome:
         print(verdict)
     if any(result.config["kind"] == "train" for result in results):
         path = options.out / STUDY / "throughput.png"
         save(figure(results), path, dpi=150)
         print(f"\n{path}")
-    return 1 if any(verdict.passed is False for verdict in found) else 0
+    return 1 if any(verdict.passed is False for verdict in outcome) else 0
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ NAMES, KINDS = ("Tom", "Sally", "Bob", "Rex"), ("gerpus", "terpus", "lempus", "y
 
 def records() -> list[dict[str, str]]:
     """Two-hop questions in the manner of ProsQA, of two lengths."""
-    found = []
+    result = []
     for i in range(12):
         name, (a, b, c, d) = NAMES[i % 4], (KINDS[(i + j) % 6] for j in range(4))
         right, wrong = (c, d) if i % 3 else (d, c)
         facts = f"Every {a} is a {b}. Every {b} is a {right}. {name} is a {a}." + f" Every {wrong} is a {a}." * (i % 2)
-        found.append({"question": f"{facts} Is {name} a {c} or {d}?", "answer": f"{name} is a {right}."})
-    return found
+        result.append({"question": f"{facts} Is {name} a {c} or {d}?", "answer": f"{name} is a {right}."})
+    return result
 
 
 def prepare(out: Path) -> None:

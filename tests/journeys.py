@@ -178,8 +178,8 @@ def diagnostics(folder: Path) -> Callable[[], Any]:
 
     def walk() -> None:
         plan = Plan(questions=asked, samples=2, n_samples=32, batch_size=8, n_bootstrap=20, progress=False)
-        found = diagnose(CHECKPOINT, ["contamination"], plan)
-        record = {"environment": provenance(), "checkpoints": {CHECKPOINT: to_jsonable(found.to_dict())}}
+        result = diagnose(CHECKPOINT, ["contamination"], plan)
+        record = {"environment": provenance(), "checkpoints": {CHECKPOINT: to_jsonable(result.to_dict())}}
         (folder / "diagnostics.json").write_text(json.dumps(record), encoding="utf-8")
 
     return walk

@@ -59,8 +59,8 @@ def prepare(out: Path) -> None:
         encoded = processor.encode(question, answers=False)
         block = torch.tensor([start, *[pad] * LATENTS, end])
         replies = [processor.encode_answer(REPLY.format(letter=LETTERS[i])) for i in range(len(question.choices))]
-        each = {"query": torch.cat([encoded["input_ids"], block]), "replies": replies, "answer": question.answer}
-        given.append(each | {name: encoded[name] for name in ("pixel_values", "image_grid_thw")})
+        item = {"query": torch.cat([encoded["input_ids"], block]), "replies": replies, "answer": question.answer}
+        given.append(item | {name: encoded[name] for name in ("pixel_values", "image_grid_thw")})
     text = config.get_text_config()
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     flat = {name: getattr(text, name) for name in (*names, "max_position_embeddings", "rms_norm_eps")}

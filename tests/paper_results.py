@@ -152,8 +152,8 @@ def _shipped(root: Path, rng: np.random.Generator) -> None:
     }
     square = np.clip(0.9 * np.eye(4) + 0.1 * rng.normal(size=(4, 4)), -1, 1).tolist()
     for name in CHECKPOINTS:
-        metrics = {f"perturbed.{each}.prior_shift": (0.5, 0.4, 0.6) for each in SHIFTS}
-        metrics |= {f"perturbed.{each}.answer_agreement": (0.9, 0.8, 0.95) for each in SHIFTS}
+        metrics = {f"perturbed.{item}.prior_shift": (0.5, 0.4, 0.6) for item in SHIFTS}
+        metrics |= {f"perturbed.{item}.answer_agreement": (0.9, 0.8, 0.95) for item in SHIFTS}
         extra = {
             "weights_sha256": weights_hash(name),
             "slots": SLOTS,

@@ -69,10 +69,10 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     ("name", "moves"), [("twice", 2), ("resumed", 3), ("property_of", 1), ("through_a_library", 2), ("within", 0)]
 )
 def test_a_move_is_a_call_from_one_file_into_another(caller: Any, tmp_path: Path, name: str, moves: int) -> None:
-    found = count_moves(getattr(caller, name), (tmp_path,))
-    assert found.moves.total() == found.direct.total() == moves
-    assert len(found.files) == (2 if moves else 1)
-    assert found.to_dict()["files"].keys() == set(found.files)
+    result = count_moves(getattr(caller, name), (tmp_path,))
+    assert result.moves.total() == result.direct.total() == moves
+    assert len(result.files) == (2 if moves else 1)
+    assert result.to_dict()["files"].keys() == set(result.files)
 
 
 def test_a_call_that_comes_back_through_a_library_is_a_move_of_the_project_but_not_a_direct_one(
@@ -84,8 +84,8 @@ def test_a_call_that_comes_back_through_a_library_is_a_move_of_the_project_but_n
     caller.apply, plain = space["apply"], sys.modules["callee"].plain
     exec(compile("def back():\n    return apply(plain)\n", str(tmp_path / "caller.py"), "exec"), caller.__dict__)
     caller.plain = plain
-    found = count_moves(caller.back, (tmp_path,))
-    assert (found.moves.total(), found.direct.total()) == (1, 0)
+    result = count_moves(caller.back, (tmp_path,))
+    assert (result.moves.total(), result.direct.total()) == (1, 0)
 
 
 def test_the_trace_function_is_put_back_even_after_an_error() -> None:
@@ -97,19 +97,19 @@ def test_the_trace_function_is_put_back_even_after_an_error() -> None:
 
 @pytest.mark.parametrize("name", [name for name in JOURNEYS if name != "training run"])
 def test_a_journey_is_walked_and_its_count_is_the_same_again(name: str) -> None:
-    found = walked(name)
-    assert found.moves.total() >= found.direct.total() > 0
-    assert len(found.files) > 3 and not any(Path(file).is_absolute() for file in found.files)
-    assert found.moves == walked(name).moves
+    result = walked(name)
+    assert result.moves.total() >= result.direct.total() > 0
+    assert len(result.files) > 3 and not any(Path(file).is_absolute() for file in result.files)
+    assert result.moves == walked(name).moves
 
 
 @pytest.mark.parametrize(
     ("name", "moves", "files"), [("batch", 90, 12), ("training step", 200, None), ("diagnostics", 300, None)]
 )
 def test_a_journey_stays_within_its_moves(name: str, moves: int, files: int | None) -> None:
-    found = walked(name)
-    assert found.moves.total() <= moves
-    assert files is None or len(found.files) <= files
+    result = walked(name)
+    assert result.moves.total() <= moves
+    assert files is None or len(result.files) <= files
 
 
 def test_loading_a_checkpoint_imports_no_trainer_and_no_parquet_reader() -> None:

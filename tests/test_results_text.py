@@ -56,8 +56,8 @@ def intervals(study: str) -> np.ndarray:
         own, other = (by_seed(parts[0], f"{name}_3") for name in ("accuracy", "accuracy_exchanged"))
         costs = [100 * (own[cell] - other[cell]).dropna() for cell in other]
         rows += [[cost.mean(), *interval(cost)] for cost in costs if len(cost) > 1]
-    found = np.array(rows)
-    return np.concatenate([found, -found[:, [0, 2, 1]]])
+    result = np.array(rows)
+    return np.concatenate([result, -result[:, [0, 2, 1]]])
 
 
 def _rows(results: pd.DataFrame, level: float = 0.95) -> list[list[float]]:
@@ -65,7 +65,7 @@ def _rows(results: pd.DataFrame, level: float = 0.95) -> list[list[float]]:
     for metric, scale in SCALED.items():
         cells = by_seed(results, metric)
         values = [*(cells[name] for name in cells), *(cells[a] - cells[b] for a, b in combinations(cells, 2))]
-        for known in (each.dropna() for each in values):
+        for known in (item.dropna() for item in values):
             if len(known) > 1:
                 rows.append([scale * known.mean(), *(scale * end for end in interval(known, level))])
     return rows
@@ -104,7 +104,7 @@ def sections(name: str) -> Iterator[tuple[str, list[str]]]:
     named: dict[str, None] = {}
     for section in re.split(r"\n##+ ", (ROOT / name).read_text(encoding="utf-8")):
         named |= dict.fromkeys(
-            each for each in re.findall(r"(?:ablations\.py |results/)(\w+)", section) if each in studies()
+            item for item in re.findall(r"(?:ablations\.py |results/)(\w+)", section) if item in studies()
         )
         yield " ".join(section.split()), [*named]
 
@@ -112,8 +112,8 @@ def sections(name: str) -> Iterator[tuple[str, list[str]]]:
 def matches(rows: np.ndarray, shown: tuple[str, ...]) -> np.ndarray:
     """Which rows have these numbers, to the digits shown."""
     digits = len(shown[0].partition(".")[2])
-    found = np.abs(rows - np.array([float(each) for each in shown])) <= 0.5001 * 10.0**-digits
-    return found.all(1)
+    result = np.abs(rows - np.array([float(item) for item in shown])) <= 0.5001 * 10.0**-digits
+    return result.all(1)
 
 
 @lru_cache(maxsize=16)
@@ -122,15 +122,15 @@ def p_values(name: str) -> np.ndarray:
     results, study = studies()[name], STUDIES[name]
     reference = study.reference or study.all_cells[0]
     pairs = [family.pairs for family in families() if family.study == name]
-    found = []
+    result = []
     for metric, scale in SCALED.items():
         tables = [paired_differences(results, metric, [*family.values()]) for family in pairs]
         if reference in {*results.cell}:
             tables.append(differences(results, metric, reference))
         for table in tables:
             table[["mean", "low", "high"]] *= scale
-            found.append(table[["mean", "low", "high", "adjusted"]].dropna().to_numpy())
-    rows = np.concatenate(found)
+            result.append(table[["mean", "low", "high", "adjusted"]].dropna().to_numpy())
+    rows = np.concatenate(result)
     return np.concatenate([rows, np.stack([-rows[:, 0], -rows[:, 2], -rows[:, 1], rows[:, 3]], axis=1)])
 
 
@@ -154,7 +154,7 @@ def test_every_p_beside_an_interval_is_the_corrected_one() -> None:
         for mean, low, high, p in WITH_P.findall(text):
             adjusted = rows[matches(rows[:, :3], (mean, low, high)), 3]
             count += 1
-            if not any(abs(each - float(p)) <= 0.05 * float(p) for each in adjusted):
+            if not any(abs(item - float(p)) <= 0.05 * float(p) for item in adjusted):
                 wrong.append(f"{mean} [{low}, {high}], p = {p}: {sorted(set(adjusted.round(4)))}")
     assert count >= 8
     assert not wrong, f"RESULTS.md says what results/ does not say: {wrong}"

@@ -97,12 +97,12 @@ def test_lines_over_seeds_show_the_arithmetic_mean_and_its_interval_on_every_axi
     (bars,) = ax.containers
     assert ax.get_yscale() == ("log" if log else "linear")
     assert line.get_xdata() == pytest.approx([0.1, 1.0])
-    assert line.get_ydata() == pytest.approx([np.mean(each) for each in values.values()])
-    for segment, each in zip(bars.lines[2][0].get_segments(), values.values(), strict=True):
-        assert segment[:, 1] == pytest.approx(np.array(interval(np.array(each))))
-    (dots,) = [each for each in ax.collections if len(each.get_offsets()) == 6]
+    assert line.get_ydata() == pytest.approx([np.mean(item) for item in values.values()])
+    for segment, item in zip(bars.lines[2][0].get_segments(), values.values(), strict=True):
+        assert segment[:, 1] == pytest.approx(np.array(interval(np.array(item))))
+    (dots,) = [item for item in ax.collections if len(item.get_offsets()) == 6]
     assert sorted(dots.get_offsets()[:, 1]) == pytest.approx(
-        sorted(value for each in values.values() for value in each)
+        sorted(value for item in values.values() for value in item)
     )
 
 

@@ -122,14 +122,14 @@ def main(folder: Path, prompt: str) -> dict[str, Any]:
     inference.infer_data_job(model, work_dir=str(work), model_name="amvl", dataset=dataset)
     predictions = next(work.glob("amvl_BLINK.*"))
     scores = dataset.evaluate(str(predictions), model="exact_matching", nproc=1)
-    found = {
+    result = {
         "absent": sorted(absent.names),
         "overall": float(scores["Overall"].iloc[0]),
         "predictions": str(predictions),
         "results": str(next(work.glob("*exact_matching_result.[tx]*"))),
     }
-    print("RESULT " + json.dumps(found))
-    return found
+    print("RESULT " + json.dumps(result))
+    return result
 
 
 if __name__ == "__main__":

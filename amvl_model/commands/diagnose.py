@@ -83,13 +83,13 @@ def held_out(options: Options) -> Sequence[Any]:
         )[:]
     from amvl_model.data.sources import evaluation_questions
 
-    found = evaluation_questions(
+    result = evaluation_questions(
         DataConfig(eval_source=options.source, path=options.path, tasks=options.tasks or None, eval_size=None)
     )
-    if len(found) == 0:
+    if len(result) == 0:
         raise ValueError(f"{options.source} contains no such questions; check --tasks and --path")
-    step = max(1, len(found) // options.questions)  # spread over the tasks, which follow one another
-    return [found[i] for i in range(0, len(found), step)][: options.questions]
+    step = max(1, len(result) // options.questions)  # spread over the tasks, which follow one another
+    return [result[i] for i in range(0, len(result), step)][: options.questions]
 
 
 def training(checkpoint: str, count: int) -> Sequence[Any] | None:
@@ -169,11 +169,11 @@ def run(options: Options, out: Path) -> int:
         said += " (accuracies and NLL are against the labels as given)" * (options.label_noise > 0)
     data, page = write_report(out, diagnosed, settings | {"questions_are": said + "."})
     print()
-    for name, text in sentences({each.name: each.to_dict() for each in diagnosed}):
+    for name, text in sentences({item.name: item.to_dict() for item in diagnosed}):
         print(f"{name}: {text}")
-    for each in diagnosed:
-        for name, reason in each.refused.items():
-            print(f"{each.name}: {name} was not measured: {reason}")
+    for item in diagnosed:
+        for name, reason in item.refused.items():
+            print(f"{item.name}: {name} was not measured: {reason}")
     print(f"\n{time.perf_counter() - began:.0f} s. Numbers: {data}\nReport:  {page}")
     return 0
 

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return answer(options.ask, options.choices, options.checkpoint, tokens, backbone=options.backbone)
 
         from amvl_model.models.checkpoints import NonFiniteError
-        from amvl_model.training.guard import STATUS
+        from amvl_model.training.monitoring.guard import STATUS
 
         try:
             return run(options, laboratory=in_laboratory(options, arguments))
@@ -87,7 +87,7 @@ def run(options: Options, *, laboratory: bool) -> int:
 
     from amvl_model import distributed
     from amvl_model.studies import main_job
-    from amvl_model.training import guard
+    from amvl_model.training.monitoring import guard
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -124,8 +124,8 @@ def _dry_run(config: RunConfig, out: Path, processes: int) -> int:
 
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
-    found = plan(config, processes=processes)
-    files = write_plan(found, out)
-    print(found.text())
+    result = plan(config, processes=processes)
+    files = write_plan(result, out)
+    print(result.text())
     print("\n" + "\n".join(str(file) for file in files))
-    return 0 if found.ready else 1
+    return 0 if result.ready else 1

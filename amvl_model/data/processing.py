@@ -177,9 +177,9 @@ class AMVLProcessor(ProcessorMixin):
             raise ValueError(
                 "expected text that names the images, got none; apply_chat_template writes it from messages"
             )
-        if not all(isinstance(each, str) for each in text):
+        if not all(isinstance(item, str) for item in text):
             raise ValueError("expected text as a string or a list of strings; pass messages to apply_chat_template")
-        named, given = sum(each.count(_IMAGE_TOKEN) for each in text), len(_flat(images))
+        named, given = sum(item.count(_IMAGE_TOKEN) for item in text), len(_flat(images))
         if named != given:
             raise ValueError(
                 f"expected as many images as the text names ({_IMAGE_TOKEN}), got {given} for {named}; "
@@ -275,9 +275,9 @@ class AMVLProcessor(ProcessorMixin):
         return [*super().model_input_names, "mm_token_type_ids"]
 
     def _refuse_special_tokens(self, text: str, place: str, fix: str) -> None:
-        found = next((token for token in self._reserved if token in text), None)
-        if found is not None:
-            raise ValueError(f"{place} contains the special token {found}; {fix}")
+        result = next((token for token in self._reserved if token in text), None)
+        if result is not None:
+            raise ValueError(f"{place} contains the special token {result}; {fix}")
 
     def _query_text(self, question: VisualQuestion) -> str:
         messages = list(question.messages) or self._user_turn(question)
@@ -374,7 +374,7 @@ def _is_row(ids: Any) -> bool:
 def _flat(images: Any) -> list[Any]:
     """All images of a batch in one list."""
     if isinstance(images, list | tuple):
-        return [image for each in images for image in _flat(each)]
+        return [image for item in images for image in _flat(item)]
     return [] if images is None else list(make_flat_list_of_images(images))
 
 

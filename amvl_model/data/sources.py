@@ -253,5 +253,5 @@ def _multihop(config: DataConfig, *, training: bool, split: str) -> MultihopQues
 
 def _eval_size(config: DataConfig, tasks: Sequence[str] = TASKS) -> int:
     """Questions in all of an endless source with these tasks."""
-    each = 50 if config.eval_size is None else config.eval_size
-    return each * len(tasks if config.tasks is None else config.tasks)
+    item = 50 if config.eval_size is None else config.eval_size
+    return item * len(tasks if config.tasks is None else config.tasks)

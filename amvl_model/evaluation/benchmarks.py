@@ -336,8 +336,8 @@ def _hrbench(replies: Sequence[Reply], draw: Mapping[str, Any]) -> tuple[Score, 
     questions: dict[str, dict[str, float]] = {}
     task_of: dict[str, str] = {}
     for reply in replies:
-        name, found, cycle = reply.id.rpartition("/cycle")
-        if not found:
+        name, result, cycle = reply.id.rpartition("/cycle")
+        if not result:
             raise ValueError(
                 f"expected ids such as hrbench_4k/000/cycle0, got {reply.id!r}; read them with load_hrbench"
             )

@@ -160,7 +160,7 @@ def evaluate(
     _check(scorer, scoring, latents, samples, temperature, max_new_tokens)
 
     def own_share() -> dict[int, QuestionRecord]:
-        found: dict[int, QuestionRecord] = {}
+        result: dict[int, QuestionRecord] = {}
         unusable: dict[int, tuple[VisualQuestion, str]] = {}
         with inference(model):
             for batch in batches(
@@ -178,13 +178,13 @@ def evaluate(
                 replies = scorer.greedy(query, drawn[0], max_new_tokens) if "generation" in scoring else None
                 for row, (index, question) in enumerate(zip(batch.index, batch.questions, strict=True)):
                     scores = None if log_probs is None else log_probs[row].tolist()
-                    found[index] = _record(question, scores, None if replies is None else replies[row])
-        return found | {index: _unread(question, why, scoring) for index, (question, why) in unusable.items()}
+                    result[index] = _record(question, scores, None if replies is None else replies[row])
+        return result | {index: _unread(question, why, scoring) for index, (question, why) in unusable.items()}
 
-    found: dict[int, QuestionRecord] = {}
+    result: dict[int, QuestionRecord] = {}
     for part in distributed.gather_or_raise(own_share):
-        found.update(part)
-    records = tuple(found[i] for i in range(len(questions)))
+        result.update(part)
+    records = tuple(result[i] for i in range(len(questions)))
     nll = [record.answer_nll for record in records if record.answer_nll is not None]
     return Evaluation(
         records=records,
@@ -217,8 +217,8 @@ def mean_log_probs(
         drawn: the samples, each (B, k, d); [None] for a plain backbone.
         options: (B,) number of options of each question.
     """
-    each = torch.stack([scorer.option_log_probs(query, z, options) for z in drawn])
-    return each.logsumexp(dim=0) - math.log(len(each))
+    item = torch.stack([scorer.option_log_probs(query, z, options) for z in drawn])
+    return item.logsumexp(dim=0) - math.log(len(item))
 
 
 def _check(

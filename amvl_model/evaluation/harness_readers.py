@@ -42,10 +42,10 @@ class HarnessReader:
 
     def credit(self, reply: str, choices: Sequence[str], answer: int) -> float:
         """1 if the reply is read as the right option, 0 if not, 1 / options where an option would be drawn."""
-        found = self.read(reply, choices)
-        if found is None:
+        result = self.read(reply, choices)
+        if result is None:
             return 1 / len(choices) if self.otherwise == "random" else 0.0
-        return float(found == answer)
+        return float(result == answer)
 
 
 def _first_letter(reply: str, choices: Sequence[str]) -> int | None:
@@ -60,13 +60,13 @@ def blink_rule(reply: str, choices: Sequence[str]) -> tuple[int | None, str]:
     short = re.match(rf"(?i)\(?([{letters}])\)?[\s.:,)]*$", line) if len(line) <= 4 else None
     said = re.findall(rf"(?i)answers?(?:\s+is)?\s*[:\-]?\s*\(?([{letters}])\)?(?![A-Za-z])", text)
     opening = re.match(rf"(?i)[(\s]*([{letters}])", text)
-    found = {
+    result = {
         "short first line": [short[1]] if short else [],
         "last statement": said,
         "last letter in brackets": re.findall(rf"\(([{letters}])\)", text),
         "first letter of the reply": [opening[1]] if opening else [],
     }
-    for rule, hits in found.items():
+    for rule, hits in result.items():
         if hits:
             return LETTERS.index(hits[-1].upper()), rule
     return None, "nothing found"

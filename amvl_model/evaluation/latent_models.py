@@ -130,8 +130,8 @@ class ForeignScorer(LatentScorer):
     def noise(self, prior: DiagonalGaussian) -> DiagonalGaussian:
         """The mean and the spread of every place and dimension over the questions: noise of the latents' own size."""
         variance = prior.mean.var(0, correction=0) + prior.variance.mean(0)
-        each = DiagonalGaussian(prior.mean.mean(0), 0.5 * variance.log())
-        return DiagonalGaussian(each.mean.expand_as(prior.mean), each.log_std.expand_as(prior.mean))
+        item = DiagonalGaussian(prior.mean.mean(0), 0.5 * variance.log())
+        return DiagonalGaussian(item.mean.expand_as(prior.mean), item.log_std.expand_as(prior.mean))
 
     def encode(self, batch: Mapping[str, Tensor]) -> EncodedQuery:
         raise self._no_parts("padded tensors")

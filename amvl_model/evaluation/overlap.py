@@ -83,7 +83,7 @@ def training_overlap(questions: Sequence[VisualQuestion], data: DataConfig, *, l
 
 def _content(question: VisualQuestion) -> bytes:
     """SHA-256 of prompt and pixels."""
-    found = hashlib.sha256(question.prompt.encode())
+    result = hashlib.sha256(question.prompt.encode())
     for image in question.images:
-        found.update(repr((image.mode, image.size)).encode() + image.tobytes())
-    return found.digest()
+        result.update(repr((image.mode, image.size)).encode() + image.tobytes())
+    return result.digest()

@@ -136,9 +136,9 @@ class OrderReport:
 
     def table(self) -> str:
         """Plain text: accuracies, then a line per letter; "-" where there is no figure."""
-        each = ", ".join(f"{accuracy:.1%}" for accuracy in self.accuracies)
+        item = ", ".join(f"{accuracy:.1%}" for accuracy in self.accuracies)
         lines = [
-            f"accuracy over {self.orders} orders of the options: {self.mean.mean:.1%} ({each})",
+            f"accuracy over {self.orders} orders of the options: {self.mean.mean:.1%} ({item})",
             f"right in every order: {self.every_order.mean:.1%} of {self.every_order.n} questions",
             f"not reordered: {self.fixed}",
         ]

@@ -120,8 +120,8 @@ class Scorer(ABC):
         columns, position = [], 1
         for option, ids in enumerate(answers):
             rest = slice(position, position + sizes[option])
-            each = torch.cat([log_probs[:, :1], log_probs[:, rest]], dim=1)
-            score = each.gather(-1, ids.expand(len(each), -1).unsqueeze(-1)).sum(dim=(1, 2))
+            item = torch.cat([log_probs[:, :1], log_probs[:, rest]], dim=1)
+            score = item.gather(-1, ids.expand(len(item), -1).unsqueeze(-1)).sum(dim=(1, 2))
             columns.append(score.masked_fill(torch.tensor(options, device=self.device) <= option, -torch.inf))
             position = rest.stop
         return torch.stack(columns, dim=1)
@@ -198,9 +198,9 @@ class LatentScorer(Scorer):
 
     def option_posteriors(self, query: EncodedQuery, options: Sequence[int]) -> DiagonalGaussian:
         """q(Z|x,a) of every option, (B, O, k, d); a question with fewer options has its last one repeated."""
-        each = [self.posterior(query, [min(a, n - 1) for n in options]) for a in range(max(options))]
+        item = [self.posterior(query, [min(a, n - 1) for n in options]) for a in range(max(options))]
         return DiagonalGaussian(
-            torch.stack([q.mean for q in each], dim=1), torch.stack([q.log_std for q in each], dim=1)
+            torch.stack([q.mean for q in item], dim=1), torch.stack([q.log_std for q in item], dim=1)
         )
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.models.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints import absolute, inspect_checkpoint, refuse_wrong_weights
-from amvl_model.models.sharing import lora_snapshot, upload, write_card
+from amvl_model.models.checkpoints.adapters import add_lora, merge_lora, write_adapter
+from amvl_model.models.checkpoints.sharing import lora_snapshot, upload, write_card
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
@@ -69,8 +69,8 @@ def backbone_options(stored: Mapping[str, Any], options: Mapping[str, Any]) -> d
         if quantization.get(field):
             prefix = f"{AroundBackbone.base_model_prefix}."
             quantization[field] = [name.removeprefix(prefix) for name in quantization[field] if name.startswith(prefix)]
-    found: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
-    return {"dtype": "auto", **found, **{name: value for name, value in options.items() if name not in own}}
+    result: dict[str, Any] = {"quantization_config": quantization} if quantization else {}
+    return {"dtype": "auto", **result, **{name: value for name, value in options.items() if name not in own}}
 
 
 def take_over(model: Any) -> None:
@@ -206,7 +206,7 @@ class AroundBackbone:
         self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, tags: Any = None, **kwargs: Any
     ) -> None:
         """Write config, safetensors under the modules' own names and a model card; with LoRA heads and adapters alone, the
-        latter in peft's format (models/adapters.py).
+        latter in peft's format (models/checkpoints/adapters.py).
 
         transformers would write the language model under an older name, which its Trainer cannot resume from.
 

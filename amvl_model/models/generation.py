@@ -173,13 +173,13 @@ class PrefixGenerationMixin(GenerationMixin):
             **{CACHE: self._decoding_cache(state, samples, sequences, beams)},
             **others,
         )
-        found = output if isinstance(output, Tensor) else output.sequences
-        found = found[:, prefix + k :]
+        result = output if isinstance(output, Tensor) else output.sequences
+        result = result[:, prefix + k :]
         if return_prompt:
-            found = torch.cat([query_ids.repeat_interleave(len(found) // questions, dim=0), found], dim=1)
+            result = torch.cat([query_ids.repeat_interleave(len(result) // questions, dim=0), result], dim=1)
         if isinstance(output, Tensor):
-            return found
-        output.sequences = found
+            return result
+        output.sequences = result
         return output
 
     def _decoding_cache(self, state: QueryState, samples: int, sequences: int, beams: int) -> DynamicCache:

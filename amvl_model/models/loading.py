@@ -15,7 +15,6 @@ from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import load_backbone
 from amvl_model.models.checkpoints import (
-    PAUSE_TYPE,
     backbone_at,
     check_finite,
     check_weights,
@@ -24,6 +23,7 @@ from amvl_model.models.checkpoints import (
     write_manifest,
     writing,
 )
+from amvl_model.models.configuration import PAUSE_TYPE
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
 

@@ -27,8 +27,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, take_over
-from amvl_model.models.checkpoints import PAUSE_TYPE, inspect_checkpoint, load_lora_checkpoint
-from amvl_model.models.configuration import PauseConfig
+from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
+from amvl_model.models.configuration import PAUSE_TYPE, PauseConfig
 from amvl_model.models.distributions import answer_nll
 from amvl_model.models.generation import PrefixGenerationMixin, generation_settings
 from amvl_model.models.inputs import query_of, teacher_forced, vision_batch

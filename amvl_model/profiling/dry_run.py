@@ -157,7 +157,7 @@ def _layouts(
     name: str, questions: Sequence[VisualQuestion], processor: Any, config: RunConfig, problems: list[str]
 ) -> list[dict[str, Any]]:
     """Where x, latents and y stand in the rows of some questions."""
-    k, found = config.model.num_latents, []
+    k, result = config.model.num_latents, []
     for question in questions:
         encoded = _attempt(
             problems, f"{name} {question.id}", lambda q=question: processor.encode(q, answers=bool(q.answer_text))
@@ -166,7 +166,7 @@ def _layouts(
             continue
         ids = encoded["input_ids"].tolist()
         n, answer = len(ids), len(encoded.get("answer_ids", ()))
-        found.append(
+        result.append(
             {
                 "source": name,
                 "id": question.id,
@@ -186,7 +186,7 @@ def _layouts(
                 "second_pass": {"injected": [0, k], "y": [k, k + answer]},
             }
         )
-    return found
+    return result
 
 
 def _schedule(config: RunConfig, size: int | None, processes: int) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def check(config: RunConfig, folder: Path) -> ScaleCheck:
     model, processor = measured("load", lambda: load_checkpoint(folder / "checkpoint", dtype=dtype))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     held_out = evaluation_questions(config.data)
-    found = measured(
+    outcome = measured(
         "evaluate",
         lambda: evaluate(model, processor, held_out, batch_size=4, max_new_tokens=4, n_bootstrap=10, progress=False),
     )
@@ -153,7 +153,7 @@ def check(config: RunConfig, folder: Path) -> ScaleCheck:
         "step2.loss": Metric(losses[1], "nats"),
         "step2.resumed_loss": Metric(resumed, "nats"),
         "intermediate_checkpoint": Metric(stored, "GB"),
-        "evaluated_questions": Metric(len(found.records), "questions"),
+        "evaluated_questions": Metric(len(outcome.records), "questions"),
     }
     return ScaleCheck(config, metrics, (losses[0], losses[1]), resumed)
 

@@ -83,9 +83,9 @@ def stored_problems(node: Any, name: str = "") -> Iterator[str]:
     if isinstance(node, Mapping):
         if isinstance(node.get("mean"), int | float):
             unit = node.get("unit") or expected_unit(name) or ""
-            found = problem(name, unit, {key: node.get(key) for key in ("mean", "low", "high")})
-            if found is not None:
-                yield found
+            result = problem(name, unit, {key: node.get(key) for key in ("mean", "low", "high")})
+            if result is not None:
+                yield result
         for key, value in node.items():
             yield from stored_problems(value, f"{name}.{key}" if name else str(key))
     elif isinstance(node, list):

@@ -111,10 +111,10 @@ def paired_differences(
     values = by_seed(results, metric)
     first, second = (values.reindex(columns=[pair[i] for pair in pairs]).to_numpy() for i in (0, 1))
     rows = []
-    for found in (first - second).T:
-        found = found[np.isfinite(found)]
-        low, high = interval(found, level) if len(found) > 1 else (np.nan, np.nan)
-        rows.append((found.mean() if len(found) else np.nan, low, high, len(found), _p_value(found)))
+    for result in (first - second).T:
+        result = result[np.isfinite(result)]
+        low, high = interval(result, level) if len(result) > 1 else (np.nan, np.nan)
+        rows.append((result.mean() if len(result) else np.nan, low, high, len(result), _p_value(result)))
     table = pd.DataFrame(rows, columns=["mean", "low", "high", "n", "p"])
     tested = table.p.notna()
     table.loc[tested, "adjusted"] = holm(table.p[tested].to_numpy())
@@ -166,13 +166,13 @@ def table(
     names = [name for name in (seeds.index if cells is None else cells) if name in seeds]
     labels = [column.label for column in columns]
     values = [(column, by_seed(results, column.metric)) for column in columns]
-    means = [[name, str(seeds[name]), *(_mean(found[name].dropna(), c) for c, found in values)] for name in names]
+    means = [[name, str(seeds[name]), *(_mean(result[name].dropna(), c) for c, result in values)] for name in names]
     text = text_table(means, ["cell", "seeds", *labels])
     if against is None or len(names) < 2:
         return text
     compared = [(column, differences(results, column.metric, against)) for column in columns]
     others = [name for name in names if name != against]
-    rows = [[name, *(_difference(found.loc[name], column) for column, found in compared)] for name in others]
+    rows = [[name, *(_difference(result.loc[name], column) for column, result in compared)] for name in others]
     return (
         f"{text}\n\n{text_table(rows, [f'minus {against}', *labels])}\n"
         "95 % intervals over seeds; p: paired t test, Holm-corrected over the cells"

@@ -183,9 +183,9 @@ def quick(out: Path, task: str, index: int, config: RunConfig) -> int:
 
 def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> tuple[dict[str, Any], str]:
     """Prior and posteriors of one question (slots flattened), and one sentence on what the posterior reveals."""
-    found = option_posteriors(model, processor, [question], batch_size=1, progress=False)[0]
-    prior = (found.prior_mean.ravel(), found.prior_std.ravel())
-    means, stds = (v.reshape(len(v), -1) for v in (found.posterior_means, found.posterior_stds))
+    result = option_posteriors(model, processor, [question], batch_size=1, progress=False)[0]
+    prior = (result.prior_mean.ravel(), result.prior_std.ravel())
+    means, stds = (v.reshape(len(v), -1) for v in (result.posterior_means, result.posterior_stds))
     nats, error = leaked_information(means, stds)
     whole = float(torch.log(torch.tensor(float(len(question.choices)))))
     scored = evaluate(model, processor, [question], scoring=("likelihood",), batch_size=1, progress=False).records[0]

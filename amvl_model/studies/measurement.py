@@ -126,7 +126,7 @@ def shifted_questions(config: RunConfig, size: int = SHIFTED_SIZE) -> list[Visua
 
 def out_of_distribution(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
     """Accuracy and answer NLL on the shifted set; any model that `evaluate` takes."""
-    found = evaluate(
+    result = evaluate(
         model,
         processor,
         shifted_questions(config),
@@ -135,10 +135,10 @@ def out_of_distribution(model: Any, processor: AMVLProcessor, config: RunConfig)
         n_bootstrap=config.eval.bootstrap,
         progress=False,
     )
-    assert found.answer_nll is not None
+    assert result.answer_nll is not None
     return {
-        f"{OUT}accuracy": _metric(found.accuracy["likelihood"].unweighted, "fraction"),
-        f"{OUT}answer_nll": _metric(found.answer_nll, "nats"),
+        f"{OUT}accuracy": _metric(result.accuracy["likelihood"].unweighted, "fraction"),
+        f"{OUT}answer_nll": _metric(result.answer_nll, "nats"),
     }
 
 
@@ -147,8 +147,8 @@ def answer_direction(model: Any, processor: AMVLProcessor, config: RunConfig) ->
     if not hasattr(model, "encode_query"):
         return {}
     few = [
-        [each[i] for i in range(min(len(each), config.eval.leakage_questions))]
-        for each in (evaluation_questions(config.data), training_questions(config.data))
+        [item[i] for i in range(min(len(item), config.eval.leakage_questions))]
+        for item in (evaluation_questions(config.data), training_questions(config.data))
     ]
     report = measure_answer_direction(
         model,
@@ -191,8 +191,8 @@ def held_out_leak(model: Any, processor: AMVLProcessor, config: RunConfig) -> di
 def sampled(model: Any, processor: AMVLProcessor, config: RunConfig) -> dict[str, Metric]:
     """`sampled_figures` on held-out questions and on as many of the shifted set."""
     shifted = shifted_questions(config, config.data.eval_size or 2 * SHIFTED_SIZE)
-    found = sampled_figures(model, processor, config, evaluation_questions(config.data))
-    return found | sampled_figures(model, processor, config, shifted, prefix=OUT)
+    result = sampled_figures(model, processor, config, evaluation_questions(config.data))
+    return result | sampled_figures(model, processor, config, shifted, prefix=OUT)
 
 
 def sampled_figures(
@@ -218,10 +218,10 @@ def sampled_figures(
             query = scorer.encode_batch(batch)
             assert query.prior is not None
             drawn = sample_latents(query.prior, batch.index, draws, temperature=settings.temperature, seed=0)
-            each = torch.stack([scorer.option_log_probs(query, z, batch.options) for z in drawn])
+            item = torch.stack([scorer.option_log_probs(query, z, batch.options) for z in drawn])
             answers = [given_answer(question) for question in batch.questions]
-            own = [answer_scores(log_probs, answers) for log_probs in each]
-            mixed = answer_scores(each.logsumexp(dim=0) - float(np.log(draws)), answers)
+            own = [answer_scores(log_probs, answers) for log_probs in item]
+            mixed = answer_scores(item.logsumexp(dim=0) - float(np.log(draws)), answers)
             for place, name in enumerate(("answer_nll", "accuracy")):
                 columns[f"prior_sample.{name}"][batch.index] = np.mean([scores[place] for scores in own], axis=0)
                 columns[f"prior_mixture.{name}"][batch.index] = mixed[place]

@@ -67,9 +67,9 @@ def paired(a: Cell, b: Cell, metric: str) -> pd.Series:
 
 def verdict(results: Sequence[Result]) -> str:
     """A line per AMVL cell, and one sentence on whether the claim holds."""
-    found = cells(results)
-    forward = [cell for cell in found if cell.gamma is None]
-    dual = [cell for cell in found if cell.gamma is not None]
+    result = cells(results)
+    forward = [cell for cell in result if cell.gamma is None]
+    dual = [cell for cell in result if cell.gamma is not None]
     if not forward or not dual:
         return "Not enough results for a verdict: cells of forward-only and of AMVL are both needed."
     best = min(forward, key=lambda cell: cell.mean(NLL))
@@ -107,18 +107,18 @@ def draw(results: Sequence[Result], *, width: float = 9.2, scale: float = 1.2) -
     Colour tells gamma, shape tells beta. Intervals (95 % over seeds) are drawn along y alone: those of the leak reach below 0,
     and its axis is logarithmic. ``width`` in inches, ``scale`` of text and lines.
     """
-    found = cells(results)
-    gammas = sorted({cell.gamma for cell in found if cell.gamma is not None})
+    result = cells(results)
+    gammas = sorted({cell.gamma for cell in result if cell.gamma is not None})
     looks: dict[float | None, Look] = {None: METHODS["ntp+fwd"]} | {
         gamma: replace(METHODS["amvl"], label=f"AMVL, γ = {gamma:g}", colour=colour)
         for gamma, colour in zip(gammas, shades("amvl", len(gammas)), strict=True)
     }
-    shapes = dict(zip(sorted({cell.beta for cell in found}), cycle(each.marker for each in SERIES), strict=False))
+    shapes = dict(zip(sorted({cell.beta for cell in result}), cycle(item.marker for item in SERIES), strict=False))
     with styled(scale):
         page = Figure(figsize=(width, 0.5 * width))
         panels = page.subplots(1, 2, sharex=True)
         for ax, metric, factor in zip(panels, (NLL, ZEROED), (1.0, 100.0), strict=True):
-            for cell in found:
+            for cell in result:
                 shown = {"color": looks[cell.gamma].colour, "marker": shapes[cell.beta], "linestyle": "none"}
                 values, low_high = factor * cell.values[metric], factor * np.array(interval(cell.values[metric]))
                 place, mean = _visible(cell.values[LEAK]), factor * cell.mean(metric)
@@ -129,13 +129,13 @@ def draw(results: Sequence[Result], *, width: float = 9.2, scale: float = 1.2) -
                 )
             ax.set_xlabel("leaked information, held out [nats]")
         left, right = panels
-        left.set(xscale="log", yscale="log", ylim=_span(cell.values[NLL] for cell in found))
+        left.set(xscale="log", yscale="log", ylim=_span(cell.values[NLL] for cell in result))
         left.set_ylabel("answer NLL, held out, prior mean [nats]")
         left.yaxis.set_major_formatter("{x:.1f}")
         left.yaxis.set_minor_formatter(lambda value, _: f"{value:.1f}" if round(10 * value) in (3, 4, 5, 6, 8) else "")
         right.set_ylabel("accuracy change, latents zeroed [points]")
         right.axhline(0, color="black", lw=0.6)
-        seeds = sorted({len(cell.seeds) for cell in found}) or [0]
+        seeds = sorted({len(cell.seeds) for cell in result}) or [0]
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         left.set_title(f"(a) lower left is better (means of {count} seeds)")
         right.set_title("(b) lower: the latents are used")

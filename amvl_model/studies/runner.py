@@ -106,7 +106,7 @@ def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path
             f"study {study.name} evaluates kept checkpoints: give the folder that they were kept in with --keep, or make them "
             f"with `python experiments/ablations.py {wanted[0][0]} --keep runs`"
         )
-    missing = [each for each in wanted if keep is not None and not checkpoint_folder(keep, *each).is_dir()]
+    missing = [item for item in wanted if keep is not None and not checkpoint_folder(keep, *item).is_dir()]
     if missing:
         source = missing[0][0]
         cells = " ".join(dict.fromkeys(cell for name, cell, _ in missing if name == source))
@@ -219,11 +219,11 @@ def study_results(study: Study, out: Path) -> list[Result]:
 
 def stand_ins(study: Study, out: Path) -> list[tuple[str, Result]]:
     """The results that stand in for cells without any of their own: (cell of this study, result as it was written)."""
-    found = []
+    outcome = []
     for cell, (other, name) in study.stand_ins.items():
         if not any((out / study.name / cell).glob("seed*.json")):
-            found += [(cell, result) for result in _results_of(other, name, out)]
-    return found
+            outcome += [(cell, result) for result in _results_of(other, name, out)]
+    return outcome
 
 
 def _results_of(study: str, cell: str, out: Path) -> list[Result]:

@@ -101,19 +101,19 @@ def _cell(interval: Any | None, scale: float, form: str) -> str:
 
 def figures(measured: Measured) -> dict[str, Metric]:
     """Every figure with an interval by short name, for a result file."""
-    found: dict[str, Metric] = {}
+    result: dict[str, Metric] = {}
 
     def put(name: str, path: str, unit: str) -> None:
         value = lookup(measured, path)
         if value is not None:
-            found[name] = Metric(value["mean"], unit, value.get("low"), value.get("high"), value.get("n"))
+            result[name] = Metric(value["mean"], unit, value.get("low"), value.get("high"), value.get("n"))
 
     put("accuracy", "evaluation.accuracy.likelihood.unweighted", "fraction")
     put("accuracy_generated", "evaluation.accuracy.generation.unweighted", "fraction")
     put("answer_nll", "evaluation.answer_nll", "nats")
     for task in lookup(measured, "evaluation.accuracy.likelihood.tasks") or []:
         value = task["accuracy"]
-        found[f"accuracy.{task['task']}"] = Metric(value["mean"], "fraction", value["low"], value["high"], value["n"])
+        result[f"accuracy.{task['task']}"] = Metric(value["mean"], "fraction", value["low"], value["high"], value["n"])
     for part, prefix in (("contamination", "held_out"), ("train_contamination", "training")):
         for name, value in (lookup(measured, f"{part}.measures") or {}).items():
             if value is not None:
@@ -124,7 +124,7 @@ def figures(measured: Measured) -> dict[str, Metric]:
         put(f"{name}.answer_nll", f"{base}.answer_nll", "nats")
         put(f"{name}.accuracy_difference", f"{base}.accuracy_difference", "fraction")
         put(f"{name}.nll_difference", f"{base}.nll_difference", "nats")
-    return found
+    return result
 
 
 def figure(measured: Mapping[str, Measured]) -> Figure:

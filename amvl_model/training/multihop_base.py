@@ -332,8 +332,8 @@ def train_multihop(
         betas=(0.9, 0.98),
         fused=True,
     )
-    each = recipe.scenes * recipe.questions_per_scene
-    questions = recipe.questions("train", recipe.hops, recipe.steps * each)
+    item = recipe.scenes * recipe.questions_per_scene
+    questions = recipe.questions("train", recipe.hops, recipe.steps * item)
     began, losses, rows = time.process_time(), [], []
     model.train()
     for step in range(recipe.steps):
@@ -358,11 +358,11 @@ def _losses(
     model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, questions: MultihopQuestions, step: int
 ) -> tuple[Tensor, float]:
     """What one step minimises, and the part of it that is the answers' NLL (nats a question)."""
-    each = recipe.scenes * recipe.questions_per_scene
-    numbers = range(step * each, (step + 1) * each)
+    item = recipe.scenes * recipe.questions_per_scene
+    numbers = range(step * item, (step + 1) * item)
     batch = collate_scenes(processor, questions[numbers.start : numbers.stop], recipe.questions_per_scene)
     features, grid = scene_features(model, processor, batch["images"])
-    loss = _sum_nll(target_logits(model, processor, batch, features, grid), batch["target"]) / each
+    loss = _sum_nll(target_logits(model, processor, batch, features, grid), batch["target"]) / item
     answer_nll = loss.item()
     if recipe.reading_weight:
         facts = [questions.record(i)["explanation"] for i in numbers[:: recipe.questions_per_scene]]

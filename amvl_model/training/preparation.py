@@ -14,7 +14,8 @@ from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.rows import RowQuestions
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import AroundBackbone
-from amvl_model.models.checkpoints import PAUSE_TYPE, checkpoint_type, inspect_checkpoint
+from amvl_model.models.checkpoints import checkpoint_type, inspect_checkpoint
+from amvl_model.models.configuration import PAUSE_TYPE
 from amvl_model.models.loading import explained, resolve
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.training.arguments import LATENT_FIELDS, AMVLTrainingArguments

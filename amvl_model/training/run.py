@@ -21,7 +21,7 @@ from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.models.loading import TrainedModel, build_model, load_checkpoint, save_checkpoint
 from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import QuestionDataset
-from amvl_model.training.probe import leak_probe
+from amvl_model.training.monitoring.probe import leak_probe
 from amvl_model.training.run_folder import (
     RunStopped,
     StopAfterStep,

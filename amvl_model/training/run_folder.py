@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from amvl_model import distributed
 from amvl_model.config import RunConfig, changed_settings
 from amvl_model.models.checkpoints import MANIFEST, damage, write_text, writing
-from amvl_model.models.pickles import foreign_code
+from amvl_model.models.checkpoints.pickles import foreign_code
 
 LOCK = "run.lock"
 STATE = "trainer_state.json"
@@ -97,8 +97,8 @@ def incomplete(checkpoint: Path) -> str:
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Steps and folders of all intermediate checkpoints, complete or not, the latest first."""
-    found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*")]
-    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+    result = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*")]
+    return sorted(((int(match[1]), path) for match, path in result if match and path.is_dir()), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from amvl_model import distributed
-from amvl_model.models.adapters import FOLDER, read_lora_state
 from amvl_model.models.checkpoints import writing
-from amvl_model.models.sharing import write_card
+from amvl_model.models.checkpoints.adapters import FOLDER, read_lora_state
+from amvl_model.models.checkpoints.sharing import write_card
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.arguments import AMVLTrainingArguments
 from amvl_model.training.batches import (
@@ -38,9 +38,9 @@ from amvl_model.training.batches import (
     filled_order,
     sample_noise,
 )
-from amvl_model.training.guard import GuardedTrainer
-from amvl_model.training.health import ACTIVE_FROM, HealthLine, latent_state
-from amvl_model.training.measures import WithPrior, record_metrics, training_record
+from amvl_model.training.monitoring.guard import GuardedTrainer
+from amvl_model.training.monitoring.health import ACTIVE_FROM, HealthLine, latent_state
+from amvl_model.training.monitoring.measures import WithPrior, record_metrics, training_record
 from amvl_model.training.preparation import name_of, prepare_dataset, prepare_model
 from amvl_model.training.run_folder import tell
 from amvl_model.training.warm_up import PriorWarmUp
@@ -70,7 +70,7 @@ class AMVLTrainer(GuardedTrainer):
     ``weighted_forward``, ``weighted_reverse``; and ``beta``, ``gamma`` (now), ``prior_std``, ``posterior_std``,
     ``latent_norm_ratio``, and further terms of the objective by name; ``saturated``, ``kl_per_dimension`` and
     ``active_dimensions`` (health.py, which also writes the line and the warnings). Of a baseline ``ntp`` alone. With a
-    probe, its numbers as ``probe_...`` at its interval (training/probe.py).
+    probe, its numbers as ``probe_...`` at its interval (training/monitoring/probe.py).
 
     An evaluation logs ``eval_ntp``, ``eval_forward_kl`` and ``eval_reverse_kl``, averaged over the examples, whatever the
     weights are by then (those in ``eval_loss`` move with the schedule), and ``eval_prior_ntp``, the answer NLL under samples of
@@ -346,7 +346,7 @@ class AMVLTrainer(GuardedTrainer):
         super()._save(*args, **kwargs)
 
     def create_model_card(self, *, tags: Any = None, **_: Any) -> None:
-        """Write README.md of the output folder from the model's config (models/sharing.py)."""
+        """Write README.md of the output folder from the model's config (models/checkpoints/sharing.py)."""
         if self.is_world_process_zero():
             self.model.config.training = self._record
             write_card(Path(self.args.output_dir), self.model.config, tags=tags)

@@ -273,7 +273,7 @@ def _narrowed_forward(
         hidden_states=layer.input_layernorm(silent),
         attention_mask=None,
         position_ids=None if position_ids is None else _without(position_ids, start, end, dim=-1),
-        position_embeddings=tuple(_without(each, start, end, dim=-2) for each in position_embeddings),
+        position_embeddings=tuple(_without(item, start, end, dim=-2) for item in position_embeddings),
         **{CACHE: alone, KEYS_ONLY: True},
     )
     _check_updates([alone.updates[index]])
@@ -282,7 +282,7 @@ def _narrowed_forward(
     return layer._amvl_plain_forward(
         hidden[:, start:end],
         attention_mask=torch.cat([*columns, attention_mask[..., : end - start, start:end]], dim=-1),
-        position_embeddings=tuple(each[..., start:end, :] for each in position_embeddings),
+        position_embeddings=tuple(item[..., start:end, :] for item in position_embeddings),
         position_ids=None if position_ids is None else position_ids[..., start:end],
         **{CACHE: Pass(alone.prefix)},
         **kwargs,

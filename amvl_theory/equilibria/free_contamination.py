@@ -111,7 +111,7 @@ def free_contamination(
     """
     if model.size != 1:
         raise ValueError(f"model: expected one mode, received {model.size}")
-    gbar, v0, h, alpha = (float(each.item()) for each in (model.g, model.G, model.H, model.A))
+    gbar, v0, h, alpha = (float(item.item()) for item in (model.g, model.G, model.H, model.A))
     return _roots(gbar, v0, h, alpha, beta, gamma, objective, eta_q, eta_p)
 
 
@@ -181,9 +181,9 @@ def _roots(
     pull = float(not_negative("gamma", scalar("gamma", gamma)))
     mode = _Mode(gbar, v0, h, alpha, push, pull, "ntp+fwd" if name == "amvl" and pull == 0 else name)
     rates = tuple(float(positive(n, scalar(n, v))) for n, v in (("eta_q", eta_q), ("eta_p", eta_p)))
-    found = sorted(_all_roots(mode), key=lambda root: mode.gbar * root[0])
-    stable = [_stable(mode, *root, *rates) for root in found]
-    return Roots(np.array([gbar * x / h for x, _, _ in found]), np.asarray(stable, dtype=bool))
+    result = sorted(_all_roots(mode), key=lambda root: mode.gbar * root[0])
+    stable = [_stable(mode, *root, *rates) for root in result]
+    return Roots(np.array([gbar * x / h for x, _, _ in result]), np.asarray(stable, dtype=bool))
 
 
 def _all_roots(mode: _Mode) -> list[tuple[float, float, bool]]:

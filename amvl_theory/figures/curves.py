@@ -205,13 +205,13 @@ def objectives(mode: Mode, points: int = 90) -> Table:
             run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=marks)
             ends = np.where(run.gradient_norm < 1e-8, run.state.contamination[:, 0], np.nan)
             for gamma in gammas:
-                found = free_contamination(model, beta, gamma, objective)  # type: ignore[arg-type]
+                result = free_contamination(model, beta, gamma, objective)  # type: ignore[arg-type]
                 seen = ends[marks == gamma][0] if (marks == gamma).any() else np.nan
-                near = np.abs(found.values - seen).argmin() if np.isfinite(seen) else -1
-                size = len(found.values)
+                near = np.abs(result.values - seen).argmin() if np.isfinite(seen) else -1
+                size = len(result.values)
                 columns = (
-                    np.full(size, name), np.full(size, objective), np.full(size, gamma), found.values,
-                    found.stable.astype(int), np.where(np.arange(size) == near, seen, np.nan),
+                    np.full(size, name), np.full(size, objective), np.full(size, gamma), result.values,
+                    result.stable.astype(int), np.where(np.arange(size) == near, seen, np.nan),
                 )  # fmt: skip
                 for key, column in zip(rows, columns, strict=True):
                     rows[key].append(column)
@@ -303,13 +303,13 @@ def best_gamma(rng: np.random.Generator) -> Table:
 def saturation_map(points: int = 41) -> Table:
     """Error of the linear contamination over mean force/g0 and gamma lambda_q/h (T9)."""
     force, gamma = np.geomspace(0.05, 5.0, points), np.concatenate([[0.0], np.geomspace(0.05, 20.0, points - 1)])
-    found = saturating_error_map(force, gamma)
+    result = saturating_error_map(force, gamma)
     x, y = (v.ravel() for v in np.meshgrid(force, gamma, indexing="ij"))
     return {
         "force_over_g0": x,
         "gamma_pull": y,
-        "error": found.contamination_error.ravel(),
-        "spread_error": found.spread_error.ravel(),
+        "error": result.contamination_error.ravel(),
+        "spread_error": result.spread_error.ravel(),
     }
 
 
@@ -317,22 +317,22 @@ def mixture_map(points: int = 33) -> Table:
     """Error of the linear contamination over separation and weight of the components (T9); NaN where several can coexist."""
     gap, weight = np.linspace(0.0, 5.0, points), np.linspace(0.05, 0.95, points)
     x, y = np.meshgrid(gap, weight, indexing="ij")
-    found = mixture_equilibrium(MixtureGame([1.5, 0.5], [0.5, 0.5], x, y), 1.0)
-    error = np.where(found.unique, found.contamination_error, np.nan)
+    result = mixture_equilibrium(MixtureGame([1.5, 0.5], [0.5, 0.5], x, y), 1.0)
+    error = np.where(result.unique, result.contamination_error, np.nan)
     return {
         "separation": x.ravel(),
         "component_weight": y.ravel(),
         "error": error.ravel(),
-        "unique": found.unique.ravel().astype(int),
+        "unique": result.unique.ravel().astype(int),
     }
 
 
 def per_answer_map(points: int = 25) -> Table:
     """Error of T6's V where two answers have variances of their own, over gamma/gamma_c and the forces' kurtosis."""
     ratio, kurtosis = np.geomspace(0.01, 0.95, points), np.linspace(1.0, 6.0, points)
-    found = closed_form_error_map(ratio, kurtosis)
+    result = closed_form_error_map(ratio, kurtosis)
     x, y = (v.ravel() for v in np.meshgrid(ratio, kurtosis, indexing="ij"))
-    return {"gamma_over_critical": x, "kurtosis": y, "error": found.relative_error.ravel()}
+    return {"gamma_over_critical": x, "kurtosis": y, "error": result.relative_error.ravel()}
 
 
 def _joined(rows: dict[str, list[Array]]) -> Table:

@@ -254,10 +254,10 @@ def _heat(
     ax.set_xscale(scales[0])  # before any contour: its labels cut the lines on screen
     ax.set_yscale(scales[1], **({"linthresh": 0.05} if scales[1] == "symlog" else {}))
     shading = "gouraud" if np.isfinite(matrix).all() and "norm" not in options else "nearest"
-    found = ax.pcolormesh(xs, ys, matrix, shading=shading, rasterized=True, **options)
-    bar = ax.figure.colorbar(found, ax=ax, pad=0.02)
+    result = ax.pcolormesh(xs, ys, matrix, shading=shading, rasterized=True, **options)
+    bar = ax.figure.colorbar(result, ax=ax, pad=0.02)
     bar.set_label(label)
-    return found
+    return result
 
 
 def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:

@@ -39,8 +39,8 @@ def widening_paths(seeds: int) -> Table:
     for gamma in (0.01, 0.1, 1.0):
         common = {"fixed_gap_var": 0.3, "gamma": gamma, "rates": rates}
         path = widening(times, gap=0.0, beta=1.0, posterior_std=0.5, prior_std=0.7, **common)  # type: ignore[arg-type]
-        found = np.full(times.size, np.nan)
-        found[5::5] = [
+        result = np.full(times.size, np.nan)
+        result[5::5] = [
             run_widening(gap=0.0, stds=(0.5, 0.7), seeds=seeds, steps=int(t), seed=1, **common)[0].mean()  # type: ignore[arg-type]
             for t in seen
         ]
@@ -50,7 +50,7 @@ def widening_paths(seeds: int) -> Table:
                 "step": times,
                 "posterior_var": path.posterior_var,
                 "leaked_nats": path.leaked_nats,
-                "simulated": found,
+                "simulated": result,
             }
         )
     return _stacked(rows)
@@ -61,17 +61,17 @@ def growth_rates(seeds: int) -> Table:
     gamma, rows = np.concatenate([[0.0], np.geomspace(0.001, 2.0, 41)]), []
     model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
     for std in (0.2, 0.4, 0.8):
-        found = np.full(gamma.size, np.nan)
+        result = np.full(gamma.size, np.nan)
         for i in (1, 9, 17, 25, 33):
             ensemble = Ensemble(seeds, 16, start=Start(0.006, 0.006, std, std), decoder_std=0.0, leak_std=0.0)
             run = run_ensemble(ensemble, float(gamma[i]), steps=250, record=[100, 250], seed=3)
-            found[i] = np.log(run.decoder_gain[1].mean() / run.decoder_gain[0].mean()) / 150
+            result[i] = np.log(run.decoder_gain[1].mean() / run.decoder_gain[0].mean()) / 150
         rows.append(
             {
                 "posterior_std": np.full(gamma.size, std),
                 "gamma": gamma,
                 "rate": reading_rate(model, std**2, gamma),
-                "simulated": found,
+                "simulated": result,
             }
         )
     return _stacked(rows)
@@ -81,13 +81,13 @@ def collapse_against_budget(seeds: int) -> Table:
     """Share of seeds that have come to read the leak against the budget (T11)."""
     record, rows = np.arange(100, 901, 50), []
     for gamma in (0.0, 0.02, 0.05, 0.1):
-        found, expected, error = collapse_shares(gamma, 0.4, record, seeds, 11)
+        result, expected, error = collapse_shares(gamma, 0.4, record, seeds, 11)
         rows.append(
             {
                 "gamma": np.full(record.size, gamma),
                 "budget": record,
                 "share": expected,
-                "simulated": found,
+                "simulated": result,
                 "standard_error": error,
             }
         )

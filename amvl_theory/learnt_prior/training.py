@@ -201,13 +201,13 @@ def early_stopping(
 
     grid = np.concatenate([[0.0], np.geomspace(1e-6 * end, end, points)])
     index = int(np.argmin(path(grid).total))
-    found = minimize_scalar(
+    result = minimize_scalar(
         lambda time: float(path([time]).total[0]),
         bounds=(grid[max(index - 1, 0)], grid[min(index + 1, points)]),
         method="bounded",
         options={"xatol": 1e-9 * end},
     )
-    at = path([grid[index], found.x])
+    at = path([grid[index], result.x])
     best = int(np.argmin(at.total))
     return Protection(
         risk=float(at.total[best]),

@@ -219,8 +219,8 @@ def mixture_valid_range(
     def error(gaps: Array, columns: Array) -> Array:
         gap, share = np.broadcast_arrays(gaps, columns)
         game = MixtureGame(forces, answer_probabilities, gap, share, 1.0, curvature, absorption)
-        found = mixture_equilibrium(game, weight("gamma", gamma))
-        return np.where(found.unique, np.abs(getattr(found, attribute[quantity])), np.nan)
+        result = mixture_equilibrium(game, weight("gamma", gamma))
+        return np.where(result.unique, np.abs(getattr(result, attribute[quantity])), np.nan)
 
     return first_crossing(error, shares, limit, np.linspace(end / 60, end, 60))
 
@@ -270,12 +270,12 @@ def _newton(
         share = np.ones_like(prior)
         for _ in range(30):
             trial = prior + share * step_c, e + share[..., None] * step_e
-            found = residual(*trial)
-            worse = found[3] > size * (1.0 - 1e-4 * share) + 1e-14 * scale
+            result = residual(*trial)
+            worse = result[3] > size * (1.0 - 1e-4 * share) + 1e-14 * scale
             if not worse.any():
                 break
             share = np.where(worse, 0.5 * share, share)
-        (prior, e), (first, second, slope, size) = trial, found
+        (prior, e), (first, second, slope, size) = trial, result
     raise ArithmeticError(f"the mixture equilibrium did not settle: residual {size.max():.3g} after {MAX_STEPS} steps")
 
 
@@ -299,9 +299,9 @@ def _mixture_information(game: MixtureGame, shift: Array, chance: Array) -> Arra
         with np.errstate(divide="ignore"):
             log_parts = -0.5 * away**2 + np.log(shares)[..., None, None, :, :]
         peak = log_parts.max(axis=(-2, -1), keepdims=True)
-        each = np.exp(log_parts - peak).sum(axis=-1)  # (..., 2, nodes, answers)
+        item = np.exp(log_parts - peak).sum(axis=-1)  # (..., 2, nodes, answers)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log(each[..., y]) - np.log(each @ chance)
+            ratio = np.log(item[..., y]) - np.log(item @ chance)
         own = np.broadcast_to(shares[..., 0, :, None], ratio.shape)
         total = total + probability * np.where(own > 0, own * ratio, 0.0).sum(axis=-2) @ quadrature
     return np.maximum(total, 0.0)

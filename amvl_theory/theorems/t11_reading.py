@@ -72,14 +72,14 @@ def _jacobian(proof: Proof) -> Any:
 
     reverse = averaged(kl(sp.sqrt(square), sg(prior), 0, s))
     elbo = averaged(kl(sp.sqrt(square), s, 0, prior))
-    found = {}
+    result = {}
     for name, loss in (("amvl", gamma * reverse), ("elbo", beta * elbo)):
         total = answer + decay * w**2 / 2 + loss
         flow = sp.Matrix([-eta_w * sg.gradient(total, w), -eta_q * sg.gradient(total, a)])
-        found[name] = flow.jacobian([w, a]).subs({w: 0, a: 0})
+        result[name] = flow.jacobian([w, a]).subs({w: 0, a: 0})
     stated = sp.Matrix([[-eta_w * (k * s + decay), eta_w * kappa], [eta_q * kappa, -eta_q * gamma / s]])
-    proof.equal("Jacobian at w = a = 0", found["amvl"], stated)
-    proof.equal("ELBO: beta for gamma, sigma_p^2 = s", found["elbo"].subs(prior, s), stated.subs(gamma, beta))
+    proof.equal("Jacobian at w = a = 0", result["amvl"], stated)
+    proof.equal("ELBO: beta for gamma, sigma_p^2 = s", result["elbo"].subs(prior, s), stated.subs(gamma, beta))
     proof.step("Jacobian of (w, a) where nobody reads and nobody leaks", stated)
     return stated
 

@@ -171,19 +171,19 @@ def _transient(proof: Proof) -> None:
 
 
 def _free_variances(proof: Proof) -> None:
-    found = {"ntp+fwd": forward(proof), "elbo": elbo(proof), "amvl": dual(proof)}
+    result = {"ntp+fwd": forward(proof), "elbo": elbo(proof), "amvl": dual(proof)}
     root = sp.sqrt(gamma * h * E / 2)
     expected = {"ntp+fwd": E, "elbo": E, "amvl": E + root}
     x = sp.Symbol("X", positive=True)
     for name, (objective, value) in zip(("forward", "elbo", "dual"), expected.items(), strict=True):
-        proof.state(f"factor_{name}", x, found[objective].X, value / h)
+        proof.state(f"factor_{name}", x, result[objective].X, value / h)
         proof.step(f"{objective}: h X with free variances, active branch", value)
     equation = beta * (gbar - h * c) - alpha * c * x
     proof.state("free_contamination", c, sp.solve(equation, c)[0], beta * gbar / (beta * h + alpha * x))
-    proof.equal("the active ELBO starts at E = beta h", sp.solve(found["elbo"].prior_variance, E)[0], beta * h)
+    proof.equal("the active ELBO starts at E = beta h", sp.solve(result["elbo"].prior_variance, E)[0], beta * h)
     proof.equal(
         "the active dual KL starts at E = gamma h / 2",
-        found["amvl"].posterior_variance.subs(E, gamma * h / 2),
+        result["amvl"].posterior_variance.subs(E, gamma * h / 2),
         sp.Integer(0),
     )
     shrink = sp.Symbol("s", positive=True)

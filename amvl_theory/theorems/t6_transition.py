@@ -47,9 +47,9 @@ R = sp.Rational
 )
 def prove_t6(proof: Proof) -> None:
     """Both quadratics, thresholds and ratios; the crossover; collapse of linear VAEs; several modes; per-answer variances."""
-    found = {"amvl": dual(proof), "elbo": elbo(proof)}
+    result = {"amvl": dual(proof), "elbo": elbo(proof)}
     _quadratics(proof)
-    _closed_forms(proof, found)
+    _closed_forms(proof, result)
     _crossover(proof)
     _rates(proof)
     _linear_vae(proof)

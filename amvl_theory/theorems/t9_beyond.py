@@ -66,8 +66,8 @@ def _tanh_series(proof: Proof) -> None:
     trial = linear + a3 * g**3
     force = g0 * inverse.subs(x, trial * h / g0) + gamma * lambda_q * trial - g  # the force balance in T2, c = 0
     cubic = sp.expand(force).coeff(g, 3)
-    found = sp.solve(cubic, a3)[0]
-    departure = sp.factor(found * g**3 / linear)
+    result = sp.solve(cubic, a3)[0]
+    departure = sp.factor(result * g**3 / linear)
     stated = -R(1, 3) * (g / g0) ** 2 * (h / (h + gamma * lambda_q)) ** 3
     proof.state("departure", sp.Symbol("epsilon"), departure, stated)
     proof.equal("no departure at first order", sp.expand(force).coeff(g, 1), sp.Integer(0))

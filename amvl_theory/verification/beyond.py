@@ -47,10 +47,10 @@ def _saturating(book: Ledger, rng: np.random.Generator, count: int) -> None:
         for _ in range(count)
     ]
     gammas = rng.uniform(0.0, 3.0, count)
-    found = np.array([float(saturating_equilibrium(g, w).contamination) for g, w in zip(games, gammas, strict=True)])
+    result = np.array([float(saturating_equilibrium(g, w).contamination) for g, w in zip(games, gammas, strict=True)])
     few = min(count, 30)
     direct = [_by_roots(g, w) for g, w in zip(games[:few], gammas[:few], strict=True)]
-    book.closed("saturating mode: contamination against nested root finding", relative(found[:few], direct), few)
+    book.closed("saturating mode: contamination against nested root finding", relative(result[:few], direct), few)
     ends = descend(
         forces=np.stack([g.forces for g in games]),
         chance=np.stack([g.answer_probabilities for g in games]),
@@ -59,7 +59,7 @@ def _saturating(book: Ledger, rng: np.random.Generator, count: int) -> None:
         pull=gammas * np.array([g.posterior_precision for g in games]),
         absorbed=np.array([g.absorption for g in games]),
     )
-    book.simulated("saturating mode: contamination against descent on the potential", relative(ends, found), count)
+    book.simulated("saturating mode: contamination against descent on the potential", relative(ends, result), count)
     linear = [
         saturating_equilibrium(
             SaturatingGame(g.forces, g.answer_probabilities, 1e5, g.curvature, g.posterior_precision, g.absorption), w
@@ -221,20 +221,20 @@ def _mixtures(book: Ledger, rng: np.random.Generator, count: int) -> None:
     few = min(count, 12)
     shapes = [(rng.uniform(0.2, 3.0), rng.uniform(0.2, 0.8), rng.normal()) for _ in range(few)]
     games = [MixtureGame([1.5, 0.5], [0.5, 0.5], gap, w) for gap, w, _ in shapes]
-    found = np.array([float(reverse_pull(game, e)[0]) for game, (_, _, e) in zip(games, shapes, strict=True)])
+    result = np.array([float(reverse_pull(game, e)[0]) for game, (_, _, e) in zip(games, shapes, strict=True)])
     direct = [
         quad(_slope, -12, 12, args=(game, e), epsabs=1e-12, epsrel=1e-12, limit=200)[0]
         for game, (_, _, e) in zip(games, shapes, strict=True)
     ]
     book.closed(
-        "mixture: slope of KL(p||q) against adaptive quadrature", np.abs(found - direct) / (1 + np.abs(found)), few
+        "mixture: slope of KL(p||q) against adaptive quadrature", np.abs(result - direct) / (1 + np.abs(result)), few
     )
     nodes = rng.normal(size=100_000)
     terms = np.stack([_score(nodes, game, e) for game, (_, _, e) in zip(games, shapes, strict=True)])
     book.sampled(
         "mixture: slope of KL(p||q) against samples",
         terms.mean(axis=1),
-        found,
+        result,
         terms.std(axis=1) / np.sqrt(len(nodes)),
         few,
     )

@@ -108,8 +108,8 @@ class Verdict:
 
     def worst(self, kind: str, unit: str) -> Comparison | None:
         """The comparison of this kind and unit that comes closest to its tolerance, or furthest beyond it."""
-        found = [item for item in self.evidence.comparisons if item.kind == kind and item.unit == unit]
-        return max(found, key=lambda item: item.strain) if found else None
+        result = [item for item in self.evidence.comparisons if item.kind == kind and item.unit == unit]
+        return max(result, key=lambda item: item.strain) if result else None
 
 
 @dataclass
@@ -256,8 +256,8 @@ class Batch:
             matrix[:, last, rows] = -(self.chance[:, y, None] * push)[:, :, None] * eye
             right[:, rows] = self.forces[:, y]
         matrix[:, last, last] = push[:, :, None] * eye + self.A
-        found = np.linalg.solve(matrix, right[..., None])[..., 0].reshape(count, answers + 1, size)
-        return found[:, :-1], found[:, -1]
+        result = np.linalg.solve(matrix, right[..., None])[..., 0].reshape(count, answers + 1, size)
+        return result[:, :-1], result[:, -1]
 
     def covariance(self, delta: Array) -> Array:
         """Cov_y(delta_y) (N, d, d)."""

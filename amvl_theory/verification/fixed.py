@@ -130,20 +130,20 @@ def t2(rng: np.random.Generator, instances: int) -> Evidence:
         frozen = Batch(batch.H, np.broadcast_to(far, batch.H.shape), *_rest(batch))
         delta, _ = frozen.rest()
         direct = np.einsum("nk,nkd->nd", batch.chance, delta)
-        found = np.stack([frozen_prior_response(m, g) for m, g in zip(batch.models(), batch.gamma, strict=True)])
-        book.closed(f"dbar against the linear solve of all answers, {kind} H", relative(found, direct), instances)
+        result = np.stack([frozen_prior_response(m, g) for m, g in zip(batch.models(), batch.gamma, strict=True)])
+        book.closed(f"dbar against the linear solve of all answers, {kind} H", relative(result, direct), instances)
         game, start = batch.game()
         run = equilibrium_by_simulation(
             game, objective="ntp+rev", beta=0.0, gamma=batch.gamma, initial=start, tolerance=1e-11
         )
         book.simulated(
-            f"dbar against descent with the prior frozen, {kind} H", relative(run.mean_shift, found), instances
+            f"dbar against descent with the prior frozen, {kind} H", relative(run.mean_shift, result), instances
         )
         explicit = simulate(
             game, objective="ntp+rev", gamma=batch.gamma, steps=4000, eta_q=0.05, per_answer=True, initial=start
         )
         book.simulated(
-            f"dbar against explicit gradient steps, {kind} H", relative(explicit.mean_shift, found), instances
+            f"dbar against explicit gradient steps, {kind} H", relative(explicit.mean_shift, result), instances
         )
         path = np.stack([[frozen_prior_response(m, g) for g in GAMMAS] for m in batch.models()])
         energy = np.einsum("nd,ngd->ng", batch.mean_force, path)
@@ -181,11 +181,11 @@ def t3(rng: np.random.Generator, instances: int) -> Evidence:
     for kind in KINDS:
         batch = draw(rng, instances, kind)
         delta, c = batch.rest()
-        found = [equilibrium(m, b, g) for m, b, g in zip(batch.models(), batch.beta, batch.gamma, strict=True)]
-        mine = np.stack([item.contamination for item in found])
+        result = [equilibrium(m, b, g) for m, b, g in zip(batch.models(), batch.beta, batch.gamma, strict=True)]
+        mine = np.stack([item.contamination for item in result])
         label = f"{kind} instances" if kind in ("dense", "diagonal") else kind
         book.closed(f"contamination against the linear solve of all answers, {label}", relative(mine, c), instances)
-        shift = np.stack([item.posterior_shift for item in found])
+        shift = np.stack([item.posterior_shift for item in result])
         direct = np.einsum("nk,nkd->nd", batch.chance, delta)
         book.closed(f"dbar against the linear solve of all answers, {label}", relative(shift, direct), instances)
         game, start = batch.game()
@@ -250,16 +250,16 @@ def t4(rng: np.random.Generator, instances: int) -> Evidence:
         batch = draw(rng, instances, kind)
         delta, _ = batch.rest()
         direct = batch.covariance(delta)
-        found = np.stack([spread(m, g) for m, g in zip(batch.models(), batch.gamma, strict=True)])
+        result = np.stack([spread(m, g) for m, g in zip(batch.models(), batch.gamma, strict=True)])
         book.closed(
-            f"spread against the linear solve of all answers, {kind} instances", relative(found, direct), instances
+            f"spread against the linear solve of all answers, {kind} instances", relative(result, direct), instances
         )
         nats = np.array([leaked_information(m, g) for m, g in zip(batch.models(), batch.gamma, strict=True)])
         determinant = 0.5 * np.linalg.slogdet(np.eye(batch.shape[2]) + batch.q[:, :, None] * direct)[1]
         book.closed(f"leaked information against log det, {kind} instances", relative(nats, determinant), instances)
         game, start = batch.game()
         run = equilibrium_by_simulation(game, beta=batch.beta, gamma=batch.gamma, initial=start, tolerance=1e-11)
-        book.simulated(f"spread against simulation, {kind} instances", relative(run.spread_cov, found), instances)
+        book.simulated(f"spread against simulation, {kind} instances", relative(run.spread_cov, result), instances)
         path = np.stack([[spread(m, g) for g in GAMMAS] for m in batch.models()])
         information = np.array([[leaked_information(m, g) for g in GAMMAS] for m in batch.models()])
         book.closed(f"leaked information never grows with gamma, {kind} instances", growth(information), instances)
@@ -287,9 +287,9 @@ def _counter_examples(book: Ledger, statement: str) -> None:
         if f"({statement})" not in case.claim:
             continue
         model = MeanLeakageModel(**{name: _floats(value) for name, value in case.arguments.items()})  # type: ignore[arg-type]
-        found = [_quantity(model, case.quantity, float(case.beta), float(gamma)) for gamma in case.gammas]
+        result = [_quantity(model, case.quantity, float(case.beta), float(gamma)) for gamma in case.gammas]
         exact = [float(value) for value in case.values]
-        book.closed(f"counter-example: {case.claim}", relative(found, exact), 1)
+        book.closed(f"counter-example: {case.claim}", relative(result, exact), 1)
         book.departs(
             case.claim,
             exact[1] - exact[0],
@@ -303,11 +303,11 @@ def _quantity(model: MeanLeakageModel, name: str, beta: float, gamma: float) -> 
         return float(np.sum(frozen_prior_response(model, gamma) ** 2))
     if name == "spread_trace":
         return float(np.trace(spread(model, gamma)))
-    found = equilibrium(model, beta, gamma)
+    result = equilibrium(model, beta, gamma)
     values = {
-        "contamination_norm2": float(np.sum(found.contamination**2)),
-        "contamination_0": float(found.contamination[0]),
-        "response_energy": found.response_energy,
+        "contamination_norm2": float(np.sum(result.contamination**2)),
+        "contamination_0": float(result.contamination[0]),
+        "response_energy": result.response_energy,
     }
     return values[name]
 

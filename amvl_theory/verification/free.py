@@ -69,24 +69,24 @@ def _t5_fixed(book: Ledger, rng: np.random.Generator, count: int) -> None:
     for kind in ("dense", "diagonal"):
         batch = draw(rng, count, kind)
         _, c = batch.rest(pull=batch.beta[:, None] * batch.p)
-        found = np.stack(
+        result = np.stack(
             [elbo_equilibrium(m, b).contamination for m, b in zip(batch.models(), batch.beta, strict=True)]
         )
-        book.closed(f"ELBO at fixed variances against the linear solve, {kind} instances", relative(found, c), count)
+        book.closed(f"ELBO at fixed variances against the linear solve, {kind} instances", relative(result, c), count)
         game, start = batch.game()
         run = equilibrium_by_simulation(
             game, objective="elbo", beta=batch.beta, gamma=0.0, initial=start, tolerance=1e-11
         )
         book.simulated(
             f"ELBO at fixed variances against simulation, {kind} instances",
-            relative(run.state.contamination, found),
+            relative(run.state.contamination, result),
             count,
         )
     forward = np.stack([equilibrium(m, b, 0.0).contamination for m, b in zip(batch.models(), batch.beta, strict=True)])
     dual = np.stack(
         [equilibrium(m, b, g).contamination for m, b, g in zip(batch.models(), batch.beta, batch.gamma, strict=True)]
     )
-    for name, values in (("ELBO", found), ("dual KL", dual)):
+    for name, values in (("ELBO", result), ("dual KL", dual)):
         excess = np.maximum(np.abs(values) - np.abs(forward), 0) / np.abs(forward).max(axis=1, keepdims=True)
         book.closed(f"forward-only at least as contaminated as {name}, mode by mode, diagonal H", excess, count)
     h, q, p, alpha, beta = rng.uniform(0.3, 3.0, (5, count))
@@ -108,16 +108,16 @@ def _t5_free(book: Ledger, rng: np.random.Generator, count: int) -> None:
     game = GaussianGame(mean[:, None, None] + spread[:, None, None] * BALANCED, h[:, None], alpha[:, None])
     roots = {}
     for objective in OBJECTIVES:
-        found = [
+        result = [
             free_contamination(MeanLeakageModel(H, g, v, anchor=A), b, w, objective)  # type: ignore[arg-type]
             for g, v, H, A, b, w in zip(mean, spread**2, h, alpha, beta, gamma, strict=True)
         ]
-        roots[objective] = found
-        _t5_roots(book, objective, found, (mean, spread, h, alpha, beta, gamma))
+        roots[objective] = result
+        _t5_roots(book, objective, result, (mean, spread, h, alpha, beta, gamma))
         run = equilibrium_by_simulation(game, objective=objective, beta=beta, gamma=gamma, tolerance=1e-10)
         done = np.asarray(run.converged) | (run.gradient_norm < 1e-8)
         ends = run.state.contamination[:, 0]
-        gap = [np.abs(item.values[item.stable] / c - 1).min() for item, c in zip(found, ends, strict=True)]
+        gap = [np.abs(item.values[item.stable] / c - 1).min() for item, c in zip(result, ends, strict=True)]
         book.simulated(
             f"free variances, {objective}: simulation ends on a stable root", np.array(gap)[done], int(done.sum())
         )

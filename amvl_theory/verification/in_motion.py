@@ -64,9 +64,11 @@ def t10(rng: np.random.Generator, instances: int) -> Evidence:
     heads = HeadRates(0.001, 0.002, 0.0015, 0.001)
     for gap, v in ((0.0, 0.4), (0.8, 0.2)):
         seed = int(rng.integers(2**31))
-        found = run_widening(gap=gap, fixed_gap_var=v, gamma=0.7, rates=heads, seeds=40, batch=16, steps=400, seed=seed)
+        result = run_widening(
+            gap=gap, fixed_gap_var=v, gamma=0.7, rates=heads, seeds=40, batch=16, steps=400, seed=seed
+        )
         path = widening([400.0], gap=gap, gamma=0.7, beta=1.0, rates=heads, fixed_gap_var=v)
-        for name, mine, flow in zip(("Q", "P"), found, (path.posterior_var, path.prior_var), strict=False):
+        for name, mine, flow in zip(("Q", "P"), result, (path.posterior_var, path.prior_var), strict=False):
             error = mine.std() / np.sqrt(len(mine))
             book.sampled(
                 f"{name} of seeds on sampled KLs, gap {gap:g}, V {v:g}", mine.mean(), flow[0], error, len(mine)
@@ -99,8 +101,10 @@ def t11(rng: np.random.Generator, instances: int) -> Evidence:
     )
     seeds, record = 1000 if instances >= THOROUGH else 300, np.array([300, 450, 700])
     for gamma, std in ((0.0, 0.3), (0.02, 0.3), (0.05, 0.4)):
-        found, expected, error = collapse_shares(gamma, std, record, seeds, int(rng.integers(2**31)))
-        book.sampled(f"share of seeds past w a = 0.15^2, gamma {gamma:g}, width {std:g}", found, expected, error, seeds)
+        result, expected, error = collapse_shares(gamma, std, record, seeds, int(rng.integers(2**31)))
+        book.sampled(
+            f"share of seeds past w a = 0.15^2, gamma {gamma:g}, width {std:g}", result, expected, error, seeds
+        )
     narrow = collapse_shares(0.02, 0.2, np.array([900]), seeds, 1, rates=(0.01, 0.03), product=0.32**2)
     book.departs(
         "more seeds collapse than P says",
@@ -159,8 +163,8 @@ def t12(rng: np.random.Generator, instances: int) -> Evidence:
     route, model = XRoute(1.0, 1.0, 0.002), ReadingModel(1.0, 1.0, 0.02, 0.02)
     path = coadapted_trajectory([8e5], model=model, gamma=0.03, route=route, start=Start(0.01, 0.01, 0.5, 0.5))
     expected = float(prior_latent_accuracy(route.snr, late_leak(model, 0.03, route.snr)))
-    found = float(accuracy_with_prior_latents(path, route)[0])
-    book.closed("accuracy with prior latents beside a route from x", abs(found / expected - 1), 1, 0.01, SHORT)
+    result = float(accuracy_with_prior_latents(path, route)[0])
+    book.closed("accuracy with prior latents beside a route from x", abs(result / expected - 1), 1, 0.01, SHORT)
     for decoder in ("linear", "logistic"):
         start, seeds = Start(0.3, 0.3, 0.5, 0.5), 100
         ensemble = Ensemble(seeds, 32, decoder=decoder, start=start, decoder_std=0.0, leak_std=0.0)

@@ -53,8 +53,8 @@ def _whole_system(model: AmortisedModel, forces: Array, beta: float, gamma: floa
     matrix[:n, :n], matrix[:n, n:] = (model.curvature + pull) * np.eye(n), -pull * model.Phi
     matrix[n:, :n] = -push * model.Phi.T
     matrix[n:, n:] = push * model.Phi.T @ model.Phi + model.total_ridge * np.eye(p)
-    found = np.linalg.solve(matrix, np.concatenate([forces, np.zeros(p)]))
-    return found[:n], found[n:]
+    result = np.linalg.solve(matrix, np.concatenate([forces, np.zeros(p)]))
+    return result[:n], result[n:]
 
 
 def _equilibria(book: Ledger, rng: np.random.Generator, count: int, label: str, n: int, p: int) -> None:
@@ -63,9 +63,9 @@ def _equilibria(book: Ledger, rng: np.random.Generator, count: int, label: str, 
     for k in range(count):
         model, beta, gamma = _random(rng, n, p, ("sum", "mean")[k % 2])
         g = rng.normal(size=n)
-        found, (delta, weights) = amortised_equilibrium(model, g, beta, gamma), _whole_system(model, g, beta, gamma)
-        errors["delta"].append(relative(found.posterior_shift[None], delta[None]))
-        errors["c"].append(relative(found.contamination[None], (model.Phi @ weights)[None]))
+        result, (delta, weights) = amortised_equilibrium(model, g, beta, gamma), _whole_system(model, g, beta, gamma)
+        errors["delta"].append(relative(result.posterior_shift[None], delta[None]))
+        errors["c"].append(relative(result.contamination[None], (model.Phi @ weights)[None]))
         rho = (
             model.total_ridge
             / (beta * model.prior_precision)
@@ -198,11 +198,11 @@ def _answer_direction(book: Ledger, rng: np.random.Generator) -> None:
     """The displacement that a checkpoint shows, from posteriors and prior means themselves."""
     model, options = AmortisedModel(rng.normal(size=(8, 5)), 1.3, 0.8, 1.1, 0.5), 4
     forces, answers = rng.normal(size=(8, options, 3)), rng.integers(options, size=8)
-    found = predicted_answer_direction_shift(model, forces, answers, 0.7, 1.5)
+    result = predicted_answer_direction_shift(model, forces, answers, 0.7, 1.5)
     chosen = forces[np.arange(8), answers]
     c = np.stack([model.Phi @ _whole_system(model, chosen[:, i], 0.7, 1.5)[1] for i in range(3)], axis=1)
     pull = 1.5 * model.posterior_precision
     delta = (forces + pull * c[:, None]) / (model.curvature + pull)
     eps = delta - delta.mean(axis=1, keepdims=True)
     direct = ((c - delta.mean(axis=1))[:, None] * eps).sum(-1) / (eps**2).sum(-1)
-    book.closed("answer-direction shift from posterior and prior means", relative(found.training, direct), 8)
+    book.closed("answer-direction shift from posterior and prior means", relative(result.training, direct), 8)

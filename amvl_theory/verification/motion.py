@@ -53,12 +53,12 @@ def _trajectories(book: Ledger, rng: np.random.Generator, count: int) -> None:
         for n, model in enumerate(batch.models()):
             at = (model, batch.beta[n], batch.gamma[n])
             path = trajectory(*at, TIMES, *rates[n], initial=(start[n, 0], start[n, 1]))
-            found = np.hstack([path.posterior_shift, path.contamination])
+            result = np.hstack([path.posterior_shift, path.contamination])
             matrix, source = game_matrix(*at, *rates[n])
             block = np.zeros((len(source) + 1, len(source) + 1))
             block[:-1, :-1], block[:-1, -1] = matrix, source
             direct = np.stack([(expm(block * t) @ np.append(start[n].ravel(), 1.0))[:-1] for t in TIMES])
-            errors.append(relative(found[None], direct[None]))
+            errors.append(relative(result[None], direct[None]))
         book.closed(f"trajectory in the eigenbasis against the matrix exponential, {kind}", errors, count)
     for kind in ("dense", "diagonal"):
         batch, few = draw(rng, min(count, 5), kind), min(count, 5)
@@ -70,7 +70,7 @@ def _trajectories(book: Ledger, rng: np.random.Generator, count: int) -> None:
             errors.append(relative(np.hstack([path.posterior_shift, path.contamination])[None], direct[None]))
         book.closed(f"trajectory against tight integration, {kind} instances", errors, few)
         batch = draw(rng, count, kind)
-        found = [
+        result = [
             trajectory(m, b, g, [1.0, 3.0]) for m, b, g in zip(batch.models(), batch.beta, batch.gamma, strict=True)
         ]
         spread = [
@@ -78,8 +78,8 @@ def _trajectories(book: Ledger, rng: np.random.Generator, count: int) -> None:
         ]
         measured = _extrapolated(batch, [1.0, 3.0])
         expected = (
-            np.stack([f.posterior_shift for f in found]),
-            np.stack([f.contamination for f in found]),
+            np.stack([f.posterior_shift for f in result]),
+            np.stack([f.contamination for f in result]),
             np.stack(spread),
         )
         for name, mine, closed in zip(("dbar", "contamination", "spread"), measured, expected, strict=True):
@@ -89,8 +89,8 @@ def _trajectories(book: Ledger, rng: np.random.Generator, count: int) -> None:
 
 
 def _integrated(flow, start: Array, times: Array) -> Array:
-    found = solve_ivp(flow, (0.0, float(times[-1])), start, method="DOP853", t_eval=times, rtol=1e-12, atol=1e-13)
-    return np.asarray(found.y.T)
+    result = solve_ivp(flow, (0.0, float(times[-1])), start, method="DOP853", t_eval=times, rtol=1e-12, atol=1e-13)
+    return np.asarray(result.y.T)
 
 
 def _extrapolated(batch, times: list[float]) -> tuple[Array, Array, Array]:
@@ -142,7 +142,7 @@ def _schedules(book: Ledger) -> None:
     for order in ORDERS:
         plan = Schedule(beta, gamma, order, 10.0)
         path = scheduled_trajectory(STANDARD, plan, times)
-        found = np.hstack([path.posterior_shift, path.contamination])
+        result = np.hstack([path.posterior_shift, path.contamination])
         ends, state, direct = [0.0, 1.0, 2.0, 4.0, 10.0], np.zeros(4), []
         for low, high in pairwise(ends):  # between the knots of the ramps everything is smooth
             inside = np.append(times[(times > low) & (times < high)], high)
@@ -155,7 +155,7 @@ def _schedules(book: Ledger) -> None:
             part = solve_ivp(flow, (low, high), state, method="DOP853", t_eval=inside, rtol=1e-12, atol=1e-13).y.T
             state = part[-1]
             direct += [row for t, row in zip(inside, part, strict=True) if t in times]
-        book.closed(f"{order}: schedule against tight integration", relative(found[None], np.array(direct)[None]), 1)
+        book.closed(f"{order}: schedule against tight integration", relative(result[None], np.array(direct)[None]), 1)
         coarse, fine = (simulated_order(STANDARD, plan, times, pace) for pace in (200, 400))
         measured = 2 * fine.recorded.contamination[:, 0] - coarse.recorded.contamination[:, 0]
         book.simulated(f"{order}: schedule against simulation", relative(measured[None], path.contamination[None]), 1)
@@ -175,24 +175,24 @@ def _spectra(book: Ledger, rng: np.random.Generator, count: int) -> None:
         apart, imaginary, edge, alternating = [], [], [], []
         for n, model in enumerate(batch.models()):
             at = (model, batch.beta[n], batch.gamma[n] + 0.01)
-            found, matrix = stability(*at, *rates[n]), game_matrix(*at, *rates[n])[0]
+            result, matrix = stability(*at, *rates[n]), game_matrix(*at, *rates[n])[0]
             direct = np.linalg.eigvals(matrix)
             size = np.abs(direct).max()
-            apart.append(np.abs(np.sort(direct.real) - np.sort(found.eigenvalues.real)).max() / size)
-            imaginary.append(np.abs(direct.imag).max() / size + max(found.eigenvalues.real.max(), 0) / size)
-            edge.append(abs(np.abs(1 + found.max_stable_step * direct).max() - 1))
-            step = alternating_iteration(*at, found.max_stable_step_alternating, *rates[n])
+            apart.append(np.abs(np.sort(direct.real) - np.sort(result.eigenvalues.real)).max() / size)
+            imaginary.append(np.abs(direct.imag).max() / size + max(result.eigenvalues.real.max(), 0) / size)
+            edge.append(abs(np.abs(1 + result.max_stable_step * direct).max() - 1))
+            step = alternating_iteration(*at, result.max_stable_step_alternating, *rates[n])
             alternating.append(abs(np.abs(np.linalg.eigvals(step)).max() - 1))
         book.closed(f"eigenvalues against those of J, {kind}", apart, count)
         book.closed(f"no complex and no positive eigenvalue, {kind}", imaginary, count)
         book.closed(f"spectral radius 1 at the largest stable step, {kind}", edge, count)
         book.closed(f"spectral radius 1 at the largest alternating step, {kind}", alternating, count)
     _steps(book)
-    found = stability(UNSTABLE_EXAMPLE, 1.0, 1.0)
+    result = stability(UNSTABLE_EXAMPLE, 1.0, 1.0)
     book.add(
         "published: unstable eigenvalue of the dense instance",
         CLOSED_FORM,
-        abs(found.eigenvalues.real.max() - 0.0029),
+        abs(result.eigenvalues.real.max() - 0.0029),
         1,
         5e-5,
         "absolute",
@@ -200,12 +200,15 @@ def _spectra(book: Ledger, rng: np.random.Generator, count: int) -> None:
     )
     book.departs(
         "largest eigenvalue with H and A both dense",
-        found.eigenvalues.real.max(),
+        result.eigenvalues.real.max(),
         "1/time",
         "the published 2x2 instance, weights and rates 1",
     )
     book.departs(
-        "its complex pair, imaginary part", np.abs(found.eigenvalues.imag).max(), "1/time", "the published 2x2 instance"
+        "its complex pair, imaginary part",
+        np.abs(result.eigenvalues.imag).max(),
+        "1/time",
+        "the published 2x2 instance",
     )
     wild = draw(rng, 10 * count, "dense", size=2)
     loose = np.exp(rng.uniform(-2.0, 3.0, wild.q.shape))
@@ -259,12 +262,12 @@ def _noise(book: Ledger, rng: np.random.Generator, count: int) -> None:
     batch = draw(rng, count, "dense H", size=2)
     for n, model in enumerate(batch.models()):
         at = (model, batch.beta[n], batch.gamma[n])
-        found = stationary_covariance(*at, 0.3, 0.5).joint
+        result = stationary_covariance(*at, 0.3, 0.5).joint
         matrix, _ = game_matrix(*at)
         eye = np.eye(len(matrix))
         drive = np.diag([0.3, 0.3, 0.5, 0.5])
         direct = np.linalg.solve(np.kron(matrix, eye) + np.kron(eye, matrix), -drive.ravel()).reshape(drive.shape)
-        errors.append(relative(found[None], direct[None]))
+        errors.append(relative(result[None], direct[None]))
     book.closed("stationary covariance against a Kronecker solve", errors, count)
     copies, step, model = (
         8000,

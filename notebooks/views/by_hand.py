@@ -21,13 +21,13 @@ from amvl_theory import (
     GaussianGame,
     MeanLeakageModel,
     critical_weight,
+    equilibrium,
     equilibrium_by_simulation,
     exact_leaked_information,
     fixed_state,
     mixture_information,
     spread,
 )
-from amvl_theory import equilibrium
 from amvl_theory.figures.curves import Mode
 from notebooks.views.show import styled
 

@@ -202,8 +202,8 @@ class PosteriorBrowser:
     """
 
     def __init__(self, checkpoints: Sequence[str], questions: Sequence[VisualQuestion]) -> None:
-        from amvl_model.studies.main_job import explain
         from amvl_model.models.loading import load_checkpoint, resolve
+        from amvl_model.studies.main_job import explain
 
         quiet()
         self.questions = list(questions)

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from amvl_model.diagnostics.report.suite import Diagnosed
 from amvl_model.results.checks import digest, stored_problems
-from amvl_model.results.seeds import interval
-from amvl_model.results.provenance import PROJECT_ROOT
 from amvl_model.results.files import Result, ResultError, read_study
 from amvl_model.results.frame import tidy, wide
+from amvl_model.results.provenance import PROJECT_ROOT
+from amvl_model.results.seeds import interval
 from amvl_style import GREY, METHODS, axes, keys_of, look_of, over_seeds
 from notebooks.views.show import styled
 

@@ -55,19 +55,19 @@ def truncated() -> bytes:
 
 
 def read_all(path: Path) -> MixedQuestions:
-    found = training_questions(DataConfig(source=str(path), train_size=None))
-    assert isinstance(found, MixedQuestions)
-    for i in range(len(found)):
-        assert found[i].images[0].size == (56, 56)
-    return found
+    result = training_questions(DataConfig(source=str(path), train_size=None))
+    assert isinstance(result, MixedQuestions)
+    for i in range(len(result)):
+        assert result[i].images[0].size == (56, 56)
+    return result
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("truncated", "cannot be read"), ("bomb", "too large to decode")])
 def test_one_damaged_image_among_thousands_is_skipped_counted_and_named(tmp_path: Path, kind: str, reason: str) -> None:
-    found = read_all(own_questions(tmp_path, {1234: {"truncated": truncated, "bomb": bomb}[kind]()}))
-    assert [skipped.index for skipped in found.skipped] == [1234]
-    assert "line 1235" in found.skipped[0].reason and "bad1234.jpg" in found.skipped[0].reason
-    assert reason in found.skipped[0].reason
+    result = read_all(own_questions(tmp_path, {1234: {"truncated": truncated, "bomb": bomb}[kind]()}))
+    assert [skipped.index for skipped in result.skipped] == [1234]
+    assert "line 1235" in result.skipped[0].reason and "bad1234.jpg" in result.skipped[0].reason
+    assert reason in result.skipped[0].reason
 
 
 def test_past_the_limit_corrupt_images_are_fatal_and_listed(tmp_path: Path) -> None:
@@ -77,8 +77,10 @@ def test_past_the_limit_corrupt_images_are_fatal_and_listed(tmp_path: Path) -> N
 
 
 def test_a_corrupt_image_does_not_end_a_training_process_nor_change_its_batch_size(tmp_path: Path) -> None:
-    found = training_questions(DataConfig(source=str(own_questions(tmp_path, {2: truncated()}, count=8)), train_size=8))
-    dataset = QuestionDataset(found, helpers.processor())
+    result = training_questions(
+        DataConfig(source=str(own_questions(tmp_path, {2: truncated()}, count=8)), train_size=8)
+    )
+    dataset = QuestionDataset(result, helpers.processor())
     batch = AMVLCollator(helpers.processor())([dataset[i] for i in range(8)])
     assert len(batch["input_ids"]) == 8
 

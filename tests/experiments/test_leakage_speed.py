@@ -29,9 +29,9 @@ def autograd():
 @pytest.mark.parametrize("method", ["gradient descent", "heavy ball", "alternating blocks"])
 def test_every_way_of_iterating_autograd_arrives_at_the_closed_form(autograd, benchmark, method):
     points = benchmark.sample_points(300, seed=3)
-    found = autograd.autograd_equilibria(*points, method=method, tolerance=1e-11)
-    np.testing.assert_allclose(found.contamination, sweep_contamination(*points), rtol=1e-8)
-    assert found.point_iterations <= 300 * found.iterations
+    result = autograd.autograd_equilibria(*points, method=method, tolerance=1e-11)
+    np.testing.assert_allclose(result.contamination, sweep_contamination(*points), rtol=1e-8)
+    assert result.point_iterations <= 300 * result.iterations
 
 
 def test_points_that_do_not_arrive_are_an_error_not_a_time(autograd, benchmark):

@@ -76,7 +76,7 @@ def test_encoded_questions_give_the_posteriors_and_kls_of_the_model_itself() -> 
     state, prior, ids, mask = data.rows(torch.arange(len(questions)))
     scorer = latent_scorer(model, processor)
     with torch.no_grad():
-        found = model.posterior_from(state, ids, mask)
+        result = model.posterior_from(state, ids, mask)
         batch = processor(questions, answers=False)
         expected_prior = model.encode_query(batch)[1]
         expected = scorer.posterior(scorer.encode(batch), [q.answer for q in questions])
@@ -88,7 +88,7 @@ def test_encoded_questions_give_the_posteriors_and_kls_of_the_model_itself() -> 
         (again,) = priors_from(model, state, [own])
         (twice,) = posteriors_from(model, state, [own], ids, mask)
     torch.testing.assert_close(twice.mean, expected.mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.mean, expected.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result.mean, expected.mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again.mean, expected_prior.mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again.log_std, expected_prior.log_std, atol=1e-4, rtol=1e-4)
 
@@ -157,7 +157,7 @@ def test_the_kl_alone_draws_the_posterior_to_the_prior() -> None:
     with installed(model, trained):
         after = checkpoint_posteriors(model, helpers.processor(), helpers.noisy_questions())
     assert losses[-1] < 0.5 * losses[0]
-    far, near = (np.mean([np.square(each.shifts).sum() for each in found if each]) for found in (before, after))
+    far, near = (np.mean([np.square(item.shifts).sum() for item in result if item]) for result in (before, after))
     assert near < 0.5 * far
 
 

@@ -53,9 +53,9 @@ def measured(forces: np.ndarray, curvature: np.ndarray) -> AnswerPosteriors:
 def test_a_prior_that_follows_has_no_unit_however_small_the_forces(scale: float) -> None:
     known = question((0.5, 0.3, 0.15))
     expected = moving(known.forces, known.curvature)
-    found = moving(scale * known.forces, scale**2 * known.curvature)
-    np.testing.assert_allclose(found.shifts, expected.shifts, atol=1e-6)
-    np.testing.assert_allclose(found.widths, expected.widths, atol=1e-6)
+    result = moving(scale * known.forces, scale**2 * known.curvature)
+    np.testing.assert_allclose(result.shifts, expected.shifts, atol=1e-6)
+    np.testing.assert_allclose(result.widths, expected.widths, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**-15, 2.0**-20, 2.0**-40, SMALLEST])
@@ -64,8 +64,8 @@ def test_a_prior_that_follows_solves_the_group_lasso_at_every_size(scale: float)
     root = rng.normal(size=(4, 4))
     curvature, forces = root @ root.T + 0.3 * np.eye(4), rng.normal(size=(3, 4))
     exact = sparse_spread(curvature, forces - WEIGHTS @ forces, GAMMA, WEIGHTS)
-    found = moving_prior_posteriors(scale * forces, scale**2 * curvature, WEIGHTS, GAMMA)
-    ratio = (WEIGHTS @ found.shifts**2) / found.widths[0] ** 2
+    result = moving_prior_posteriors(scale * forces, scale**2 * curvature, WEIGHTS, GAMMA)
+    ratio = (WEIGHTS @ result.shifts**2) / result.widths[0] ** 2
     expected = exact.variance / np.where(exact.active, exact.posterior_variance, 1.0)
     np.testing.assert_allclose(ratio[exact.active], expected[exact.active], rtol=0.05)
     assert (ratio[~exact.active] < 0.05).all()
@@ -74,9 +74,9 @@ def test_a_prior_that_follows_solves_the_group_lasso_at_every_size(scale: float)
 def test_forces_near_the_smallest_float32_numbers_move_a_held_prior_by_force_over_gamma() -> None:
     known = question((0.5, 0.3, 0.15))
     forces, curvature = SMALLEST * known.forces, SMALLEST**2 * known.curvature
-    for found in (held(forces, curvature), measured(forces, curvature)):
-        np.testing.assert_allclose(found.shifts, forces / GAMMA, rtol=1e-6)
-        np.testing.assert_allclose(found.widths, 1.0)
+    for result in (held(forces, curvature), measured(forces, curvature)):
+        np.testing.assert_allclose(result.shifts, forces / GAMMA, rtol=1e-6)
+        np.testing.assert_allclose(result.widths, 1.0)
 
 
 @pytest.mark.parametrize("rule", [moving, held, measured])
@@ -87,32 +87,32 @@ def test_a_mode_with_next_to_no_force_says_nothing_and_leaves_the_others_alone(
     known = question((0.5, 0.3, 0.15))
     factors = np.array([1.0, 1.0, small, 1.0, 1.0, 1.0])
     rest = factors == 1
-    found = rule(known.forces * factors, known.curvature * np.outer(factors, factors))
+    result = rule(known.forces * factors, known.curvature * np.outer(factors, factors))
     expected = rule(known.forces[:, rest], known.curvature[np.ix_(rest, rest)])
-    np.testing.assert_allclose(found.shifts[:, rest], expected.shifts, atol=1e-9)
-    np.testing.assert_allclose(found.widths[:, rest], expected.widths, atol=1e-9)
-    np.testing.assert_allclose(found.shifts[:, 2], 0.0, atol=1e-12)
-    np.testing.assert_allclose(found.widths[:, 2], 1.0)
+    np.testing.assert_allclose(result.shifts[:, rest], expected.shifts, atol=1e-9)
+    np.testing.assert_allclose(result.widths[:, rest], expected.widths, atol=1e-9)
+    np.testing.assert_allclose(result.shifts[:, 2], 0.0, atol=1e-12)
+    np.testing.assert_allclose(result.widths[:, 2], 1.0)
 
 
 @pytest.mark.parametrize("rule", [moving, held, measured])
 def test_forces_of_exactly_zero_say_nothing(rule: Callable[[np.ndarray, np.ndarray], AnswerPosteriors]) -> None:
-    found = rule(np.zeros((3, 4)), np.zeros((4, 4)))
-    np.testing.assert_array_equal(found.shifts, np.zeros((3, 4)))
-    np.testing.assert_allclose(found.widths, 1.0)
+    result = rule(np.zeros((3, 4)), np.zeros((4, 4)))
+    np.testing.assert_array_equal(result.shifts, np.zeros((3, 4)))
+    np.testing.assert_allclose(result.widths, 1.0)
 
 
 def test_without_gamma_and_curvature_the_measured_precision_leaves_every_mode_in_place() -> None:
-    found = fixed_precision_posteriors(np.ones((2, 3)), np.zeros((3, 3)), np.ones((2, 3)), 0.0)
-    np.testing.assert_array_equal(found.shifts, np.zeros((2, 3)))
+    result = fixed_precision_posteriors(np.ones((2, 3)), np.zeros((3, 3)), np.ones((2, 3)), 0.0)
+    np.testing.assert_array_equal(result.shifts, np.zeros((2, 3)))
 
 
 def test_two_modes_that_always_move_together_share_a_force_of_any_size() -> None:
     # In units of the curvature 2 t + sqrt(gamma/2) = 1e18: the pull is lost when it is added to the curvature, 1e18 + 1 = 1e18.
     forces, curvature = np.array([[1.0, 1.0], [-1.0, -1.0]]), np.full((2, 2), 1e-36)
-    found = moving_prior_posteriors(forces, curvature, np.array([0.5, 0.5]), GAMMA)
-    np.testing.assert_allclose(found.shifts, forces, rtol=1e-9)
-    np.testing.assert_allclose(found.widths**2, np.sqrt(2 * GAMMA) / 0.5e18, rtol=1e-3)
+    result = moving_prior_posteriors(forces, curvature, np.array([0.5, 0.5]), GAMMA)
+    np.testing.assert_allclose(result.shifts, forces, rtol=1e-9)
+    np.testing.assert_allclose(result.widths**2, np.sqrt(2 * GAMMA) / 0.5e18, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

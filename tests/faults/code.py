@@ -19,9 +19,9 @@ from amvl_model.config import load_preset
 from amvl_model.data.images import read_image
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.checkpoints import write_manifest
+from amvl_model.models.checkpoints.pickles import foreign_code
 from amvl_model.models.loading import ASSETS, load_checkpoint
-from amvl_model.models.pickles import foreign_code
-from amvl_model.training import guard
+from amvl_model.training.monitoring import guard
 from tests.faults.interruptions import Reference, forked, status_of, train
 from tests.faults.outcomes import Kind
 

@@ -24,7 +24,8 @@ from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.models.loading import build_model, load_checkpoint, save_checkpoint
 from amvl_model.results.files import Metric, read_result, write_result
-from amvl_model.training import guard, run
+from amvl_model.training import run
+from amvl_model.training.monitoring import guard
 from amvl_model.training.run_folder import newest_checkpoint
 from tests import miniatures
 from tests.faults.interruptions import Reference

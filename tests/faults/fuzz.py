@@ -30,8 +30,8 @@ from amvl_model.data.readers.training_sets import load_cogcom, load_refocus, loa
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.parsing import parse_choice
 from amvl_model.models.checkpoints import damage, inspect_checkpoint
+from amvl_model.models.checkpoints.pickles import foreign_code
 from amvl_model.models.loading import ASSETS
-from amvl_model.models.pickles import foreign_code
 from tests import miniatures
 from tests.faults.outcomes import Kind, judged
 

@@ -28,7 +28,7 @@ from amvl_model.models.loading import build_model
 from amvl_model.training import trainer as module
 from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import QuestionDataset
-from amvl_model.training.guard import GuardedTrainer
+from amvl_model.training.monitoring.guard import GuardedTrainer
 
 METHODS = ("get_batch_samples", "training_step", "_get_grad_norm")
 

@@ -192,10 +192,10 @@ def test_merge_writes_a_whole_checkpoint_with_the_same_loss(
     batch = processor([helpers.question(1)])
     untouched = build_model(load_preset("tiny", {"objective.name": objective}))[0].eval()
     nll = []
-    for each in (model.eval(), merged, untouched):
+    for item in (model.eval(), merged, untouched):
         with torch.no_grad():
             torch.manual_seed(0)
-            nll.append(each(**batch, loss=config.objective.loss(1.0)).answer_nll)
+            nll.append(item(**batch, loss=config.objective.loss(1.0)).answer_nll)
     torch.testing.assert_close(nll[1], nll[0], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(nll[2], nll[0], rtol=1e-2, atol=1e-2)
 

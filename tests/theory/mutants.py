@@ -126,7 +126,7 @@ def within(tree: ast.AST) -> Iterator[ast.AST]:
 
 def candidates(root: Path) -> list[tuple[Path, int, int, Mutant]]:
     """(file, number of the node, number of its mutation, description) of every possible mutation, in a fixed order."""
-    found = []
+    result = []
     for file in sorted((root / "amvl_theory").rglob("*.py")):
         if set(file.relative_to(root).parts) & set(LEFT_OUT):
             continue
@@ -134,8 +134,8 @@ def candidates(root: Path) -> list[tuple[Path, int, int, Mutant]]:
             for which, (kind, mutated) in enumerate(mutations(node)):
                 place = f"{file.relative_to(root).as_posix()}:{getattr(node, 'lineno', 0)}"
                 change = f"{_short(node)} -> {_short(mutated)}"
-                found.append((file, number, which, Mutant(place, kind, change)))
-    return found
+                result.append((file, number, which, Mutant(place, kind, change)))
+    return result
 
 
 def mutated_source(file: Path, number: int, which: int) -> str:

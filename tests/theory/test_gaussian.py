@@ -77,9 +77,9 @@ def test_moment_matching_minimises_the_mean_forward_kl():
     def loss(x):
         return p @ kl_diag(means, widths, x[:2], np.exp(x[2:]))
 
-    found = optimize.minimize(loss, np.zeros(4), tol=1e-12, method="BFGS", options={"gtol": 1e-8}).x
-    np.testing.assert_allclose(found[:2], matched.mean, atol=1e-6)
-    np.testing.assert_allclose(np.exp(found[2:]), matched.variance, rtol=1e-6)
+    result = optimize.minimize(loss, np.zeros(4), tol=1e-12, method="BFGS", options={"gtol": 1e-8}).x
+    np.testing.assert_allclose(result[:2], matched.mean, atol=1e-6)
+    np.testing.assert_allclose(np.exp(result[2:]), matched.variance, rtol=1e-6)
 
 
 def test_an_anchored_mean_costs_its_squared_distance_in_variance():

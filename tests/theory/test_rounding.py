@@ -89,10 +89,10 @@ def test_a_rate_that_is_lost_beside_the_others_moves_on_a_straight_line():
 
 def test_the_closed_form_of_single_modes_has_the_eigenvalues_of_the_game():
     model = MeanLeakageModel([0.5, 2.0], 0.0, 0.0, [1.0, 3.0], [2.0, 0.7], [0.1, 0.0])
-    dense = MeanLeakageModel(*(np.asarray(each) for each in (model.H, model.g, model.G)), *_turned(model))
+    dense = MeanLeakageModel(*(np.asarray(item) for item in (model.H, model.g, model.G)), *_turned(model))
     for beta, gamma in ((1.0, 0.4), (0.3, 0.0)):
-        found = np.sort(stability(model, beta, gamma, 0.5, 2.0).eigenvalues.real)
-        np.testing.assert_allclose(found, np.sort(stability(dense, beta, gamma, 0.5, 2.0).eigenvalues.real), rtol=1e-6)
+        result = np.sort(stability(model, beta, gamma, 0.5, 2.0).eigenvalues.real)
+        np.testing.assert_allclose(result, np.sort(stability(dense, beta, gamma, 0.5, 2.0).eigenvalues.real), rtol=1e-6)
 
 
 def _turned(model):
@@ -112,17 +112,17 @@ def test_a_game_with_a_symmetriser_is_stable_at_rates_however_far_apart(eta_q, e
     matrix, diagonal = [[1.3, 0.5], [0.5, 0.7]], [0.4, 0.9]
     curvature, anchor = (matrix, diagonal) if dense == "curvature" else (diagonal, matrix)
     model = MeanLeakageModel(curvature, 0.0, 0.0, [0.7, 2.0], [1.5, 0.6], anchor)
-    found = stability(model, 0.7, 0.4, eta_q, eta_p)
-    assert found.stable and found.slowest_rate < min(eta_q, eta_p) * 5
-    assert np.prod(-found.eigenvalues.real) == pytest.approx((eta_q * eta_p) ** 2 * determinant(model), rel=1e-9)
+    result = stability(model, 0.7, 0.4, eta_q, eta_p)
+    assert result.stable and result.slowest_rate < min(eta_q, eta_p) * 5
+    assert np.prod(-result.eigenvalues.real) == pytest.approx((eta_q * eta_p) ** 2 * determinant(model), rel=1e-9)
 
 
 @pytest.mark.parametrize(("eta_q", "eta_p"), SPANS)
 def test_the_unstable_game_is_unstable_at_rates_however_far_apart(eta_q, eta_p):
     """Its determinant is negative, and rates only multiply it."""
-    found = stability(UNSTABLE_EXAMPLE, 1.0, 1.0, eta_q, eta_p)
-    assert not found.stable and found.max_stable_step == 0
-    product = np.prod(found.eigenvalues)
+    result = stability(UNSTABLE_EXAMPLE, 1.0, 1.0, eta_q, eta_p)
+    assert not result.stable and result.max_stable_step == 0
+    product = np.prod(result.eigenvalues)
     assert product.real == pytest.approx((eta_q * eta_p) ** 2 * -0.3, rel=1e-9)
     assert abs(product.imag) < 1e-9 * abs(product)
 
@@ -145,8 +145,8 @@ def determinant(model):
     ],
 )
 def test_outer_roots_attract_and_the_middle_one_does_not_at_any_rates(model, beta, gamma, count, eta_q, eta_p):
-    found = free_contamination(model, beta, gamma, eta_q=eta_q, eta_p=eta_p)
-    assert found.stable.tolist() == [i % 2 == 0 for i in range(count)]
+    result = free_contamination(model, beta, gamma, eta_q=eta_q, eta_p=eta_p)
+    assert result.stable.tolist() == [i % 2 == 0 for i in range(count)]
 
 
 def test_roots_however_small_or_close_to_the_free_shift_solve_their_equation():
@@ -154,12 +154,12 @@ def test_roots_however_small_or_close_to_the_free_shift_solve_their_equation():
     for objective in ("ntp+fwd", "elbo", "amvl"):
         for g, v0, h, alpha, beta, gamma in 10.0 ** rng.uniform(-8, 8, (40, 6)):
             model = MeanLeakageModel(h, [g], v0, anchor=alpha)
-            found = free_contamination(model, beta, gamma, objective)
+            result = free_contamination(model, beta, gamma, objective)
             weight = beta if objective == "elbo" else gamma
-            for root in found.values:
+            for root in result.values:
                 factor = anchor_factor(v0 + (g - h * root) ** 2, h, weight, objective)
                 assert root == pytest.approx(beta * g / (beta * h + alpha * factor), rel=1e-6)
-            assert found.stable.tolist() == [i % 2 == 0 for i in range(len(found.values))]
+            assert result.stable.tolist() == [i % 2 == 0 for i in range(len(result.values))]
     tiny = self_consistent_contamination(1.0, 1.0, 1.0, 1e30, 1.0, 0.0, "ntp+fwd").values
     assert tiny == pytest.approx([0.5e-30], rel=1e-12)
 

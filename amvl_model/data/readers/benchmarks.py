@@ -149,14 +149,14 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)
     text = text_of(record["text"], f"{place}: text")
-    found = list(_OPTION.finditer(text))
-    letters = "".join(match[1] for match in found)
-    if len(found) < 2 or not LETTERS.startswith(letters):
+    result = list(_OPTION.finditer(text))
+    letters = "".join(match[1] for match in result)
+    if len(result) < 2 or not LETTERS.startswith(letters):
         raise ValueError(
             f"{place}: expected options (A), (B), ... in order in the text, got {text!r}; correct the record"
         )
-    question = text[: found[0].start()].strip()
-    choices = tuple(match[2].strip() for match in found)
+    question = text[: result[0].start()].strip()
+    choices = tuple(match[2].strip() for match in result)
     identifier = f"{record['category']}/{record['question_id']}"
     picture = str(record["image"])
 

@@ -154,15 +154,15 @@ class BlinkQuestions(QuestionSet):
 
 def blink_answers(questions: BlinkQuestions) -> dict[str, tuple[str, tuple[str, ...], int | None]]:
     """Task, option texts and index of the right one (None if hidden) by question id, without reading an image."""
-    found = {}
+    result = {}
     for part in questions._parts:
         for row in part.columns(["idx", "sub_task", "choices", "answer"]):
             identifier = str(row["idx"])
             choices = option_texts(row["choices"], f"record {identifier!r}: choices")
             hidden = str(row["answer"]).strip().lower() in {"hidden", ""}
             answer = None if hidden else answer_index(str(row["answer"]), choices, identifier)
-            found[identifier] = (str(row["sub_task"]), choices, answer)
-    return found
+            result[identifier] = (str(row["sub_task"]), choices, answer)
+    return result
 
 
 def load_blink(

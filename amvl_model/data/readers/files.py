@@ -110,11 +110,11 @@ class DataFolder:
         if self.on_hub:
             import huggingface_hub
 
-            found = [name.removeprefix(self.root + "/") for name in huggingface_hub.HfFileSystem().find(self.root)]
+            result = [name.removeprefix(self.root + "/") for name in huggingface_hub.HfFileSystem().find(self.root)]
         else:
             root = Path(self.root)
-            found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-        return sorted(n for n in found if not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns))
+            result = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        return sorted(n for n in result if not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns))
 
     def parquet(self, name: str) -> Any:
         """The file as a pyarrow.parquet.ParquetFile, which reads only what it is asked for."""
@@ -216,8 +216,8 @@ def find_shards(folder: DataFolder, directory: str, split: str) -> list[str]:
     files = [n for n in folder.names("*.parquet") if PurePosixPath(n).parent == PurePosixPath(directory or ".")]
     matches = [match for name in files if (match := _SHARD.match(PurePosixPath(name).name))]
     chosen = sorted((match for match in matches if match["split"] == split), key=lambda match: match["shard"])
-    found = [match.group() for match in chosen]
-    if not found:
+    result = [match.group() for match in chosen]
+    if not result:
         splits = sorted({match["split"] for match in matches})
         raise FileNotFoundError(
             f"{folder.place(directory)}: expected {split}-00000-of-00001.parquet, found "
@@ -227,10 +227,10 @@ def find_shards(folder: DataFolder, directory: str, split: str) -> list[str]:
     total = max(int(match["total"]) for match in chosen)
     if [int(match["shard"]) for match in chosen] != list(range(total)):
         raise FileNotFoundError(
-            f"{folder.place(directory)}: expected {total} shards of the split {split!r}, found {len(found)} "
-            f"({', '.join(found)}); download the missing ones"
+            f"{folder.place(directory)}: expected {total} shards of the split {split!r}, found {len(result)} "
+            f"({', '.join(result)}); download the missing ones"
         )
-    return [str(PurePosixPath(directory) / name) for name in found]
+    return [str(PurePosixPath(directory) / name) for name in result]
 
 
 @dataclass(frozen=True)

@@ -264,13 +264,13 @@ def load_refocus(
         image = images[0] if isinstance(images, list) else images
         picture = text_of(image, f"{place}: image").replace("\\", "/")
         roots = (".", "chartqa_vcot", "ChartQA/ChartQA Dataset", "ChartQA Dataset", "data")
-        found = _image_path(folder, picture, roots)
+        result = _image_path(folder, picture, roots)
         return _Example(
             f"refocus/{record['id']}",
             text_of(_field(record, ("query", "question"), place), f"{place}: question"),
             _text(_field(record, ("answer",), place), f"{place}: answer"),
             str(record.get("source", "")),
-            lambda: (read_image(found, place),),
+            lambda: (read_image(result, place),),
             place,
             focus_reasoning(record),
         )

@@ -210,14 +210,14 @@ def all_priors(
     scorer: LatentScorer, questions: Sequence[VisualQuestion], batch_size: int, progress: bool
 ) -> DiagonalGaussian:
     """p(Z|x) of all questions, (n, k, d), on the CPU."""
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    result: dict[int, tuple[Tensor, Tensor]] = {}
     for batch in batches(
         questions, scorer.processor, batch_size, description="priors", progress=progress, least_options=2
     ):
         prior = scorer.encode_batch(batch).prior
         assert prior is not None
-        found |= dict(zip(batch.index, zip(prior.mean.cpu(), prior.log_std.cpu(), strict=True), strict=True))
-    rows = [found[i] for i in range(len(questions))]
+        result |= dict(zip(batch.index, zip(prior.mean.cpu(), prior.log_std.cpu(), strict=True), strict=True))
+    rows = [result[i] for i in range(len(questions))]
     return DiagonalGaussian(torch.stack([mean for mean, _ in rows]), torch.stack([log_std for _, log_std in rows]))
 
 
@@ -302,7 +302,7 @@ def _verdict(
             f"{accuracy:.1%}, chance {chance:.1%}): what replacing its latents changes is no evidence about them.",
         )
     corrected = 1 - (1 - level) / (2 * len(ABLATIONS))
-    found: dict[str, list[str]] = {name: [] for name in ABLATIONS}
+    result: dict[str, list[str]] = {name: [] for name in ABLATIONS}
     largest = {"accuracy": 0.0, "nll": 0.0}
     for name in ABLATIONS:
         for measure, what, scale, digits, unit in _MEASURES:
@@ -310,10 +310,10 @@ def _verdict(
             change = paired_difference(own, reference, level=corrected, **settings)
             largest[measure] = max(largest[measure], scale * abs(change.mean))
             if is_effect(change, measure):
-                found[name].append(f"{what} by {_cell(change, scale, digits)} {unit}")
-    listed = "; ".join(f"{name} latents change {' and '.join(each)}" for name, each in found.items() if each)
+                result[name].append(f"{what} by {_cell(change, scale, digits)} {unit}")
+    listed = "; ".join(f"{name} latents change {' and '.join(item)}" for name, item in result.items() if item)
     listed = listed.replace("noise latents", "N(0, I) latents")
-    if found["shuffled"]:
+    if result["shuffled"]:
         return True, True, f"The latents matter causally on this checkpoint, and so does what they say: {listed}."
     threshold = f"{smallest('accuracy')} or {smallest('nll')}"
     if listed:
@@ -427,8 +427,8 @@ def pause_report(
 
     def effect(name: str) -> PauseEffect:
         compared = [
-            None if name == "as_trained" else paired_difference(each[name], each["as_trained"], **settings)
-            for each in (right, nll)
+            None if name == "as_trained" else paired_difference(item[name], item["as_trained"], **settings)
+            for item in (right, nll)
         ]
         return PauseEffect(
             accuracy=bootstrap_mean(right[name], **settings),

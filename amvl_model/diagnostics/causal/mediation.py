@@ -129,14 +129,14 @@ def measure_mediation(
         ]
         for name, parts in knocked.items()
     }
-    found = {name: bootstrap_mean(values, **settings) for name, values in swap.items()}
+    result = {name: bootstrap_mean(values, **settings) for name, values in swap.items()}
     k = prior.shape[1]
     return MediationReport(
-        swap=found,
+        swap=result,
         slots={name: parts[:k] for name, parts in effects.items()},
         whole={name: parts[k] for name, parts in effects.items()},
         per_question={name: values.tolist() for name, values in swap.items()},
-        verdict=_verdict(found, knocked["other"], settings),
+        verdict=_verdict(result, knocked["other"], settings),
         n=len(questions),
         donors=donors.tolist(),
         **settings,
@@ -178,9 +178,9 @@ def _measured(
 def _change(changed: Tensor, reference: Tensor, answers: NDArray[np.int64]) -> Array:
     """`KNOCK_OUT_FIGURES` (4, B) from log p(a|x,Z) (B, O) with changed and with reference latents."""
     rows = np.arange(len(answers))
-    nll = [-each.double().cpu().numpy()[rows, answers] for each in (changed, reference)]
-    shares = [option_log_shares(each) for each in (changed, reference)]
-    right = [(each.argmax(1) == answers).astype(float) for each in shares]
+    nll = [-item.double().cpu().numpy()[rows, answers] for item in (changed, reference)]
+    shares = [option_log_shares(item) for item in (changed, reference)]
+    right = [(item.argmax(1) == answers).astype(float) for item in shares]
     return np.stack([right[0] - right[1], nll[0] - nll[1], total_variation(*shares), answer_kl(*shares)])
 
 
@@ -232,7 +232,7 @@ def _verdict(swap: dict[str, Interval], knocked: Array, settings: dict[str, Any]
             f"interval leaves out 0): {figures}."
         )
     corrected = settings | {"level": 1 - (1 - settings["level"]) / (2 * (len(knocked) - 1))}
-    found = []
+    result = []
     for slot, values in enumerate(knocked[:-1]):
         changes = [bootstrap_mean(values[i], **corrected) for i in (0, 1)]
         texts = [
@@ -241,13 +241,13 @@ def _verdict(swap: dict[str, Interval], knocked: Array, settings: dict[str, Any]
             if is_effect(change, kind)
         ]
         if texts:
-            found.append(f"slot {slot} ({', '.join(texts)})")
-    if not found:
+            result.append(f"slot {slot} ({', '.join(texts)})")
+    if not result:
         return (
             f"{first} No single slot, taken from another question, changes accuracy or answer NLL beyond its interval and "
             f"{smallest('accuracy')} or {smallest('nll')}."
         )
-    return f"{first} Taken from another question, single slots change accuracy or answer NLL: {', '.join(found)}."
+    return f"{first} Taken from another question, single slots change accuracy or answer NLL: {', '.join(result)}."
 
 
 _MEASURES: tuple[tuple[Literal["accuracy", "nll"], str, float, str], ...] = (

@@ -130,8 +130,8 @@ class RelevanceReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types, ready for JSON."""
         return {
-            "parts": {t: {name: asdict(value) for name, value in each.items()} for t, each in self.parts.items()},
-            "maps": [each.to_dict() for each in self.maps],
+            "parts": {t: {name: asdict(value) for name, value in item.items()} for t, item in self.parts.items()},
+            "maps": [item.to_dict() for item in self.maps],
             "steps": self.steps,
             "seed": self.seed,
             "level": self.level,
@@ -177,8 +177,8 @@ def measure_relevance(
     settings: dict[str, Any] = {"seed": seed, "n_bootstrap": n_bootstrap, "level": level}
     parts = {}
     for target in ("latents", "answer"):
-        pairs = np.array([each.parts(target) for each in maps])
-        totals = np.array([each.total(target) for each in maps])
+        pairs = np.array([item.parts(target) for item in maps])
+        totals = np.array([item.total(target) for item in maps])
         columns = {
             "image": pairs[:, 0],
             "text": pairs[:, 1],

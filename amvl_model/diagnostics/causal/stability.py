@@ -142,10 +142,10 @@ def measure_stability(
         }
     count = min(n_perturbed, len(questions))
     changed["other_question"] = _other_question(own, seed)
-    found = {name: _intervals(_without_slots(c), settings) if c else None for name, c in changed.items()}
+    result = {name: _intervals(_without_slots(c), settings) if c else None for name, c in changed.items()}
     return StabilityReport(
         sampling={name: _intervals(columns, settings) for name, columns in own.sampling.items()},
-        perturbations=found,
+        perturbations=result,
         slot_shift={
             name: [bootstrap_mean(slot, **settings) for slot in columns["slots"]] if columns else None
             for name, columns in changed.items()
@@ -218,8 +218,8 @@ def _originals(
         (mean, std),
         shares,
         {
-            name: {figure: np.array([each[i][figure] for i in everyone]) for figure in each[0]}
-            for name, each in sampling.items()
+            name: {figure: np.array([item[i][figure] for i in everyone]) for figure in item[0]}
+            for name, item in sampling.items()
         },
     )
 
@@ -276,8 +276,8 @@ def _changed(
             moved[list(changed[index].order)] = shares[row, : batch.options[row]]
             right = given_answer(questions[index])
             rows[place] = _changed_figures(own, index, moved, right, means[row], posteriors[row])
-    found = [rows[place] for place in range(len(places))]
-    return {figure: np.stack([np.asarray(row[figure], float) for row in found], axis=-1) for figure in found[0]}
+    result = [rows[place] for place in range(len(places))]
+    return {figure: np.stack([np.asarray(row[figure], float) for row in result], axis=-1) for figure in result[0]}
 
 
 def _changed_figures(

@@ -52,10 +52,10 @@ def answer_forces(
         point = z.detach().clone().requires_grad_(True)
         log_probs = scorer.option_log_probs(query, point, options)
         count = log_probs.shape[1]
-        each = []
+        item = []
         for option in range(count):
             exists = torch.tensor([n > option for n in options], device=log_probs.device)
             total = log_probs[exists, option].sum()
             (gradient,) = torch.autograd.grad(total, point, retain_graph=option + 1 < count)
-            each.append(gradient)
-    return torch.stack(each, dim=1), log_probs.detach()
+            item.append(gradient)
+    return torch.stack(item, dim=1), log_probs.detach()

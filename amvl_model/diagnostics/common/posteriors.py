@@ -56,7 +56,7 @@ def option_posteriors(
             without a known answer.
     """
     scorer = latent_scorer(model, processor)
-    found: dict[int, OptionPosteriors] = {}
+    result: dict[int, OptionPosteriors] = {}
     with inference(scorer.model):
         for batch in batches(
             questions,
@@ -69,8 +69,8 @@ def option_posteriors(
         ):
             query = scorer.encode_batch(batch)
             for index, entry in zip(batch.index, _distributions(scorer, query, batch), strict=True):
-                found[index] = entry
-    return [found[i] for i in range(len(questions))]
+                result[index] = entry
+    return [result[i] for i in range(len(questions))]
 
 
 def _distributions(scorer: LatentScorer, query: EncodedQuery, batch: QuestionBatch) -> list[OptionPosteriors]:

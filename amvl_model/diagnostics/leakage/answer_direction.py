@@ -173,11 +173,11 @@ def answer_direction_report(
 ) -> AnswerDirectionReport:
     """The same from posteriors that are there already (`option_posteriors`); arguments as `measure_answer_direction`."""
     settings: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "level": level}
-    sets = [None if each is None else _direction_shift(each, metric, settings) for each in (held_out, training)]
+    sets = [None if item is None else _direction_shift(item, metric, settings) for item in (held_out, training)]
     assert sets[0] is not None
     memorised = None
     if sets[1] is not None:
-        contrasts = [[v for v in each.per_question["contrast"] if v is not None] for each in sets if each is not None]
+        contrasts = [[v for v in item.per_question["contrast"] if v is not None] for item in sets if item is not None]
         memorised = unpaired_difference(contrasts[1], contrasts[0], **settings) if all(contrasts) else None
     return AnswerDirectionReport(
         held_out=sets[0],
@@ -224,8 +224,8 @@ def _question_columns(entry: OptionPosteriors, metric: str) -> dict[str, Array]:
     weight = np.broadcast_to(precision, prior.shape)
     flat = (prior.reshape(-1), means.reshape(len(means), -1), weight.reshape(-1))
     parts = [flat, *((prior[s], means[:, s], weight[s]) for s in range(k))]
-    found = [_part(*part, given_answer(entry.question), entry.question.answer_probs) for part in parts]
-    return {name: np.array([each[name] for each in found]) for name in found[0]}
+    result = [_part(*part, given_answer(entry.question), entry.question.answer_probs) for part in parts]
+    return {name: np.array([item[name] for item in result]) for name in result[0]}
 
 
 def _part(
@@ -237,7 +237,7 @@ def _part(
         return missing
     shift, options = product / size, len(size)
     contrast = shift - (shift.sum() - shift) / (options - 1)
-    found = missing | {
+    result = missing | {
         "given": shift[answer],
         "others": (shift.sum() - shift[answer]) / (options - 1),
         "contrast": contrast[answer],
@@ -248,12 +248,12 @@ def _part(
         chance = np.asarray(answer_probs) / np.sum(answer_probs)
         middle = means.mean(axis=0)
         noise = means[answer] - chance @ means
-        found |= {
+        result |= {
             "own_label": contrast[answer] - chance @ contrast,
             "noise_product": float((precision * (prior - middle) * noise).sum()),
             "noise_size": float((precision * noise**2).sum()),
         }
-    return found
+    return result
 
 
 def _products(prior: Array, means: Array, precision: Any) -> tuple[Array, Array]:
@@ -276,7 +276,7 @@ def _figures(columns: dict[str, Array], settings: dict[str, Any]) -> dict[str, I
     result: dict[str, Interval | None] = {}
     for name in FIGURES:
         names = _RATIOS.get(name, (name,))
-        values = np.stack([columns[each] for each in names])
+        values = np.stack([columns[item] for item in names])
         values = values[:, np.isfinite(values).all(axis=0)]
         if not values.size:
             result[name] = None

@@ -254,8 +254,8 @@ def _given_answer_measures(
     }
     for name, gaussian in (("prior", prior), ("posterior", posterior)):
         drawn = sample_latents(gaussian, batch.index, samples, temperature=temperature, seed=seed)
-        for kind, each in (("mean", [gaussian.mean]), ("sample", list(drawn))):
-            scores = [answer_scores(scorer.option_log_probs(query, z, batch.options), answers) for z in each]
+        for kind, item in (("mean", [gaussian.mean]), ("sample", list(drawn))):
+            scores = [answer_scores(scorer.option_log_probs(query, z, batch.options), answers) for z in item]
             result[f"nll_{name}_{kind}"] = np.mean([nll for nll, _ in scores], axis=0)
             result[f"accuracy_{name}_{kind}"] = np.mean([right for _, right in scores], axis=0)
     for kind in ("mean", "sample"):
@@ -285,7 +285,7 @@ def _leakage_columns(
         _put(columns["answer_entropy"], group, entropy(weights))
         errors["known_answer_leakage"] += error.tolist()
     return {
-        name: float(np.sqrt(np.sum(np.square(each))) / len(each)) if each else None for name, each in errors.items()
+        name: float(np.sqrt(np.sum(np.square(item))) / len(item)) if item else None for name, item in errors.items()
     }
 
 

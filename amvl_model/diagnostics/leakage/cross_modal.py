@@ -251,7 +251,7 @@ class _Run:
         prior = _gaussian([row[0] for row in self.rows[condition]], [row[1] for row in self.rows[condition]])
         rows = list(zip(self.rows[condition], self.given, strict=True))
         posterior = _gaussian([row[2][a] for row, a in rows], [row[3][a] for row, a in rows])
-        found = {
+        result = {
             "forward_kl": _numpy(kl_per_dimension(posterior, prior).flatten(1).sum(1)),
             "reverse_kl": _numpy(kl_per_dimension(prior, posterior).flatten(1).sum(1)),
             "prior_spread": _numpy(prior.std.flatten(1).mean(1)),
@@ -259,9 +259,9 @@ class _Run:
         }
         for latents in ("prior", "posterior"):
             key = (condition, condition, latents)
-            found[f"nll_{latents}_mean"] = -self.log_probs[key]
-            found[f"accuracy_{latents}_mean"] = self.right(key)
-        return found
+            result[f"nll_{latents}_mean"] = -self.log_probs[key]
+            result[f"accuracy_{latents}_mean"] = self.right(key)
+        return result
 
     def right(self, key: tuple[str, str, str]) -> Array:
         return (self.shares[key].argmax(1) == self.given).astype(np.float64)
@@ -274,8 +274,8 @@ class _Run:
         rows = self.rows[condition]
 
         def stacked(members: list[int], part: int) -> Array:
-            each = np.stack([rows[i][part] for i in members])
-            return each.reshape(*each.shape[:2], -1)
+            item = np.stack([rows[i][part] for i in members])
+            return item.reshape(*item.shape[:2], -1)
 
         return [(members, stacked(members, 2), stacked(members, 3)) for members in groups.values()]
 
@@ -287,18 +287,18 @@ class _Run:
         return nats, float(np.sqrt((errors**2).sum()) / len(errors))
 
     def sensitivity(self, condition: str) -> Array:
-        found = np.empty(len(self.given))
+        result = np.empty(len(self.given))
         for members, means, stds in self.option_posteriors(condition):
-            found[members] = answer_sensitivity(means, stds)
-        return found
+            result[members] = answer_sensitivity(means, stds)
+        return result
 
     def answer_code(self, condition: str, settings: dict[str, Any]) -> Interval | None:
         cosines: list[float] = []
         own, other = self.option_posteriors("own"), self.option_posteriors(condition)
         for (_, means, stds), (_, replaced, _) in zip(own, other, strict=True):
             weight = 1 / np.sqrt((stds**2).mean(1, keepdims=True))
-            a, b = (weight * (each - each.mean(1, keepdims=True)) for each in (means, replaced))
-            sizes = [(each**2).sum(-1) for each in (a, b)]
+            a, b = (weight * (item - item.mean(1, keepdims=True)) for item in (means, replaced))
+            sizes = [(item**2).sum(-1) for item in (a, b)]
             least = _ROUNDING * ((weight * means) ** 2).sum(-1)
             there = (np.minimum(*sizes) > least).all(1)
             cosines += ((a * b).sum(-1)[there] / np.sqrt(sizes[0] * sizes[1])[there]).mean(1).tolist()
@@ -314,7 +314,7 @@ def _shares(values: dict[str, Array], settings: dict[str, Any]) -> dict[str, Int
         "interaction": own - image - text + both,
         "remainder": both,
     }
-    return {name: bootstrap_mean(each, **settings) for name, each in parts.items()}
+    return {name: bootstrap_mean(item, **settings) for name, item in parts.items()}
 
 
 def _path_effects(run: _Run, condition: str, latents: str, settings: dict[str, Any]) -> dict[str, dict[str, Interval]]:

@@ -136,7 +136,7 @@ def slot_report(
         whole=everyone["whole"],
         slots=everyone["slots"],
         tasks={task: _summary(columns, members, settings) for task, members in tasks.items()},
-        monte_carlo_error={name: _error(each) for name, each in errors.items()},
+        monte_carlo_error={name: _error(item) for name, item in errors.items()},
         units=dict(WHOLE_MEASURES),
         n=len(entries),
         n_samples=n_samples,
@@ -164,7 +164,7 @@ def _columns(
             columns["answer_entropy"][0, [members[j] for j in known]] = entropy(weights)
         for part in range(1 + k):
             chosen = slice(None) if part == 0 else slice(part - 1, part)
-            mean, std = (each[:, :, chosen].reshape(*each.shape[:2], -1) for each in (means, stds))
+            mean, std = (item[:, :, chosen].reshape(*item.shape[:2], -1) for item in (means, stds))
             columns["answer_sensitivity"][part, members] = answer_sensitivity(mean, std)
             for name, rows, weight in (
                 ("leaked_information", list(range(len(members))), None),

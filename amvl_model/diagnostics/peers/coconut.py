@@ -150,9 +150,9 @@ class CoconutModel:
         embed, columns = self.module.get_input_embeddings(), []
         end = embed(torch.full((len(z), 1), self.end_id, device=z.device))
         for option in range(max(map(len, query.answers))):
-            each = [answers[min(option, len(answers) - 1)] for answers in query.answers]
-            ids = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
-            real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(a) for a in each], batch_first=True)
+            item = [answers[min(option, len(answers) - 1)] for answers in query.answers]
+            ids = torch.nn.utils.rnn.pad_sequence(item, batch_first=True)
+            real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(a) for a in item], batch_first=True)
             rows = torch.cat([z.to(end.dtype), end, embed(ids[:, :-1])], dim=1)
             mask = _longer(query.mask, rows.shape[1])
             hidden, _ = self._pass(rows, mask, copy.deepcopy(query.cache))
@@ -205,11 +205,11 @@ def _question(
     number: int, question: str, answer: str, answers: Sequence[str], options: int, rng: np.random.Generator
 ) -> VisualQuestion:
     match = _EITHER.fullmatch(question)
-    named = [f"{match['name']} is a {match[each]}." for each in ("first", "second")] if match else []
+    named = [f"{match['name']} is a {match[item]}." for item in ("first", "second")] if match else []
     if answer in named:
         choices = named
     else:
-        others = [each for each in answers if each != answer]
+        others = [item for item in answers if item != answer]
         if len(others) < options - 1:
             raise ValueError(
                 f"expected at least {options} different answers in the file, got {len(answers)}; add questions"
@@ -236,10 +236,10 @@ def _weights(file: Path) -> dict[str, Tensor]:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for every way in which a file can be wrong
         raise ValueError(f"{file}: expected a state dictionary by torch.save, got something else ({error})") from error
-    found = {n.removeprefix(_PREFIX): v for n, v in dict(stored).items() if n.startswith(_PREFIX)}
-    if not found:
+    result = {n.removeprefix(_PREFIX): v for n, v in dict(stored).items() if n.startswith(_PREFIX)}
+    if not result:
         raise ValueError(f"{file}: expected weights named {_PREFIX}..., got none; give a checkpoint of a Coconut run")
-    return found
+    return result
 
 
 def _longer(mask: Tensor, rows: int) -> Tensor:

@@ -75,7 +75,7 @@ def diagnose_adapter(name: str, adapter: Any, chosen: Sequence[str], plan: Plan)
     """
     from amvl_model.evaluation.latent_models import ForeignScorer, PosteriorModel
 
-    unknown = [each for each in chosen if each not in DIAGNOSTICS]
+    unknown = [item for item in chosen if item not in DIAGNOSTICS]
     if unknown or not chosen:
         raise ValueError(f"diagnostics must be some of {', '.join(DIAGNOSTICS)}, got {', '.join(unknown) or 'none'}")
     scorer = ForeignScorer(adapter)
@@ -83,17 +83,17 @@ def diagnose_adapter(name: str, adapter: Any, chosen: Sequence[str], plan: Plan)
     applicable = WITH_POSTERIOR if has_posterior else WITHOUT_POSTERIOR
     plan = replace(plan, training=None, posteriors={})
     result = Diagnosed(name=name, run=None, reports={}, refused={}, seconds={})
-    for each in chosen:
+    for item in chosen:
         began = time.perf_counter()
-        if each not in applicable:
-            lacks = "an answer-dependent posterior" if each in WITH_POSTERIOR else "the inside of an AMVL model"
-            result.refused[each] = f"not applicable: it needs {lacks}, which {type(adapter).__name__} does not offer"
+        if item not in applicable:
+            lacks = "an answer-dependent posterior" if item in WITH_POSTERIOR else "the inside of an AMVL model"
+            result.refused[item] = f"not applicable: it needs {lacks}, which {type(adapter).__name__} does not offer"
         else:
             try:
-                result.reports[each] = DIAGNOSTICS[each](scorer, scorer.processor, plan)
+                result.reports[item] = DIAGNOSTICS[item](scorer, scorer.processor, plan)
             except ValueError as error:
-                result.refused[each] = str(error)
-        result.seconds[each] = time.perf_counter() - began
+                result.refused[item] = str(error)
+        result.seconds[item] = time.perf_counter() - began
     if not result.reports:
         raise ValueError("; ".join(dict.fromkeys(result.refused.values())))
     return result

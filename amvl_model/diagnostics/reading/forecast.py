@@ -91,7 +91,7 @@ def logged(rows: Sequence[Mapping[str, Any]]) -> list[Probed]:
         for row in rows
         if row.get(PREFIX + "reading_nats") is not None
     ]
-    return [Probed(**each) for each in values]
+    return [Probed(**item) for item in values]
 
 
 @dataclass(frozen=True)

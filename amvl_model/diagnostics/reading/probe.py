@@ -103,7 +103,7 @@ class ReadingProbe:
         self.weights = there / counts[:, None]  # (B, O), sum 1 over the options of a question
         answers = [self.scorer.option_ids(option).cpu() for option in range(self.options)]
         ids, mask = pad_right(answers, processor.pad_token_id)
-        self.ids, self.mask = (each.to(self.scorer.device).repeat(len(questions), 1) for each in (ids, mask))
+        self.ids, self.mask = (item.to(self.scorer.device).repeat(len(questions), 1) for item in (ids, mask))
 
     def measure(
         self, optimizer: torch.optim.Optimizer | None = None, *, clip_factor: float = 1.0, gamma: float = 0.0
@@ -140,7 +140,7 @@ class ReadingProbe:
             scores = log_probs(point)
             (slope,) = torch.autograd.grad(scores.sum(), point)
         force = self._centred(slope.unflatten(0, rows).flatten(2))
-        each = self._sum((leak * force).sum(-1))  # (B,)
+        item = self._sum((leak * force).sum(-1))  # (B,)
         sensitivity, spread = self._size(force), self._size(leak)
         along = self.weights[..., None] * force.square() / len(force) / sensitivity**2  # sum 1
         variance = float((along * stds.square()).sum())
@@ -166,8 +166,8 @@ class ReadingProbe:
             answer_spread=spread / dimensions,
             leaked_nats=float(numbers.mean()),
             sensitivity=sensitivity,
-            reading_nats=float(each.mean()),
-            reading_error=float(each.std() / len(each) ** 0.5),
+            reading_nats=float(item.mean()),
+            reading_error=float(item.std() / len(item) ** 0.5),
             answer_variance=v,
             read_variance=variance,
             prior_read_variance=prior_variance,

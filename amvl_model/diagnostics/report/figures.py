@@ -154,16 +154,16 @@ def draw_similarity(matrix: Any, title: str, ax: Axes | None = None) -> Axes:
 
 def similarity_figure(data: Mapping[str, Mapping[str, Any] | None]) -> Figure | None:
     """Slot similarities of all checkpoints: a row per checkpoint, a column per kind."""
-    found = {name: each["slot_similarity"] for name, each in data.items() if each and each.get("slot_similarity")}
-    if not found:
+    result = {name: item["slot_similarity"] for name, item in data.items() if item and item.get("slot_similarity")}
+    if not result:
         return None
-    kinds = list(next(iter(found.values())))
+    kinds = list(next(iter(result.values())))
     with styled(SCALE):
-        page = Figure(figsize=(2.7 * len(kinds), 3.2 * len(found) + 0.4))
-        rows_of_axes = page.subplots(len(found), len(kinds), squeeze=False)
-        for row, (name, each) in zip(rows_of_axes, found.items(), strict=True):
+        page = Figure(figsize=(2.7 * len(kinds), 3.2 * len(result) + 0.4))
+        rows_of_axes = page.subplots(len(result), len(kinds), squeeze=False)
+        for row, (name, item) in zip(rows_of_axes, result.items(), strict=True):
             for ax, kind in zip(row, kinds, strict=True):
-                draw_similarity(each[kind], f"{name}\n{kind.replace('_', ', ')}", ax)
+                draw_similarity(item[kind], f"{name}\n{kind.replace('_', ', ')}", ax)
         page.suptitle("cosine similarity of slots [1], mean over questions; 0 and below is darkest")
     return page
 
@@ -173,12 +173,12 @@ def _rows(data: Mapping[str, Mapping[str, Any] | None], panel: Panel) -> tuple[l
     labels: list[str] = []
     series: dict[str, list[Any]] = {name: [] for name in data}
     for label, path in panel.rows:
-        found = {name: None if each is None else at(each, path) for name, each in data.items()}
-        size = max((len(value) for value in found.values() if isinstance(value, list)), default=0)
+        result = {name: None if item is None else at(item, path) for name, item in data.items()}
+        size = max((len(value) for value in result.values() if isinstance(value, list)), default=0)
         for i in range(max(1, size)):
             picked = {
                 name: value[i] if isinstance(value, list) and i < len(value) else None if size else value
-                for name, value in found.items()
+                for name, value in result.items()
             }
             if not any(is_interval(value) for value in picked.values()):
                 continue
@@ -247,9 +247,9 @@ def words(name: str) -> str:
 def rows(data: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
     """Every interval of one diagnostic as text: its name, and a cell per checkpoint ("-" where it has none)."""
     paths: dict[Path, None] = {}
-    for each in data.values():
-        paths |= dict.fromkeys(path for path, _ in intervals(each or {}))
-    return [(label(path), [cell(None if each is None else at(each, path)) for each in data.values()]) for path in paths]
+    for item in data.values():
+        paths |= dict.fromkeys(path for path, _ in intervals(item or {}))
+    return [(label(path), [cell(None if item is None else at(item, path)) for item in data.values()]) for path in paths]
 
 
 def cell(value: Any) -> str:

@@ -40,7 +40,7 @@ def write_report(out: Path, diagnosed: Sequence[Diagnosed], settings: Mapping[st
     record = {
         "config": to_jsonable(dict(settings)),
         "environment": provenance(),
-        "checkpoints": {each.name: to_jsonable(each.to_dict()) for each in diagnosed},
+        "checkpoints": {item.name: to_jsonable(item.to_dict()) for item in diagnosed},
     }
     data, page = out / "diagnostics.json", out / "report.html"
     data.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -57,8 +57,8 @@ def report_html(record: Mapping[str, Any], images: Images | None = None) -> str:
     """
     checkpoints = record["checkpoints"]
     settings = {"config": record["config"], "environment": record["environment"]}
-    settings["seconds"] = {name: each["seconds"] for name, each in checkpoints.items()}
-    names = [name for name in TITLES if any(name in each["diagnostics"] for each in checkpoints.values())]
+    settings["seconds"] = {name: item["seconds"] for name, item in checkpoints.items()}
+    names = [name for name in TITLES if any(name in item["diagnostics"] for item in checkpoints.values())]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -75,13 +75,13 @@ def report_html(record: Mapping[str, Any], images: Images | None = None) -> str:
 
 def _section(name: str, checkpoints: Mapping[str, Any], images: Sequence[tuple[Figure, str]]) -> dict[str, Any]:
     """What the template shows of one diagnostic."""
-    data = {each: value["diagnostics"].get(name) for each, value in checkpoints.items()}
-    keys = keys_of({each: (value["objective"] or {}).get("name") for each, value in checkpoints.items()})
+    data = {item: value["diagnostics"].get(name) for item, value in checkpoints.items()}
+    keys = keys_of({item: (value["objective"] or {}).get("name") for item, value in checkpoints.items()})
     panels = panels_figure(data, PANELS.get(name, ()), keys=keys)
     similarity = similarity_figure(data) if name == "stability" else None
     drawn = [(panels, "Means with their intervals"), (similarity, "Cosine similarity between slots"), *images]
     pngs = [(_png(figure), caption) for figure, caption in drawn if figure is not None]
-    refused = [(each, value["refused"][name]) for each, value in checkpoints.items() if name in value["refused"]]
+    refused = [(item, value["refused"][name]) for item, value in checkpoints.items() if name in value["refused"]]
     return {
         "name": name,
         "title": TITLES[name],
@@ -101,19 +101,19 @@ def _png(figure: Figure) -> str:
 
 def sentences(checkpoints: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The findings on every checkpoint as (checkpoint, sentence)."""
-    found = []
-    for name, each in checkpoints.items():
-        if each.get("training_overlap"):
-            found.append((name, each["training_overlap"]))
-        for key, data in each["diagnostics"].items():
+    result = []
+    for name, item in checkpoints.items():
+        if item.get("training_overlap"):
+            result.append((name, item["training_overlap"]))
+        for key, data in item["diagnostics"].items():
             if data is None:
                 continue
             if key == "contamination":
-                found.append((name, _leak_sentence(data["measures"])))
+                result.append((name, _leak_sentence(data["measures"])))
             elif key == "relevance":
-                found.append((name, _relevance_sentence(data["parts"])))
-            found += [(name, data[text]) for text in ("verdict", "sentence") if isinstance(data.get(text), str)]
-    return found
+                result.append((name, _relevance_sentence(data["parts"])))
+            result += [(name, data[text]) for text in ("verdict", "sentence") if isinstance(data.get(text), str)]
+    return result
 
 
 def _leak_sentence(measures: Mapping[str, Any]) -> str:
@@ -160,7 +160,7 @@ def _maps(diagnosed: Sequence[Diagnosed]) -> Images:
     """Relevance maps of every checkpoint, question by question, and the slots of the first question."""
     from amvl_model.diagnostics.report.relevance_figures import relevance_figure, slot_targets
 
-    reports = {each.name: each.reports["relevance"].maps for each in diagnosed if "relevance" in each.reports}
+    reports = {item.name: item.reports["relevance"].maps for item in diagnosed if "relevance" in item.reports}
     images = []
     for i in range(max((len(maps) for maps in reports.values()), default=0)):
         for name, maps in reports.items():

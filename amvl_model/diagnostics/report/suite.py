@@ -86,8 +86,8 @@ def _posteriors(model: Any, processor: Any, plan: Plan) -> Any:
     from amvl_model.diagnostics.common.posteriors import option_posteriors
 
     if plan.posteriors.get("model") is not model:
-        found = option_posteriors(model, processor, plan.questions, plan.batch_size, progress=plan.progress)
-        plan.posteriors.update(model=model, found=found)
+        result = option_posteriors(model, processor, plan.questions, plan.batch_size, progress=plan.progress)
+        plan.posteriors.update(model=model, found=result)
     return plan.posteriors["found"]
 
 
@@ -190,7 +190,7 @@ def diagnose(name: str, chosen: Sequence[str], plan: Plan) -> Diagnosed:
     from amvl_model.evaluation.scorers import latent_scorer
     from amvl_model.models.loading import load_checkpoint, resolve
 
-    unknown = [each for each in chosen if each not in DIAGNOSTICS]
+    unknown = [item for item in chosen if item not in DIAGNOSTICS]
     if unknown or not chosen:
         raise ValueError(f"diagnostics must be some of {', '.join(DIAGNOSTICS)}, got {', '.join(unknown) or 'none'}")
     model, processor = load_checkpoint(name)
@@ -198,13 +198,13 @@ def diagnose(name: str, chosen: Sequence[str], plan: Plan) -> Diagnosed:
     run = run_config(Path(resolve(name)))
     overlap = None if run is None else training_overlap(plan.questions, run.data)
     result = Diagnosed(name=name, run=run, overlap=overlap, reports={}, refused={}, seconds={})
-    for each in chosen:
+    for item in chosen:
         began = time.perf_counter()
         try:
-            result.reports[each] = DIAGNOSTICS[each](model, processor, plan)
+            result.reports[item] = DIAGNOSTICS[item](model, processor, plan)
         except ValueError as error:
-            result.refused[each] = str(error)
-        result.seconds[each] = time.perf_counter() - began
+            result.refused[item] = str(error)
+        result.seconds[item] = time.perf_counter() - began
     plan.posteriors.clear()
     if not result.reports:
         raise ValueError("; ".join(dict.fromkeys(result.refused.values())))

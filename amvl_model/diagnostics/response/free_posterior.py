@@ -128,11 +128,11 @@ def free_posteriors(nll: Nll, pairs: int, size: int, gammas: Sequence[float], se
             raise ValueError(
                 f"gamma must be finite and above 0, got {gamma}: without it nothing holds a free posterior"
             )
-    found: dict[float, FreePosteriors] = {}
+    result: dict[float, FreePosteriors] = {}
     point = torch.zeros(2, pairs, size)
     for gamma in sorted(set(gammas), reverse=True):
-        point, found[gamma] = _search(nll, point, gamma, search)
-    return [found[gamma] for gamma in gammas]
+        point, result[gamma] = _search(nll, point, gamma, search)
+    return [result[gamma] for gamma in gammas]
 
 
 def decoder_nll(
@@ -234,7 +234,7 @@ def _round(nll: Nll, start: Tensor, gamma: float, search: Search, generator: tor
 def _evaluate(nll: Nll, point: Tensor, gamma: float, noise: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
     """F (P,) and its answer NLL (P,) on given draws, as many at a time as a step takes."""
     u, r = point
-    parts = [nll(_draws(u, r, each)).mean(1) for each in noise.split(2 * pairs)]
+    parts = [nll(_draws(u, r, item)).mean(1) for item in noise.split(2 * pairs)]
     answer = torch.stack(parts).mean(0)
     return answer + gamma * _kl(u, r), answer
 

@@ -177,14 +177,14 @@ class LinearResponseReport:
                 "seed": self.absorption.seed,
             },
             "per_question": self.per_question,
-            "ids": [each.question_id for each in self.responses],
-            "tasks": [each.task for each in self.responses],
+            "ids": [item.question_id for item in self.responses],
+            "tasks": [item.task for item in self.responses],
             "weights": self.weights,
             "seed": self.seed,
             "level": self.level,
         }
         if arrays:
-            result["responses"] = [_plain(each) for each in self.responses]
+            result["responses"] = [_plain(item) for item in self.responses]
         return result
 
     def table(self) -> str:
@@ -242,7 +242,7 @@ def measure_linear_response(
         raise ValueError(f"step must be above 0, got {step}")
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
-    found: dict[int, LinearResponse] = {}
+    result: dict[int, LinearResponse] = {}
     with differentiable(model):
         for batch in batches(
             questions,
@@ -254,8 +254,8 @@ def measure_linear_response(
             needs_answer=False,
         ):
             rows = _batch_responses(scorer, batch, weights, step if hessian else None)
-            found |= dict(zip(batch.index, rows, strict=True))
-    responses = [found[i] for i in range(len(questions))]
+            result |= dict(zip(batch.index, rows, strict=True))
+    responses = [result[i] for i in range(len(questions))]
     columns = _columns(responses)
     settings = {"n_bootstrap": n_bootstrap, "seed": seed, "level": level}
     return LinearResponseReport(
@@ -320,25 +320,25 @@ def _with_hessians(
     step: float,
 ) -> list[LinearResponse]:
     """d^2 NLL(a)/dw^2 by central differences of the forces along every mode of every question."""
-    most = max(each.modes for each in rows)
-    hessians = [np.zeros((len(each.weights), each.modes, each.modes)) for each in rows]
+    most = max(item.modes for item in rows)
+    hessians = [np.zeros((len(item.weights), item.modes, item.modes)) for item in rows]
     for mode in range(most):
         along = np.stack(
-            [each.directions[mode] if mode < each.modes else np.zeros_like(each.prior_mean) for each in rows]
+            [item.directions[mode] if mode < item.modes else np.zeros_like(item.prior_mean) for item in rows]
         )
         direction = torch.from_numpy(along).to(z).view_as(z)
         ends = [_flat(answer_forces(scorer, query, z + t * direction, batch.options)[0], 2) for t in (step, -step)]
         slope = (ends[0] - ends[1]) / (2 * step)
-        for i, each in enumerate(rows):
-            if mode < each.modes:
-                hessians[i][:, mode] = -slope[i, : len(each.weights)] @ each.directions.T
-    return [replace(each, hessians=symmetric(found)) for each, found in zip(rows, hessians, strict=True)]
+        for i, item in enumerate(rows):
+            if mode < item.modes:
+                hessians[i][:, mode] = -slope[i, : len(item.weights)] @ item.directions.T
+    return [replace(item, hessians=symmetric(result)) for item, result in zip(rows, hessians, strict=True)]
 
 
 def _columns(responses: Sequence[LinearResponse]) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {name: [] for name in MEASURES}
-    for each in responses:
-        values = _question_measures(each)
+    for item in responses:
+        values = _question_measures(item)
         for name, column in columns.items():
             column.append(values.get(name))
     return columns
@@ -377,9 +377,9 @@ def _interval(name: str, column: Sequence[float | None], settings: dict[str, Any
     known = [value for value in known if value > 0]
     if not known:
         return None
-    found = bootstrap_mean(np.log(known), **settings)
-    low, high = (None if end is None else float(np.exp(end)) for end in (found.low, found.high))
-    return Interval(mean=float(np.exp(found.mean)), low=low, high=high, n=found.n)
+    result = bootstrap_mean(np.log(known), **settings)
+    low, high = (None if end is None else float(np.exp(end)) for end in (result.low, result.high))
+    return Interval(mean=float(np.exp(result.mean)), low=low, high=high, n=result.n)
 
 
 def _plain(each: LinearResponse) -> dict[str, Any]:

@@ -211,9 +211,9 @@ def absorption(responses: Sequence[LinearResponse], seed: int = 0) -> Absorption
     references = []
     for part in (0, 1):
         members = [responses[i] for i in np.flatnonzero(half == part).tolist()]
-        reference = np.mean([each.prior_mean for each in members], axis=0)
+        reference = np.mean([item.prior_mean for item in members], axis=0)
         references.append(reference)
-        pairs = [_absorption_terms(each, reference) for each in members]
+        pairs = [_absorption_terms(item, reference) for item in members]
         product, square = np.sum(pairs, axis=0)
         shares.append(float(product / square) if square > 0 else None)
     ratios = [None if s is None or s <= 0 else max(0.0, (1 - s) / s) for s in shares]

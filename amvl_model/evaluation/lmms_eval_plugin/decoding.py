@@ -115,7 +115,7 @@ class Answerer:
             ids = self._generate(batch, keys, settings)
         written = [self._written(row) for row in ids]
         texts = [settings.cut(text) for text in self.processor.decode(ids)]
-        return [Reply(*each) for each in zip(texts, lengths, written, strict=True)]
+        return [Reply(*item) for item in zip(texts, lengths, written, strict=True)]
 
     def _generate(self, batch: dict[str, Tensor], keys: Sequence[str], settings: DecodingSettings) -> Tensor:
         options = settings.generate_options()
@@ -158,16 +158,16 @@ class Answerer:
             ValueError: for a continuation without tokens, or as `replies`.
         """
         batch = {name: t.to(self.scorer.device) for name, t in self.processor(questions, answers=False).items()}
-        found: list[list[tuple[float, bool]]] = [[] for _ in questions]
+        result: list[list[tuple[float, bool]]] = [[] for _ in questions]
         with inference(self.model):
             query = self.scorer.encode(batch)
             drawn = self._latents(query.prior, keys)
-            for place in range(max(len(each) for each in continuations)):
-                texts = [each[min(place, len(each) - 1)] for each in continuations]
+            for place in range(max(len(item) for item in continuations)):
+                texts = [item[min(place, len(item) - 1)] for item in continuations]
                 for row, value in enumerate(self._scored(query, drawn, texts)):
                     if place < len(continuations[row]):
-                        found[row].append(value)
-        return found
+                        result[row].append(value)
+        return result
 
     def _scored(self, query: EncodedQuery, drawn: Sequence[Any], texts: Sequence[str]) -> list[tuple[float, bool]]:
         rows = [self.processor.encode_answer(text.strip())[:-1] for text in texts]
@@ -176,8 +176,8 @@ class Answerer:
         for z in drawn:
             logits = self.scorer.answer_logits(query, z, ids)
             log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-            each = log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-            totals.append(each.masked_fill(mask == 0, 0.0).sum(1))
+            item = log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+            totals.append(item.masked_fill(mask == 0, 0.0).sum(1))
             if greedy is None:
                 greedy = ((logits.argmax(-1) == ids) | (mask == 0)).all(1)
         assert greedy is not None

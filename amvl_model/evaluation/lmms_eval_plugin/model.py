@@ -114,8 +114,8 @@ class AMVLModel(lmms):
 
     def _choose_device(self, device: str | None) -> torch.device:
         if self.accelerator.num_processes > 1:
-            found: torch.device = self.accelerator.device
-            return found
+            result: torch.device = self.accelerator.device
+            return result
         return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property

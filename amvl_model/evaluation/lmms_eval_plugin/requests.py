@@ -178,13 +178,13 @@ def picture(visual: Any, name: str) -> Image.Image:
 
 
 def _flat(visuals: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
+    result: list[Any] = []
     for visual in visuals:
         if isinstance(visual, list | tuple):
-            found += _flat(visual)
+            result += _flat(visual)
         elif visual is not None:
-            found.append(visual)
-    return found
+            result.append(visual)
+    return result
 
 
 def _question(parts: Sequence[Any], name: str) -> VisualQuestion:

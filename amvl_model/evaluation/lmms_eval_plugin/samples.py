@@ -93,8 +93,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types, ready for JSON; scores are fractions."""
-        found: dict[str, Any] = to_jsonable(asdict(self))
-        return found
+        result: dict[str, Any] = to_jsonable(asdict(self))
+        return result
 
     def table(self) -> str:
         """Plain text: the scores, then the differences."""
@@ -161,8 +161,8 @@ def read_scores(out: str | Path) -> dict[str, float]:
     """
     path = _newest(Path(out), "*_results.json")[0]
     results = json.loads(path.read_text(encoding="utf-8"))["results"]
-    found = {name: entry.get(f"{_METRIC},none") for name, entry in results.items()}
-    return {name: float(value) for name, value in found.items() if value is not None}
+    result = {name: entry.get(f"{_METRIC},none") for name, entry in results.items()}
+    return {name: float(value) for name, value in result.items() if value is not None}
 
 
 def compare(samples: Sequence[LoggedSample], scores: Mapping[str, float], *, n_bootstrap: int = 1000) -> Comparison:
@@ -207,14 +207,14 @@ def compare(samples: Sequence[LoggedSample], scores: Mapping[str, float], *, n_b
 
 def _newest(folder: Path, pattern: str) -> list[Path]:
     """Files of the newest run; lmms-eval begins their names with the time."""
-    found = sorted(folder.rglob(pattern), key=lambda path: path.name)
-    if not found:
+    result = sorted(folder.rglob(pattern), key=lambda path: path.name)
+    if not result:
         raise FileNotFoundError(
             f"{folder}: expected a file {pattern}, found none; give lmms-eval --log_samples and --output_path, and look at its "
             "output: a run that fails ends with status 0"
         )
-    stamp = max(_stamp(path) for path in found)
-    return [path for path in found if _stamp(path) == stamp]
+    stamp = max(_stamp(path) for path in result)
+    return [path for path in result if _stamp(path) == stamp]
 
 
 def _stamp(path: Path) -> str:

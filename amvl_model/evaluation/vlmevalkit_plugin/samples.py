@@ -68,7 +68,7 @@ class Comparison:
         lines = [f"{self.n} questions"]
         for name, scores in (("VLMEvalKit exact matching", self.vlmevalkit), ("parse_choice", self.ours)):
             lines += [f"  {value:7.2%}  {name}, mean over {over}" for over, value in scores.items()]
-        changing = sum(each.changes_score for each in self.differences)
+        changing = sum(item.changes_score for item in self.differences)
         lines.append(f"{len(self.differences)} replies read differently, {changing} of them scored differently")
         lines += [
             f"  {d.index}: VLMEvalKit {_letter(d.vlmevalkit)}, parse_choice {_letter(d.ours)}: {d.reply[:60]!r}"

@@ -95,10 +95,10 @@ def profiles(results: Sequence[Result]) -> str:
     """What the profiled steps spend their time on, a paragraph a cell and method; empty without profiles."""
     parts = []
     for result in results:
-        for method, found in (result.extra.get("profile") or {}).items():
-            idle = "" if found["idle"] is None else f", device idle {found['idle']:.0%}"
-            lines = [f"{result.cell}, {method}: {found['wall_seconds']:.4g} s with the profiler{idle}"]
-            for row in found["operations"][:PROFILE_LINES]:
+        for method, outcome in (result.extra.get("profile") or {}).items():
+            idle = "" if outcome["idle"] is None else f", device idle {outcome['idle']:.0%}"
+            lines = [f"{result.cell}, {method}: {outcome['wall_seconds']:.4g} s with the profiler{idle}"]
+            for row in outcome["operations"][:PROFILE_LINES]:
                 lines.append(f"  {row['share']:6.1%}  {row['seconds']:9.4g} s  {row['calls']:6d} x  {row['name'][:80]}")
             parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -129,7 +129,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
     """Every requirement against what was measured."""
     done = [result for result in results if result.extra.get("status") == "done"]
     train = [r for r in done if r.config["kind"] == "train"]
-    found = [
+    outcome = [
         _all(
             "step time at most r + 0.03 times SFT's", train, _ratio_margin, lambda x: x <= RATIO_MARGIN, "excess over r"
         ),
@@ -150,7 +150,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
     ]
     gradients = [r for r in done if r.config["kind"] == "gradients"]
     difference = _metric("gradient_difference")
-    found.append(
+    outcome.append(
         _all(
             "gradients equal the three-pass reference",
             gradients,
@@ -161,7 +161,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
     )
     sharded = [r for r in done if r.config["kind"] == "sharded"]
     for name in ("gathers", "reductions"):
-        found.append(
+        outcome.append(
             _all(
                 f"FSDP2 {name} at most twice SFT's",
                 sharded,
@@ -170,19 +170,19 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
                 "ratio",
             )
         )
-    found.append(_all("FSDP2 gradients equal one process", sharded, difference, lambda x: x <= 1e-4, "difference"))
+    outcome.append(_all("FSDP2 gradients equal one process", sharded, difference, lambda x: x <= 1e-4, "difference"))
     infer = [r for r in done if r.config["kind"] == "infer"]
     first, eight = _metric("first_token_extra_steps"), _metric("eight_samples_over_one")
-    found += [
+    outcome += [
         _all("first token at most plain's + 1.2 decode steps", infer, first, lambda x: x <= FIRST_TOKEN_STEPS, "steps"),
         _all("8 latent samples at most 1.5 times one", infer, eight, lambda x: x <= SAMPLES_FACTOR, "ratio"),
     ]
     seven = [r for r in train if r.config["size"] == "7b" and r.config["device"] == "cuda"]
     used = _metric("utilisation.two-pass")
-    found.append(
+    outcome.append(
         _all("7B at 45 % model-flops utilisation or better", seven, used, lambda x: x >= UTILISATION, "fraction")
     )
-    return [*found, *_linearity(train), *_latents(train)]
+    return [*outcome, *_linearity(train), *_latents(train)]
 
 
 def _metric(name: str) -> Callable[[Result], float | None]:
@@ -255,7 +255,7 @@ def _tokens(group: Sequence[Result], method: str) -> list[int]:
 
 def _linearity(results: Sequence[Result]) -> list[Verdict]:
     """The exponent of the time in the tokens of the layout while N grows; plain fine-tuning's own stands beside it."""
-    found = []
+    result = []
     for key, group in _groups(results, "length").items():
         if len(group) < 4:
             continue
@@ -269,10 +269,10 @@ def _linearity(results: Sequence[Result]) -> list[Verdict]:
         kept = "checkpointing" if key[3] else "no checkpointing"
         passed = None if len(slopes) < 2 else slopes["two-pass"] <= max(1.0, slopes["sft"]) + LINEAR_MARGIN
         detail = f"{', '.join(parts)} (forward and backward pass, {len(lengths)} lengths)"
-        found.append(
+        result.append(
             Verdict(f"cost linear in the tokens as N grows ({key[0]}, |y| = {key[1]}, {kept})", passed, detail)
         )
-    return found or [
+    return result or [
         Verdict("cost linear in the tokens as N grows, over four lengths", None, "fewer than four lengths")
     ]
 

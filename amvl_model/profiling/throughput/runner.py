@@ -103,14 +103,14 @@ def _memory(cell: Cell, end: float | None) -> dict[str, Any]:
     """Memory of every method, in a process for each; the cell is done if one of them fits."""
     report: dict[str, Any] = {"status": DOES_NOT_FIT, "reason": "no method fits"}
     for method in cell.methods:
-        found = _worker(replace(cell, methods=(method,)), "memory", end)
-        if found["status"] == "done":
+        result = _worker(replace(cell, methods=(method,)), "memory", end)
+        if result["status"] == "done":
             report.pop("reason", None)
-            report |= {name: found[name] for name in ("status", "device", "parameters", "trained")}
+            report |= {name: result[name] for name in ("status", "device", "parameters", "trained")}
         else:
-            report.setdefault("memory_missing", {})[method] = found["reason"]
+            report.setdefault("memory_missing", {})[method] = result["reason"]
         for name in MEMORY:
-            report.setdefault(name, {})[method] = found.get(name)
+            report.setdefault(name, {})[method] = result.get(name)
     return report
 
 

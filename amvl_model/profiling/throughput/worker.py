@@ -113,8 +113,8 @@ def profile_step(step: Step, device: str) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu) as profiler:
         wall = timed(step, device)
     spent = {
-        each.key: ((each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e6, each.count)
-        for each in profiler.key_averages()
+        entry.key: ((entry.self_device_time_total if on_gpu else entry.self_cpu_time_total) / 1e6, entry.count)
+        for entry in profiler.key_averages()
     }
     total = sum(seconds for seconds, _ in spent.values())
     largest = sorted(spent.items(), key=lambda item: -item[1][0])[:PROFILED]
@@ -187,20 +187,20 @@ def measure_gradients(cell: Cell) -> dict[str, Any]:
     if cell.checkpointing:
         model.gradient_checkpointing_enable()
     by_method = losses(model, build_batch(cell), noise_seed=7)
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     values = {}
     for name in ("two-pass", "three-pass"):
         model.zero_grad()
         loss = by_method[name]()
         loss.backward()
         values[name] = float(loss.detach())
-        found[name] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    if found["two-pass"].keys() != found["three-pass"].keys():
+        result[name] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    if result["two-pass"].keys() != result["three-pass"].keys():
         raise RuntimeError("the two layouts give gradients to different parameters")
     worst = 0.0
-    for name, expected in found["three-pass"].items():
+    for name, expected in result["three-pass"].items():
         norm = float(expected.norm())
-        difference = float((found["two-pass"][name] - expected).norm())
+        difference = float((result["two-pass"][name] - expected).norm())
         worst = max(worst, difference / norm if norm else difference)
     relative = abs(values["two-pass"] - values["three-pass"]) / abs(values["three-pass"])
     return {"device": device_name("cpu"), "gradient_difference": worst, "loss_difference": relative}

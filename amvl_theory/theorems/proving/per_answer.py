@@ -99,5 +99,5 @@ def _rare_answer(proof: Proof) -> None:
         f"active at sigma_q^2 = 1/2 and 2, sigma_p^2 = 3/4, although gamma_c = {threshold} < 1; kurtosis {1 / p}",
     )
     forces, weights = np.array([0.0, 189**0.5 / 4]), np.array([26 / 27, 1 / 27])
-    found = per_answer_spread(forces, weights, 1.0, 1.0)
-    proof.record("the largest equilibrium of that instance is active", DENSE, found > 0, f"E delta^2 = {found:.4f}")
+    result = per_answer_spread(forces, weights, 1.0, 1.0)
+    proof.record("the largest equilibrium of that instance is active", DENSE, result > 0, f"E delta^2 = {result:.4f}")

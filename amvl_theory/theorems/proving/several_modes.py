@@ -91,9 +91,9 @@ def _dense_lasso(proof: Proof) -> None:
         forces -= forces.mean(axis=0)
         thresholds = 2 * np.mean(forces**2, axis=0) / np.diagonal(curvature)
         weight = 0.05 * float(thresholds.min())
-        found = [coupled_modes(forces, curvature, weight, rng.uniform(0.01, 5.0, d), 400) for _ in range(3)]
-        apart = max(apart, *(relative(shifts, found[0][1]) for _, shifts in found))
-        spread, shifts = found[0]
+        result = [coupled_modes(forces, curvature, weight, rng.uniform(0.01, 5.0, d), 400) for _ in range(3)]
+        apart = max(apart, *(relative(shifts, result[0][1]) for _, shifts in result))
+        spread, shifts = result[0]
         V = np.mean(shifts**2, axis=0)
         by_mean = forces - shifts @ curvature - weight * shifts / spread
         by_variance = np.diagonal(curvature) + weight * (1 / spread - (spread + 2 * V) / spread**2)

@@ -57,8 +57,8 @@ def test_the_orientation_is_applied_once_by_every_door(orientation: int, kind: s
     exif[0x112] = orientation
     data = encoded(UPRIGHT, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    for name, found in every_way(data, tmp_path).items():
-        assert (found.size, found.tobytes()) == (expected.size, expected.tobytes()), name
+    for name, result in every_way(data, tmp_path).items():
+        assert (result.size, result.tobytes()) == (expected.size, expected.tobytes()), name
     assert bool((through_processor(Image.open(io.BytesIO(data))) == through_processor(expected)).all())
 
 
@@ -79,8 +79,8 @@ TRANSPARENT = {
 def test_what_is_transparent_becomes_white_by_every_door(name: str, tmp_path: Path) -> None:
     image, options = TRANSPARENT[name]
     data = encoded(image, **options)
-    for way, found in every_way(data, tmp_path).items():
-        assert found.getpixel((4, 4)) == (255, 255, 255), way
+    for way, result in every_way(data, tmp_path).items():
+        assert result.getpixel((4, 4)) == (255, 255, 255), way
     assert bool(
         (through_processor(Image.open(io.BytesIO(data))) == through_processor(Image.new("RGB", (8, 8), "white"))).all()
     )
@@ -93,8 +93,8 @@ def test_premultiplied_alpha_becomes_white() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_16_bit_images_are_scaled(kind: str, tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    for way, found in every_way(encoded(Image.fromarray(values), kind), tmp_path).items():
-        assert np.abs(np.asarray(found)[..., 0] - values / 257).max() <= 0.5, way
+    for way, result in every_way(encoded(Image.fromarray(values), kind), tmp_path).items():
+        assert np.abs(np.asarray(result)[..., 0] - values / 257).max() <= 0.5, way
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -151,7 +151,7 @@ def test_written_questions_are_upright_and_rgb(tmp_path: Path) -> None:
     file = write_questions(
         [VisualQuestion(id="a", images=(image, UPRIGHT.convert("CMYK")), prompt="p", answer_text="x")], tmp_path
     )
-    assert [each.size for each in QuestionFile(file)[0].images] == [(40, 60), (60, 40)]
+    assert [item.size for item in QuestionFile(file)[0].images] == [(40, 60), (60, 40)]
 
 
 def test_windows_of_large_images_are_short_and_small_ones_keep_16_batches() -> None:
@@ -159,16 +159,16 @@ def test_windows_of_large_images_are_short_and_small_ones_keep_16_batches() -> N
         image = Image.new("1", (side, side))
         question = VisualQuestion(id="q", images=(image,), prompt="p", answer_text="x")
         alive: list[int] = []
-        found = []
+        result = []
 
         def read(place: int) -> VisualQuestion:
             alive.append(place)
             return question
 
         for chosen, _ in question_batches.sorted_batches(range(40), read, lambda _: 0, 2):
-            found.append(chosen)
-            largest.append(len(alive) - 2 * (len(found) - 1))
-        return found
+            result.append(chosen)
+            largest.append(len(alive) - 2 * (len(result) - 1))
+        return result
 
     largest: list[int] = []
     assert batches(8) == [[2 * i, 2 * i + 1] for i in range(20)]

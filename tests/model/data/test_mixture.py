@@ -101,8 +101,8 @@ def test_more_bad_questions_than_allowed_are_fatal_and_listed() -> None:
 
 def test_reading_in_order_leaves_out_the_bad_ones_and_logs_them(caplog: pytest.LogCaptureFixture) -> None:
     skipped: list[Skipped] = []
-    found = [q.id for q in readable("a", Source("a", 5, bad=[2]), skipped)]
-    assert found == ["a0", "a1", "a3", "a4"]
+    result = [q.id for q in readable("a", Source("a", 5, bad=[2]), skipped)]
+    assert result == ["a0", "a1", "a3", "a4"]
     assert [(s.source, s.index) for s in skipped] == [("a", 2)]
     assert "skipped question 2 of a: record 2 of a.parquet" in caplog.text
     with pytest.raises(ValueError, match="2 questions of 5 could not be read; expected at most 1"):

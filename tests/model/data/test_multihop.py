@@ -179,14 +179,14 @@ def test_questions_are_the_same_in_any_order(task: str) -> None:
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)
 def test_questions_of_a_scene_share_their_image(task: str) -> None:
-    for each in (8, 3):
-        records = [multihop_record(task, "train", 2, i, questions_per_scene=each) for i in range(4 * each)]
+    for item in (8, 3):
+        records = [multihop_record(task, "train", 2, i, questions_per_scene=item) for i in range(4 * item)]
         images: dict[str, set[bytes]] = defaultdict(set)
         for record in records:
             images[record["scene"]].add(pixels(record).tobytes())
-        assert [len(found) for found in images.values()] == [1, 1, 1, 1]
+        assert [len(result) for result in images.values()] == [1, 1, 1, 1]
         assert len(set.union(*images.values())) == 4
-        assert len({record["prompt"] for record in records}) > 3 * each
+        assert len({record["prompt"] for record in records}) > 3 * item
 
 
 def test_drawing_on_a_record_leaves_the_scene_as_it_was() -> None:

@@ -25,11 +25,11 @@ from tests.model.data.test_synthetic import assert_uniform
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)
 def test_letters_colours_and_hops_are_balanced(task: str) -> None:
-    count, each = 2400, 8 if task == "Dots_And_Arrows" else 4
+    count, item = 2400, 8 if task == "Dots_And_Arrows" else 4
     letters: dict[int, Counter[int]] = defaultdict(Counter)
     colours: dict[int, Counter[str]] = defaultdict(Counter)
     for index in range(count):
-        record = multihop_record(task, "train", 7, index, questions_per_scene=each)
+        record = multihop_record(task, "train", 7, index, questions_per_scene=item)
         letters[record["hops"]][LETTERS.index(record["answer"][1])] += 1
         colours[record["hops"]][record["chain"][-1]] += 1
     for hops, weight in hop_weights(DEFAULT_HOPS).items():

@@ -41,8 +41,8 @@ def test_one_wrong_record_of_visual_puzzles_is_skipped_and_named(
     whole = [question.id for question in load_visual_puzzles(tmp_path)]
     change_rows(file, {1: {"options": ["a", "b", "c", "d"]} | fields})
     with caplog.at_level(logging.WARNING):
-        found = [question.id for question in load_visual_puzzles(tmp_path)]
-    assert found == whole[:1] + whole[2:]
+        result = [question.id for question in load_visual_puzzles(tmp_path)]
+    assert result == whole[:1] + whole[2:]
     assert len([message for message in caplog.messages if message.startswith("skipped a record")]) == 1
     change_rows(file, {2: {"answer": "Z"}})
     with pytest.raises(ValueError, match="2 of 5 records have wrong fields, expected at most 1"):

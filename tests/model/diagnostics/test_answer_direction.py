@@ -53,8 +53,8 @@ def test_a_prior_at_an_options_posterior_has_shift_one_and_at_the_average_none()
 
 
 def test_an_option_at_the_average_has_no_direction() -> None:
-    found = answer_direction_shift([1.0, 0.0], [[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
-    assert np.isnan(found).all()
+    result = answer_direction_shift([1.0, 0.0], [[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
+    assert np.isnan(result).all()
     report = answer_direction_report(
         [entry([1.0, 0.0], [[2.0, 1.0]] * 2, 0), entry([1.0, 0.0], [[2.0, 1.0], [0.0, 1.0]], 0)]
     )
@@ -66,8 +66,8 @@ def test_precision_weighs_the_dimensions() -> None:
     means, prior = np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([1.0, 0.0])
     assert answer_direction_shift(prior, means, [3.0, 1.0])[0] == pytest.approx(0.75)
     std = np.array([1.0, 3.0**0.5])  # the metric is the inverse of the mean variance
-    found = answer_direction_report([entry(prior, means, 0, std=std)])
-    assert found.held_out.figures["given"].mean == pytest.approx(0.75)  # type: ignore[union-attr]
+    result = answer_direction_report([entry(prior, means, 0, std=std)])
+    assert result.held_out.figures["given"].mean == pytest.approx(0.75)  # type: ignore[union-attr]
     plain = answer_direction_report([entry(prior, means, 0, std=std)], metric="euclidean")
     assert plain.held_out.figures["given"].mean == pytest.approx(0.5)  # type: ignore[union-attr]
 
@@ -96,20 +96,20 @@ def test_it_is_the_quantity_that_the_theory_predicts(gamma: float) -> None:
     entries, predicted = amortised(gamma)
     shifts = [answer_direction_shift(e.prior_mean[0], e.posterior_means[:, 0], 2.0) for e in entries]
     np.testing.assert_allclose(shifts, predicted.training, rtol=1e-9)
-    found = answer_direction_report(entries, n_bootstrap=300).held_out
-    np.testing.assert_allclose(found.per_question["given"], predicted.training_answer, rtol=1e-9)
-    np.testing.assert_allclose(found.per_question["others"], predicted.training_others, rtol=1e-9)
+    result = answer_direction_report(entries, n_bootstrap=300).held_out
+    np.testing.assert_allclose(result.per_question["given"], predicted.training_answer, rtol=1e-9)
+    np.testing.assert_allclose(result.per_question["others"], predicted.training_others, rtol=1e-9)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7])
 def test_leverage_on_training_questions_is_the_weight_of_a_questions_own_label(gamma: float) -> None:
     entries, predicted = amortised(gamma, seed=1)
     figures = answer_direction_report(entries, n_bootstrap=500).held_out.figures
-    found = figures["leverage"]
-    assert found is not None and found.low is not None and found.high is not None
+    result = figures["leverage"]
+    assert result is not None and result.low is not None and result.high is not None
     assert 0.05 < predicted.mean_leverage < 0.3
-    assert abs(found.mean - predicted.mean_leverage) < 4 * (found.high - found.low) / 3.92
-    assert found.excludes_zero
+    assert abs(result.mean - predicted.mean_leverage) < 4 * (result.high - result.low) / 3.92
+    assert result.excludes_zero
     own = figures["own_label"]
     assert own is not None and own.low is not None and own.high is not None
     assert abs(own.mean - predicted.memorised_contrast.mean()) < 4 * (own.high - own.low) / 3.92
@@ -126,10 +126,10 @@ def test_a_prior_that_infers_the_answer_but_never_saw_the_label_has_no_leverage(
     contrast = figures["contrast"]
     assert contrast is not None and contrast.low is not None and contrast.low > 0.2  # inferred
     for name in ("leverage", "own_label"):
-        found = figures[name]
-        assert found is not None and found.low is not None and found.high is not None
-        assert abs(found.mean) < 4 * (found.high - found.low) / 3.92
-        assert abs(found.mean) < 0.1
+        result = figures[name]
+        assert result is not None and result.low is not None and result.high is not None
+        assert abs(result.mean) < 4 * (result.high - result.low) / 3.92
+        assert abs(result.mean) < 0.1
 
 
 def test_certain_labels_show_no_leverage_of_their_own() -> None:
@@ -152,7 +152,7 @@ def measured() -> AnswerDirectionReport:
 
 
 def test_on_a_model_it_is_what_its_posteriors_say() -> None:
-    found = measured()
+    result = measured()
     entries = option_posteriors(helpers.tiny_model(), helpers.processor(), questions(), progress=False)
     for i, e in enumerate(entries):
         precision = 1 / (e.posterior_stds**2).mean(0).reshape(-1)
@@ -160,14 +160,14 @@ def test_on_a_model_it_is_what_its_posteriors_say() -> None:
             e.prior_mean.reshape(-1), e.posterior_means.reshape(len(e.posterior_means), -1), precision
         )
         answer = e.question.answer
-        assert found.held_out.per_question["given"][i] == pytest.approx(shift[answer], rel=1e-3)
-    assert found.training is not None and found.memorised is not None
-    means = [np.mean(np.array(s.per_question["contrast"], float)) for s in (found.training, found.held_out)]
-    assert found.memorised.mean == pytest.approx(means[0] - means[1])
-    assert found.memorised.n == 4 + 7
-    assert found.same_label_noise is None  # two of the questions do not say
-    assert len(found.held_out.slots) == 3
-    assert set(found.held_out.tasks) == {"task 0", "task 1"}
+        assert result.held_out.per_question["given"][i] == pytest.approx(shift[answer], rel=1e-3)
+    assert result.training is not None and result.memorised is not None
+    means = [np.mean(np.array(s.per_question["contrast"], float)) for s in (result.training, result.held_out)]
+    assert result.memorised.mean == pytest.approx(means[0] - means[1])
+    assert result.memorised.n == 4 + 7
+    assert result.same_label_noise is None  # two of the questions do not say
+    assert len(result.held_out.slots) == 3
+    assert set(result.held_out.tasks) == {"task 0", "task 1"}
 
 
 def test_label_noise_of_the_two_sets_is_compared() -> None:

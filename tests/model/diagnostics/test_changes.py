@@ -21,9 +21,9 @@ from tests.model.evaluation.test_evaluation import choice_question
 
 
 def change(question: VisualQuestion, name: str, seed: int = 0, index: int = 0) -> Perturbed:
-    found = perturbed(question, name, seed=seed, index=index)
-    assert found is not None
-    return found
+    result = perturbed(question, name, seed=seed, index=index)
+    assert result is not None
+    return result
 
 
 def pixels(image: Image.Image) -> np.ndarray:

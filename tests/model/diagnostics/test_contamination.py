@@ -203,8 +203,8 @@ def mean(found: ContaminationReport, name: str) -> float:
 def test_posteriors_from_one_encoding_equal_separate_encodings() -> None:
     model, processor = helpers.tiny_model(), helpers.processor()
     hidden = [replace(q, answer=None, answer_text="") for q in questions()]  # the given answer is not needed
-    found = option_posteriors(model, processor, hidden, batch_size=4, progress=False)
-    for entry, question in zip(found, questions(), strict=True):
+    result = option_posteriors(model, processor, hidden, batch_size=4, progress=False)
+    for entry, question in zip(result, questions(), strict=True):
         assert entry.posterior_means.shape == (len(question.choices), 3, 8)
         for option in range(len(question.choices)):
             prior, posterior = model.latent_distributions(processor([question.with_answer(option)]))
@@ -219,7 +219,7 @@ def test_posteriors_from_one_encoding_equal_separate_encodings() -> None:
 
 @torch.inference_mode()
 def test_kls_and_gaps_equal_full_forward_passes() -> None:
-    model, processor, found = helpers.tiny_model(), helpers.processor(), report()
+    model, processor, result = helpers.tiny_model(), helpers.processor(), report()
     for i, question in enumerate(questions()):
         one = processor([question])
         prior, posterior = model.latent_distributions(one)
@@ -235,33 +235,33 @@ def test_kls_and_gaps_equal_full_forward_passes() -> None:
             "leakage_bound": math.log(OPTIONS[i]),
         }
         for name, value in expected.items():
-            assert found.per_question[name][i] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+            assert result.per_question[name][i] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
 def test_the_report_holds_every_measure_with_its_interval() -> None:
-    found = report()
-    assert set(found.measures) == set(MEASURES) == set(found.per_question)
-    for name, interval in found.measures.items():
+    result = report()
+    assert set(result.measures) == set(MEASURES) == set(result.per_question)
+    for name, interval in result.measures.items():
         assert interval is not None, name
         assert interval.n == (5 if name in ("known_answer_leakage", "answer_entropy") else len(OPTIONS))
-    for i, leaked in enumerate(found.per_question["leaked_information"]):
+    for i, leaked in enumerate(result.per_question["leaked_information"]):
         assert leaked is not None
         assert 0 < leaked <= math.log(OPTIONS[i])
-    known, limit = found.per_question["known_answer_leakage"], found.per_question["answer_entropy"]
+    known, limit = result.per_question["known_answer_leakage"], result.per_question["answer_entropy"]
     assert known[5:] == limit[5:] == [None, None]
     assert all(a is not None and b is not None and 0 < a <= b for a, b in zip(known[:5], limit[:5], strict=True))
     assert limit[0] == pytest.approx(-0.7 * math.log(0.7) - 0.3 * math.log(0.3))
-    assert mean(found, "nll_gap_sample") == pytest.approx(
-        mean(found, "nll_posterior_sample") - mean(found, "nll_prior_sample")
+    assert mean(result, "nll_gap_sample") == pytest.approx(
+        mean(result, "nll_posterior_sample") - mean(result, "nll_prior_sample")
     )
-    error = found.monte_carlo_error["leaked_information"]
+    error = result.monte_carlo_error["leaked_information"]
     assert error is not None
     assert 0 < error < 0.05
-    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert data["measures"]["leaked_information"]["unit"] == "nats"
-    assert found.by_task("leaked_information")["task 0"] is not None
-    assert "answer_sensitivity" in found.table()
-    assert "nats" in found.sentence()
+    assert result.by_task("leaked_information")["task 0"] is not None
+    assert "answer_sensitivity" in result.table()
+    assert "nats" in result.sentence()
 
 
 def test_batch_size_does_not_change_the_report() -> None:
@@ -280,18 +280,18 @@ def test_a_posterior_that_cannot_see_the_answer_leaks_nothing() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.posterior_head.linear.weight.zero_()
-    found = contamination_report(model, helpers.processor(), noisy_questions(), n_samples=100, progress=False)
+    result = contamination_report(model, helpers.processor(), noisy_questions(), n_samples=100, progress=False)
     for name in ("leaked_information", "known_answer_leakage", "answer_sensitivity"):
-        assert mean(found, name) == pytest.approx(0.0, abs=1e-9)
+        assert mean(result, name) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_without_known_probabilities_there_is_no_known_answer_leakage() -> None:
-    found = contamination_report(
+    result = contamination_report(
         helpers.tiny_model(), helpers.processor(), questions()[:2], samples=1, n_samples=100, progress=False
     )
-    assert found.measures["known_answer_leakage"] is None
-    assert found.monte_carlo_error["known_answer_leakage"] is None
-    assert " - " in found.table()
+    assert result.measures["known_answer_leakage"] is None
+    assert result.monte_carlo_error["known_answer_leakage"] is None
+    assert " - " in result.table()
 
 
 @pytest.mark.parametrize("diagnose", [contamination_report, option_posteriors])

@@ -102,8 +102,8 @@ def test_every_condition_is_the_contamination_of_its_questions() -> None:
             assert measured().conditions[condition][name].mean == pytest.approx(value.mean, rel=1e-3, abs=1e-4), name
         leaked, error = expected.measures["leaked_information"], expected.monte_carlo_error["leaked_information"]
         assert leaked is not None and error is not None
-        found = measured().conditions[condition]["leaked_information"].mean
-        assert abs(found - leaked.mean) < 4 * np.hypot(error, measured().monte_carlo_error[condition])
+        result = measured().conditions[condition]["leaked_information"].mean
+        assert abs(result - leaked.mean) < 4 * np.hypot(error, measured().monte_carlo_error[condition])
 
 
 def test_shares_of_image_and_text_add_up_to_the_total() -> None:
@@ -134,21 +134,21 @@ def test_paths_take_latents_from_one_x_and_decode_behind_another() -> None:
             "direct": [nll(a, b, latents) for a, b in zip(own, other, strict=True)],
         }
         for path, values in expected.items():
-            found = measured().paths["image"][latents][path]["nll_difference"]
-            assert found.mean == pytest.approx(np.mean(values) - np.mean(base), abs=1e-3), (latents, path)
+            result = measured().paths["image"][latents][path]["nll_difference"]
+            assert result.mean == pytest.approx(np.mean(values) - np.mean(base), abs=1e-3), (latents, path)
 
 
 def test_the_same_image_everywhere_has_no_share() -> None:
     same = helpers.picture(84, 56, 1)
     given = [replace(choice_question(i, 2, 1), images=(same,)) for i in range(4)]
-    found = run(given=given)
-    assert found.changed == {"image": 0.0, "text": 1.0}
-    for name, share in found.shares.items():
+    result = run(given=given)
+    assert result.changed == {"image": 0.0, "text": 1.0}
+    for name, share in result.shares.items():
         assert share["image"].mean == pytest.approx(0.0, abs=1e-4), name
         assert share["text"].mean == pytest.approx(share["total"].mean, abs=1e-4), name
     for path in ("total", "through_latents", "direct"):
-        assert found.paths["image"]["prior"][path]["total_variation"].mean == pytest.approx(0.0, abs=1e-4)
-    code = found.answer_code["image"]
+        assert result.paths["image"]["prior"][path]["total_variation"].mean == pytest.approx(0.0, abs=1e-4)
+    code = result.answer_code["image"]
     assert code is not None
     assert code.mean == pytest.approx(1.0, abs=1e-4)
 
@@ -157,10 +157,10 @@ def test_latents_that_are_not_read_carry_nothing() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.injector.weight.zero_()
-    found = run(model).paths
+    result = run(model).paths
     for condition in REPLACED:
         for latents in ("prior", "posterior"):
-            path = found[condition][latents]
+            path = result[condition][latents]
             assert path["through_latents"]["total_variation"].mean == pytest.approx(0.0, abs=1e-6)
             assert path["direct"]["nll_difference"].mean == pytest.approx(
                 path["total"]["nll_difference"].mean, abs=1e-5
@@ -172,9 +172,9 @@ def test_a_posterior_blind_to_the_answer_has_no_answer_code() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.posterior_head.linear.weight.zero_()
-    found = run(model)
-    assert found.answer_code == dict.fromkeys(REPLACED)
-    assert found.conditions["own"]["leaked_information"].mean == 0.0
+    result = run(model)
+    assert result.answer_code == dict.fromkeys(REPLACED)
+    assert result.conditions["own"]["leaked_information"].mean == 0.0
 
 
 def test_batch_size_does_not_change_the_report_which_is_json() -> None:

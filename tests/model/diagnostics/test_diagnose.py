@@ -35,8 +35,8 @@ from tests.model.evaluation.test_evaluation import choice_question
 
 
 def interval(mean: float, unit: str | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 5}
-    return found | ({"unit": unit} if unit else {})
+    result: dict[str, Any] = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 5}
+    return result | ({"unit": unit} if unit else {})
 
 
 def test_every_diagnostic_has_a_title_a_paragraph_and_panels() -> None:
@@ -144,9 +144,9 @@ def test_a_checkpoint_is_diagnosed_from_the_command_line_and_left_as_it_was(
     assert diagnose.main([*command, "--out", str(out), "--no-progress"]) == 0
     assert digests(checkpoint) == before
     data = json.loads((out / "diagnostics.json").read_text())
-    found = data["checkpoints"][str(checkpoint)]["diagnostics"]
-    assert list(found) == ["contamination", "linear-response", "relevance"]
-    assert found["contamination"]["measures"]["leaked_information"]["unit"] == "nats"
+    result = data["checkpoints"][str(checkpoint)]["diagnostics"]
+    assert list(result) == ["contamination", "linear-response", "relevance"]
+    assert result["contamination"]["measures"]["leaked_information"]["unit"] == "nats"
     assert {"commit", "versions"} <= set(data["environment"])
     assert data["config"]["questions"] == 4
     page = (out / "report.html").read_text()
@@ -179,19 +179,19 @@ def test_what_cannot_be_diagnosed_is_a_clear_error_and_exit_status_2(
 def test_questions_from_a_folder_are_spread_over_its_tasks(tmp_path: Path) -> None:
     records = [synthetic_blink(task, index=i) for task in ("Counting", "Spatial_Relation") for i in range(6)]
     export_blink_parquet(records, tmp_path)
-    found = diagnose.held_out(diagnose.Options(checkpoint=("x",), source=str(tmp_path), questions=4))
-    assert len(found) == 4
-    assert {question.task for question in found} == {"Counting", "Spatial_Relation"}
+    result = diagnose.held_out(diagnose.Options(checkpoint=("x",), source=str(tmp_path), questions=4))
+    assert len(result) == 4
+    assert {question.task for question in result} == {"Counting", "Spatial_Relation"}
 
 
 def test_what_one_diagnostic_refuses_is_noted_and_what_all_refuse_is_an_error(tmp_path: Path) -> None:
     checkpoint = str(save(tmp_path))
     one = [choice_question(1, 3)]
     plan = Plan(questions=one, n_bootstrap=10, n_samples=20, progress=False)
-    found = run_diagnostics(checkpoint, ["contamination", "interventions"], plan)
-    assert list(found.reports) == ["contamination"]
-    assert "at least two questions" in found.refused["interventions"]
-    assert found.to_dict()["diagnostics"]["interventions"] is None
+    result = run_diagnostics(checkpoint, ["contamination", "interventions"], plan)
+    assert list(result.reports) == ["contamination"]
+    assert "at least two questions" in result.refused["interventions"]
+    assert result.to_dict()["diagnostics"]["interventions"] is None
     with pytest.raises(ValueError, match="without choices"):
         run_diagnostics(
             checkpoint, ["contamination"], replace(plan, questions=[replace(one[0], choices=(), answer=None)])
@@ -214,9 +214,9 @@ def test_shared_posteriors_are_those_of_the_model_at_hand() -> None:
 def test_a_run_is_known_from_its_configuration_beside_the_checkpoint(tmp_path: Path) -> None:
     from amvl_model.models.loading import SHIPPED
 
-    found = run_config(SHIPPED["tiny-amvl"])
-    assert found is not None
-    assert found.objective.name == "amvl"
+    result = run_config(SHIPPED["tiny-amvl"])
+    assert result is not None
+    assert result.objective.name == "amvl"
     assert run_config(tmp_path) is None
 
 

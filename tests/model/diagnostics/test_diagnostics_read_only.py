@@ -65,8 +65,8 @@ def test_a_diagnosis_changes_neither_folder_nor_weights_nor_modes(
     shown = io.StringIO()
     with redirect_stderr(shown):
         asked = SyntheticBlink(tasks=("Counting", "Relative_Depth"), split="val", size=4)
-        found = function(model, processor, asked, n_bootstrap=20, batch_size=4, progress=True, **settings)
-    assert found.to_dict()
+        result = function(model, processor, asked, n_bootstrap=20, batch_size=4, progress=True, **settings)
+    assert result.to_dict()
     assert "100%" in shown.getvalue() or "question" in shown.getvalue()  # the progress bar
     assert (bytes_of(FOLDER), weights_of(model)) == before
     assert [module.training for module in model.modules()] == modes

@@ -39,21 +39,21 @@ def test_a_quadratic_decoder_gives_the_theorys_posteriors(dense: bool) -> None:
     curvature = 0.3 * root @ root.T
     forces = rng.normal(size=(4, 5)) * 0.25
     gammas = (0.1, 3.0)
-    for found in free_posteriors(quadratic(forces, curvature), 4, 5, gammas, SEARCH):
-        exact = held_prior_posteriors(forces, curvature, found.gamma)
-        assert found.converged
-        best = exact_objective(forces, curvature, found.gamma, exact.shifts, exact.widths)
-        reached = exact_objective(forces, curvature, found.gamma, found.shifts, found.widths)
+    for result in free_posteriors(quadratic(forces, curvature), 4, 5, gammas, SEARCH):
+        exact = held_prior_posteriors(forces, curvature, result.gamma)
+        assert result.converged
+        best = exact_objective(forces, curvature, result.gamma, exact.shifts, exact.widths)
+        reached = exact_objective(forces, curvature, result.gamma, result.shifts, result.widths)
         assert (reached >= best - 1e-6).all()
         np.testing.assert_allclose(reached, best, atol=0.06)  # of up to 5 nats; the search's tolerance is on a mean
-        np.testing.assert_allclose(found.shifts, exact.shifts, atol=0.2 * np.abs(exact.shifts).max())
+        np.testing.assert_allclose(result.shifts, exact.shifts, atol=0.2 * np.abs(exact.shifts).max())
 
 
 def test_a_decoder_that_does_not_read_the_latents_leaves_the_posterior_on_the_prior() -> None:
-    for found in free_posteriors(lambda w: 0.0 * w.sum(-1) + 1.3, 3, 4, (0.001, 1.0), Search(steps=40, rounds=1)):
-        np.testing.assert_allclose(found.shifts, 0.0, atol=1e-6)
-        np.testing.assert_allclose(found.widths, 1.0, atol=1e-6)
-        np.testing.assert_allclose(found.objective, 1.3, atol=1e-6)
+    for result in free_posteriors(lambda w: 0.0 * w.sum(-1) + 1.3, 3, 4, (0.001, 1.0), Search(steps=40, rounds=1)):
+        np.testing.assert_allclose(result.shifts, 0.0, atol=1e-6)
+        np.testing.assert_allclose(result.widths, 1.0, atol=1e-6)
+        np.testing.assert_allclose(result.objective, 1.3, atol=1e-6)
 
 
 def test_more_gamma_gives_less_shift_and_the_order_of_the_gammas_does_not_matter() -> None:
@@ -62,7 +62,7 @@ def test_more_gamma_gives_less_shift_and_the_order_of_the_gammas_does_not_matter
     search = Search(steps=60, rounds=1)
     one = free_posteriors(nll, 3, 4, (0.1, 10.0, 1.0), search)
     other = free_posteriors(nll, 3, 4, (10.0, 0.1, 1.0), search)
-    sizes = [np.linalg.norm(each.shifts) for each in one]
+    sizes = [np.linalg.norm(item.shifts) for item in one]
     assert sizes[0] > sizes[2] > sizes[1]
     np.testing.assert_array_equal(one[0].shifts, other[1].shifts)
 
@@ -94,12 +94,12 @@ def test_the_real_decoders_nll_is_that_of_the_scorer_for_every_option() -> None:
             of, pairs = decoder_nll(scorer, query, batch)
             assert query.prior is not None
             w = torch.randn(1, 2, 24, generator=torch.Generator().manual_seed(0)).expand(len(pairs), 2, 24)
-            found = of(2)(w)
+            result = of(2)(w)
             for draw in range(2):
                 z = query.prior.mean + query.prior.std * w[0, draw].view(1, 3, 8)
                 expected = -scorer.option_log_probs(query, z, batch.options)
                 for row, (question, option) in enumerate(pairs):
-                    torch.testing.assert_close(found[row, draw], expected[question, option], atol=1e-4, rtol=1e-4)
+                    torch.testing.assert_close(result[row, draw], expected[question, option], atol=1e-4, rtol=1e-4)
 
 
 def test_questions_with_different_numbers_of_options_are_refused() -> None:

@@ -128,9 +128,9 @@ def _scores(shift: float, *, nll: float = 0.5, right: float = 0.9, n: int = 400)
     ],
 )
 def test_a_causal_claim_needs_a_size_and_a_model_that_answers(scores: Any, matters: bool, begin: str) -> None:
-    found = _verdict(scores, np.full(400, 4), 0.95, {"n_bootstrap": 500, "seed": 0})
-    assert found[:2] == (matters, matters)
-    assert found[2].startswith(begin)
+    result = _verdict(scores, np.full(400, 4), 0.95, {"n_bootstrap": 500, "seed": 0})
+    assert result[:2] == (matters, matters)
+    assert result[2].startswith(begin)
 
 
 def test_batch_size_does_not_change_the_report_and_seeds_do() -> None:

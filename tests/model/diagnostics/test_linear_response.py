@@ -68,30 +68,30 @@ def prior_std(index: int) -> np.ndarray:
 
 @pytest.mark.parametrize("index", [0, 1, 5])
 def test_forces_are_minus_the_slope_of_the_answer_nll(index: int) -> None:
-    found, at, step = report().responses[index], log_probs(index), 1e-5
-    assert found.modes >= 1
-    for mode, direction in enumerate(found.directions):
-        ends = [at(found.prior_mean + sign * step * direction) for sign in (1, -1)]
-        np.testing.assert_allclose(found.forces[:, mode], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-6)
-    outside = np.random.default_rng(0).normal(size=found.prior_mean.size)
-    outside -= (found.projector @ outside) @ found.directions
+    result, at, step = report().responses[index], log_probs(index), 1e-5
+    assert result.modes >= 1
+    for mode, direction in enumerate(result.directions):
+        ends = [at(result.prior_mean + sign * step * direction) for sign in (1, -1)]
+        np.testing.assert_allclose(result.forces[:, mode], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-6)
+    outside = np.random.default_rng(0).normal(size=result.prior_mean.size)
+    outside -= (result.projector @ outside) @ result.directions
     outside /= np.sqrt(np.sum((outside / prior_std(index)) ** 2))
-    slope = (at(found.prior_mean + step * outside) - at(found.prior_mean - step * outside)) / (2 * step)
-    assert np.abs(slope).max() < 2e-3 * np.abs(found.forces).max() * np.linalg.norm(
+    slope = (at(result.prior_mean + step * outside) - at(result.prior_mean - step * outside)) / (2 * step)
+    assert np.abs(slope).max() < 2e-3 * np.abs(result.forces).max() * np.linalg.norm(
         outside
     )  # nothing of the forces is lost
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_hessians_are_second_differences_of_the_answer_nll(index: int) -> None:
-    found, at, step = report().responses[index], log_probs(index), 1e-3
-    assert found.hessians is not None
-    middle = at(found.prior_mean)
-    for mode, direction in enumerate(found.directions):
-        ends = [at(found.prior_mean + sign * step * direction) for sign in (1, -1)]
+    result, at, step = report().responses[index], log_probs(index), 1e-3
+    assert result.hessians is not None
+    middle = at(result.prior_mean)
+    for mode, direction in enumerate(result.directions):
+        ends = [at(result.prior_mean + sign * step * direction) for sign in (1, -1)]
         second = -(ends[0] + ends[1] - 2 * middle) / step**2
-        scale = np.abs(found.hessians).max()
-        np.testing.assert_allclose(found.hessians[:, mode, mode], second, rtol=5e-3, atol=1e-3 * scale)
+        scale = np.abs(result.hessians).max()
+        np.testing.assert_allclose(result.hessians[:, mode, mode], second, rtol=5e-3, atol=1e-3 * scale)
 
 
 def softmax_forces(seed: int, options: int = 4, size: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,18 +106,18 @@ def softmax_forces(seed: int, options: int = 4, size: int = 12) -> tuple[np.ndar
 def test_the_gauss_newton_curvature_is_the_hessian_of_a_softmax_readout() -> None:
     readout, probs, forces = softmax_forces(0)
     std = np.random.default_rng(1).uniform(0.2, 3.0, 12)
-    found = built(forces, probs[:-1], std)
+    result = built(forces, probs[:-1], std)
     exact = readout.T @ (np.diag(probs) - np.outer(probs, probs)) @ readout
-    np.testing.assert_allclose(found.curvature, found.directions @ exact @ found.directions.T, rtol=1e-9)
+    np.testing.assert_allclose(result.curvature, result.directions @ exact @ result.directions.T, rtol=1e-9)
 
 
 def test_with_the_models_own_probabilities_force_covariance_and_curvature_are_the_same() -> None:
     rng = np.random.default_rng(7)
     readout, bias = rng.normal(size=(4, 12)), rng.normal(size=4)
     probs = np.exp(bias) / np.exp(bias).sum()
-    found = built(readout - probs @ readout, probs, np.ones(12), weights=probs)
-    np.testing.assert_allclose(found.force_cov, found.curvature, atol=1e-12)
-    assert found.force_variance_over_curvature == pytest.approx(1.0)
+    result = built(readout - probs @ readout, probs, np.ones(12), weights=probs)
+    np.testing.assert_allclose(result.force_cov, result.curvature, atol=1e-12)
+    assert result.force_variance_over_curvature == pytest.approx(1.0)
 
 
 def built(
@@ -144,26 +144,26 @@ def built(
 
 
 def test_the_basis_is_orthonormal_in_its_units_and_projects_its_own_directions_to_themselves() -> None:
-    for found in report().responses:
+    for result in report().responses:
         for units in ("prior", "posterior", "latent"):
-            each = found.in_units(units)
+            item = result.in_units(units)
             metric = {
-                "prior": each.prior_precision,
-                "posterior": each.posterior_precision,
-                "latent": each.directions @ each.directions.T,
+                "prior": item.prior_precision,
+                "posterior": item.posterior_precision,
+                "latent": item.directions @ item.directions.T,
             }[units]
-            np.testing.assert_allclose(metric, np.eye(each.modes), atol=1e-9)
-            np.testing.assert_allclose(each.projector @ each.directions.T, np.eye(each.modes), atol=1e-9)
+            np.testing.assert_allclose(metric, np.eye(item.modes), atol=1e-9)
+            np.testing.assert_allclose(item.projector @ item.directions.T, np.eye(item.modes), atol=1e-9)
 
 
 def test_predictions_are_the_same_in_all_units() -> None:
-    found = report()
+    result = report()
     for index in (0, 1, 2):
         shifts, nats = [], []
         for units in ("prior", "posterior", "latent"):
-            model = MeanLeakageModel(**found.arrays(index, units=units))
+            model = MeanLeakageModel(**result.arrays(index, units=units))
             response = frozen_prior_response(model, gamma=0.3)
-            shifts.append(response @ found.responses[index].in_units(units).directions)
+            shifts.append(response @ result.responses[index].in_units(units).directions)
             nats.append(leaked_information(model, gamma=0.3))
         np.testing.assert_allclose(shifts[1:], [shifts[0]] * 2, rtol=1e-7, atol=1e-12)
         np.testing.assert_allclose(nats[1:], [nats[0]] * 2, rtol=1e-7)
@@ -223,15 +223,15 @@ def test_the_theory_predicts_the_contamination_of_a_checkpoint_at_its_equilibriu
 def test_split_half_absorption_finds_the_anchor() -> None:
     alpha, beta = 0.5, 0.7
     measured = [game(seed, alpha, beta, 0.2)[0] for seed in range(10)]
-    found = absorption(measured, seed=1)
-    assert sorted(found.half.tolist()) == [0] * 5 + [1] * 5
+    result = absorption(measured, seed=1)
+    assert sorted(result.half.tolist()) == [0] * 5 + [1] * 5
     # the reference of the game is 0, here it is the mean prior mean: taken as it is, s would be beta / (beta + alpha)
     pairs = [(m.prior_offset(np.zeros(12)), m.weights @ m.posterior_shifts) for m in measured]
     share = sum(c @ (c + d) for c, d in pairs) / sum((c + d) @ (c + d) for c, d in pairs)
     assert share == pytest.approx(beta / (beta + alpha))
     centred = [replace(m, prior_mean=m.prior_mean * sign) for m in measured for sign in (1, -1)]
     mirrored = [
-        each if i % 2 == 0 else replace(each, posterior_shifts=-each.posterior_shifts) for i, each in enumerate(centred)
+        item if i % 2 == 0 else replace(item, posterior_shifts=-item.posterior_shifts) for i, item in enumerate(centred)
     ]
     both = absorption(mirrored * 40, seed=0)
     for part in (0, 1):
@@ -240,11 +240,11 @@ def test_split_half_absorption_finds_the_anchor() -> None:
 
 
 def test_arrays_of_a_checkpoint_are_taken_by_the_theory() -> None:
-    found = report()
+    result = report()
     for index in range(len(OPTIONS)):
-        model = MeanLeakageModel(**found.arrays(index))
-        assert model.size == found.responses[index].modes <= OPTIONS[index]
-        anchored = found.responses[index].arrays(reference=np.zeros(24), anchor=0.3)
+        model = MeanLeakageModel(**result.arrays(index))
+        assert model.size == result.responses[index].modes <= OPTIONS[index]
+        anchored = result.responses[index].arrays(reference=np.zeros(24), anchor=0.3)
         assert np.isfinite(equilibrium(MeanLeakageModel(**anchored), 0.1, 0.1).contamination).all()
 
 
@@ -277,13 +277,13 @@ def test_latents_that_are_not_read_have_no_modes() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.injector.weight.zero_()
-    found = measure_linear_response(model, helpers.processor(), questions(), progress=False)
-    assert all(each.modes == 0 for each in found.responses)
-    assert found.measures["force_variance_over_curvature"] is None
-    assert found.measures["negative_mass"] is None
+    result = measure_linear_response(model, helpers.processor(), questions(), progress=False)
+    assert all(item.modes == 0 for item in result.responses)
+    assert result.measures["force_variance_over_curvature"] is None
+    assert result.measures["negative_mass"] is None
     with pytest.raises(ValueError, match="no direction to predict in"):
-        found.arrays(0)
-    json.dumps(found.to_dict(arrays=True), allow_nan=False)
+        result.arrays(0)
+    json.dumps(result.to_dict(arrays=True), allow_nan=False)
 
 
 def test_measuring_changes_nothing_in_the_model() -> None:

@@ -43,7 +43,7 @@ def test_distances_of_answer_distributions_are_torchs() -> None:
 
 @torch.inference_mode()
 def test_the_swap_equals_full_forward_passes_with_the_other_posteriors() -> None:
-    model, processor, found = helpers.tiny_model(), helpers.processor(), measured()
+    model, processor, result = helpers.tiny_model(), helpers.processor(), measured()
     for i, question in enumerate(questions()):
         options, answer = range(len(question.choices)), question.answer
         assert answer is not None
@@ -64,21 +64,21 @@ def test_the_swap_equals_full_forward_passes_with_the_other_posteriors() -> None
             "answer_kl": np.mean([answer_kl(shares[b], shares[answer]) for b in others]),
         }
         for name, value in expected.items():
-            assert found.per_question[name][i] == pytest.approx(value, rel=1e-3, abs=1e-3), (i, name)
+            assert result.per_question[name][i] == pytest.approx(value, rel=1e-3, abs=1e-3), (i, name)
 
 
 def test_all_slots_at_once_equal_the_interventions_of_the_same_kind() -> None:
     model, asked = helpers.tiny_model(), questions()
-    found, report = (
+    result, report = (
         measured(),
         intervention_report(model, helpers.processor(), asked, samples=1, n_bootstrap=200, progress=False),
     )
-    assert found.donors == report.donors
+    assert result.donors == report.donors
     for ours, theirs in (("zero", "zeroed"), ("other", "shuffled")):
         effect = report.conditions[theirs]
         for name in ("accuracy_difference", "nll_difference", "total_variation", "answer_kl"):
             expected = getattr(effect, name)
-            assert found.whole[ours][name].mean == pytest.approx(expected.mean, rel=1e-3, abs=1e-3), (ours, name)
+            assert result.whole[ours][name].mean == pytest.approx(expected.mean, rel=1e-3, abs=1e-3), (ours, name)
 
 
 @torch.inference_mode()
@@ -103,13 +103,13 @@ def test_latents_that_are_not_read_mediate_nothing() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.injector.weight.zero_()
-    found = run(model)
+    result = run(model)
     for name in ("accuracy_difference", "log_odds_shift", "total_variation", "answer_kl"):
-        assert found.swap[name].mean == pytest.approx(0.0, abs=1e-6)
+        assert result.swap[name].mean == pytest.approx(0.0, abs=1e-6)
     for name in KNOCK_OUTS:
-        assert all(effect["total_variation"].mean == pytest.approx(0.0, abs=1e-6) for effect in found.slots[name])
-    assert "was not found to read" in found.verdict
-    assert "No single slot" in found.verdict
+        assert all(effect["total_variation"].mean == pytest.approx(0.0, abs=1e-6) for effect in result.slots[name])
+    assert "was not found to read" in result.verdict
+    assert "No single slot" in result.verdict
 
 
 @pytest.mark.parametrize(("shift", "reads"), [(0.001, False), (0.5, True), (-0.5, False)])
@@ -128,10 +128,10 @@ def test_a_posterior_blind_to_the_answer_has_nothing_to_swap() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.posterior_head.linear.weight.zero_()
-    found = run(model)
-    assert found.swap["answer_kl"].mean == pytest.approx(0.0, abs=1e-9)
-    assert found.swap["accuracy_swapped"].mean == found.swap["accuracy_given"].mean
-    assert found.whole["zero"]["total_variation"].mean > 0.01  # the prior is read all the same
+    result = run(model)
+    assert result.swap["answer_kl"].mean == pytest.approx(0.0, abs=1e-9)
+    assert result.swap["accuracy_swapped"].mean == result.swap["accuracy_given"].mean
+    assert result.whole["zero"]["total_variation"].mean > 0.01  # the prior is read all the same
 
 
 def test_batch_size_does_not_change_the_report_which_is_json() -> None:

@@ -49,9 +49,9 @@ def test_the_holding_weight_is_gamma_star_of_t11(budget: int) -> None:
     setting = SETTINGS[0]
     rates = growth.ReadingRates(**setting)
     allowed = growth.allowed_exponent(0.05, 8.5)
-    found = growth.holding_weight(lambda g: float(budget * growth.growth_rate(rates, g)), allowed)
+    result = growth.holding_weight(lambda g: float(budget * growth.growth_rate(rates, g)), allowed)
     expected = reading.holding_weight(budget, probability=0.05, critical=8.5, model=theory(setting), variance=1.0)
-    assert found == pytest.approx(float(expected), rel=1e-6) and found > 0
+    assert result == pytest.approx(float(expected), rel=1e-6) and result > 0
 
 
 def test_the_holding_weight_follows_a_schedule_as_the_theory_s_does() -> None:
@@ -62,11 +62,11 @@ def test_the_holding_weight_follows_a_schedule_as_the_theory_s_does() -> None:
     def grown(weight: float) -> float:
         return float(np.trapezoid(growth.growth_rate(rates, weight * shape), times))
 
-    found = growth.holding_weight(grown, growth.allowed_exponent(0.05, 30.0))
+    result = growth.holding_weight(grown, growth.allowed_exponent(0.05, 30.0))
     expected = reading.holding_weight_on_path(
         times, probability=0.05, critical=30.0, model=theory(setting), variance=1.0, shape=shape
     )
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert result == pytest.approx(expected, rel=1e-6)
     assert growth.holding_weight(grown, growth.allowed_exponent(0.05, 8.5) - 10) is None  # the start is unprotected
 
 

@@ -54,8 +54,8 @@ def test_widths_gap_and_spread_are_those_of_the_posteriors_of_every_option(
 
 def test_leaked_nats_are_the_leaked_information(report: ProbeReport, entries: list[OptionPosteriors]) -> None:
     flat = [[a.reshape(len(a), -1) for a in (e.posterior_means, e.posterior_stds)] for e in entries]
-    each = [leaked_information(means, stds, n_samples=4_000) for means, stds in flat]
-    assert report.leaked_nats == pytest.approx(np.mean([nats for nats, _ in each]), abs=0.06)
+    item = [leaked_information(means, stds, n_samples=4_000) for means, stds in flat]
+    assert report.leaked_nats == pytest.approx(np.mean([nats for nats, _ in item]), abs=0.06)
     assert 0.02 < report.leaked_nats < 1.3
 
 

@@ -50,11 +50,11 @@ def report() -> RelevanceReport:
 
 
 def test_relevance_adds_up_to_the_change_from_the_baseline() -> None:
-    for found in report().maps:
-        sums = sum(image.sum((1, 2)) for image in found.images) + found.text.sum(1)
-        np.testing.assert_allclose(found.totals - sums, found.residuals, atol=1e-9)
-        assert np.abs(found.residuals).max() < 0.05 * np.abs(found.totals).max()
-        assert found.totals[-1] != 0
+    for result in report().maps:
+        sums = sum(image.sum((1, 2)) for image in result.images) + result.text.sum(1)
+        np.testing.assert_allclose(result.totals - sums, result.residuals, atol=1e-9)
+        assert np.abs(result.residuals).max() < 0.05 * np.abs(result.totals).max()
+        assert result.totals[-1] != 0
 
 
 def test_more_nodes_leave_a_smaller_residual() -> None:
@@ -70,66 +70,68 @@ def test_totals_are_what_the_model_itself_says_with_and_without_its_images() -> 
         query = scorer.encode(processor([question], answers=False))
         own = scorer.option_log_probs(query, prior.mean, [2])[0, 0]
     without_words = replace(question, prompt="", question="")
-    found = measure_relevance(model, processor, [without_words], steps=64, progress=False).maps[0]
+    result = measure_relevance(model, processor, [without_words], steps=64, progress=False).maps[0]
     with torch.no_grad():
         full = scorer.encode(processor([without_words], answers=False))
         blank = scorer.encode(processor([blank_images(without_words)], answers=False))
         assert full.prior is not None
         assert blank.prior is not None
         slots = 0.5 * ((full.prior.mean - blank.prior.mean) / blank.prior.std).square().sum(-1)[0]
-        answer = [scorer.option_log_probs(each, each.prior.mean, [2])[0, 0] for each in (full, blank) if each.prior]
-    assert found.tokens == ()
-    np.testing.assert_allclose(found.totals[:-1], slots.numpy(), rtol=1e-6)
-    assert found.total("answer") == pytest.approx(float(answer[0] - answer[1]), rel=1e-6)
+        answer = [scorer.option_log_probs(item, item.prior.mean, [2])[0, 0] for item in (full, blank) if item.prior]
+    assert result.tokens == ()
+    np.testing.assert_allclose(result.totals[:-1], slots.numpy(), rtol=1e-6)
+    assert result.total("answer") == pytest.approx(float(answer[0] - answer[1]), rel=1e-6)
     assert float(own) < 0
 
 
 def test_maps_have_the_shape_of_the_images_and_the_words_are_the_prompt() -> None:
-    for found, question in zip(report().maps, ASKED, strict=True):
-        assert "".join(found.tokens) == question.prompt
-        assert len(found.images) == len(question.images)
+    for result, question in zip(report().maps, ASKED, strict=True):
+        assert "".join(result.tokens) == question.prompt
+        assert len(result.images) == len(question.images)
         grids = helpers.processor()([question])["image_grid_thw"]
         merge = helpers.processor().image_processor.merge_size
-        for image, (_, height, width) in zip(found.images, grids.tolist(), strict=True):
+        for image, (_, height, width) in zip(result.images, grids.tolist(), strict=True):
             assert image.shape == (4, height // merge, width // merge)
-        assert found.text.shape == (4, len(found.tokens))
-        assert found.targets == ("slot 1", "slot 2", "slot 3", "answer")
+        assert result.text.shape == (4, len(result.tokens))
+        assert result.targets == ("slot 1", "slot 2", "slot 3", "answer")
 
 
 def test_latents_are_the_sum_over_the_slots() -> None:
-    found = report().maps[1]
-    images, text = found.of("latents")
-    np.testing.assert_allclose(images[2], found.images[2][:3].sum(0))
-    np.testing.assert_allclose(text, found.text[:3].sum(0))
-    assert sum(found.parts("latents")) == pytest.approx(found.total("latents"), rel=0.05)
+    result = report().maps[1]
+    images, text = result.of("latents")
+    np.testing.assert_allclose(images[2], result.images[2][:3].sum(0))
+    np.testing.assert_allclose(text, result.text[:3].sum(0))
+    assert sum(result.parts("latents")) == pytest.approx(result.total("latents"), rel=0.05)
     with pytest.raises(ValueError, match="target must be one of"):
-        found.of("slot 9")
+        result.of("slot 9")
 
 
 def test_grey_images_have_no_relevance() -> None:
-    found = measure_relevance(precise(), helpers.processor(), [blank_images(ASKED[0])], steps=4, progress=False).maps[0]
-    assert np.abs(found.images[0]).max() < 1e-9
-    assert np.abs(found.text).max() > 1e-6
+    result = measure_relevance(precise(), helpers.processor(), [blank_images(ASKED[0])], steps=4, progress=False).maps[
+        0
+    ]
+    assert np.abs(result.images[0]).max() < 1e-9
+    assert np.abs(result.text).max() > 1e-6
 
 
 def test_a_prior_that_is_blind_to_the_query_gives_its_slots_no_relevance() -> None:
     model = helpers.tiny_model()
     with torch.no_grad():
         model.prior_head.linear.weight.zero_()
-    found = measure_relevance(model, helpers.processor(), ASKED[:1], steps=4, progress=False).maps[0]
-    assert np.abs(found.images[0][:-1]).max() == 0
-    assert np.abs(found.images[0][-1]).max() > 0
+    result = measure_relevance(model, helpers.processor(), ASKED[:1], steps=4, progress=False).maps[0]
+    assert np.abs(result.images[0][:-1]).max() == 0
+    assert np.abs(result.images[0][-1]).max() > 0
 
 
 def test_without_a_given_answer_the_likeliest_is_explained() -> None:
     hidden = replace(ASKED[1], answer=None, answer_text="")
-    found = measure_relevance(precise(), helpers.processor(), [hidden], steps=2, progress=False).maps[0]
+    result = measure_relevance(precise(), helpers.processor(), [hidden], steps=2, progress=False).maps[0]
     model, processor = precise(), helpers.processor()
     scorer = latent_scorer(model, processor)
     with torch.no_grad():
         query = scorer.encode(processor([hidden], answers=False))
         assert query.prior is not None
-        assert found.answer == int(scorer.option_log_probs(query, query.prior.mean, [4])[0].argmax())
+        assert result.answer == int(scorer.option_log_probs(query, query.prior.mean, [4])[0].argmax())
 
 
 def test_words_exclude_the_template() -> None:
@@ -177,20 +179,20 @@ def png(found: RelevanceMap) -> bytes:
 
 
 def test_the_figure_shows_every_image_and_follows_the_values() -> None:
-    found = report().maps[1]
-    figure = relevance_figure(found)
+    result = report().maps[1]
+    figure = relevance_figure(result)
     assert sum(bool(ax.images) for ax in figure.axes) == 2 * 3
     assert any("nats" in ax.get_ylabel() for ax in figure.axes)
-    changed = replace(found, images=tuple(-image for image in found.images))
-    assert png(found) == png(found) != png(changed)
-    assert len(relevance_figure(found, slot_targets(found)).axes) == 3 * (3 + 2)
+    changed = replace(result, images=tuple(-image for image in result.images))
+    assert png(result) == png(result) != png(changed)
+    assert len(relevance_figure(result, slot_targets(result)).axes) == 3 * (3 + 2)
 
 
 def test_drawing_functions_make_axes_where_none_are_given() -> None:
-    found = report().maps[0]
-    images, text = found.of("answer")
-    assert draw_image_relevance(found.question, images[0], 0, 1.0).images
-    assert draw_word_relevance(found.tokens, text, 1.0).patches
+    result = report().maps[0]
+    images, text = result.of("answer")
+    assert draw_image_relevance(result.question, images[0], 0, 1.0).images
+    assert draw_word_relevance(result.tokens, text, 1.0).patches
 
 
 def test_words_wrap_at_line_feeds_and_at_the_end_of_the_line() -> None:

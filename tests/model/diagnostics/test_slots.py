@@ -46,28 +46,28 @@ def value(report: SlotReport, name: str) -> float:
 
 
 def test_a_blind_slot_leaks_nothing_and_two_that_say_the_same_are_redundant() -> None:
-    found = slot_report(entries([8.0, 0.0, 8.0]), n_samples=500, n_bootstrap=50)
-    per_slot = [interval.mean for interval in found.slots["leaked_information"] if interval is not None]
+    result = slot_report(entries([8.0, 0.0, 8.0]), n_samples=500, n_bootstrap=50)
+    per_slot = [interval.mean for interval in result.slots["leaked_information"] if interval is not None]
     assert per_slot == pytest.approx([math.log(2), 0.0, math.log(2)], abs=1e-6)
-    assert value(found, "leaked_information") == pytest.approx(math.log(2), abs=1e-6)
-    assert value(found, "redundancy") == pytest.approx(math.log(2), abs=1e-6)
+    assert value(result, "leaked_information") == pytest.approx(math.log(2), abs=1e-6)
+    assert value(result, "redundancy") == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_leaked_information_lies_between_the_most_of_a_slot_and_the_sum() -> None:
-    found = slot_report(entries([0.3, 0.5, 0.2]), n_samples=4000, n_bootstrap=50)
-    each = [interval.mean for interval in found.slots["leaked_information"] if interval is not None]
-    error = found.monte_carlo_error["leaked_information"]
-    assert max(each) - 4 * error["whole"] < value(found, "leaked_information") < sum(each) + 4 * error["whole"]
+    result = slot_report(entries([0.3, 0.5, 0.2]), n_samples=4000, n_bootstrap=50)
+    item = [interval.mean for interval in result.slots["leaked_information"] if interval is not None]
+    error = result.monte_carlo_error["leaked_information"]
+    assert max(item) - 4 * error["whole"] < value(result, "leaked_information") < sum(item) + 4 * error["whole"]
     exact, _ = leaked_information(np.array([[0.5], [-0.5]]), np.ones((2, 1)), n_samples=200_000)
-    assert abs(each[1] - exact) < 4 * error["slots"][1] + 1e-3
+    assert abs(item[1] - exact) < 4 * error["slots"][1] + 1e-3
 
 
 def test_kls_and_sensitivity_are_sums_over_slots() -> None:
-    found = slot_report(entries([0.3, 2.0]), n_samples=10, n_bootstrap=50)
-    assert [i.mean for i in found.slots["forward_kl"] if i] == pytest.approx([0.045, 2.0])
-    assert value(found, "forward_kl") == pytest.approx(2.045)
-    assert [i.mean for i in found.slots["answer_sensitivity"] if i] == pytest.approx([0.36, 16.0])
-    assert value(found, "answer_sensitivity") == pytest.approx(16.36)
+    result = slot_report(entries([0.3, 2.0]), n_samples=10, n_bootstrap=50)
+    assert [i.mean for i in result.slots["forward_kl"] if i] == pytest.approx([0.045, 2.0])
+    assert value(result, "forward_kl") == pytest.approx(2.045)
+    assert [i.mean for i in result.slots["answer_sensitivity"] if i] == pytest.approx([0.36, 16.0])
+    assert value(result, "answer_sensitivity") == pytest.approx(16.36)
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +78,7 @@ def measured() -> SlotReport:
 
 
 def test_the_whole_equals_the_contamination_report() -> None:
-    found = measured()
+    result = measured()
     whole = contamination_report(
         helpers.tiny_model(),
         helpers.processor(),
@@ -98,12 +98,12 @@ def test_the_whole_equals_the_contamination_report() -> None:
     ):
         expected = whole.measures[name]
         assert expected is not None
-        assert value(found, name) == pytest.approx(expected.mean, rel=1e-4), name
+        assert value(result, name) == pytest.approx(expected.mean, rel=1e-4), name
     for name in ("leaked_information", "known_answer_leakage"):
-        errors = (found.monte_carlo_error[name]["whole"], whole.monte_carlo_error[name])
+        errors = (result.monte_carlo_error[name]["whole"], whole.monte_carlo_error[name])
         expected = whole.measures[name]
         assert expected is not None and errors[1] is not None
-        assert abs(value(found, name) - expected.mean) < 4 * math.hypot(*errors)
+        assert abs(value(result, name) - expected.mean) < 4 * math.hypot(*errors)
 
 
 def test_every_measure_is_there_for_slots_and_tasks_and_is_json() -> None:
@@ -112,7 +112,7 @@ def test_every_measure_is_there_for_slots_and_tasks_and_is_json() -> None:
     assert set(data["slots"]) == set(SLOT_MEASURES)
     assert set(data["tasks"]) == {"task 0", "task 1"}
     for part in (data, *data["tasks"].values()):
-        assert all(len(each) == 3 for each in part["slots"].values())
+        assert all(len(item) == 3 for item in part["slots"].values())
     assert data["tasks"]["task 0"]["whole"]["forward_kl"]["n"] == 4
     without = slot_report(entries([1.0]), n_samples=10, n_bootstrap=10)
     assert without.whole["known_answer_leakage"] is None

@@ -67,12 +67,12 @@ def test_agreement_over_samples_equals_counting_pairs() -> None:
     }
     for i, (question, prior) in enumerate(zip(asked, priors(model, asked), strict=True)):
         drawn = prior.mean + prior.std * latent_noise(0, i, 3, tuple(prior.mean.shape[1:]))
-        each, own = [shares(model, question, z[None]) for z in drawn], shares(model, question, prior.mean)
+        item, own = [shares(model, question, z[None]) for z in drawn], shares(model, question, prior.mean)
         pairs = list(itertools.combinations(range(3), 2))
-        values["answer_agreement"].append(np.mean([each[a].argmax() == each[b].argmax() for a, b in pairs]))
-        values["total_variation"].append(np.mean([0.5 * np.abs(s - own).sum() for s in each]))
+        values["answer_agreement"].append(np.mean([item[a].argmax() == item[b].argmax() for a, b in pairs]))
+        values["total_variation"].append(np.mean([0.5 * np.abs(s - own).sum() for s in item]))
         values["latent_cosine"].append(np.mean([cosine(drawn[a].numpy(), drawn[b].numpy()) for a, b in pairs]))
-        values["accuracy"].append(np.mean([s.argmax() == question.answer for s in each]))
+        values["accuracy"].append(np.mean([s.argmax() == question.answer for s in item]))
     for name, expected in values.items():
         assert measured().sampling["1"][name].mean == pytest.approx(np.mean(expected), abs=1e-4), name
 
@@ -80,8 +80,8 @@ def test_agreement_over_samples_equals_counting_pairs() -> None:
 @pytest.mark.parametrize("name", SOME)
 @torch.inference_mode()
 def test_a_perturbation_is_compared_option_by_option_with_the_original(name: str) -> None:
-    model, asked, found = helpers.tiny_model(), questions(), measured().perturbations[name]
-    assert found is not None
+    model, asked, result = helpers.tiny_model(), questions(), measured().perturbations[name]
+    assert result is not None
     values: dict[str, list[float]] = {
         "answer_agreement": [],
         "total_variation": [],
@@ -101,10 +101,10 @@ def test_a_perturbation_is_compared_option_by_option_with_the_original(name: str
         right = (changed.argmax() == new.question.answer, own.argmax() == question.answer)
         values["accuracy_difference"].append(float(right[0]) - float(right[1]))
     for figure, expected in values.items():
-        assert found[figure].mean == pytest.approx(np.mean(expected), abs=1e-3), figure
+        assert result[figure].mean == pytest.approx(np.mean(expected), abs=1e-3), figure
     slots = measured().slot_shift[name]
     assert slots is not None and len(slots) == 3
-    assert max(s.mean for s in slots) >= found["prior_shift"].mean
+    assert max(s.mean for s in slots) >= result["prior_shift"].mean
 
 
 def test_latents_that_are_not_read_leave_the_answers_as_they_are() -> None:
@@ -122,11 +122,11 @@ def test_identical_slots_have_similarity_one_and_a_constant_has_no_centred_part(
     with torch.no_grad():
         model.prior_head.linear.weight.zero_()
         model.prior_head.linear.bias.fill_(1.0)
-    found = run(model, perturbations=())
-    np.testing.assert_allclose(found.slot_similarity["prior"], 1.0, rtol=1e-6)
-    np.testing.assert_allclose(found.slot_similarity["prior_centred"], 0.0, atol=1e-6)
-    assert found.between_questions["prior"] == pytest.approx([0.0] * 3, abs=1e-6)
-    for slot in found.spread["prior"]:
+    result = run(model, perturbations=())
+    np.testing.assert_allclose(result.slot_similarity["prior"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(result.slot_similarity["prior_centred"], 0.0, atol=1e-6)
+    assert result.between_questions["prior"] == pytest.approx([0.0] * 3, abs=1e-6)
+    for slot in result.spread["prior"]:
         assert slot.mean == pytest.approx(float(torch.exp(5 * torch.tanh(torch.tensor(0.2)))), rel=1e-5)
 
 
@@ -144,14 +144,14 @@ def test_similarity_of_slots_is_the_mean_cosine_over_questions() -> None:
 
 def test_what_cannot_be_changed_is_counted_as_missing_and_the_answers_are_those_of_the_evaluation() -> None:
     asked = [replace(q, prompt="Which?") if i < 2 else q for i, q in enumerate(questions())]
-    found = run(asked=asked, temperatures=(0.0,), n_perturbed=3)
-    assert found.missing == {"noise": 0, "option_order": 2}
-    kept = found.perturbations["option_order"]
+    result = run(asked=asked, temperatures=(0.0,), n_perturbed=3)
+    assert result.missing == {"noise": 0, "option_order": 2}
+    kept = result.perturbations["option_order"]
     assert kept is not None and kept["answer_kl"].n == 1
     none = run(asked=asked[:2], temperatures=())
     assert none.perturbations["option_order"] is None and none.slot_shift["option_order"] is None
     scored = evaluate(helpers.tiny_model(), helpers.processor(), asked, scoring=("likelihood",), progress=False)
-    assert found.sampling["0"]["accuracy"].mean == pytest.approx(scored.accuracy["likelihood"].weighted.mean)
+    assert result.sampling["0"]["accuracy"].mean == pytest.approx(scored.accuracy["likelihood"].weighted.mean)
 
 
 def test_the_report_is_json() -> None:

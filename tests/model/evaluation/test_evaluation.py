@@ -131,13 +131,13 @@ def test_options_of_different_lengths_do_not_see_each_other(kind: str, monkeypat
     answers = [helpers.answer_tokens(length, seed=length) for length in (5, 1, 2, 9)]
     monkeypatch.setattr(scorer, "option_ids", answers.__getitem__)
     z = None if query.prior is None else query.prior.mean
-    found = scorer.option_log_probs(query, z, batch.options)
+    result = scorer.option_log_probs(query, z, batch.options)
     for option, ids in enumerate(answers):
         rows = ids.expand(len(OPTIONS), -1)
         alone = -answer_nll(scorer.answer_logits(query, z, rows), rows, torch.ones_like(rows))
         for row, count in enumerate(OPTIONS):
             expected = float(alone[row]) if option < count else -math.inf
-            assert float(found[row, option]) == pytest.approx(expected, abs=1e-4)
+            assert float(result[row, option]) == pytest.approx(expected, abs=1e-4)
 
 
 @torch.inference_mode()
@@ -220,8 +220,8 @@ def test_several_samples_average_the_probabilities() -> None:
     scorer, batch, query = encoded("amvl")
     drawn = list(torch.randn(3, *query.prior.mean.shape, generator=torch.Generator().manual_seed(0)))
     mixed = mean_log_probs(scorer, query, drawn, batch.options).exp()
-    each = torch.stack([scorer.option_log_probs(query, z, batch.options).exp() for z in drawn])
-    torch.testing.assert_close(mixed, each.mean(0))
+    item = torch.stack([scorer.option_log_probs(query, z, batch.options).exp() for z in drawn])
+    torch.testing.assert_close(mixed, item.mean(0))
     assert mixed[0, 2:].tolist() == [0.0, 0.0]  # the first question has two options
 
 
@@ -231,8 +231,8 @@ def test_sampled_latents_are_those_of_the_question_and_the_seed() -> None:
     z = prior.mean[4] + 0.5 * prior.std[4] * latent_noise(7, 4, 1, tuple(prior.mean.shape[1:]))
     one = helpers.processor()([question])
     expected = float(model("amvl")(**one, latents=z).answer_nll)
-    found = run("amvl", latents="prior", temperature=0.5, seed=7).records[4].answer_nll
-    assert found == pytest.approx(expected, abs=1e-4)
+    result = run("amvl", latents="prior", temperature=0.5, seed=7).records[4].answer_nll
+    assert result == pytest.approx(expected, abs=1e-4)
     cold = run("amvl", latents="prior", temperature=0.0).records[4]
     assert cold.log_probs == pytest.approx(run("amvl").records[4].log_probs, abs=1e-4)
 

@@ -218,8 +218,8 @@ def test_likelihoods_choose_what_our_likelihood_scoring_chooses(folder: Path, si
     losses = iter(lm.loglikelihood(requests))
     chosen = []
     for question in questions:
-        each = [next(losses)[0] for _ in question.choices]
-        chosen.append(each.index(min(each)))
+        item = [next(losses)[0] for _ in question.choices]
+        chosen.append(item.index(min(item)))
     model, processor = load_checkpoint(TINY)
     ours = evaluate(model, processor, questions, scoring=("likelihood",), n_bootstrap=5, progress=False)
     assert chosen == [record.predicted["likelihood"] for record in ours.records]

@@ -139,11 +139,11 @@ def replies(
     answerer = Answerer(*(shipped() if model == "tiny-amvl" else load_checkpoint(model)), settings)
     questions = asked()
     keys = [question.id for question in questions]
-    found: list[str] = []
+    result: list[str] = []
     for start in range(0, len(questions), batch):
         part = slice(start, start + batch)
-        found += [reply.text for reply in answerer.replies(questions[part], keys[part], decoding)]
-    return found
+        result += [reply.text for reply in answerer.replies(questions[part], keys[part], decoding)]
+    return result
 
 
 def test_replies_at_the_prior_mean_are_those_of_our_own_evaluation() -> None:
@@ -182,19 +182,19 @@ def test_likelihoods_are_those_of_our_own_scorer() -> None:
     questions = asked()
     answerer = Answerer(model, processor, LatentSettings())
     letters = [[f" ({letter})" for letter in "ABCD"[: len(q.choices)]] for q in questions]
-    found = answerer.likelihoods(questions, [q.id for q in questions], letters)
-    for question, values in zip(questions, found, strict=True):
+    result = answerer.likelihoods(questions, [q.id for q in questions], letters)
+    for question, values in zip(questions, result, strict=True):
         state, prior = model.encode_query(processor([question], answers=False))
         for index, (loss, greedy) in enumerate(values):
             ids = processor.encode_answer(f"({'ABCD'[index]})")[:-1]
             with torch.no_grad():
                 log_probs = model.answer_logits(state, prior.mean, ids[None]).log_softmax(-1)[0]
-            each = log_probs.gather(-1, ids[:, None])
-            assert loss == pytest.approx(-float(each.mean()), abs=1e-4)
+            item = log_probs.gather(-1, ids[:, None])
+            assert loss == pytest.approx(-float(item.mean()), abs=1e-4)
             assert greedy == bool((log_probs.argmax(-1) == ids).all())
     several = Answerer(model, processor, LatentSettings(latents="prior", samples=3, temperature=0.0))
     same = several.likelihoods(questions, [q.id for q in questions], letters)
-    assert [v for v, _ in same[0]] == pytest.approx([v for v, _ in found[0]], abs=1e-5)
+    assert [v for v, _ in same[0]] == pytest.approx([v for v, _ in result[0]], abs=1e-5)
 
 
 def test_latent_settings_that_cannot_be_are_refused() -> None:

@@ -21,14 +21,14 @@ def questions(split: str, seed: int = 3, size: int = 8) -> list:  # type: ignore
 
 
 def test_held_out_questions_are_not_in_the_training_set_and_nothing_is_said() -> None:
-    found = training_overlap(questions("test"), DRAWN)
-    assert (found.shared, found.read, found.sentence()) == (0, 0, "")
+    result = training_overlap(questions("test"), DRAWN)
+    assert (result.shared, result.read, result.sentence()) == (0, 0, "")
 
 
 def test_training_questions_are_recognised_under_other_labels() -> None:
-    found = training_overlap(questions("train") + questions("test", size=2), DRAWN)
-    assert (found.shared, found.n) == (8, 10)
-    assert found.sentence().startswith("8 of these 10 questions stand in this checkpoint's training set: ")
+    result = training_overlap(questions("train") + questions("test", size=2), DRAWN)
+    assert (result.shared, result.n) == (8, 10)
+    assert result.sentence().startswith("8 of these 10 questions stand in this checkpoint's training set: ")
 
 
 def test_the_same_id_of_another_seed_is_another_question() -> None:
@@ -50,6 +50,6 @@ def test_a_file_is_compared_by_content_and_not_by_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["visual-cot", "refocus+cogcom"])
 def test_a_set_that_is_not_on_this_machine_is_not_fetched_and_said_to_be_unknown(source: str) -> None:
-    found = training_overlap(questions("test"), DataConfig(source=source, eval_source="blink"))
-    assert found.shared is None
-    assert f"is not known: {source} is not on this machine" in found.sentence()
+    result = training_overlap(questions("test"), DataConfig(source=source, eval_source="blink"))
+    assert result.shared is None
+    assert f"is not known: {source} is not on this machine" in result.sentence()

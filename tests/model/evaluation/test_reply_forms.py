@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amvl_model.evaluation import parsing
 from amvl_model.evaluation.harness_readers import LMMS_EVAL_BLINK_073, VLMEVALKIT_EXACT
-from amvl_model.evaluation.parsing import parse_choice
-from amvl_model.evaluation.reply_lexicon import PHRASES
+from amvl_model.evaluation.parsing import parse_choice, parser
+from amvl_model.evaluation.parsing.lexicon import PHRASES
 from tests.model.evaluation.reply_forms import LABELS, Form, load_forms
 
 FORMS = load_forms()
@@ -42,7 +41,7 @@ def shown(form: Form) -> str:
 def test_every_form_of_the_table_is_read_or_left_unread_as_it_says(kind: str) -> None:
     forms = [form for form in FORMS if form.kind == kind]
     wrong = {
-        shown(form): found for form in forms if (found := parse_choice(form.reply, form.choices)) not in form.right
+        shown(form): result for form in forms if (result := parse_choice(form.reply, form.choices)) not in form.right
     }
     assert not wrong
 
@@ -72,8 +71,8 @@ def test_a_reply_that_both_harnesses_read_rightly_is_read_here_too() -> None:
 def test_no_label_is_preferred_in_either_case(template: str) -> None:
     pairs = [(0, 1), (1, 0), (1, 2), (2, 3), (3, 0)]
     for letters in (LABELS, LABELS.lower()):
-        found = [parse_choice(template.format(letters[a], letters[b]), COLOURS) for a, b in pairs]
-        assert found in ([None] * 5, [a for a, _ in pairs], [b for _, b in pairs])
+        result = [parse_choice(template.format(letters[a], letters[b]), COLOURS) for a, b in pairs]
+        assert result in ([None] * 5, [a for a, _ in pairs], [b for _, b in pairs])
 
 
 @given(st.text())
@@ -83,8 +82,8 @@ def test_any_text_is_read_without_an_error(reply: str) -> None:
 
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=5))
 def test_any_option_texts_are_accepted(reply: str, choices: list[str]) -> None:
-    found = parse_choice(reply, choices)
-    assert found is None or 0 <= found < len(choices)
+    result = parse_choice(reply, choices)
+    assert result is None or 0 <= result < len(choices)
 
 
 pieces = st.lists(st.sampled_from([*"BCD" * 8, *COLOURS * 4, *SIGNS, *WORDS]), min_size=1, max_size=12)
@@ -94,18 +93,18 @@ pieces = st.lists(st.sampled_from([*"BCD" * 8, *COLOURS * 4, *SIGNS, *WORDS]), m
 @given(pieces, st.sampled_from([" ", ""]))
 def test_renaming_the_options_renames_what_is_read(words: list[str], blank: str) -> None:
     renamed = {"B": "C", "C": "D", "D": "B", "blue": "green", "green": "yellow", "yellow": "blue"}
-    found = parse_choice(blank.join(words), COLOURS)
+    result = parse_choice(blank.join(words), COLOURS)
     other = parse_choice(blank.join(renamed.get(word, word) for word in words), COLOURS)
-    assert other == {1: 2, 2: 3, 3: 1}.get(found if found is not None else -1, found)
+    assert other == {1: 2, 2: 3, 3: 1}.get(result if result is not None else -1, result)
 
 
 @settings(max_examples=200, deadline=None)
 @given(pieces, st.permutations(range(4)))
 def test_the_order_of_the_options_does_not_change_which_text_is_read(words: list[str], order: list[int]) -> None:
     reply = " ".join(word for word in words if word.upper() not in {"A", "B", "C", "D"})
-    found = parse_choice(reply, COLOURS)
+    result = parse_choice(reply, COLOURS)
     shuffled = parse_choice(reply, [COLOURS[i] for i in order])
-    assert (None if found is None else COLOURS[found]) == (None if shuffled is None else COLOURS[order[shuffled]])
+    assert (None if result is None else COLOURS[result]) == (None if shuffled is None else COLOURS[order[shuffled]])
 
 
 def process_time(reply: str) -> float:
@@ -155,8 +154,8 @@ UNITS += [
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_time_is_linear_in_the_length(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "LIMIT", 10**9)
-    monkeypatch.setattr(parsing, "MAX_TOKENS", 10**9)
+    monkeypatch.setattr(parser, "LIMIT", 10**9)
+    monkeypatch.setattr(parser, "MAX_TOKENS", 10**9)
     short, long = (process_time(unit * (size // len(unit))) for size in (2_000, 12_000))
     assert long < 18 * short + 0.05, "6 times the length: 6 times the time if linear, 36 times if quadratic"
 

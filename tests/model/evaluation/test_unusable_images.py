@@ -35,12 +35,12 @@ def test_the_others_keep_their_scores(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 2, "n_bootstrap": 20, "progress": False, "batch_size": 1}
     whole = evaluate(model, processor, load_blink(tmp_path / "whole"), **settings)
     result = run_benchmark(model, processor, "blink", load_blink(tmp_path / "one"), orders=2, **settings)
-    found = result.evaluation
-    assert [record.id for record in found.records] == [record.id for record in whole.records]
-    for index, (record, other) in enumerate(zip(found.records, whole.records, strict=True)):
+    outcome = result.evaluation
+    assert [record.id for record in outcome.records] == [record.id for record in whole.records]
+    for index, (record, other) in enumerate(zip(outcome.records, whole.records, strict=True)):
         assert record == other if index != 3 else record.predicted == {"likelihood": None, "generation": None}
-    assert "900" in str(found.records[3].problem) or "aspect ratio" in str(found.records[3].problem)
-    assert found.accuracy["likelihood"].unparsed == 1 and found.accuracy["likelihood"].n == 6
+    assert "900" in str(outcome.records[3].problem) or "aspect ratio" in str(outcome.records[3].problem)
+    assert outcome.accuracy["likelihood"].unparsed == 1 and outcome.accuracy["likelihood"].n == 6
     assert result.metrics()["unusable images"].value == 1
     assert "1 questions with unusable images, counted as unread" in result.table()
 

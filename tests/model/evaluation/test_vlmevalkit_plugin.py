@@ -151,10 +151,10 @@ def table(replies: list[str], hits: list[int] | None = None) -> pd.DataFrame:
 
 def test_every_difference_of_the_two_scores_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replies = ["(B)", "<answer>B</answer>", "(A)", "nothing of that"]
-    found = compare(table(replies), table(replies, [1, 0, 0, 0]))
-    assert found.vlmevalkit == {"questions": 0.25, "tasks": 0.5}
-    assert found.ours == {"questions": 0.5, "tasks": pytest.approx(2 / 3)}
-    assert [(d.index, d.vlmevalkit, d.ours, d.changes_score) for d in found.differences] == [("1", None, 1, True)]
+    result = compare(table(replies), table(replies, [1, 0, 0, 0]))
+    assert result.vlmevalkit == {"questions": 0.25, "tasks": 0.5}
+    assert result.ours == {"questions": 0.5, "tasks": pytest.approx(2 / 3)}
+    assert [(d.index, d.vlmevalkit, d.ours, d.changes_score) for d in result.differences] == [("1", None, 1, True)]
     with pytest.raises(ValueError, match="question 2: VLMEvalKit scored '\\(A\\)' with 1, its rules as described"):
         compare(table(replies), table(replies, [1, 0, 1, 0]))
     for suffix, write in ((".tsv", lambda t, f: t.to_csv(f, sep="\t", index=False)), (".json", pd.DataFrame.to_json)):
@@ -179,10 +179,12 @@ def test_vlmevalkit_itself_runs_to_its_end_and_its_score_is_ours_or_explained(tm
     command = [sys.executable, str(REPOSITORY / "tests" / "vlmevalkit_run.py"), str(tmp_path), prompt]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))[7:])
-    predictions = read_table(found["predictions"])
-    both = compare(predictions, read_table(found["results"]))  # raises if its hits are not those of the described rules
-    assert both.vlmevalkit["questions"] == pytest.approx(found["overall"])
+    result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))[7:])
+    predictions = read_table(result["predictions"])
+    both = compare(
+        predictions, read_table(result["results"])
+    )  # raises if its hits are not those of the described rules
+    assert both.vlmevalkit["questions"] == pytest.approx(result["overall"])
     model, processor = load_checkpoint("tiny-amvl")
     ours = evaluate(model, processor, questions(), scoring=("generation",), max_new_tokens=12, progress=False)
     replies = {row["index"]: row["prediction"] for row in predictions.to_dict("records")}
@@ -195,4 +197,4 @@ def test_vlmevalkit_itself_runs_to_its_end_and_its_score_is_ours_or_explained(tm
     changing = sum(difference.changes_score for difference in both.differences)
     gap = (both.ours["questions"] - both.vlmevalkit["questions"]) * both.n
     assert abs(gap) <= changing + 1e-6
-    print(both.table(), "\nsame replies as with BLINK's prompt:", sum(same), "\nabsent packages:", found["absent"])
+    print(both.table(), "\nsame replies as with BLINK's prompt:", sum(same), "\nabsent packages:", result["absent"])

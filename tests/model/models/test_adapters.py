@@ -75,9 +75,9 @@ def test_peft_itself_reads_the_adapter_onto_the_plain_backbone(backbone_folder: 
     adapted = PeftModel.from_pretrained(plain, str(tmp_path), subfolder="adapter").eval()
     batch = {n: v for n, v in collate(examples((1, 2), (3, 5))).items() if not n.startswith("answer_")}
     with torch.no_grad():
-        expected, found = model.backbone(**batch).logits, adapted(**batch).logits
+        expected, result = model.backbone(**batch).logits, adapted(**batch).logits
         unadapted = lora_free(backbone_folder)(**batch).logits
-    assert (found - expected).norm() < 1e-2 * (unadapted - expected).norm()
+    assert (result - expected).norm() < 1e-2 * (unadapted - expected).norm()
 
 
 def test_a_lora_checkpoint_of_earlier_versions_is_read(backbone_folder: Path, tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_a_merged_checkpoint_is_whole_and_answers_as_the_adapters_did(backbone_f
     whole = AMVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
     assert not whole.config.lora and not any("lora" in name for name in whole.state_dict())
     assert not (tmp_path / "whole" / "adapter").exists()
-    expected, found = outputs(model), outputs(whole)
+    expected, result = outputs(model), outputs(whole)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-3)
     whole.save_pretrained(tmp_path / "again")
     with pytest.raises(ValueError, match="no LoRA adapters to merge"):
         whole.merge_lora()

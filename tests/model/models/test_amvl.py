@@ -179,7 +179,7 @@ def test_a_shared_posterior_std_is_the_same_for_all_answers_of_a_question_and_th
     other = with_other_answers(batch)
     for model, same in ((shared_std_model(), True), (tiny_model(), False)):
         with torch.no_grad():
-            one, two = (model.latent_distributions(each)[1] for each in (batch, other))
+            one, two = (model.latent_distributions(item)[1] for item in (batch, other))
         assert torch.equal(one.log_std, two.log_std) is same
         assert not torch.allclose(one.mean, two.mean, atol=1e-3)
     assert not torch.allclose(one.log_std[0], one.log_std[1], atol=1e-3)  # it still depends on the question

@@ -32,17 +32,17 @@ def test_the_base_solves_held_out_questions_of_the_tasks_it_is_said_to_solve() -
     assert report["mean_accuracy"] >= 0.80
     solved = [task for task, accuracy in report["accuracy"].items() if accuracy >= 0.98]
     questions = [synthetic_question(task, split="test", seed=5, index=i) for task in solved for i in range(4)]
-    found = evaluate(model, processor, questions, progress=False, batch_size=16, n_bootstrap=10)
+    result = evaluate(model, processor, questions, progress=False, batch_size=16, n_bootstrap=10)
     for scoring in ("likelihood", "generation"):
-        assert found.accuracy[scoring].weighted.mean >= 0.9, scoring
+        assert result.accuracy[scoring].weighted.mean >= 0.9, scoring
 
 
 def test_the_multi_hop_base_solves_the_hops_that_it_was_trained_on_and_no_more() -> None:
     recipe = json.loads((SHIPPED["multihop"] / "recipe.json").read_text())
     settings = MultihopRecipe(**{**recipe, "hops": {int(hops): weight for hops, weight in recipe["hops"].items()}})
     model, processor = load_checkpoint("multihop")
-    found = {hops: hop_accuracy(model, processor, replace(settings, eval_size=64), hops, "test") for hops in (1, 2, 3)}
-    assert found[1] >= 0.95 and found[2] >= 0.95 and found[3] <= 0.3
+    result = {hops: hop_accuracy(model, processor, replace(settings, eval_size=64), hops, "test") for hops in (1, 2, 3)}
+    assert result[1] >= 0.95 and result[2] >= 0.95 and result[3] <= 0.3
 
 
 @pytest.mark.parametrize("name", ["tiny-forward-only", "tiny-amvl"])

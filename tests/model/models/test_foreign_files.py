@@ -13,8 +13,8 @@ import torch
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.backbone import load_backbone
 from amvl_model.models.checkpoints import backbone_at, write_manifest
+from amvl_model.models.checkpoints.pickles import foreign_code
 from amvl_model.models.loading import ASSETS, load_checkpoint, save_checkpoint
-from amvl_model.models.pickles import foreign_code
 from tests import helpers
 
 

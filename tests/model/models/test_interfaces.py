@@ -50,7 +50,7 @@ def baseline(pauses: int) -> Any:
 def test_left_padding_gives_what_right_padding_gives() -> None:
     model, right = tiny_model(), batch()
     for left in (left_padded(right), left_padded(right, answers=False)):
-        one, other = (model(**each, latents="posterior_mean") for each in (right, left))
+        one, other = (model(**item, latents="posterior_mean") for item in (right, left))
         for name in ("logits", "answer_nll", "prior_mean", "posterior_mean", "posterior_log_std", "latent_norm_ratio"):
             assert torch.equal(one[name], other[name]), name
         for one, other in zip(model.latent_distributions(right), model.latent_distributions(left), strict=True):
@@ -58,7 +58,7 @@ def test_left_padding_gives_what_right_padding_gives() -> None:
         state, prior = model.encode_query(left)
         assert torch.equal(prior.mean, model.encode_query(right)[1].mean)
         posteriors = [
-            model.posterior_from(state, each["answer_ids"], each["answer_mask"]).mean for each in (right, left)
+            model.posterior_from(state, item["answer_ids"], item["answer_mask"]).mean for item in (right, left)
         ]
         assert torch.equal(*posteriors)
 
@@ -67,8 +67,8 @@ def test_left_padding_gives_what_right_padding_gives() -> None:
 def test_left_padded_queries_are_answered_as_right_padded_ones(options: dict[str, int]) -> None:
     right = without_answers(batch())
     one, other = (
-        tiny_model().generate(**each, seed=0, do_sample=False, max_new_tokens=4, **options)
-        for each in (right, left_padded(right, answers=False))
+        tiny_model().generate(**item, seed=0, do_sample=False, max_new_tokens=4, **options)
+        for item in (right, left_padded(right, answers=False))
     )
     assert torch.equal(one, other)
 
@@ -80,7 +80,7 @@ def test_the_baselines_take_left_padding(pauses: int) -> None:
     left = left_padded(right)
     assert torch.equal(model(**right).logits, model(**left).logits)
     scorer = scorer_for(model, helpers.processor())
-    one, other = (scorer.greedy(scorer.encode(without_answers(each)), None, 3) for each in (right, left))
+    one, other = (scorer.greedy(scorer.encode(without_answers(item)), None, 3) for item in (right, left))
     assert one == other
 
 
@@ -139,12 +139,12 @@ def base(folder: Path, **preprocessor: Any) -> Path:
 def test_a_size_in_pixels_is_translated_and_saved(tmp_path: Path) -> None:
     path = base(tmp_path, size={"min_pixels": 3136, "max_pixels": 6272})
     edges = AMVLProcessor.from_pretrained(base(tmp_path / "edges", size={"shortest_edge": 3136, "longest_edge": 6272}))
-    found = AMVLProcessor.from_pretrained(path)
+    result = AMVLProcessor.from_pretrained(path)
     asked = question(1, seed=1)
     for name, value in edges.encode(asked).items():
-        assert torch.equal(found.encode(asked)[name], value)
-    assert found.query_length(asked) == edges.query_length(asked)
-    found.save_pretrained(tmp_path / "again")
+        assert torch.equal(result.encode(asked)[name], value)
+    assert result.query_length(asked) == edges.query_length(asked)
+    result.save_pretrained(tmp_path / "again")
     assert dict(AMVLProcessor.from_pretrained(tmp_path / "again").image_processor.size) == dict(
         edges.image_processor.size
     )

@@ -106,9 +106,9 @@ def test_qwen2_vl_answers_is_saved_and_answers_the_same(tmp_path: Path) -> None:
 def test_qwen2_vl_is_evaluated_with_and_without_latents() -> None:
     questions = [replace(helpers.question(1, seed), choices=("1", "2"), answer=seed % 2) for seed in range(3)]
     for candidate in (model(), model().backbone):
-        found = evaluate(candidate, helpers.processor(), questions, n_bootstrap=10, max_new_tokens=2, progress=False)
-        assert len(found.records) == 3
-        assert all(record.answer_nll is not None and record.answer_nll > 0 for record in found.records)
+        result = evaluate(candidate, helpers.processor(), questions, n_bootstrap=10, max_new_tokens=2, progress=False)
+        assert len(result.records) == 3
+        assert all(record.answer_nll is not None and record.answer_nll > 0 for record in result.records)
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("qwen3_vl", "DeepStack"), ("llava", "one of qwen2_5_vl, qwen2_vl")])

@@ -133,9 +133,9 @@ def test_a_baseline_is_trained_stored_loaded_and_measured_like_any_model(name: s
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
     options: dict[str, Any] = {"progress": False, "n_bootstrap": 50}
-    found = [evaluate(each, p, QUESTIONS, **options) for each, p in ((model, made), (loaded, again))]
-    assert [r.log_probs for r in found[0].records] == [r.log_probs for r in found[1].records]
-    assert found[0].latents is None
+    result = [evaluate(item, p, QUESTIONS, **options) for item, p in ((model, made), (loaded, again))]
+    assert [r.log_probs for r in result[0].records] == [r.log_probs for r in result[1].records]
+    assert result[0].latents is None
     measured = measure(loaded, again, settings, QUESTIONS, QUESTIONS, progress=False).to_dict()
     assert measured["contamination"] is None
     assert (measured["interventions"] is None) == (name == "sft")
@@ -198,12 +198,12 @@ def test_lora_checkpoints_hold_adapters_and_pause_tokens_and_load_again(tmp_path
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
-    batch, found = collate(examples()), []
+    batch, result = collate(examples()), []
     for again in (False, True):
         model = paused(2).train()
         if again:
             model.gradient_checkpointing_enable()
         model(**batch).answer_nll.sum().backward()
-        found.append(gradients(model))
-    for name, expected in found[0].items():
-        torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+        result.append(gradients(model))
+    for name, expected in result[0].items():
+        torch.testing.assert_close(result[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)

@@ -18,9 +18,9 @@ from transformers import AutoModelForImageTextToText
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import backbone_at
+from amvl_model.models.checkpoints.sharing import MARK
 from amvl_model.models.loading import save_checkpoint
 from amvl_model.models.pause import PauseForConditionalGeneration
-from amvl_model.models.sharing import MARK
 from tests.helpers import collate, examples, processor, tiny_model
 
 RECORD: dict[str, Any] = {
@@ -45,20 +45,20 @@ def shared_model() -> AMVLForConditionalGeneration:
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What would be uploaded: huggingface_hub's two calls, without a network."""
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
 
     def create_repo(self: Any, repo_id: str, **options: Any) -> Any:
-        found.append({"created": repo_id, **options})
+        result.append({"created": repo_id, **options})
         return SimpleNamespace(repo_id=repo_id)
 
     def upload_folder(self: Any, *, repo_id: str, folder_path: Path, **options: Any) -> str:
         files = {str(f.relative_to(folder_path)): f.read_bytes() for f in Path(folder_path).rglob("*") if f.is_file()}
-        found.append({"uploaded": repo_id, "files": files, **options})
+        result.append({"uploaded": repo_id, "files": files, **options})
         return "commit"
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    return found
+    return result
 
 
 def test_a_checkpoint_has_a_model_card_with_the_hubs_metadata(tmp_path: Path) -> None:

@@ -37,16 +37,16 @@ def seven_b(data: Path, **overrides: object) -> object:
 
 
 def test_the_plan_of_the_7b_preset_on_miniatures_is_ready(data: Path, tmp_path: Path) -> None:
-    found = plan(seven_b(data), processes=8)  # type: ignore[arg-type]
-    assert found.problems == ()
-    assert found.ready
-    report = found.to_dict()
+    result = plan(seven_b(data), processes=8)  # type: ignore[arg-type]
+    assert result.problems == ()
+    assert result.ready
+    report = result.to_dict()
     assert set(report["training_data"]["shares"]) == {"visual-cot", "refocus", "cogcom", "zebra-cot"}
     assert report["evaluation_data"]["size"] == 4
     assert report["schedule"]["questions_a_step"] == 8 * 16
     assert report["schedule"]["weights"][0] == {"step": 0, "beta": 0.0, "gamma": 0.0}
     assert len({row["source"] for row in report["rows"]}) == 5
-    json_file, text_file = write_plan(found, tmp_path / "out")
+    json_file, text_file = write_plan(result, tmp_path / "out")
     assert json.loads(json_file.read_text())["ready"] is True
     assert "Ready" in text_file.read_text()
 
@@ -71,30 +71,30 @@ def test_rows_are_laid_out_as_the_model_lays_them_out(data: Path) -> None:
 
 
 def test_everything_that_stands_in_the_way_is_named_at_once(data: Path, tmp_path: Path) -> None:
-    found = plan(seven_b(tmp_path, **{"model.base": "Qwen/Qwen2.5-VL-7B-Instruct", "data.eval_source": "vstar"}))  # type: ignore[arg-type]
-    assert not found.ready
-    base, training, evaluation = found.problems
+    result = plan(seven_b(tmp_path, **{"model.base": "Qwen/Qwen2.5-VL-7B-Instruct", "data.eval_source": "vstar"}))  # type: ignore[arg-type]
+    assert not result.ready
+    base, training, evaluation = result.problems
     assert base.startswith("base:") and "hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir" in base
     assert "model.base in a configuration" in base
     assert training.startswith("training data:") and str(tmp_path) in training
     assert evaluation.startswith("evaluation data:") and "test_questions.jsonl" in evaluation
-    assert found.to_dict()["memory"]["parameters"] > 8e9  # known without the weights
-    assert "3. evaluation data" in found.text()
+    assert result.to_dict()["memory"]["parameters"] > 8e9  # known without the weights
+    assert "3. evaluation data" in result.text()
 
 
 def test_a_damaged_image_among_those_looked_at_is_a_problem(data: Path, tmp_path: Path) -> None:
     miniatures.vstar(tmp_path)
     next((tmp_path / "direct_attributes").iterdir()).write_bytes(b"no picture")
-    found = plan(seven_b(data, **{"data.eval_source": str(tmp_path / "nothing")}))  # type: ignore[arg-type]
-    assert any("evaluation data" in text for text in found.problems)
+    result = plan(seven_b(data, **{"data.eval_source": str(tmp_path / "nothing")}))  # type: ignore[arg-type]
+    assert any("evaluation data" in text for text in result.problems)
     damaged = {
         "data.source": "synthetic-blink",
         "data.train_size": 8,
         "data.eval_source": "vstar",
         "data.path": str(tmp_path),
     }
-    found = plan(load_preset("tiny", damaged))
-    assert any("evaluation data: 1 of 4" in text and "unreadable" in text for text in found.problems), found.problems
+    result = plan(load_preset("tiny", damaged))
+    assert any("evaluation data: 1 of 4" in text and "unreadable" in text for text in result.problems), result.problems
 
 
 def test_the_command_trains_nothing_and_says_by_its_exit_status_whether_it_could(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ def test_the_check_trains_resumes_stores_and_evaluates(tmp_path: Path, rank: int
         pytest.importorskip("peft")
     asked = ["--size", "tiny", "--questions", "2", "--pixels", "12544", "--lora-rank", str(rank)]
     assert check_scale.main([*asked, "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out" / "scale" / f"tiny,lora={rank}" / "seed0.json").read_text())
-    metrics = {name: metric["value"] for name, metric in found["metrics"].items()}
+    result = json.loads((tmp_path / "out" / "scale" / f"tiny,lora={rank}" / "seed0.json").read_text())
+    metrics = {name: metric["value"] for name, metric in result["metrics"].items()}
     assert metrics["parameters"] == SIZES["tiny"].language_parameters + SIZES["tiny"].vision_parameters
     assert metrics["step2.resumed_loss"] == pytest.approx(metrics["step2.loss"], rel=1e-6)
     assert metrics["step1.loss"] != metrics["step2.loss"]
     assert metrics["evaluated_questions"] == 4
-    assert found["config"]["train"]["steps"] == 2 and found["config"]["preset"] == "qwen2.5-vl-7b"
+    assert result["config"]["train"]["steps"] == 2 and result["config"]["preset"] == "qwen2.5-vl-7b"
     assert (tmp_path / "work" / "run" / "checkpoint" / "model.safetensors").is_file()
 
 

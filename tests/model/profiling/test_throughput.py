@@ -286,13 +286,13 @@ def results_of(cells: list[Cell], root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_verdicts_follow_from_the_measured_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = results_of(grid_cells(), tmp_path, monkeypatch)
-    found = {verdict.requirement: verdict for verdict in report.verdicts(results)}
-    assert found["step time at most r + 0.03 times SFT's"].passed is True
-    assert found["three passes at least 2.5 times SFT at N = 768, |y| = 16"].passed is True
-    assert found["cost in k as r predicts, within 5 %"].passed is True
-    linear = next(v for name, v in found.items() if name.startswith("cost linear in the tokens"))
+    result = {verdict.requirement: verdict for verdict in report.verdicts(results)}
+    assert result["step time at most r + 0.03 times SFT's"].passed is True
+    assert result["three passes at least 2.5 times SFT at N = 768, |y| = 16"].passed is True
+    assert result["cost in k as r predicts, within 5 %"].passed is True
+    linear = next(v for name, v in result.items() if name.startswith("cost linear in the tokens"))
     assert linear.passed is True and "4 lengths" in linear.detail
-    assert found["7B at 45 % model-flops utilisation or better"].passed is None
+    assert result["7B at 45 % model-flops utilisation or better"].passed is None
     slow = replace(results[0], metrics={**results[0].metrics, "ratio.two-pass": Metric(1.5, "1")})
     worse = {v.requirement: v for v in report.verdicts([slow, *results[1:]])}
     verdict = worse["step time at most r + 0.03 times SFT's"]

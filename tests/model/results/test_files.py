@@ -410,9 +410,9 @@ def test_provenance_names_the_commit_and_notices_changed_code(tmp_path: Path, mo
 def test_provenance_outside_git_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance_module, "PROJECT_ROOT", tmp_path.resolve())
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    found = provenance()
-    assert (found["commit"], found["dirty"]) == (None, None)
-    assert found["versions"]["numpy"] == np.__version__
+    result = provenance()
+    assert (result["commit"], result["dirty"]) == (None, None)
+    assert result["versions"]["numpy"] == np.__version__
 
 
 def test_provenance_inside_another_repository_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,9 @@ def runs() -> list[Result]:
     """Seeds differ by a whole nat, cell b is 0.1 below a in every seed, give or take; c is like a."""
     noise = np.random.default_rng(0).normal(0, 0.005, size=(2, 5))
     return [
-        each
+        item
         for seed in range(5)
-        for each in (
+        for item in (
             result("a", seed, 1.0 + seed),
             result("b", seed, 0.9 + seed + noise[0, seed]),
             result("c", seed, 1.0 + seed + noise[1, seed]),
@@ -50,21 +50,21 @@ def test_holm_is_that_of_statsmodels() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.5])) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert len(holm(np.array([]))) == 0
     p_values = np.random.default_rng(0).random((10, 7)) ** 3
-    for each in p_values:
-        assert (holm(each) == multipletests(each, method="holm")[1]).all()
+    for item in p_values:
+        assert (holm(item) == multipletests(item, method="holm")[1]).all()
 
 
 def test_pairing_by_seed_sees_what_the_spread_between_seeds_hides() -> None:
-    found = differences(results(), LEAK, "a")
-    assert [*found.index] == ["b", "c"]
-    assert found["mean"].b == pytest.approx(-0.1, abs=0.01) and found.high.b < 0
-    assert found.p.b < found.adjusted.b < 0.05 < found.adjusted.c
+    result = differences(results(), LEAK, "a")
+    assert [*result.index] == ["b", "c"]
+    assert result["mean"].b == pytest.approx(-0.1, abs=0.01) and result.high.b < 0
+    assert result.p.b < result.adjusted.b < 0.05 < result.adjusted.c
     assert interval(by_seed(results(), LEAK).b)[1] > 1.0
 
 
 def test_seeds_that_only_one_cell_has_do_not_count() -> None:
-    found = differences(tidy([run for run in runs() if not (run.cell == "b" and run.seed > 0)]), LEAK, "a")
-    assert found.n.b == 1 and found.loc["b", ["low", "high", "p", "adjusted"]].isna().all()
+    result = differences(tidy([run for run in runs() if not (run.cell == "b" and run.seed > 0)]), LEAK, "a")
+    assert result.n.b == 1 and result.loc["b", ["low", "high", "p", "adjusted"]].isna().all()
 
 
 def test_equal_differences_need_no_variance() -> None:
@@ -80,10 +80,10 @@ def test_differences_that_are_equal_but_for_rounding_count_as_equal() -> None:
 
 
 def test_pairs_are_corrected_together_and_a_pair_without_common_seeds_is_nan() -> None:
-    found = paired_differences(results(), LEAK, [("b", "a"), ("c", "a"), ("b", "never run")])
-    assert found.n.tolist() == [5, 5, 0] and found.drop(columns="n").loc[2].isna().all()
-    assert found.adjusted[0] == pytest.approx(2 * found.p[0])
-    assert found.loc[0].tolist() == differences(results(), LEAK, "a").loc["b"].tolist()
+    result = paired_differences(results(), LEAK, [("b", "a"), ("c", "a"), ("b", "never run")])
+    assert result.n.tolist() == [5, 5, 0] and result.drop(columns="n").loc[2].isna().all()
+    assert result.adjusted[0] == pytest.approx(2 * result.p[0])
+    assert result.loc[0].tolist() == differences(results(), LEAK, "a").loc["b"].tolist()
     assert paired_differences(results(), "never measured", [("b", "a")]).n.tolist() == [0]
 
 

@@ -31,8 +31,8 @@ def result(cell: str, seed: int, beta: float, gamma: float | None, leak: float, 
 def results(leak: float, nll: float, zeroed: float) -> list[Result]:
     """Forward-only at 1.0 nats of leakage and NLL 0.5, and one AMVL cell at the given offsets, five noisy seeds each."""
     noise = np.random.default_rng(0).normal(0, 0.002, size=5)
-    found = [result("fwd", seed, 0.003, None, 1.0, 0.5, -0.2) for seed in range(5)]
-    return found + [
+    outcome = [result("fwd", seed, 0.003, None, 1.0, 0.5, -0.2) for seed in range(5)]
+    return outcome + [
         result("dual", s, 0.003, 0.003, 1.0 + leak + noise[s], 0.5 + nll + noise[s], zeroed + noise[s])
         for s in range(5)
     ]
@@ -97,7 +97,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return {key: value for part in nested for key, value in part.items()}
 
 
-@pytest.mark.parametrize("study", [each for each in STUDIES.values() if each.stand_ins], ids=lambda study: study.name)
+@pytest.mark.parametrize("study", [item for item in STUDIES.values() if item.stand_ins], ids=lambda study: study.name)
 def test_what_stands_in_was_made_with_the_same_settings(study) -> None:  # type: ignore[no-untyped-def]
     own = {cell: flat(cell_config(study, cell, 1).to_dict()) for cell in study.cells}
     for cell, (other, name) in study.stand_ins.items():
@@ -117,8 +117,8 @@ def test_results_of_another_study_stand_in_until_a_cell_has_its_own(tmp_path: Pa
             tmp_path / name / cell / "seed0.json", study=name, cell=cell, seed=0, config={}, wall_seconds=1.0, device="cpu",
             metrics={"answer_nll": Metric(0.5, "nats")},
         )  # fmt: skip
-    found = study_results(study, tmp_path)
-    assert [(each.study, each.cell) for each in found] == [("latents", "k=1,d=16"), ("objectives", "k=4,d=16")]
+    result = study_results(study, tmp_path)
+    assert [(item.study, item.cell) for item in result] == [("latents", "k=1,d=16"), ("objectives", "k=4,d=16")]
     said = draw_study(study, tmp_path)
     assert "minus k=4,d=16" in said and "from other studies, same settings: objectives/amvl" in said
     with pytest.raises(FileNotFoundError):
@@ -153,26 +153,26 @@ def test_runs_of_the_new_studies_record_what_their_tables_read(tmp_path: Path, m
     for name in ("objectives", "temperature"):
         small(name, monkeypatch)
     monkeypatch.setattr("amvl_model.studies.measurement.SHIFTED_SIZE", 3)
-    found = {
+    result = {
         cell: read_result(run_cell("objectives", cell, 0, tmp_path, tmp_path)) for cell in ("amvl", "pause", "sft")
     }
-    for each in found.values():
-        assert each.value("accuracy.Counting") == each.value("accuracy")
+    for item in result.values():
+        assert item.value("accuracy.Counting") == item.value("accuracy")
         assert {
             "accuracy",
             "answer_nll",
             "out_of_distribution.accuracy",
             "out_of_distribution.answer_nll",
-        } <= each.metrics.keys()
+        } <= item.metrics.keys()
     figures = {
         "answer_direction.held_out.contrast",
         "answer_direction.training.own_label",
         "held_out.leaked_information",
     }
-    assert figures <= found["amvl"].metrics.keys() and not figures & found["pause"].metrics.keys()
-    assert "zeroed.accuracy_difference" in found["pause"].metrics and "zeroed.accuracy" not in found["sft"].metrics
+    assert figures <= result["amvl"].metrics.keys() and not figures & result["pause"].metrics.keys()
+    assert "zeroed.accuracy_difference" in result["pause"].metrics and "zeroed.accuracy" not in result["sft"].metrics
     mean, warm = (read_result(run_cell("temperature", f"amvl,t={t}", 0, tmp_path, tmp_path)) for t in ("0", "1"))
-    assert mean.value("prior_sample.answer_nll") == pytest.approx(found["amvl"].value("answer_nll"), rel=1e-5)
+    assert mean.value("prior_sample.answer_nll") == pytest.approx(result["amvl"].value("answer_nll"), rel=1e-5)
     assert warm.value("prior_sample.answer_nll") != mean.value("prior_sample.answer_nll")
     assert "out_of_distribution.prior_sample.accuracy" in warm.metrics
     assert warm.extra["checkpoint"] == "objectives/amvl/seed0" and len(warm.extra["weights_sha256"]) == 64

@@ -54,8 +54,8 @@ def run(*arguments: str, processes: int = 1, fails: bool = False) -> str:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(folder / "state.pt")
-    return found
+    result: dict[str, torch.Tensor] = torch.load(folder / "state.pt")
+    return result
 
 
 def lines(folder: Path, key: str) -> list[dict[str, Any]]:
@@ -68,10 +68,10 @@ def assert_same_training(reference: Path, other: Path, *, weights: float = 1e-4)
     for here, there in zip(lines(reference, "loss"), lines(other, "loss"), strict=True):
         for name in ("loss", "ntp", "forward_kl", "reverse_kl", "grad_norm"):
             assert there[name] == pytest.approx(here[name], rel=1e-5), (here["step"], name)
-    expected, found = state(reference), state(other)
-    assert expected.keys() == found.keys()
+    expected, result = state(reference), state(other)
+    assert expected.keys() == result.keys()
     for name, value in expected.items():
-        assert float((found[name] - value).norm()) <= weights * float(value.norm()) + 1e-7, name
+        assert float((result[name] - value).norm()) <= weights * float(value.norm()) + 1e-7, name
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,8 @@ def test_a_run_whose_process_was_killed_resumes_to_the_uninterrupted_weights(sha
     assert kept.name == "checkpoint-2"
     assert len(list((kept / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
     run(*common, "--resume", processes=2)
-    expected, found = state(sharded), state(tmp_path)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    expected, result = state(sharded), state(tmp_path)
+    assert all(torch.equal(result[name], value) for name, value in expected.items())
     assert [line["step"] for line in lines(tmp_path, "loss")] == [1, 2, 3, 4]
 
 
@@ -144,8 +144,8 @@ def test_a_run_killed_in_its_second_epoch_sees_the_questions_that_were_left(tmp_
     run("train", "none", str(whole), "6", "--batch", "2", processes=2)
     run("train", "none", str(cut), "6", "--batch", "2", "--die-after", "5", processes=2, fails=True)
     run("train", "none", str(cut), "6", "--batch", "2", "--resume", processes=2)
-    expected, found = state(whole), state(cut)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    expected, result = state(whole), state(cut)
+    assert all(torch.equal(result[name], value) for name, value in expected.items())
 
 
 @pytest.mark.slow
@@ -191,11 +191,11 @@ def test_an_evaluation_by_two_processes_writes_the_file_of_one(tmp_path: Path) -
         arguments = ["--model", "tiny-amvl", "--benchmark", "hrbench4k", "--path", str(data), "--batch-size", "1"]
         arguments += ["--max-new-tokens", "2", "--orders", "2", "--out", str(out)]
         run("evaluate", json.dumps(arguments), processes=processes)
-        found = json.loads(out.read_text())
-        assert found["config"].pop("out").endswith(f"{processes}.json")
+        result = json.loads(out.read_text())
+        assert result["config"].pop("out").endswith(f"{processes}.json")
         for name in ("wall_seconds", "created", "device", "commit", "dirty"):  # of the moment, not of the model
-            found.pop(name)
-        files.append(json.dumps(found))
+            result.pop(name)
+        files.append(json.dumps(result))
     assert files[0] == files[1]
 
 

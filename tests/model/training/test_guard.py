@@ -14,7 +14,8 @@ import torch
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights
 from amvl_model.models.loading import build_model, save_checkpoint
-from amvl_model.training import guard, run
+from amvl_model.training import run
+from amvl_model.training.monitoring import guard
 from amvl_model.training.run_folder import newest_checkpoint
 from amvl_model.training.trainer import JsonlLog
 from tests.model.training.test_trainer import QUESTIONS, config

@@ -13,7 +13,7 @@ import torch
 from amvl_model.models.distributions import DiagonalGaussian
 from amvl_model.training import run
 from amvl_model.training.arguments import training_arguments
-from amvl_model.training.health import ACTIVE_FROM, LIMITS, latent_state, warnings_of
+from amvl_model.training.monitoring.health import ACTIVE_FROM, LIMITS, latent_state, warnings_of
 from amvl_model.training.trainer import AMVLTrainer
 from tests.model.training.test_trainer import QUESTIONS, config, small_model, trainer_for
 

@@ -14,7 +14,7 @@ from amvl_model.data.synthetic import synthetic_question
 from amvl_model.diagnostics.reading.forecast import forecast_run
 from amvl_model.diagnostics.reading.probe import ProbeReport
 from amvl_model.models.checkpoints import NonFiniteError
-from amvl_model.training.probe import QUESTIONS, probe_questions
+from amvl_model.training.monitoring.probe import QUESTIONS, probe_questions
 from amvl_model.training.run import train
 from tests.model.training.test_trainer import config
 

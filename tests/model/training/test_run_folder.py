@@ -64,8 +64,8 @@ def log(folder: Path) -> list[tuple[int, str, float]]:
     """Step, kind and value of every line."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kinds = ("eval_loss", "loss", "train_runtime")
-    found = [(row["step"], next(kind for kind in kinds if kind in row), row) for row in rows]
-    return [(step, kind, 0.0 if kind == "train_runtime" else row[kind]) for step, kind, row in found]
+    result = [(row["step"], next(kind for kind in kinds if kind in row), row) for row in rows]
+    return [(step, kind, 0.0 if kind == "train_runtime" else row[kind]) for step, kind, row in result]
 
 
 def test_a_manifest_lists_every_file_of_a_checkpoint(whole: Path) -> None:

@@ -64,14 +64,14 @@ def gradients(batch_size: int, accumulation: int, folder: Path) -> dict[str, tor
     model.forward = lambda *a, **k: original(*a, **{**k, "latents": "posterior_mean"})  # type: ignore[method-assign]
     settings = config(**{"train.batch_size": batch_size, "train.grad_accumulation": accumulation, "train.steps": 1})
     trainer = trainer_for(model, processor, settings, folder, max_grad_norm=0.0)
-    found: dict[str, torch.Tensor] = {}
+    result: dict[str, torch.Tensor] = {}
 
     def keep(*_: Any, **__: Any) -> None:
-        found.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        result.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
     trainer.create_optimizer().register_step_pre_hook(keep)
     trainer.train()
-    return found
+    return result
 
 
 def test_ragged_gradient_accumulation_equals_one_big_batch(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_gradients_are_those_of_two_ordinary_uses(name: str) -> None:
     options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
     expected = torch.autograd.grad(LOSSES[name](*both(module, *x, shared=False)), parts, **options)
     got = torch.autograd.grad(LOSSES[name](*both(module, *x, shared=True)), parts, **options)
-    for reference, found in zip(expected, got, strict=True):
-        torch.testing.assert_close(found, reference)
+    for reference, result in zip(expected, got, strict=True):
+        torch.testing.assert_close(result, reference)
 
 
 def test_a_graph_that_is_kept_gives_the_same_gradients_twice_and_second_derivatives_are_right() -> None:
@@ -70,9 +70,9 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_twice_and_second_derivati
 
     def curvature(shared: bool) -> list[tuple[Tensor, ...]]:
         loss = LOSSES["both"](*both(module, *x, shared=shared))
-        found = [torch.autograd.grad(loss, (module.weight, *x), create_graph=True) for _ in range(2)]
-        squares = torch.stack([gradient.square().sum() for gradient in found[0]])
-        return [*found, torch.autograd.grad(squares.sum(), (module.weight, *x))]
+        result = [torch.autograd.grad(loss, (module.weight, *x), create_graph=True) for _ in range(2)]
+        squares = torch.stack([gradient.square().sum() for gradient in result[0]])
+        return [*result, torch.autograd.grad(squares.sum(), (module.weight, *x))]
 
     for reference, got in zip(curvature(False), curvature(True), strict=True):
         torch.testing.assert_close(got, reference)

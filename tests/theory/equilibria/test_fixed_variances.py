@@ -62,15 +62,15 @@ def test_closed_form_is_the_rest_point_of_the_full_dense_system(seed):
     model = dense_model(seed)
     for beta, gamma in ((0.3, 0.0), (1.0, 0.7), (2.0, 30.0)):
         shift, contamination = rest_point(model, beta, gamma * model.Lambda_q)
-        found = equilibrium(model, beta, gamma)
-        np.testing.assert_allclose(found.posterior_shift, shift, rtol=1e-10)
-        np.testing.assert_allclose(found.contamination, contamination, rtol=1e-10)
-        np.testing.assert_allclose(found.absorption @ shift, contamination, rtol=1e-10)
-        assert found.response_energy == pytest.approx(model.g @ shift, rel=1e-10)
+        result = equilibrium(model, beta, gamma)
+        np.testing.assert_allclose(result.posterior_shift, shift, rtol=1e-10)
+        np.testing.assert_allclose(result.contamination, contamination, rtol=1e-10)
+        np.testing.assert_allclose(result.absorption @ shift, contamination, rtol=1e-10)
+        assert result.response_energy == pytest.approx(model.g @ shift, rel=1e-10)
         # T3 as it is written: c = [H + (H + gamma Lq)(beta Lp)^-1 A]^-1 g
         R = np.linalg.solve(beta * model.Lambda_p, model.A)
         direct = np.linalg.solve(model.H + (model.H + gamma * model.Lambda_q) @ R, model.g)
-        np.testing.assert_allclose(found.contamination, direct, rtol=1e-10)
+        np.testing.assert_allclose(result.contamination, direct, rtol=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -88,9 +88,9 @@ def test_frozen_prior_and_spread_are_linear_solves_of_every_answer(seed):
 def test_elbo_is_the_stop_gradient_game_where_the_pulls_agree_even_when_all_matrices_are_dense(seed):
     model = dense_model(seed)
     shift, contamination = rest_point(model, 0.6, 0.6 * model.Lambda_p)
-    found = elbo_equilibrium(model, 0.6)
-    np.testing.assert_allclose(found.posterior_shift, shift, rtol=1e-10)
-    np.testing.assert_allclose(found.contamination, contamination, rtol=1e-10)
+    result = elbo_equilibrium(model, 0.6)
+    np.testing.assert_allclose(result.posterior_shift, shift, rtol=1e-10)
+    np.testing.assert_allclose(result.contamination, contamination, rtol=1e-10)
     same = MeanLeakageModel(model.H, model.g, model.G, model.Lambda_p / 2, model.Lambda_p, model.A)
     np.testing.assert_allclose(equilibrium(same, 0.6, 1.2).contamination, contamination, rtol=1e-10)
 
@@ -98,12 +98,12 @@ def test_elbo_is_the_stop_gradient_game_where_the_pulls_agree_even_when_all_matr
 def test_one_mode_formulas_are_the_diagonal_of_the_matrix_solution():
     model = dense_model(5, diagonal=True)
     h, lq, lp, a = (np.diagonal(m) for m in (model.H, model.Lambda_q, model.Lambda_p, model.A))
-    found = equilibrium(model, 0.8, 1.7)
+    result = equilibrium(model, 0.8, 1.7)
     s = mode_absorption(0.8, lp, a)
-    np.testing.assert_allclose(mode_contamination(model.g, h, lq, s, 1.7), found.contamination, rtol=1e-12)
+    np.testing.assert_allclose(mode_contamination(model.g, h, lq, s, 1.7), result.contamination, rtol=1e-12)
     stronger = mode_absorption(0.8, lp, effective_anchor(a, 1.7, lq, h))
-    np.testing.assert_allclose(model.g / h * stronger, found.contamination, rtol=1e-12)
-    ratio = found.contamination / equilibrium(model, 0.8, 0.0).contamination
+    np.testing.assert_allclose(model.g / h * stronger, result.contamination, rtol=1e-12)
+    ratio = result.contamination / equilibrium(model, 0.8, 0.0).contamination
     np.testing.assert_allclose(relative_contamination(s, 1.7, lq, h), ratio, rtol=1e-12)
     np.testing.assert_allclose(
         mode_contamination(model.g, h, lq, s, equivalent_gamma(0.8, lp, lq)),
@@ -235,13 +235,13 @@ def _exact(example, gamma):
 
 def _in_floats(example, gamma):
     model = MeanLeakageModel(**{name: np.array(value, dtype=float) for name, value in example.arguments.items()})
-    found = equilibrium(model, float(example.beta), float(gamma))
+    result = equilibrium(model, float(example.beta), float(gamma))
     return {
         "shift_norm2": lambda: float(np.sum(frozen_prior_response(model, float(gamma)) ** 2)),
-        "contamination_norm2": lambda: float(np.sum(found.contamination**2)),
-        "contamination_0": lambda: float(found.contamination[0]),
-        "response_energy": lambda: found.response_energy,
-        "spread_trace": lambda: float(np.trace(found.spread_cov)),
+        "contamination_norm2": lambda: float(np.sum(result.contamination**2)),
+        "contamination_0": lambda: float(result.contamination[0]),
+        "response_energy": lambda: result.response_energy,
+        "spread_trace": lambda: float(np.trace(result.spread_cov)),
     }[example.quantity]()
 
 
@@ -266,8 +266,8 @@ def test_sweep_is_the_one_mode_formula_for_any_shape_chunk_and_number_of_threads
     expected = mode_contamination(0.7, 1.3, 2.0, mode_absorption(beta, s, 1 - s + 1e-300), gamma)
     numbers = {"force": 0.7, "curvature": 1.3, "posterior_precision": 2.0}
     for chunk, workers in ((7, 1), (100, 2), (10**6, 1)):
-        found = sweep_contamination(beta, gamma, s, chunk=chunk, workers=workers, **numbers)
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        result = sweep_contamination(beta, gamma, s, chunk=chunk, workers=workers, **numbers)
+        np.testing.assert_allclose(result, expected, rtol=1e-12)
     out = np.empty((30, 40))
     assert sweep_contamination(beta[:, :1], gamma[:1], 0.5, out=out, chunk=64, **numbers) is out
     grid = mode_contamination(0.7, 1.3, 2.0, mode_absorption(beta[:, :1], 1.0, 1.0), gamma[:1])
@@ -296,8 +296,8 @@ def test_a_sweep_over_a_grid_is_the_sweep_over_its_points():
         for options in ({}, numbers):
             expected = sweep_contamination(*points, **options)
             for chunk, workers in ((10**6, 1), (100, 2), (7, 1)):
-                found = sweep_contamination(beta, gamma, s, chunk=chunk, workers=workers, **options)
-                np.testing.assert_allclose(found, expected, rtol=1e-14)
+                result = sweep_contamination(beta, gamma, s, chunk=chunk, workers=workers, **options)
+                np.testing.assert_allclose(result, expected, rtol=1e-14)
 
 
 def test_a_sweep_may_write_over_an_input():

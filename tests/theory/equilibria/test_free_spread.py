@@ -52,28 +52,28 @@ def rest_of_flow(forces, h, beta, gamma, objective, *, anchor=None, start=0.0, w
     ("gamma", "variance", "snr"), [(0.05, 0.3976, 2.2735), (0.2, 0.24195, 0.8868), (1.0, 0.02222, 0.1202)]
 )
 def test_dual_kl_spread_has_the_measured_values_and_is_the_rest_of_the_flow(gamma, variance, snr):
-    found = self_consistent_spread(1.0, 1.3, gamma)
-    assert found.variance == pytest.approx(variance, abs=1e-5)
-    assert found.snr == pytest.approx(snr, abs=1e-4)
+    result = self_consistent_spread(1.0, 1.3, gamma)
+    assert result.variance == pytest.approx(variance, abs=1e-5)
+    assert result.snr == pytest.approx(snr, abs=1e-4)
     _, moment, width = rest_of_flow([1, -1], 1.3, 0.5, gamma, "amvl")
-    assert found.variance == pytest.approx(moment, rel=1e-5)
-    assert found.posterior_variance == pytest.approx(width, rel=1e-5)
+    assert result.variance == pytest.approx(moment, rel=1e-5)
+    assert result.posterior_variance == pytest.approx(width, rel=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.4, 0.7])
 def test_elbo_spread_is_the_rest_of_the_flow(beta):
-    found = self_consistent_spread(1.0, 1.3, beta, "elbo")
+    result = self_consistent_spread(1.0, 1.3, beta, "elbo")
     _, moment, width = rest_of_flow([1, -1], 1.3, beta, 0.0, "elbo")
-    assert found.variance == pytest.approx(moment, rel=1e-5)
-    assert found.posterior_variance == pytest.approx(width, rel=1e-5)
+    assert result.variance == pytest.approx(moment, rel=1e-5)
+    assert result.posterior_variance == pytest.approx(width, rel=1e-5)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(positive, positive, st.floats(0.001, 0.999), st.sampled_from(["amvl", "elbo"]))
 def test_spread_solves_the_equations_of_its_posterior(v0, h, ratio, objective):
     weight = ratio * critical_weight(v0, h, objective)
-    found = self_consistent_spread(v0, h, weight, objective)
-    V, q = float(found.variance), float(found.posterior_variance)
+    result = self_consistent_spread(v0, h, weight, objective)
+    V, q = float(result.variance), float(result.posterior_variance)
     p = q + V
     if objective == "amvl":
         assert h * q**2 + weight * q == pytest.approx(weight * (p + V), rel=1e-10)
@@ -81,8 +81,8 @@ def test_spread_solves_the_equations_of_its_posterior(v0, h, ratio, objective):
     else:
         assert q == pytest.approx(weight / (h + weight / p), rel=1e-10)
         assert np.sqrt(V) == pytest.approx(np.sqrt(v0) / (h + weight / p), rel=1e-9)
-    assert found.snr == pytest.approx(V / q, rel=1e-9)
-    assert found.leaked_nats == pytest.approx(0.5 * np.log1p(V / q), rel=1e-9)
+    assert result.snr == pytest.approx(V / q, rel=1e-9)
+    assert result.leaked_nats == pytest.approx(0.5 * np.log1p(V / q), rel=1e-9)
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
@@ -152,24 +152,24 @@ def roots(objective, gamma=0.0, **changes):
     [("ntp+fwd", 0, 0.3976), ("elbo", 0, 0.39757), ("amvl", 0.1, 0.36238), ("amvl", 0.5, 0.32596)],
 )
 def test_contamination_has_the_measured_values_and_is_the_rest_of_the_flow(objective, gamma, expected):
-    found = roots(objective, gamma)
-    assert found.stable.tolist() == [True]
-    assert found.values[0] == pytest.approx(expected, abs=5e-5)
+    result = roots(objective, gamma)
+    assert result.stable.tolist() == [True]
+    assert result.values[0] == pytest.approx(expected, abs=5e-5)
     # Forward-only narrows its posterior like 1/t, so its flow is still 2/(h t) away.
     c, _, _ = rest_of_flow([1.8, -0.2], 1.3, 0.7, gamma, objective, anchor=0.6)
-    assert c == pytest.approx(found.values[0], rel=1e-3 if objective == "ntp+fwd" else 1e-5)
+    assert c == pytest.approx(result.values[0], rel=1e-3 if objective == "ntp+fwd" else 1e-5)
 
 
 def test_bistable_instance_has_both_quoted_roots_and_the_flow_finds_each():
-    found = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "amvl")
-    assert found.stable.tolist() == [True, False, True]
-    assert found.values[0] == pytest.approx(0.376, abs=5e-4)
-    assert found.values[2] == pytest.approx(2.95, abs=5e-3)
+    result = self_consistent_contamination(3.0, 0.01, 1.0, 1.0, 1.0, 0.002, "amvl")
+    assert result.stable.tolist() == [True, False, True]
+    assert result.values[0] == pytest.approx(0.376, abs=5e-4)
+    assert result.values[2] == pytest.approx(2.95, abs=5e-3)
     low, _, _ = rest_of_flow([3.1, 2.9], 1.0, 1.0, 0.002, "amvl", anchor=1.0, start=0.0)
     high, _, _ = rest_of_flow([3.1, 2.9], 1.0, 1.0, 0.002, "amvl", anchor=1.0, start=2.95, width=np.log(0.005))
-    middle = found.values[1]
-    assert found.values[0] == pytest.approx(low, rel=1e-5)
-    assert found.values[2] == pytest.approx(high, rel=1e-5)
+    middle = result.values[1]
+    assert result.values[0] == pytest.approx(low, rel=1e-5)
+    assert result.values[2] == pytest.approx(high, rel=1e-5)
     assert low < middle < high
 
 
@@ -177,7 +177,7 @@ def test_bistable_instance_has_both_quoted_roots_and_the_flow_finds_each():
 @given(*[st.floats(-1.5, 1.0) for _ in range(6)], st.sampled_from(["ntp+fwd", "elbo", "amvl"]))
 def test_no_root_is_missed_and_every_root_solves_the_equation(g, v0, h, alpha, beta, gamma, objective):
     g, v0, h, alpha, beta, gamma = (10.0**x for x in (g, v0, h, alpha, beta, gamma))
-    found = self_consistent_contamination(g, v0, h, alpha, beta, gamma, objective)
+    result = self_consistent_contamination(g, v0, h, alpha, beta, gamma, objective)
 
     def excess(c):
         E = v0 + (g - h * c) ** 2
@@ -188,14 +188,14 @@ def test_no_root_is_missed_and_every_root_solves_the_equation(g, v0, h, alpha, b
         }
         return c * (beta * h**2 + alpha * hX[objective]) / (beta * g * h) - 1
 
-    assert np.abs(excess(found.values)).max() < 1e-11
+    assert np.abs(excess(result.values)).max() < 1e-11
     signs = np.sign(excess(np.linspace(0, g / h * (1 + 1e-9), 4001)))
-    assert len(found.values) >= np.count_nonzero(np.diff(signs))
-    assert len(found.values) % 2 == 1
-    assert found.stable[0]
-    assert found.stable.tolist() == [i % 2 == 0 for i in range(len(found.values))]
+    assert len(result.values) >= np.count_nonzero(np.diff(signs))
+    assert len(result.values) % 2 == 1
+    assert result.stable[0]
+    assert result.stable.tolist() == [i % 2 == 0 for i in range(len(result.values))]
     mirrored = self_consistent_contamination(-g, v0, h, alpha, beta, gamma, objective)
-    np.testing.assert_array_equal(mirrored.values, -found.values[::-1])
+    np.testing.assert_array_equal(mirrored.values, -result.values[::-1])
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -281,11 +281,11 @@ def test_functions_of_the_model_are_those_of_bare_numbers() -> None:
         np.testing.assert_array_equal(here.values, there.values)
         np.testing.assert_array_equal(here.stable, there.stable)
     several = MeanLeakageModel([1.3, 0.4], [0.0, 0.5], [1.0, 0.3])
-    found = free_spread(several, [0.05, 0.2, 9.0])
-    assert found.variance.shape == (3, 2)
+    result = free_spread(several, [0.05, 0.2, 9.0])
+    assert result.variance.shape == (3, 2)
     for mode, (v0, h) in enumerate([(1.0, 1.3), (0.3 + 0.5**2, 0.4)]):
         alone = self_consistent_spread(v0, h, [0.05, 0.2, 9.0])
-        np.testing.assert_array_equal(found.snr[:, mode], alone.snr)
+        np.testing.assert_array_equal(result.snr[:, mode], alone.snr)
     with pytest.raises(ValueError, match="model: expected one mode, received 2"):
         free_contamination(several, 1.0)
     with pytest.raises(ValueError, match="model: expected a diagonal curvature and force covariance, received a dense"):

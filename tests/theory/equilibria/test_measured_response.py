@@ -34,12 +34,12 @@ def instance(seed: int, options: int = 3, size: int = 4) -> tuple[np.ndarray, np
 def test_t4_is_the_spread_and_the_frozen_prior_response(gamma: float) -> None:
     forces, curvature, _ = instance(0)
     widths = np.random.default_rng(1).uniform(0.4, 2.0, 4)
-    found = fixed_precision_posteriors(forces, curvature, np.tile(widths, (3, 1)), gamma)
+    result = fixed_precision_posteriors(forces, curvature, np.tile(widths, (3, 1)), gamma)
     centred = forces - forces.mean(0)
     model = MeanLeakageModel(curvature, forces.mean(0), centred.T @ centred / 3, np.diag(widths**-2.0), 1.0, 0.0)
-    deviation = found.shifts - found.shifts.mean(0)
+    deviation = result.shifts - result.shifts.mean(0)
     np.testing.assert_allclose(deviation.T @ deviation / 3, spread(model, gamma), atol=1e-9)
-    np.testing.assert_allclose(found.shifts.mean(0), frozen_prior_response(model, gamma), atol=1e-9)
+    np.testing.assert_allclose(result.shifts.mean(0), frozen_prior_response(model, gamma), atol=1e-9)
     channel = 0.5 * np.linalg.slogdet(np.eye(4) + np.diag(widths**-2.0) @ (deviation.T @ deviation) / 3)[1]
     assert channel == pytest.approx(leaked_information(model, gamma))
 
@@ -51,10 +51,10 @@ def test_with_the_prior_held_mean_and_width_solve_their_equations() -> None:
         delta = force / (h + gamma / s2)
         return h * s2**2 + gamma * s2 - gamma * (1 + delta**2)
 
-    found = held_prior_posteriors(np.array([[force]]), np.array([[h]]), gamma)
+    result = held_prior_posteriors(np.array([[force]]), np.array([[h]]), gamma)
     s2 = brentq(imbalance, 1e-6, 10.0)
-    assert found.widths[0, 0] ** 2 == pytest.approx(s2, rel=1e-4)
-    assert found.shifts[0, 0] == pytest.approx(force / (h + gamma / s2), rel=1e-4)
+    assert result.widths[0, 0] ** 2 == pytest.approx(s2, rel=1e-4)
+    assert result.shifts[0, 0] == pytest.approx(force / (h + gamma / s2), rel=1e-4)
     forces, curvature, _ = instance(2)
     dense = held_prior_posteriors(forces, curvature, gamma)
     for delta, s in zip(dense.shifts, dense.widths, strict=True):
@@ -65,26 +65,26 @@ def test_with_the_prior_held_mean_and_width_solve_their_equations() -> None:
 
 @pytest.mark.parametrize("gamma", [0.05, 0.5])
 def test_with_a_prior_that_follows_one_mode_is_t6_in_closed_form(gamma: float) -> None:
-    found = moving_prior_posteriors(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), gamma)
+    result = moving_prior_posteriors(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), gamma)
     expected = self_consistent_spread(1.0, 1.3, gamma)
-    snr = np.mean(found.shifts**2) / found.widths[0, 0] ** 2
+    snr = np.mean(result.shifts**2) / result.widths[0, 0] ** 2
     assert snr == pytest.approx(float(expected.snr), rel=1e-3)
-    assert found.widths[0, 0] ** 2 + np.mean(found.shifts**2) == pytest.approx(
+    assert result.widths[0, 0] ** 2 + np.mean(result.shifts**2) == pytest.approx(
         1.0
     )  # in units of the prior that has followed
 
 
 def test_above_the_critical_weight_nothing_is_left() -> None:
-    found = moving_prior_posteriors(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), 2.5)
-    np.testing.assert_allclose(found.shifts, 0.0, atol=1e-3)
+    result = moving_prior_posteriors(np.array([[1.0], [-1.0]]), np.array([[1.3]]), np.array([0.5, 0.5]), 2.5)
+    np.testing.assert_allclose(result.shifts, 0.0, atol=1e-3)
 
 
 def test_several_modes_are_the_group_lasso_of_the_theory_package() -> None:
     forces, curvature, weights = instance(3)
-    found = moving_prior_posteriors(forces, curvature, weights, 0.3)
+    result = moving_prior_posteriors(forces, curvature, weights, 0.3)
     exact = sparse_spread(curvature, forces - weights @ forces, 0.3, weights)
     ratio = exact.variance / np.where(exact.active, exact.posterior_variance, 1.0)
-    mine = (weights @ found.shifts**2) / found.widths[0] ** 2
+    mine = (weights @ result.shifts**2) / result.widths[0] ** 2
     np.testing.assert_allclose(mine[exact.active], ratio[exact.active], rtol=0.02)
     assert (mine[~exact.active] < 0.02).all()
 

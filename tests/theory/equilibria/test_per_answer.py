@@ -54,9 +54,9 @@ def rest_of_flow(forces, p, h, gamma, *, objective="amvl", beta=0.5, anchor=None
 )
 def test_second_moment_has_the_quoted_values(case, at_005, at_1):
     forces, p = CASES[case]
-    found = per_answer_equilibrium(forces, 1.3, [0.05, 1.0], p)
-    np.testing.assert_allclose(found.second_moment, [at_005, at_1], atol=5e-4)
-    assert found.residual.max() < 1e-12
+    result = per_answer_equilibrium(forces, 1.3, [0.05, 1.0], p)
+    np.testing.assert_allclose(result.second_moment, [at_005, at_1], atol=5e-4)
+    assert result.residual.max() < 1e-12
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -64,27 +64,27 @@ def test_second_moment_has_the_quoted_values(case, at_005, at_1):
 def test_solution_is_the_rest_of_the_flow(case, anchor):
     forces, p = CASES[case]
     forces = np.array(forces) + (0.0 if anchor is None else 0.8)
-    found = per_answer_equilibrium(forces, 1.3, 0.2, p, anchor=anchor, beta=0.5)
+    result = per_answer_equilibrium(forces, 1.3, 0.2, p, anchor=anchor, beta=0.5)
     c, delta, widths = rest_of_flow(forces, p, 1.3, 0.2, anchor=anchor)
-    np.testing.assert_allclose(found.contamination, c, rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(found.shifts, delta, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.posterior_variance, widths, rtol=1e-5)
+    np.testing.assert_allclose(result.contamination, c, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(result.shifts, delta, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.posterior_variance, widths, rtol=1e-5)
 
 
 def test_balanced_binary_answers_are_the_shared_variance_closed_form():
     gamma = np.array([0.01, 0.3, 1.0, 1.5, 2.0])
-    found, closed = per_answer_equilibrium([-1, 1], 1.3, gamma), self_consistent_spread(1.0, 1.3, gamma)
-    np.testing.assert_allclose(found.second_moment, closed.variance, rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(found.posterior_variance[:, 0], closed.posterior_variance, rtol=1e-9, atol=1e-15)
+    result, closed = per_answer_equilibrium([-1, 1], 1.3, gamma), self_consistent_spread(1.0, 1.3, gamma)
+    np.testing.assert_allclose(result.second_moment, closed.variance, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(result.posterior_variance[:, 0], closed.posterior_variance, rtol=1e-9, atol=1e-15)
 
 
 def test_skewed_forces_of_mean_zero_shift_the_mean():
     for case, leans in (("balanced", False), ("three symmetric", False), ("one of four", True), ("80/20", True)):
         forces, p = CASES[case]
-        found = per_answer_equilibrium(forces, 1.3, 0.2, p)
-        mean = float(np.dot(p, found.shifts))
+        result = per_answer_equilibrium(forces, 1.3, 0.2, p)
+        mean = float(np.dot(p, result.shifts))
         assert (abs(mean) > 1e-2) == leans
-        assert found.second_moment - found.variance == pytest.approx(mean**2, abs=1e-14)
+        assert result.second_moment - result.variance == pytest.approx(mean**2, abs=1e-14)
 
 
 def test_under_the_elbo_every_answer_has_the_same_variance_and_the_closed_form_is_exact():
@@ -96,9 +96,9 @@ def test_under_the_elbo_every_answer_has_the_same_variance_and_the_closed_form_i
 
 
 def test_one_answer_is_the_contamination_of_a_single_force():
-    found = per_answer_equilibrium([3.0], 1.0, 0.05, anchor=1.0)
+    result = per_answer_equilibrium([3.0], 1.0, 0.05, anchor=1.0)
     roots = self_consistent_contamination(3.0, 0.0, 1.0, 1.0, 1.0, 0.05)
-    assert np.abs(roots.values - found.contamination).min() < 1e-10
+    assert np.abs(roots.values - result.contamination).min() < 1e-10
 
 
 def test_bistable_contamination_survives_variances_of_ones_own():
@@ -144,10 +144,10 @@ def test_leaking_branch_is_the_limit_of_the_monotone_iteration_from_above(family
             moved = (forces * s / (s + gamma)) ** 2
             prior = ((s + moved) @ p)[:, None]
             s = (-gamma + np.sqrt(gamma**2 + 4 * gamma * (prior + moved))) / 2
-        found = per_answer_equilibrium(forces, 1.0, 2 * ratios, p)
-        np.testing.assert_allclose(found.posterior_variance, s, rtol=1e-6, atol=3e-2)
-        leaks = found.second_moment > 0
-        np.testing.assert_allclose(found.posterior_variance[leaks], s[leaks], rtol=1e-6)
+        result = per_answer_equilibrium(forces, 1.0, 2 * ratios, p)
+        np.testing.assert_allclose(result.posterior_variance, s, rtol=1e-6, atol=3e-2)
+        leaks = result.second_moment > 0
+        np.testing.assert_allclose(result.posterior_variance[leaks], s[leaks], rtol=1e-6)
 
 
 def test_error_map_is_zero_for_balanced_answers_and_grows_with_kurtosis():
@@ -162,8 +162,8 @@ def test_solutions_solve_the_equations_and_scale_with_the_unit_of_z(seed, ratio,
     rng = np.random.default_rng(seed)
     forces, p, h = rng.normal(size=3), rng.dirichlet(np.ones(3) * 2), rng.uniform(0.3, 3)
     gamma = ratio * 2 * (p @ forces**2) / h
-    found = per_answer_equilibrium(forces, h, gamma, p)
-    s, delta, prior = found.posterior_variance, found.shifts, float(found.prior_variance)
+    result = per_answer_equilibrium(forces, h, gamma, p)
+    s, delta, prior = result.posterior_variance, result.shifts, float(result.prior_variance)
     np.testing.assert_allclose((h + gamma / s) * delta, forces, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(h * s**2 + gamma * s, gamma * (prior + delta**2), rtol=1e-9)
     assert prior == pytest.approx(p @ (s + delta**2), rel=1e-9)
@@ -180,13 +180,15 @@ def test_solutions_solve_the_equations_and_scale_with_the_unit_of_z(seed, ratio,
 def test_anchored_solutions_balance_the_mean_of_the_prior(seed):
     rng = np.random.default_rng(seed)
     forces, p, (h, gamma, alpha, beta) = rng.normal(size=3), rng.dirichlet(np.ones(3) * 2), rng.uniform(0.1, 2, 4)
-    found = per_answer_equilibrium(forces, h, gamma, p, anchor=alpha, beta=beta)
-    if found.prior_variance == 0:
-        assert found.contamination == pytest.approx(beta * (p @ forces) / (beta * h + alpha * gamma), rel=1e-12)
+    result = per_answer_equilibrium(forces, h, gamma, p, anchor=alpha, beta=beta)
+    if result.prior_variance == 0:
+        assert result.contamination == pytest.approx(beta * (p @ forces) / (beta * h + alpha * gamma), rel=1e-12)
         return
-    off = found.shifts - found.contamination
-    assert alpha * found.prior_variance * found.contamination == pytest.approx(beta * (p @ off), rel=1e-8, abs=1e-12)
-    np.testing.assert_allclose(h * found.shifts + gamma / found.posterior_variance * off, forces, rtol=1e-8, atol=1e-10)
+    off = result.shifts - result.contamination
+    assert alpha * result.prior_variance * result.contamination == pytest.approx(beta * (p @ off), rel=1e-8, abs=1e-12)
+    np.testing.assert_allclose(
+        h * result.shifts + gamma / result.posterior_variance * off, forces, rtol=1e-8, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -233,10 +235,10 @@ def test_two_hundred_answers_with_an_anchor_take_seconds_and_solve_their_equatio
     rng = np.random.default_rng(0)
     forces, chance = rng.normal(size=200) + 0.5, rng.dirichlet(np.full(200, 2.0))
     began = time.thread_time()
-    found = per_answer_equilibrium(forces, 1.3, 0.2, chance, anchor=0.6, beta=0.7)
+    result = per_answer_equilibrium(forces, 1.3, 0.2, chance, anchor=0.6, beta=0.7)
     assert time.thread_time() - began < 20  # half a second; 50 answers took 4.5 and 200 some minutes before
-    width, gap = found.posterior_variance, found.shifts - found.contamination
-    np.testing.assert_allclose(gap * (1.3 + 0.2 / width), forces - 1.3 * found.contamination, rtol=1e-9)
-    np.testing.assert_allclose(1.3 * width**2 + 0.2 * width, 0.2 * (found.prior_variance + gap**2), rtol=1e-9)
-    assert found.prior_variance == pytest.approx(chance @ (width + gap**2), rel=1e-9)
-    assert 0.6 * found.prior_variance * found.contamination == pytest.approx(0.7 * chance @ gap, rel=1e-9)
+    width, gap = result.posterior_variance, result.shifts - result.contamination
+    np.testing.assert_allclose(gap * (1.3 + 0.2 / width), forces - 1.3 * result.contamination, rtol=1e-9)
+    np.testing.assert_allclose(1.3 * width**2 + 0.2 * width, 0.2 * (result.prior_variance + gap**2), rtol=1e-9)
+    assert result.prior_variance == pytest.approx(chance @ (width + gap**2), rel=1e-9)
+    assert 0.6 * result.prior_variance * result.contamination == pytest.approx(0.7 * chance @ gap, rel=1e-9)

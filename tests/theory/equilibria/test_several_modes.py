@@ -23,18 +23,18 @@ def instance(seed, size=3, answers=4):
 def test_solution_satisfies_the_equations_of_means_and_variances(seed):
     H, forces, p = instance(seed)
     gamma = 0.3 * collapse_threshold(H, forces, p)
-    found = sparse_spread(H, forces, gamma, p)
-    on = found.active
+    result = sparse_spread(H, forces, gamma, p)
+    on = result.active
     assert on.any()
-    np.testing.assert_allclose(found.variance, p @ found.shifts**2, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(result.variance, p @ result.shifts**2, rtol=1e-10, atol=1e-14)
     # gradient of the answer loss against the reverse KL's pull, for the modes that leak
-    pull = gamma / found.posterior_variance[on]
-    np.testing.assert_allclose((found.shifts @ H)[:, on] + pull * found.shifts[:, on], forces[:, on], atol=1e-9)
-    s, V, h = found.posterior_variance, found.variance, np.diagonal(H)
+    pull = gamma / result.posterior_variance[on]
+    np.testing.assert_allclose((result.shifts @ H)[:, on] + pull * result.shifts[:, on], forces[:, on], atol=1e-9)
+    s, V, h = result.posterior_variance, result.variance, np.diagonal(H)
     np.testing.assert_allclose(h * s**2 + gamma * s, gamma * (s + 2 * V), rtol=1e-9)
-    left = forces - found.shifts @ H
+    left = forces - result.shifts @ H
     assert (p @ left**2 <= gamma * h / 2 * (1 + 1e-9) + 1e-12)[~on].all()
-    assert found.gap <= 1e-10 * max(1.0, abs(found.objective_value))
+    assert result.gap <= 1e-10 * max(1.0, abs(result.objective_value))
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
@@ -68,10 +68,10 @@ def test_modes_go_silent_one_after_the_other():
 def test_uncoupled_modes_are_the_one_mode_closed_form(objective):
     h, forces, p = np.array([0.7, 1.3, 2.0]), instance(1)[1], instance(1)[2]
     solver = sparse_spread if objective == "amvl" else elbo_spread
-    found = solver(h, forces, 0.2, p)
+    result = solver(h, forces, 0.2, p)
     expected = self_consistent_spread(p @ forces**2, h, 0.2, objective)
-    np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-9)
-    np.testing.assert_allclose(found.posterior_variance, expected.posterior_variance, rtol=1e-9)
+    np.testing.assert_allclose(result.variance, expected.variance, rtol=1e-9)
+    np.testing.assert_allclose(result.posterior_variance, expected.posterior_variance, rtol=1e-9)
 
 
 def test_without_reverse_kl_the_shifts_are_free():
@@ -100,10 +100,10 @@ def test_dense_elbo_is_hysteretic_between_its_local_threshold_and_25_16():
 
 def test_elbo_fixed_point_satisfies_the_equations_of_means_and_variances():
     H, forces, p = instance(0)
-    found = elbo_spread(H, forces, 0.05, p)
-    on, V, s = found.active, found.variance, found.posterior_variance
+    result = elbo_spread(H, forces, 0.05, p)
+    on, V, s = result.active, result.variance, result.posterior_variance
     pull = 0.05 / (s + V)[on]
-    np.testing.assert_allclose((found.shifts @ H)[:, on] + pull * found.shifts[:, on], forces[:, on], atol=1e-9)
+    np.testing.assert_allclose((result.shifts @ H)[:, on] + pull * result.shifts[:, on], forces[:, on], atol=1e-9)
     np.testing.assert_allclose(s[on], 0.05 / (np.diagonal(H)[on] + pull), rtol=1e-9)
 
 

@@ -42,7 +42,7 @@ def random_game(seed: int, *, shared: bool = True, dense: bool = True) -> tuple[
 def test_gradients_are_the_differences_of_the_loss_with_the_stopped_side_held_still(objective, shared, dense):
     game, state = random_game(1, shared=shared, dense=dense)
     weights = {"objective": objective, "beta": [0.7, 0.2, 1.4], "gamma": [0.3, 1.1, 0.6]}
-    found, width = gradients(game, state, **weights), 1e-5
+    result, width = gradients(game, state, **weights), 1e-5
     for name in PARTS:
         values = getattr(state, name)
         for place in np.ndindex(values.shape[1:]):
@@ -53,7 +53,7 @@ def test_gradients_are_the_differences_of_the_loss_with_the_stopped_side_held_st
                 terms = losses(game, replace(state, **{name: moved}), **weights, prior_of=state, posterior_of=state)
                 sides.append(sum(terms))
             expected = (sides[0] - sides[1]) / (2 * width)
-            np.testing.assert_allclose(getattr(found, name)[(slice(None), *place)], expected, rtol=1e-7, atol=1e-8)
+            np.testing.assert_allclose(getattr(result, name)[(slice(None), *place)], expected, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -85,8 +85,8 @@ def test_gradients_equal_torch_autograd_with_detach_and_torchs_own_kl(objective,
     if objective in ("rev", "ntp+rev", "amvl", "jeffreys"):
         loss = loss + gamma * (p * reverse.sum(2)).sum()
     expected = torch.autograd.grad(loss, (delta, rho, c, r), allow_unused=True)
-    found = gradients(game, state, objective=objective, beta=beta, gamma=gamma)
-    for mine, theirs in zip(found.parts, expected, strict=True):
+    result = gradients(game, state, objective=objective, beta=beta, gamma=gamma)
+    for mine, theirs in zip(result.parts, expected, strict=True):
         np.testing.assert_allclose(mine, 0.0 if theirs is None else theirs.numpy(), rtol=1e-12, atol=1e-14)
     value = sum(term.sum() for term in losses(game, state, objective=objective, beta=beta, gamma=gamma))
     np.testing.assert_allclose(value, float(loss.detach()), rtol=1e-12)
@@ -130,10 +130,10 @@ def test_no_kl_term_is_negative(seed):
 def test_variances_that_the_game_fixes_have_no_gradient():
     game, state = random_game(4)
     fixed = GaussianGame(game.g, game.H, game.A, game.p, train_posterior_variance=False, train_prior_variance=False)
-    found = gradients(fixed, state, objective="jeffreys", beta=1.0, gamma=1.0)
+    result = gradients(fixed, state, objective="jeffreys", beta=1.0, gamma=1.0)
     free = gradients(game, state, objective="jeffreys", beta=1.0, gamma=1.0)
-    assert not found.posterior_log_var.any() and not found.prior_log_var.any()
-    np.testing.assert_array_equal(found.posterior_shift, free.posterior_shift)
+    assert not result.posterior_log_var.any() and not result.prior_log_var.any()
+    np.testing.assert_array_equal(result.posterior_shift, free.posterior_shift)
 
 
 def test_a_models_game_has_its_force_mean_and_covariance_and_its_precisions():

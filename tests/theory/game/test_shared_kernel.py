@@ -87,14 +87,14 @@ def test_weights_per_instance_and_unequal_answers_with_a_common_step() -> None:
 
 def test_games_with_other_steps_or_variances_are_left_to_the_general_kernel() -> None:
     amvl = terms_of("amvl")
-    plain, each, scaled = (StepRule(amvl, 0.1, 0.1, *flags) for flags in ((False, False), (True, False), (True, True)))
+    plain, item, scaled = (StepRule(amvl, 0.1, 0.1, *flags) for flags in ((False, False), (True, False), (True, True)))
     unequal = {"probabilities": [0.5, 0.3, 0.2]}
-    assert suits(game_of(3), plain) and suits(game_of(3, **unequal), each)
+    assert suits(game_of(3), plain) and suits(game_of(3, **unequal), item)
     assert not suits(game_of(3, **unequal), plain)
     assert not suits(game_of(3), scaled)
     assert not suits(game_of(3, shared_variance=False), plain)
     assert not suits(game_of(3), StepRule(terms_of("fwd"), 0.1, 0.1, False, False))
-    assert not suits(game_of(2, probabilities=np.tile([[0.5, 0.5], [0.4, 0.6], [0.1, 0.9]], (3, 1))), each)
+    assert not suits(game_of(2, probabilities=np.tile([[0.5, 0.5], [0.4, 0.6], [0.1, 0.9]], (3, 1))), item)
 
 
 def test_results_do_not_depend_on_chunks_or_threads_and_the_start_is_kept_to_the_bit() -> None:

@@ -76,14 +76,14 @@ def test_fast_steps_follow_the_readable_gradients(objective):
             contamination=rng.normal(size=(count, size)),
             prior_var=rng.uniform(0.5, 2, (count, size)),
         )
-        found = simulate(game, **weights, steps=2, initial=start, update=update, chunk=3, eta_q=0.03, eta_p=0.05).state
+        result = simulate(game, **weights, steps=2, initial=start, update=update, chunk=3, eta_q=0.03, eta_p=0.05).state
         for _ in range(2):
             slope = gradients(game, state, **weights)
             moved = [x - 0.03 * s for x, s in zip(state.parts[:2], slope.parts[:2], strict=True)]
             if update == "alternating":
                 slope = gradients(game, GameState(*moved, *state.parts[2:]), **weights)
             state = GameState(*moved, *(x - 0.05 * s for x, s in zip(state.parts[2:], slope.parts[2:], strict=True)))
-        for mine, expected in zip(found.parts, state.parts, strict=True):
+        for mine, expected in zip(result.parts, state.parts, strict=True):
             np.testing.assert_allclose(mine, expected, rtol=1e-12, atol=1e-14)
 
 

@@ -53,29 +53,29 @@ def coupled_solution(model, forces, beta, gamma):
 def test_equilibrium_solves_the_coupled_stationarity_equations(n, p, reduction):
     model = random_model(1, n, p, reduction=reduction)
     forces = np.random.default_rng(2).normal(size=(n, 2))
-    found = amortised_equilibrium(model, forces, BETA, GAMMA)
+    result = amortised_equilibrium(model, forces, BETA, GAMMA)
     shift, weights = coupled_solution(model, forces, BETA, GAMMA)
-    np.testing.assert_allclose(found.posterior_shift, shift, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(found.weights, weights, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(found.contamination, model.Phi @ weights, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(result.posterior_shift, shift, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(result.weights, weights, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(result.contamination, model.Phi @ weights, rtol=1e-10, atol=1e-12)
 
 
 def test_contamination_is_the_smoother_applied_to_the_posterior_shift():
     model, forces = random_model(3), np.random.default_rng(4).normal(size=12)
-    found, kept = amortised_equilibrium(model, forces, BETA, GAMMA), smoother(model, BETA)
-    np.testing.assert_allclose(kept @ found.posterior_shift, found.contamination, rtol=1e-10)
+    result, kept = amortised_equilibrium(model, forces, BETA, GAMMA), smoother(model, BETA)
+    np.testing.assert_allclose(kept @ result.posterior_shift, result.contamination, rtol=1e-10)
     matrix = model.curvature * np.eye(12) + GAMMA * model.posterior_precision * (np.eye(12) - kept)
-    np.testing.assert_allclose(found.posterior_shift, np.linalg.solve(matrix, forces), rtol=1e-10)
+    np.testing.assert_allclose(result.posterior_shift, np.linalg.solve(matrix, forces), rtol=1e-10)
     np.testing.assert_allclose(np.sort(absorption(model, BETA)), np.linalg.eigvalsh(kept)[-5:], rtol=1e-10)
 
 
 def test_the_prior_is_a_ridge_regression_with_the_effective_ridge():
     model, forces = random_model(5), np.random.default_rng(6).normal(size=12)
-    found = amortised_equilibrium(model, forces, BETA, GAMMA)
+    result = amortised_equilibrium(model, forces, BETA, GAMMA)
     rho = 0.8 / (BETA * 0.6) * (1 + GAMMA * 2.1 / 1.3)
-    np.testing.assert_allclose(found.effective_ridge, rho)
+    np.testing.assert_allclose(result.effective_ridge, rho)
     gram = model.Phi.T @ model.Phi + rho * np.eye(5)
-    np.testing.assert_allclose(found.weights, np.linalg.solve(gram, model.Phi.T @ forces / 1.3), rtol=1e-10)
+    np.testing.assert_allclose(result.weights, np.linalg.solve(gram, model.Phi.T @ forces / 1.3), rtol=1e-10)
 
 
 def test_reverse_kl_and_a_ridge_multiplied_alike_leave_the_same_prior_but_not_the_same_posterior():
@@ -90,10 +90,10 @@ def test_noise_contamination_equals_the_spread_over_seeded_labels_within_4_stand
     model, rng = random_model(9), np.random.default_rng(10)
     fresh, runs = rng.normal(size=(3, 5)), 40_000
     noise = 0.9 * rng.standard_normal((12, runs))
-    found = fresh @ amortised_equilibrium(model, noise, BETA, GAMMA).weights
+    result = fresh @ amortised_equilibrium(model, noise, BETA, GAMMA).weights
     expected = noise_contamination(model, fresh, 0.81, BETA, GAMMA)
-    error = (found**2).std(axis=1) / np.sqrt(runs)
-    assert (np.abs((found**2).mean(axis=1) - expected) < 4 * error).all()
+    error = (result**2).std(axis=1) / np.sqrt(runs)
+    assert (np.abs((result**2).mean(axis=1) - expected) < 4 * error).all()
     several = noise_contamination(model, fresh, 0.81, BETA, [0.0, GAMMA])
     assert several.shape == (2, 3)
     np.testing.assert_allclose(several[1], expected)
@@ -104,9 +104,9 @@ def test_the_determined_part_is_retained_by_the_same_factors_as_the_noise():
     model = random_model(11)
     theta = np.random.default_rng(12).normal(size=5)
     _, _, basis = model.svd
-    found = amortised_equilibrium(model, model.Phi @ theta, BETA, GAMMA)
+    result = amortised_equilibrium(model, model.Phi @ theta, BETA, GAMMA)
     expected = retention(model, BETA, GAMMA) * (basis.T @ theta) / model.curvature
-    np.testing.assert_allclose(basis.T @ found.weights, expected, rtol=1e-10)
+    np.testing.assert_allclose(basis.T @ result.weights, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("n", "p"), [(12, 5), (4, 7)])
@@ -126,12 +126,12 @@ def test_excess_risk_equals_its_definition_over_seeded_noise_within_4_standard_e
 def test_risk_of_random_coefficients_is_the_mean_over_unit_vectors():
     model = random_model(15, 4, 7)
     random = excess_risk(model, ForceStatistics(0.3, signal_var=0.5, test_cov=np.arange(1.0, 8.0)), BETA, [0.0, 2.0])
-    each = [
+    item = [
         excess_risk(model, ForceStatistics(0.3, coefficients=unit, test_cov=np.arange(1.0, 8.0)), BETA, [0.0, 2.0])
         for unit in np.eye(7)
     ]
-    np.testing.assert_allclose(random.bias, 0.5 * sum(curve.bias for curve in each), rtol=1e-10)
-    np.testing.assert_allclose(random.noise, each[0].noise)
+    np.testing.assert_allclose(random.bias, 0.5 * sum(curve.bias for curve in item), rtol=1e-10)
+    np.testing.assert_allclose(random.noise, item[0].noise)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -186,12 +186,12 @@ def test_a_prior_that_memorises_is_not_protected_at_convergence():
     forces, features = rng.normal(size=6), rng.normal(size=(6, 20))
     free = AmortisedModel(features, ridge=0.0)
     for gamma in (0.0, 1.0, 100.0):
-        found = amortised_equilibrium(free, forces, BETA, gamma)
-        np.testing.assert_allclose(found.contamination, forces, rtol=1e-10)
+        result = amortised_equilibrium(free, forces, BETA, gamma)
+        np.testing.assert_allclose(result.contamination, forces, rtol=1e-10)
     np.testing.assert_array_equal(protection([0.0, 0.5, 1.0], 2.0, 1.0, 1.0), [2 / 3, 0.5, 0.0])
     for ridge, kept in ((1e-6, 0.999), (1.0, 0.9)):
-        found = amortised_equilibrium(AmortisedModel(features, ridge=ridge), forces, BETA, 1.0)
-        ratio = np.linalg.norm(found.contamination) / np.linalg.norm(forces)
+        result = amortised_equilibrium(AmortisedModel(features, ridge=ridge), forces, BETA, 1.0)
+        ratio = np.linalg.norm(result.contamination) / np.linalg.norm(forces)
         assert ratio > kept if ridge < 1e-3 else ratio < kept
 
 

@@ -31,8 +31,8 @@ def integrate(model, forces, beta, gammas, switch, times, eta_q, eta_p):
     for time in times:  # stopping and restarting at the switch, where the flow has a kink
         state, begun = np.zeros(n + model.size), 0.0
         for end in sorted({min(switch, time), time} - {0.0}):
-            found = solve_ivp(velocity, (begun, end), state, rtol=1e-11, atol=1e-12, method="DOP853", max_step=0.05)
-            state, begun = found.y[:, -1], end
+            result = solve_ivp(velocity, (begun, end), state, rtol=1e-11, atol=1e-12, method="DOP853", max_step=0.05)
+            state, begun = result.y[:, -1], end
         paths.append(state)
     return np.array(paths)
 
@@ -43,11 +43,11 @@ def integrate(model, forces, beta, gammas, switch, times, eta_q, eta_p):
 def test_training_path_equals_a_tight_integration(reduction, delay, n, p):
     model, rng = random_model(20, n, p, reduction=reduction), np.random.default_rng(21)
     forces, times = rng.normal(size=n), np.array([0.0, 0.4, 1.5, 3.0])
-    found = amortised_trajectory(model, forces, BETA, GAMMA, times, 0.9, 0.5, gamma_delay=delay)
+    result = amortised_trajectory(model, forces, BETA, GAMMA, times, 0.9, 0.5, gamma_delay=delay)
     truth = integrate(model, forces, BETA, (0.0, GAMMA) if delay else (GAMMA, GAMMA), delay, times, 0.9, 0.5)
-    np.testing.assert_allclose(found.posterior_shift, truth[:, :n], atol=1e-8)
-    np.testing.assert_allclose(found.weights, truth[:, n:], atol=1e-8)
-    np.testing.assert_allclose(found.contamination, found.weights @ model.Phi.T, atol=1e-12)
+    np.testing.assert_allclose(result.posterior_shift, truth[:, :n], atol=1e-8)
+    np.testing.assert_allclose(result.weights, truth[:, n:], atol=1e-8)
+    np.testing.assert_allclose(result.contamination, result.weights @ model.Phi.T, atol=1e-12)
 
 
 @pytest.mark.parametrize(("gamma", "delay"), [(0.0, 0.0), (GAMMA, 0.0), (GAMMA, 3.0)])
@@ -66,13 +66,13 @@ def test_training_risk_follows_from_the_path_and_ends_at_the_excess_risk(n, p):
     cov = factor @ factor.T
     statistics = ForceStatistics(0.4, coefficients=theta, test_cov=cov)
     times = np.array([0.0, 0.7, 1e4])
-    found = training_risk(model, statistics, BETA, GAMMA, times, gamma_delay=0.3)
+    result = training_risk(model, statistics, BETA, GAMMA, times, gamma_delay=0.3)
     signal = amortised_trajectory(model, model.Phi @ theta, BETA, GAMMA, times, gamma_delay=0.3).weights
     wrong = signal - theta / model.curvature
-    np.testing.assert_allclose(found.bias, 0.65 * np.einsum("tp,pq,tq->t", wrong, cov, wrong), rtol=1e-9)
+    np.testing.assert_allclose(result.bias, 0.65 * np.einsum("tp,pq,tq->t", wrong, cov, wrong), rtol=1e-9)
     noise = amortised_trajectory(model, np.eye(n), BETA, GAMMA, times, gamma_delay=0.3).weights
-    np.testing.assert_allclose(found.noise, 0.65 * 0.4 * np.einsum("tpn,pq,tqn->t", noise, cov, noise), rtol=1e-9)
-    np.testing.assert_allclose(found.total[-1], excess_risk(model, statistics, BETA, GAMMA).total, rtol=1e-9)
+    np.testing.assert_allclose(result.noise, 0.65 * 0.4 * np.einsum("tpn,pq,tqn->t", noise, cov, noise), rtol=1e-9)
+    np.testing.assert_allclose(result.total[-1], excess_risk(model, statistics, BETA, GAMMA).total, rtol=1e-9)
 
 
 def test_with_a_fast_posterior_the_reverse_kl_slows_time_and_multiplies_the_ridge():
@@ -97,22 +97,22 @@ def test_early_stopping_protects_a_prior_that_can_memorise_and_the_best_time_is_
 
 def test_what_each_protection_buys_a_prior_that_can_memorise():
     model, statistics = random_model(29, 10, 30, ridge=0.0), ForceStatistics(2.0, signal_var=0.1)
-    found = compare_protections(model, statistics, BETA, 4.0, 20.0)
-    assert found["reverse KL"].risk == found["none"].risk
-    assert found["weight decay"].risk < found["none"].risk
-    assert found["early stopping"].risk < found["no gamma"].risk
-    assert found["delayed gamma"].noise < found["no gamma"].noise
-    assert found["weight decay"].ridge == pytest.approx(20.0 * BETA * 0.6)
-    assert found["weight decay"].risk <= min(entry.risk for entry in found.values())
+    result = compare_protections(model, statistics, BETA, 4.0, 20.0)
+    assert result["reverse KL"].risk == result["none"].risk
+    assert result["weight decay"].risk < result["none"].risk
+    assert result["early stopping"].risk < result["no gamma"].risk
+    assert result["delayed gamma"].noise < result["no gamma"].noise
+    assert result["weight decay"].ridge == pytest.approx(20.0 * BETA * 0.6)
+    assert result["weight decay"].risk <= min(entry.risk for entry in result.values())
 
 
 def test_with_a_ridge_the_best_gamma_equals_the_best_weight_decay():
     model, statistics = random_model(30, ridge=0.05, reduction="mean"), ForceStatistics(2.0, signal_var=0.1)
-    found = compare_protections(model, statistics, BETA, 4.0, 20.0)
-    assert found["reverse KL"].gamma > 0
-    np.testing.assert_allclose(found["reverse KL"].risk, found["weight decay"].risk, rtol=1e-12)
-    decayed = dataclasses.replace(model, ridge=found["weight decay"].ridge)
+    result = compare_protections(model, statistics, BETA, 4.0, 20.0)
+    assert result["reverse KL"].gamma > 0
+    np.testing.assert_allclose(result["reverse KL"].risk, result["weight decay"].risk, rtol=1e-12)
+    decayed = dataclasses.replace(model, ridge=result["weight decay"].ridge)
     np.testing.assert_allclose(
-        excess_risk(decayed, statistics, BETA, 0.0).total, found["weight decay"].risk, rtol=1e-12
+        excess_risk(decayed, statistics, BETA, 0.0).total, result["weight decay"].risk, rtol=1e-12
     )
-    assert found["reverse KL"].risk < found["none"].risk
+    assert result["reverse KL"].risk < result["none"].risk

@@ -125,16 +125,16 @@ def jacobian(v: Values) -> Any:
 def edge(v: Values, alternating: bool) -> tuple[float, Values]:
     """p(-1) is 0 at the largest stable step; a, d and b there. The prior is the faster one."""
     model = mode({"h": v["a"] / 10, "alpha": v["d"] + 4})
-    found = stability(model, 0.7, 0.4)
-    step = found.max_stable_step_alternating if alternating else found.max_stable_step
+    result = stability(model, 0.7, 0.4)
+    step = result.max_stable_step_alternating if alternating else result.max_stable_step
     J, _ = game_matrix(model, 0.7, 0.4)
     return 0.0, {"a": -step * J[0, 0], "d": -step * J[1, 1], "b": step**2 * J[0, 1] * J[1, 0]}
 
 
 def energy_slope(v: Values) -> tuple[float, Values]:
     model = two_modes({**v, "H": DENSE, "gbar": np.array([[0.7], [-0.4]])})
-    found = slope(lambda w: model.g @ frozen_prior_response(model, w), 0.5)
-    return found, {"deltabar": frozen_prior_response(model, 0.5)[:, None]}
+    result = slope(lambda w: model.g @ frozen_prior_response(model, w), 0.5)
+    return result, {"deltabar": frozen_prior_response(model, 0.5)[:, None]}
 
 
 def information_slope(v: Values) -> float:

@@ -75,12 +75,12 @@ def test_the_numpy_function_is_the_proven_expression(proven: dict[str, Theorem],
     for seed in range(5):
         rng = np.random.default_rng([seed, *label.encode()])
         values = draw(name, label, rng, right.free_symbols)
-        found = function(values)
-        if isinstance(found, tuple):
-            found, follows = found
+        result = function(values)
+        if isinstance(result, tuple):
+            result, follows = result
             values |= follows
         expected = evaluate(right, values)
-        np.testing.assert_allclose(np.asarray(found).reshape(expected.shape), expected, rtol=tolerance, atol=1e-9)
+        np.testing.assert_allclose(np.asarray(result).reshape(expected.shape), expected, rtol=tolerance, atol=1e-9)
 
 
 def test_every_equation_of_every_statement_has_its_function(proven: dict[str, Theorem]) -> None:

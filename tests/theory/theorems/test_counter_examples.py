@@ -46,9 +46,9 @@ def _equilibrium(H: Matrix, A: Matrix, lam_q: list[F], g: list[F], gamma: F) -> 
 
 def _check(proven: list[Theorem], name: str, part: str) -> str:
     """The detail of the one passed check of a statement whose name contains ``part``."""
-    found = [c for item in proven if item.name == name for c in item.checks if part in c.name]
-    assert len(found) == 1 and found[0].passed, (name, part, found)
-    return found[0].detail
+    result = [c for item in proven if item.name == name for c in item.checks if part in c.name]
+    assert len(result) == 1 and result[0].passed, (name, part, result)
+    return result[0].detail
 
 
 def test_t2_the_norm_grows_from_10_to_12_16(proven: list[Theorem]) -> None:

@@ -410,9 +410,9 @@ def test_a_condition_that_numbers_cannot_decide_says_none() -> None:
 
 def test_a_statement_lists_its_conditions_on_an_instance(proven: list[Theorem]) -> None:
     model = MeanLeakageModel(curvature=[[1.0, 0.5], [0.5, 2.0]], force_mean=[1.0, 2.0], anchor=[0.0, 1.0])
-    found = proven[2].conditions(model, beta=1.0, gamma=1.0)
-    assert found["A diagonal"] is True and found["H diagonal"] is False and found["s < 1"] is False
-    assert found["fixed variances"] is None
+    result = proven[2].conditions(model, beta=1.0, gamma=1.0)
+    assert result["A diagonal"] is True and result["H diagonal"] is False and result["s < 1"] is False
+    assert result["fixed variances"] is None
 
 
 def test_the_table_names_checks_and_seconds(proven: list[Theorem]) -> None:

@@ -306,10 +306,10 @@ class MultihopQuestions(QuestionSet):
         """Task and index within the task of item ``item``."""
         if not 0 <= item < self.size:
             raise IndexError(f"item must be in 0..{self.size - 1}, got {item}")
-        each = self.settings["questions_per_scene"]
-        block, within = divmod(item, each)
+        entry = self.settings["questions_per_scene"]
+        block, within = divmod(item, entry)
         scene, which = divmod(block, len(self.tasks))
-        return self.tasks[which], scene * each + within
+        return self.tasks[which], scene * entry + within
 
 
 class ShiftedMultihop(MultihopQuestions):

@@ -37,10 +37,10 @@ def test_thoughts_and_option_scores_are_those_of_coconuts_own_code() -> None:
     query = peer.encode(questions)  # questions of two lengths in one padded batch; the reference took one at a time
     assert len({int(row.sum()) for row in query.mask}) > 1
     z = peer.latents(query)
-    thoughts = torch.tensor([each["thoughts"] for each in expected])
+    thoughts = torch.tensor([item["thoughts"] for item in expected])
     torch.testing.assert_close(z, thoughts, atol=1e-4, rtol=1e-4)
     scores = peer.option_log_probs(query, z)
-    torch.testing.assert_close(scores, torch.tensor([each["log_probs"] for each in expected]), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(scores, torch.tensor([item["log_probs"] for item in expected]), atol=1e-3, rtol=1e-4)
     again = peer.option_log_probs(query, z)  # a pass leaves the encoded question as it was
     assert torch.equal(scores, again)
 
@@ -76,17 +76,17 @@ def test_prosqa_options_are_the_two_that_the_question_names(tmp_path: Path) -> N
 
 def test_one_call_says_whether_the_latents_matter() -> None:
     settings = {"samples": 2, "batch_size": 5, "n_bootstrap": 100, "progress": False}
-    found = diagnose_peer(
+    result = diagnose_peer(
         CHECKPOINT, "coconut", read_questions(QUESTIONS), base=str(BASE), num_latents=LATENTS, **settings
     )
-    report = found.reports["interventions"]
+    report = result.reports["interventions"]
     assert set(report.conditions) == {"prior_mean", "zeroed", "shuffled", "noise"}  # thoughts are computed, not drawn
-    rows = [(each["log_probs"], q.answer) for each, q in zip(reference(), read_questions(QUESTIONS), strict=True)]
+    rows = [(item["log_probs"], q.answer) for item, q in zip(reference(), read_questions(QUESTIONS), strict=True)]
     nll = sum(-scores[answer or 0] for scores, answer in rows) / len(rows)
     assert report.conditions["prior_mean"].answer_nll.mean == pytest.approx(nll, abs=1e-3)
     assert "latents" in report.verdict
-    assert found.refused["contamination"].startswith("not applicable: it needs an answer-dependent posterior")
-    assert found.refused["relevance"].startswith("not applicable")
+    assert result.refused["contamination"].startswith("not applicable: it needs an answer-dependent posterior")
+    assert result.refused["relevance"].startswith("not applicable")
 
 
 def test_the_script_writes_a_report_of_a_coconut_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

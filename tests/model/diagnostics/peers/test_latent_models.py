@@ -92,10 +92,10 @@ def test_latents_that_carry_the_answer_matter_and_unread_ones_do_not() -> None:
 
 
 def test_a_model_without_posterior_gets_its_interventions_and_nothing_else() -> None:
-    found = diagnosed(Foreign())
-    assert set(found.reports) == {"interventions"}
-    assert set(found.refused) == set(DIAGNOSTICS) - {"interventions"}
-    assert all(reason.startswith("not applicable") for reason in found.refused.values())
+    result = diagnosed(Foreign())
+    assert set(result.reports) == {"interventions"}
+    assert set(result.refused) == set(DIAGNOSTICS) - {"interventions"}
+    assert all(reason.startswith("not applicable") for reason in result.refused.values())
     scorer = ForeignScorer(Foreign())
     with pytest.raises(NotApplicableError, match="Foreign has no answer-dependent posterior"):
         scorer.posterior(None, [0])  # type: ignore[arg-type]
@@ -103,14 +103,14 @@ def test_a_model_without_posterior_gets_its_interventions_and_nothing_else() -> 
 
 def test_leak_and_stability_are_measured_where_there_is_a_posterior() -> None:
     asked = questions()
-    found = diagnosed(Posterior(), questions=asked, batch_size=5)
-    assert {"contamination", "stability", "interventions", "mediation", "slots"} <= set(found.reports)
-    measures = found.reports["contamination"].measures
+    result = diagnosed(Posterior(), questions=asked, batch_size=5)
+    assert {"contamination", "stability", "interventions", "mediation", "slots"} <= set(result.reports)
+    measures = result.reports["contamination"].measures
     # posteriors 5 apart in two slots tell three options apart almost surely
     assert measures["leaked_information"].mean == pytest.approx(np.log(OPTIONS), abs=0.01)
-    assert found.reports["mediation"].swap["follows_swapped"].mean == 1.0
-    assert "prior_sample" in found.reports["interventions"].conditions
-    assert set(found.refused) == {"cross-modal", "linear-response", "relevance"}
+    assert result.reports["mediation"].swap["follows_swapped"].mean == 1.0
+    assert "prior_sample" in result.reports["interventions"].conditions
+    assert set(result.refused) == {"cross-modal", "linear-response", "relevance"}
 
 
 def test_noise_has_the_latents_own_mean_and_spread() -> None:

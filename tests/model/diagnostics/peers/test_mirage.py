@@ -30,10 +30,10 @@ def test_latents_and_reply_scores_are_those_of_mirages_own_code() -> None:
     expected = json.loads((FOLDER / "reference.json").read_text())["questions"]
     query = peer.encode(questions())  # questions of several lengths in one batch; the reference took one at a time
     z = peer.latents(query)
-    thoughts = torch.tensor([each["thoughts"] for each in expected])
+    thoughts = torch.tensor([item["thoughts"] for item in expected])
     torch.testing.assert_close(z, thoughts, atol=1e-3, rtol=1e-3)
     scores = peer.option_log_probs(query, z)
-    torch.testing.assert_close(scores, torch.tensor([each["log_probs"] for each in expected]), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(scores, torch.tensor([item["log_probs"] for item in expected]), atol=1e-2, rtol=1e-3)
     other = peer.option_log_probs(query, z.roll(1, 0))
     assert float((other - scores).abs().max()) > 0.05
 
@@ -42,12 +42,12 @@ def test_one_call_and_the_script_say_whether_the_latents_matter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"samples": 2, "n_bootstrap": 100, "progress": False}
-    found = diagnose_peer(CHECKPOINT, "mirage", questions(), **settings)
-    report = found.reports["interventions"]
-    rows = [each["log_probs"] for each in json.loads((FOLDER / "reference.json").read_text())["questions"]]
+    result = diagnose_peer(CHECKPOINT, "mirage", questions(), **settings)
+    report = result.reports["interventions"]
+    rows = [item["log_probs"] for item in json.loads((FOLDER / "reference.json").read_text())["questions"]]
     nll = sum(-row[q.answer] for row, q in zip(rows, questions(), strict=True)) / len(rows)
     assert report.conditions["prior_mean"].answer_nll.mean == pytest.approx(nll, abs=1e-2)
-    assert found.refused["contamination"].startswith("not applicable")
+    assert result.refused["contamination"].startswith("not applicable")
     arguments = (
         f"--model-class mirage --checkpoint {CHECKPOINT} --questions 4 --tasks Counting --bootstrap 100 --no-progress"
     )

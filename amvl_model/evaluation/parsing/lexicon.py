@@ -11,8 +11,8 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from amvl_model.evaluation.reply_kinds import Kind
-from amvl_model.evaluation.reply_text import tokens
+from amvl_model.evaluation.parsing.kinds import Kind
+from amvl_model.evaluation.parsing.text import tokens
 
 _LOOKING = """look|looks|compare|see|zoom|examine|count|consider|observe|check|inspect|analyze|analyse|recall|had to|have to|must
 were to|were forced|am not mistaken|am right|remember correctly"""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from amvl_model.data.hub import answering
-from amvl_model.models.checkpoints import CARD, MANIFEST
+from amvl_model.models.checkpoints.inspection import CARD, MANIFEST
 from amvl_model.models.configuration import INSTALL, AroundBackboneConfig
 
 ARXIV = "2607.00461"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from amvl_model.evaluation.reply_items import UNSURE, Item, skip, skip_back
-from amvl_model.evaluation.reply_kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, NOUNS, QUOTES, STOPS
-from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_lexicon import LINKING_WORDS, MODALS, NUMBER_WORDS, PRONOUNS
+from amvl_model.evaluation.parsing.items import UNSURE, Item, skip, skip_back
+from amvl_model.evaluation.parsing.kinds import ADVERBS, ANNOUNCERS, CUTS, ENDS, IS, LISTS, NOUNS, QUOTES, STOPS
+from amvl_model.evaluation.parsing.kinds import Kind as K
+from amvl_model.evaluation.parsing.lexicon import LINKING_WORDS, MODALS, NUMBER_WORDS, PRONOUNS
 
 _SEPARATORS = LISTS | ANNOUNCERS | {K.COMMA, K.STOP, K.SEMICOLON, K.COLON, K.LINK, K.QUOTE, K.OPEN, K.CLOSE, K.SUFFIX}
 _SEPARATORS |= {K.COMPARE, K.THEN}
@@ -196,7 +196,7 @@ def _is_negated_before(items: Sequence[Item], group: Group, spent: set[int]) -> 
 
 def _conditions(items: Sequence[Item]) -> list[bool]:
     """Whether each item stands under a condition that comes before it in its sentence."""
-    found = []
+    result = []
     sentence = clause = False
     for item, after in zip(items, [*items[1:], items[-1]], strict=True):
         if item.kind in {K.BUT, K.SO} or (item.kind in ENDS and after.kind is not K.THEN):
@@ -207,19 +207,19 @@ def _conditions(items: Sequence[Item]) -> list[bool]:
             clause = True
         elif item.kind in {K.COMMA, K.SEMICOLON, K.COLON}:
             clause = False
-        found.append(sentence or clause)
-    return found
+        result.append(sentence or clause)
+    return result
 
 
 def _questions(items: Sequence[Item]) -> list[bool]:
     """Whether the sentence of each item ends with a question mark."""
-    found = [False] * len(items)
+    result = [False] * len(items)
     asks = False
     for index in range(len(items) - 1, -1, -1):
         if items[index].kind in ENDS:
             asks = items[index].kind is K.QUESTION
-        found[index] = asks
-    return found
+        result[index] = asks
+    return result
 
 
 def _condition_follows(items: Sequence[Item], group: Group) -> bool:

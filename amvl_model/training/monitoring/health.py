@@ -55,13 +55,13 @@ def latent_state(prior: DiagonalGaussian, posterior: DiagonalGaussian | None) ->
 
 def warnings_of(row: Mapping[str, Any]) -> list[str]:
     """A sentence for every number of a log line that passes its limit; one that is missing or not finite is passed over."""
-    found = []
+    result = []
     for name, (low, high, meaning) in LIMITS.items():
         value = row.get(name)
         if isinstance(value, int | float) and math.isfinite(value) and not low <= value <= high:
             limit = f"below {low:g}" if value < low else f"above {high:g}"
-            found.append(f"{name} {value:.3g} is {limit}: {meaning}")
-    return found
+            result.append(f"{name} {value:.3g} is {limit}: {meaning}")
+    return result
 
 
 class HealthLine(TrainerCallback):

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from amvl_model.models.adapters import read_lora_state
 from amvl_model.models.configuration import PAUSE_TYPE
 
 INDEX = "model.safetensors.index.json"
@@ -25,9 +23,6 @@ CARD = "README.md"  # whoever has a checkpoint may change its card
 WEIGHTS = "model.safetensors"
 MAX_JSON = 1 << 26
 """Largest config.json or index that is read [bytes]."""
-
-
-_backbone: ContextVar[str | None] = ContextVar("backbone", default=None)
 
 
 class NonFiniteError(ValueError):
@@ -288,83 +283,6 @@ def refuse_wrong_weights(path: str | Path, report: dict[str, Any]) -> None:
             )
 
 
-def stored_options(kind: Any, stored: dict[str, Any]) -> dict[str, Any]:
-    """Sizes and options of a stored config.json, as ``from_backbone`` takes them; a missing option has its default."""
-    options = {name: stored.get(name, accepted[0]) for name, accepted in kind.choices.items()}
-    return {name: stored[name] for name in kind.sizes} | options
-
-
-def load_lora_checkpoint(
-    cls: Any,
-    path: str | Path,
-    stored: dict[str, Any],
-    **kwargs: Any,
-) -> Any:
-    """Backbone from where config.json says, adapters and latent modules from ``path``.
-
-    Args:
-        cls: the model's class; the checkpoint must hold what ``cls.owns`` names.
-        path: of the checkpoint.
-        stored: its config.json.
-        **kwargs: for ``cls.from_backbone``.
-    """
-    backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
-    try:
-        model = cls.from_backbone(backbone, **stored_options(cls.config_class, stored), **kwargs)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "
-            "pass backbone_path=FOLDER_OR_HUB_ID (--backbone)"
-        ) from error
-    model.add_lora(**stored["lora"])
-    try:
-        problems = model.load_state_dict(read_lora_state(Path(path)), strict=False)
-    except RuntimeError as error:  # torch's error for other shapes
-        raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
-    missing = [name for name in problems.missing_keys if cls.owns(name)]
-    if missing or problems.unexpected_keys:
-        raise ValueError(
-            f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "
-            f"unexpected {problems.unexpected_keys[:3]}"
-        )
-    model.eval()
-    return model
-
-
-@contextmanager
-def backbone_at(backbone: str | Path | None, *checkpoints: str | Path) -> Iterator[None]:
-    """Load LoRA checkpoints onto this base, wherever in the block they are loaded; None: onto the one that each names.
-
-    Args:
-        backbone: folder or hub id.
-        checkpoints: those that will be loaded.
-
-    Raises:
-        ValueError: if all are folders of whole models, which have no base.
-    """
-    if backbone is not None and all(Path(path).is_dir() and not is_lora(path) for path in checkpoints):
-        names = ", ".join(str(path) for path in checkpoints)
-        raise ValueError(f"{names}: a whole model, not LoRA adapters; leave out the backbone {backbone}")
-    token = _backbone.set(None if backbone is None else str(backbone))
-    try:
-        yield
-    finally:
-        _backbone.reset(token)
-
-
 def absolute(path: str | Path) -> str:
     """A folder's path as it is seen from everywhere; a hub id unchanged."""
     return str(Path(path).absolute()) if Path(path).is_dir() else str(path)
-
-
-def _stored_backbone(checkpoint: Path, stored: dict[str, Any]) -> str:
-    """The backbone that config.json names. A relative path was typed somewhere: it is looked for from here, from the
-    checkpoint and from the folders above it."""
-    name = stored.get("backbone_path")
-    if not isinstance(name, str) or not name:
-        raise ValueError(
-            f"the LoRA checkpoint {checkpoint} does not say which backbone it belongs to; pass "
-            "backbone_path=FOLDER_OR_HUB_ID (--backbone)"
-        )
-    places = [Path(), checkpoint.absolute(), *checkpoint.absolute().parents]
-    return next((str(place / name) for place in places if (place / name).is_dir()), name)

@@ -208,8 +208,8 @@ def replay(file: Path) -> int:
         ((output.terms.total * weight).sum() / items).backward()
         terms = {name: values.tolist() for name, values in output.terms.named().items()}
         for row, (question, total) in enumerate(zip(part["questions"], output.terms.total.tolist(), strict=True)):
-            each = ", ".join(f"{name} {values[row]:.6g}" for name, values in terms.items())
-            print(f"  batch {part['number']}, question {question}: loss {total:.6g} ({each})")
+            item = ", ".join(f"{name} {values[row]:.6g}" for name, values in terms.items())
+            print(f"  batch {part['number']}, question {question}: loss {total:.6g} ({item})")
             finite = finite and math.isfinite(total)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))

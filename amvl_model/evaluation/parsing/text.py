@@ -119,12 +119,12 @@ def clean(text: str) -> str:
 
 def tokens(text: str) -> list[Token]:
     """The tokens of a cleaned text."""
-    found = []
+    result = []
     for match in _TOKEN.finditer(text):
         raw = match[0]
         word = raw.replace(",", "") if "," in raw and _THOUSANDS.match(raw) else raw.lower()
-        found.append(Token(word, raw, match.start(), match.end()))
-    return found
+        result.append(Token(word, raw, match.start(), match.end()))
+    return result
 
 
 def _without_tags(text: str) -> str:

@@ -8,8 +8,8 @@ unread reply is None, to be counted wrong and reported as unparsed (`accuracy_re
 
 Options are labelled A, B, C, ... in the order of ``choices``. A reply is read in four steps:
 
-1. Text (`reply_text`). Thoughts are dropped; reply and option texts are cleaned by one function.
-2. Items (`reply_items`). The text becomes a list of items: options (a label, or an option text), the concepts of `reply_lexicon`
+1. Text (`text`). Thoughts are dropped; reply and option texts are cleaned by one function.
+2. Items (`items`). The text becomes a list of items: options (a label, or an option text), the concepts of `lexicon`
    (negation, condition, "the answer", ...), signs, other words. Of all that begins at one word the longest counts.
 3. Groups. Options named together are one group ("A, B and C", "(A) red, (B) blue"; "B: 3" is one option, named
    twice). A group is negated as a whole ("neither A nor B", "A and C are wrong"), and it is open in a question or under
@@ -36,11 +36,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from amvl_model.evaluation.reply_groups import Group, find_groups
-from amvl_model.evaluation.reply_items import UNSURE, Item, find_items, find_options, skip, skip_back
-from amvl_model.evaluation.reply_kinds import ADVERBS, CUTS, ENDS, IS, LISTS, QUOTES, SIGNS, STOPS
-from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_text import clean, tokens, without_thoughts
+from amvl_model.evaluation.parsing.groups import Group, find_groups
+from amvl_model.evaluation.parsing.items import UNSURE, Item, find_items, find_options, skip, skip_back
+from amvl_model.evaluation.parsing.kinds import ADVERBS, CUTS, ENDS, IS, LISTS, QUOTES, SIGNS, STOPS
+from amvl_model.evaluation.parsing.kinds import Kind as K
+from amvl_model.evaluation.parsing.text import clean, tokens, without_thoughts
 
 LIMIT: Final = 12_288
 MAX_TOKENS: Final = 3_072

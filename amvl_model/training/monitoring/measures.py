@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from amvl_model.models.sharing import Metric, TrainingRecord, hub_id
+from amvl_model.models.checkpoints.sharing import Metric, TrainingRecord, hub_id
 from amvl_model.objectives import Loss, ObjectiveTerms
 from amvl_model.results.provenance import provenance
 from amvl_model.training.arguments import OBJECTIVE_FIELDS, AMVLTrainingArguments

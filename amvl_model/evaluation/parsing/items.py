@@ -1,4 +1,4 @@
-"""The items of a reply: the options that it names, the concepts of `reply_lexicon`, signs, and other words.
+"""The items of a reply: the options that it names, the concepts of `lexicon`, signs, and other words.
 
 `find_items` takes at each word the longest of all phrases and option texts that begin there; an option text wins a tie.
 A single letter is an option only where it can be no word: "a" before a stop, "A" not before a noun, "I" before a full
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from amvl_model.evaluation.reply_kinds import (
+from amvl_model.evaluation.parsing.kinds import (
     ADVERBS,
     CUTS,
     ENDS,
@@ -23,8 +23,8 @@ from amvl_model.evaluation.reply_kinds import (
     STOPS,
     Kind,
 )
-from amvl_model.evaluation.reply_kinds import Kind as K
-from amvl_model.evaluation.reply_lexicon import (
+from amvl_model.evaluation.parsing.kinds import Kind as K
+from amvl_model.evaluation.parsing.lexicon import (
     ARTICLES,
     CLAUSE_CONDITIONS,
     LINKING_LETTERS,
@@ -34,7 +34,7 @@ from amvl_model.evaluation.reply_lexicon import (
     WEAK_TEXTS,
     phrase_tree,
 )
-from amvl_model.evaluation.reply_text import MARKS, Token, clean, is_wide, tokens
+from amvl_model.evaluation.parsing.text import MARKS, Token, clean, is_wide, tokens
 
 UNSURE: Final = -1
 """An option is named, but which one is not known."""
@@ -85,16 +85,16 @@ class Options:
         self.letter_texts: dict[str, set[int]] = {}
         self.marks: dict[str, set[int]] = {}
         for index, choice in enumerate(choices):
-            found = [token for token in tokens(clean(choice)) if token.text not in MARKS]
-            while len(found) > 1 and found[-1].text in {".", "。"}:
-                found.pop()
-            for token in found:
-                if _is_letter(token.raw) and (token.raw.isupper() or len(found) == 1):
+            result = [token for token in tokens(clean(choice)) if token.text not in MARKS]
+            while len(result) > 1 and result[-1].text in {".", "。"}:
+                result.pop()
+            for token in result:
+                if _is_letter(token.raw) and (token.raw.isupper() or len(result) == 1):
                     self.marks.setdefault(token.raw.upper(), set()).add(index)
-            if len(found) == 1 and _is_letter(found[0].raw):
-                self.letter_texts.setdefault(found[0].raw.upper(), set()).add(index)
+            if len(result) == 1 and _is_letter(result[0].raw):
+                self.letter_texts.setdefault(result[0].raw.upper(), set()).add(index)
             else:
-                for words in _variants([token.text for token in found]):
+                for words in _variants([token.text for token in result]):
                     node = self.tree
                     for word in words:
                         node = node.setdefault(word, {})
@@ -107,9 +107,9 @@ class Options:
             if words[position].text == "\n" and position > start:
                 position += 1
                 continue
-            if (found := node.get(words[position].text)) is None:
+            if (result := node.get(words[position].text)) is None:
                 break
-            node, position = found, position + 1
+            node, position = result, position + 1
             if "" in node and _ends_well(words, start, position):
                 value, length = (next(iter(node[""])) if len(node[""]) == 1 else UNSURE), position - start
         return (value, length) if length and _begins_well(words, start) else (UNSURE, 0)
@@ -179,25 +179,25 @@ def skip_back(items: Sequence[Item], position: int, kinds: Collection[Kind], rea
 
 def _variants(words: list[str]) -> list[list[str]]:
     """An option text, and the same without its article, without quotes, and with its number as a word or in digits."""
-    found = [words] if words else []
+    result = [words] if words else []
     if len(words) > 2 and words[0] == words[-1] and SIGNS.get(words[0]) is K.QUOTE:
         words = words[1:-1]
-        found.append(words)
+        result.append(words)
     if len(words) > 1 and words[0] in ARTICLES and _TREE.get(words[1], {}).get("") not in IS:
-        found.append(words[1:])
+        result.append(words[1:])
     if len(words) == 1 and words[0] in NUMBER_WORDS:
-        found.append([str(NUMBER_WORDS.index(words[0]))])
+        result.append([str(NUMBER_WORDS.index(words[0]))])
     elif len(words) == 1 and words[0].isdecimal() and len(words[0]) <= 2 and int(words[0]) < len(NUMBER_WORDS):
-        found.append([NUMBER_WORDS[int(words[0])]])
-    return found
+        result.append([NUMBER_WORDS[int(words[0])]])
+    return result
 
 
 def _longest_phrase(words: Sequence[Token], start: int) -> tuple[Kind, int]:
     """Kind and length of the longest phrase of the lexicon at ``start``, else the sign or the word there."""
     kind, length = SIGNS.get(words[start].text, K.WORD), 1
     node, position = _TREE, start
-    while position < len(words) and (found := node.get(words[position].text)) is not None:
-        node, position = found, position + 1
+    while position < len(words) and (result := node.get(words[position].text)) is not None:
+        node, position = result, position + 1
         if "" in node:
             kind, length = node[""], position - start
     return kind, length

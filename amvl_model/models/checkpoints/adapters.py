@@ -14,13 +14,18 @@ names and leave out the heads without a message. Older checkpoints, with adapter
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from amvl_model.models.checkpoints.inspection import is_lora
 from amvl_model.two_pass.transformers_compat import INSTALL_PEFT
+
+_backbone: ContextVar[str | None] = ContextVar("backbone", default=None)
 
 FOLDER = "adapter"
 # every linear layer of the language model's attention and MLP, and nothing of the vision tower
@@ -153,3 +158,80 @@ def _read(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is half written or damaged ({error}); use an earlier checkpoint") from error
     return state
+
+
+def stored_options(kind: Any, stored: dict[str, Any]) -> dict[str, Any]:
+    """Sizes and options of a stored config.json, as ``from_backbone`` takes them; a missing option has its default."""
+    options = {name: stored.get(name, accepted[0]) for name, accepted in kind.choices.items()}
+    return {name: stored[name] for name in kind.sizes} | options
+
+
+def load_lora_checkpoint(
+    cls: Any,
+    path: str | Path,
+    stored: dict[str, Any],
+    **kwargs: Any,
+) -> Any:
+    """Backbone from where config.json says, adapters and latent modules from ``path``.
+
+    Args:
+        cls: the model's class; the checkpoint must hold what ``cls.owns`` names.
+        path: of the checkpoint.
+        stored: its config.json.
+        **kwargs: for ``cls.from_backbone``.
+    """
+    backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
+    try:
+        model = cls.from_backbone(backbone, **stored_options(cls.config_class, stored), **kwargs)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "
+            "pass backbone_path=FOLDER_OR_HUB_ID (--backbone)"
+        ) from error
+    model.add_lora(**stored["lora"])
+    try:
+        problems = model.load_state_dict(read_lora_state(Path(path)), strict=False)
+    except RuntimeError as error:  # torch's error for other shapes
+        raise ValueError(f"the LoRA checkpoint {path} does not fit the backbone {backbone}: {error}") from error
+    missing = [name for name in problems.missing_keys if cls.owns(name)]
+    if missing or problems.unexpected_keys:
+        raise ValueError(
+            f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "
+            f"unexpected {problems.unexpected_keys[:3]}"
+        )
+    model.eval()
+    return model
+
+
+@contextmanager
+def backbone_at(backbone: str | Path | None, *checkpoints: str | Path) -> Iterator[None]:
+    """Load LoRA checkpoints onto this base, wherever in the block they are loaded; None: onto the one that each names.
+
+    Args:
+        backbone: folder or hub id.
+        checkpoints: those that will be loaded.
+
+    Raises:
+        ValueError: if all are folders of whole models, which have no base.
+    """
+    if backbone is not None and all(Path(path).is_dir() and not is_lora(path) for path in checkpoints):
+        names = ", ".join(str(path) for path in checkpoints)
+        raise ValueError(f"{names}: a whole model, not LoRA adapters; leave out the backbone {backbone}")
+    token = _backbone.set(None if backbone is None else str(backbone))
+    try:
+        yield
+    finally:
+        _backbone.reset(token)
+
+
+def _stored_backbone(checkpoint: Path, stored: dict[str, Any]) -> str:
+    """The backbone that config.json names. A relative path was typed somewhere: it is looked for from here, from the
+    checkpoint and from the folders above it."""
+    name = stored.get("backbone_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"the LoRA checkpoint {checkpoint} does not say which backbone it belongs to; pass "
+            "backbone_path=FOLDER_OR_HUB_ID (--backbone)"
+        )
+    places = [Path(), checkpoint.absolute(), *checkpoint.absolute().parents]
+    return next((str(place / name) for place in places if (place / name).is_dir()), name)
