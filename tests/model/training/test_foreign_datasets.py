@@ -241,7 +241,7 @@ def test_an_evaluation_averages_unweighted_terms_over_the_examples(tmp_path: Pat
 def test_an_evaluation_draws_the_same_noise_at_every_step_and_seed(tmp_path: Path) -> None:
     trainer = trainer_on(QUESTIONS, tmp_path, eval_dataset=QUESTIONS)
     first = trainer.evaluate()
-    trainer.state.global_step, trainer.args.seed = 3, 7
+    trainer.state.global_step, trainer.state.max_steps, trainer.args.seed = 3, 4, 7
     again = trainer.evaluate()
     for term in ("ntp", "prior_ntp", "forward_kl"):
         assert again[f"eval_{term}"] == first[f"eval_{term}"]
