@@ -4,9 +4,9 @@
     .venv-trl/bin/python experiments/compare_trl.py                                           # N = 256 and 768, text alone
 
 A step is what each trainer does with a batch: loss and gradients by its own ``training_step``, clipping, AdamW. The methods
-(TRL's SFTTrainer, our trainer with sft, our trainer with amvl) take turns in changing order in one process and one thread;
-their losses agree before the first step. Reported are medians, and medians over rounds of the ratios of steps that stand beside
-each other, in CPU seconds of the process. Writes results/throughput_trl/<cell>/seed0.json.
+(TRL's SFTTrainer, our trainer with sft, our trainer with amvl) take turns in changing order in one process and one thread; the
+losses of the first two agree before the first step. Reported are medians, and medians over rounds of the ratios of steps that
+stand beside each other, in CPU seconds of the process. Writes results/throughput_trl/<cell>/seed0.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AMVL inside lmms-eval, the field's own harness (extra ``lmms-eval`` of this package; tested with lmms-eval 0.7.3).
+"""AMVL inside lmms-eval, the field's own harness (the extra ``lmms-eval``; written for and tested with lmms-eval 0.7.3).
 
     lmms-eval --model amvl --model_args pretrained=DIR --tasks blink
 

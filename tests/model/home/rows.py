@@ -1,6 +1,7 @@
 """The table of conventions: what a user of transformers expects, one function a row, run in a fresh process a group.
 
-``python tests/model/home/rows.py GROUP`` runs a group and prints {row: "" or what went wrong} as its last line.
+``python tests/model/home/rows.py GROUP`` runs a group and prints {row: "" or what went wrong} as its last line;
+``python tests/model/home/rows.py table`` prints the table of docs/howto/conventions.md.
 """
 
 from __future__ import annotations
@@ -113,6 +114,29 @@ def reply(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
+PAGE = ROOT / "docs" / "howto" / "conventions.md"
+GROUPS = {
+    "package first": "Auto classes, with `import amvl_model` first",
+    "transformers first": "Auto classes, with transformers first",
+    "processor": "Processor",
+    "generate": "Generation",
+    "model": "Model",
+    "loading": "Loading and saving",
+    "compiled": "Compilation",
+    "quantised": "Quantisation, where bitsandbytes is installed",
+    "trainer": "Training, peft",
+}
+
+
+def table() -> str:
+    """The table of conventions as the documentation shows it."""
+    lines = ["| | what a test of `tests/model/home` shows |", "| --- | --- |"]
+    for group, title in GROUPS.items():
+        for number, name in enumerate(ROWS[group]):
+            lines.append(f"| {'' if number else title} | {name.replace('_', ' ')} |")
+    return "\n".join(lines)
+
+
 def main(group: str) -> None:
     import torch
 
@@ -138,4 +162,4 @@ if __name__ == "__main__":
         rows_trainer,
     )
 
-    rows.main(sys.argv[1])
+    print(rows.table()) if sys.argv[1:] == ["table"] else rows.main(sys.argv[1])

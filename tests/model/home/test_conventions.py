@@ -10,9 +10,22 @@ from typing import Any
 
 import pytest
 
-from tests.model.home import rows, rows_generate, rows_model, rows_processor  # noqa: F401  they fill the table
+from tests.model.home import (  # noqa: F401  they fill the table
+    rows,
+    rows_generate,
+    rows_loading,
+    rows_model,
+    rows_processor,
+    rows_trainer,
+)
 
-TABLE = [(group, name) for group, functions in rows.ROWS.items() for name in functions]
+NEEDS = {"quantised": "bitsandbytes", "trainer": "peft"}
+SLOW = {"compiled"}
+TABLE = [
+    pytest.param(group, name, marks=[pytest.mark.slow, pytest.mark.timeout(600)] if group in SLOW else [])
+    for group, functions in rows.ROWS.items()
+    for name in functions
+]
 REGISTRIES = ", ".join(f"transformers.models.auto.{name}_auto" for name in ("configuration", "modeling", "processing"))
 _found: dict[str, dict[str, str]] = {}
 
@@ -21,19 +34,24 @@ Python = Callable[..., Any]
 
 @pytest.mark.parametrize(("group", "name"), TABLE)
 def test_row(group: str, name: str, python: Python) -> None:
-    if group == "quantised" and importlib.util.find_spec("bitsandbytes") is None:
-        pytest.skip("bitsandbytes is not installed")
+    if group in NEEDS and importlib.util.find_spec(NEEDS[group]) is None:
+        pytest.skip(f"{NEEDS[group]} is not installed")
     if group not in _found:
         first = f"import {REGISTRIES}\n" if group == "transformers first" else ""
         run = (
             f"import runpy, sys\nsys.argv = ['rows', {group!r}]\nrunpy.run_path({rows.__file__!r}, run_name='__main__')"
         )
         _found[group] = {}
-        result = python("-c", f"{first}import amvl_model\n{run}", timeout=110)
+        result = python("-c", f"{first}import amvl_model\n{run}", timeout=500 if group in SLOW else 110)
         assert result.returncode == 0, result.stderr
         _found[group] = json.loads(result.stdout.splitlines()[-1])
     problem = _found[group].get(name, "its process did not run to the end")
     assert not problem, problem
+
+
+def test_the_documentation_shows_this_table() -> None:
+    assert set(rows.GROUPS) == set(rows.ROWS)
+    assert rows.table() in rows.PAGE.read_text(), "run python tests/model/home/rows.py table and put it into the page"
 
 
 def test_importing_the_package_is_cheap_and_registers_nothing_by_itself(python: Python) -> None:

@@ -49,6 +49,8 @@ def run(folder: Path, *arguments: str) -> str:
 def test_twelve_lines_train_on_chat_messages_and_a_fresh_process_answers(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     assert len([line for line in SCRIPT.read_text().splitlines() if line.strip()]) <= 12
+    page = (REPOSITORY / "docs" / "howto" / "transformers.md").read_text()
+    assert f"```python\n{SCRIPT.read_text()}```" in page  # the documentation shows this script
     run(tmp_path, str(SCRIPT))
     assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
         file.name for file in (tmp_path / "out").iterdir()

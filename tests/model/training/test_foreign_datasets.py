@@ -111,9 +111,9 @@ def test_every_form_of_the_data_trains_what_the_questions_train(
     """Losses with their noise and the KLs of every step, so that the latent noise of each question is the same too."""
     found_log = log_of(FORMS[form](), tmp_path)
     assert len(expected_log) == 2
-    for expected, result in zip(expected_log, found_log, strict=True):
+    for expected, found in zip(expected_log, found_log, strict=True):
         for term in ("loss", "ntp", "forward_kl", "reverse_kl"):
-            assert result[term] == pytest.approx(expected[term], rel=1e-5), term
+            assert found[term] == pytest.approx(expected[term], rel=1e-5), term
 
 
 def test_a_stream_is_filled_up_with_weightless_rows_and_each_process_takes_its_share_of_every_batch() -> None:
@@ -223,16 +223,16 @@ def test_missing_columns_are_refused_before_the_training(tmp_path: Path) -> None
 
 def test_an_evaluation_averages_unweighted_terms_over_the_examples(tmp_path: Path) -> None:
     trainer = trainer_on(QUESTIONS, tmp_path, eval_dataset=hugging_face(MESSAGES))
-    result = trainer.evaluate()
-    item = [trainer.evaluate([one]) for one in QUESTIONS[:1]]  # the same question with the same noise
-    assert set(result) >= {"eval_loss", "eval_ntp", "eval_forward_kl", "eval_reverse_kl", "eval_prior_ntp"}
-    assert not any("weighted" in name for name in result)
-    assert result["eval_loss"] == pytest.approx(
-        result["eval_ntp"] + 0.1 * result["eval_forward_kl"] + 0.05 * result["eval_reverse_kl"], rel=1e-4
+    found = trainer.evaluate()
+    each = [trainer.evaluate([one]) for one in QUESTIONS[:1]]  # the same question with the same noise
+    assert set(found) >= {"eval_loss", "eval_ntp", "eval_forward_kl", "eval_reverse_kl", "eval_prior_ntp"}
+    assert not any("weighted" in name for name in found)
+    assert found["eval_loss"] == pytest.approx(
+        found["eval_ntp"] + 0.1 * found["eval_forward_kl"] + 0.05 * found["eval_reverse_kl"], rel=1e-4
     )
-    assert item[0]["eval_ntp"] != pytest.approx(result["eval_ntp"], rel=1e-3)
+    assert each[0]["eval_ntp"] != pytest.approx(found["eval_ntp"], rel=1e-3)
     metrics = {metric["name"]: metric for metric in trainer._record["metrics"]}
-    assert metrics["eval_ntp"]["value"] == pytest.approx(item[0]["eval_ntp"])  # those of the last evaluation
+    assert metrics["eval_ntp"]["value"] == pytest.approx(each[0]["eval_ntp"])  # those of the last evaluation
     trainer.evaluate()
     metrics = {metric["name"]: metric for metric in trainer._record["metrics"]}
     assert metrics["eval_ntp"]["low"] < metrics["eval_ntp"]["value"] < metrics["eval_ntp"]["high"]
@@ -241,7 +241,7 @@ def test_an_evaluation_averages_unweighted_terms_over_the_examples(tmp_path: Pat
 def test_an_evaluation_draws_the_same_noise_at_every_step_and_seed(tmp_path: Path) -> None:
     trainer = trainer_on(QUESTIONS, tmp_path, eval_dataset=QUESTIONS)
     first = trainer.evaluate()
-    trainer.state.max_steps, trainer.state.global_step, trainer.args.seed = 4, 3, 7
+    trainer.state.global_step, trainer.state.max_steps, trainer.args.seed = 3, 4, 7
     again = trainer.evaluate()
     for term in ("ntp", "prior_ntp", "forward_kl"):
         assert again[f"eval_{term}"] == first[f"eval_{term}"]
