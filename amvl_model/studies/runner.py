@@ -159,13 +159,13 @@ def _trained(config: RunConfig, checkpoint: Path | None) -> dict[str, Metric]:
     from amvl_model.studies.measurement import answer_direction, measure, out_of_distribution
     from amvl_model.training.run import train
 
-    asked, held_out = training_questions(config.data), evaluation_questions(config.data)
+    training_set, held_out = training_questions(config.data), evaluation_questions(config.data)
     with tempfile.TemporaryDirectory() as folder:
-        model, processor = train(config, Path(folder) / "run", questions=asked, save=False, quiet=True)
+        model, processor = train(config, Path(folder) / "run", questions=training_set, save=False, quiet=True)
     if checkpoint is not None:
         save_checkpoint(model, processor, checkpoint)
         (checkpoint.parent / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    measured = measure(model, processor, config, held_out, asked, scoring=("likelihood",), progress=False)
+    measured = measure(model, processor, config, held_out, training_set, scoring=("likelihood",), progress=False)
     return (
         flatten(measured) | out_of_distribution(model, processor, config) | answer_direction(model, processor, config)
     )

@@ -132,15 +132,15 @@ def _train(
     """
     torch.manual_seed(config.train.seed)
     model, processor = build_model(config)
-    asked = training_questions(config.data) if questions is None else questions
+    training = training_questions(config.data) if questions is None else questions
     overrides: dict[str, Any] = {"disable_tqdm": quiet}
-    probe = leak_probe(config, folder, model, processor, asked) if config.train.probe_every else None
+    probe = leak_probe(config, folder, model, processor, training) if config.train.probe_every else None
     trainer = AMVLTrainer(
         model=model,
         probe=probe,
         args=training_arguments(config, folder, **overrides),
         processing_class=processor,
-        train_dataset=QuestionDataset(asked, processor, cache=len(asked) <= CACHE_LIMIT),
+        train_dataset=QuestionDataset(training, processor, cache=len(training) <= CACHE_LIMIT),
         eval_dataset=_monitored(config, processor),
         callbacks=[JsonlLog(folder / "metrics.jsonl"), stop],
     )
