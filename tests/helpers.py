@@ -53,6 +53,11 @@ def _cached_model(num_latents: int, latent_dim: int, seed: int) -> AMVLForCondit
     model = AMVLForConditionalGeneration.from_backbone(
         Qwen2_5_VLForConditionalGeneration(config), num_latents, latent_dim, seed=seed
     )
+    return with_large_weights(model, seed)
+
+
+def with_large_weights(model: Any, seed: int) -> Any:
+    """The model in evaluation mode, with weights at which every path matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # an untrained transformer hardly looks at its context; larger weights make every path matter
