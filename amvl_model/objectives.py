@@ -277,7 +277,9 @@ def register_objective(objective: Objective) -> Objective:
         ValueError: for a name that is taken.
     """
     if objective.name in OBJECTIVES:
-        raise ValueError(f"there is an objective {objective.name!r} already: {OBJECTIVES[objective.name].equation}")
+        raise ValueError(
+            f"the objective {objective.name!r} is already registered: {OBJECTIVES[objective.name].equation}"
+        )
     OBJECTIVES[objective.name] = objective
     return objective
 

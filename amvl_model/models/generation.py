@@ -366,7 +366,7 @@ def generation_settings(
         close = difflib.get_close_matches(unknown[0], [*vars(settings), *accepted, *own], n=1, cutoff=0.75)
         hint = f"; did you mean {close[0]}?" if close else ""
         hint = "; encode the questions with answers=False" if "answer_ids" in unknown else hint
-        raise ValueError(f"generate got arguments that it does not know: {', '.join(unknown)}{hint}")
+        raise ValueError(f"generate got unknown arguments: {', '.join(unknown)}{hint}")
     return settings, others
 
 

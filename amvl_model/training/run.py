@@ -97,7 +97,7 @@ def _prepare(stack: ExitStack, config: RunConfig, folder: Path, resume: bool | N
     stack.enter_context(locked(folder))
     if (folder / "checkpoint").exists():
         raise FileExistsError(
-            f"{folder} holds a finished run, which is not overwritten; choose another folder or remove that one"
+            f"{folder} contains a finished run, which is not overwritten; choose another folder or remove that one"
         )
     checkpoint = newest_checkpoint(folder)
     if resume and checkpoint is None:
@@ -105,7 +105,7 @@ def _prepare(stack: ExitStack, config: RunConfig, folder: Path, resume: bool | N
     if checkpoint is not None:
         if resume is False:
             raise FileExistsError(
-                f"{folder} holds an unfinished run, which is not overwritten; resume it or choose another folder"
+                f"{folder} contains an unfinished run, which is not overwritten; resume it or choose another folder"
             )
         refuse_other_settings(folder, config)
         tell(f"resuming from {checkpoint}")

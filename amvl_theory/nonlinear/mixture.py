@@ -274,7 +274,9 @@ def _newton(
                 break
             share = np.where(worse, 0.5 * share, share)
         (prior, e), (first, second, slope, size) = trial, result
-    raise ArithmeticError(f"the mixture equilibrium did not settle: residual {size.max():.3g} after {MAX_STEPS} steps")
+    raise ArithmeticError(
+        f"the mixture equilibrium did not converge: residual {size.max():.3g} after {MAX_STEPS} steps"
+    )
 
 
 def _unique(game: MixtureGame, gamma: Array, forces: Array, shape: tuple[int, ...]) -> Array:

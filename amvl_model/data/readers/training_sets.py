@@ -129,7 +129,7 @@ def _local(path: str | Path | None, identifier: str, needs: str) -> Path:
     """The local folder of a set whose images are archives on the hub."""
     if path is None or not Path(path).is_dir():
         raise FileNotFoundError(
-            f"{identifier} keeps its images in archives, so it is read from a local folder, got {path}; run "
+            f"{identifier} stores its images in archives, so it is read from a local folder, got {path}; run "
             f"`hf download {identifier} --repo-type dataset --local-dir DIR`, unpack the archives there so that DIR holds "
             f"{needs}, and pass DIR"
         )

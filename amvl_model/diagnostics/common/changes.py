@@ -43,7 +43,6 @@ from amvl_model.evaluation.scorers import check_question
 IMAGE_PERTURBATIONS = ("noise", "darker", "brighter", "crop", "jpeg", "patch_shuffle")
 TEXT_PERTURBATIONS = ("paraphrase", "letter_style", "option_order", "word_shuffle")
 PERTURBATIONS = IMAGE_PERTURBATIONS + TEXT_PERTURBATIONS
-DESTRUCTIVE = ("patch_shuffle", "word_shuffle")
 
 _NOISE_STD = 20.0
 _CROP = 0.05

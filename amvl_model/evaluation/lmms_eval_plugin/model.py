@@ -199,7 +199,7 @@ class AMVLModel(lmms):
 
     def _ready(self) -> Answerer:
         if self.answerer is None:
-            raise RuntimeError("this model was let go of by clean(); make a new one")
+            raise RuntimeError("this model was released by clean(); create a new one")
         return self.answerer
 
     def _bar(self, total: int) -> Any:

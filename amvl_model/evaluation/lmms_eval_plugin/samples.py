@@ -137,7 +137,7 @@ def read_samples(out: str | Path, answers: Mapping[str, tuple[str, tuple[str, ..
             reference = answers.get(str(logged["id"]))
             if reference is None or reference[2] is None:
                 raise ValueError(
-                    f"{path}: question {logged['id']!r} is not among the answered ones; give the BLINK that was asked"
+                    f"{path}: question {logged['id']!r} is not among the answered ones; pass the BLINK folder of that run"
                 )
             samples.append(
                 LoggedSample(

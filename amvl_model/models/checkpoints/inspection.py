@@ -191,7 +191,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
+            f"{folder} is not a checkpoint: it has no config.json; give the folder that save_pretrained wrote"
         )
     return _read_json(file)
 
@@ -216,7 +216,7 @@ def _check_weights(folder: Path) -> None:
     for file in _weight_files(folder):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{folder} is no complete checkpoint: {file.name} is missing; it was not written to the end, "
+                f"{folder} is not a complete checkpoint: {file.name} is missing; it was not written to the end, "
                 "or not copied whole"
             )
         try:
