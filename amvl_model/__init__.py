@@ -1,6 +1,6 @@
 """Asymmetric Mutual Variational Learning (AMVL, arXiv 2607.00461) on transformers' Qwen2.5-VL.
 
-A question x (pictures and text) gets k latent slots. The prior p(z | x) reads their distribution off the question
+A question x (images and text) gets k latent slots. The prior p(z | x) reads their distribution off the question
 alone, the posterior q(z | x, y) off question and answer. Training decodes the answer y from z ~ q and pulls the two
 together with two one-sided KL terms; inference decodes from z ~ p.
 

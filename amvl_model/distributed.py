@@ -54,21 +54,21 @@ def barrier() -> None:
 
 def broadcast(value: Any) -> Any:
     """What the main process holds (anything that can be pickled)."""
-    held = [value]
+    values = [value]
     if world_size() > 1:
-        dist.broadcast_object_list(held, src=0, device=device())
-    return held[0]
+        dist.broadcast_object_list(values, src=0, device=device())
+    return values[0]
 
 
 def gather(value: Any) -> list[Any]:
     """What every process holds, in the order of their ranks, on every process (anything that can be pickled)."""
     if world_size() == 1:
         return [value]
-    held: list[Any] = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     if device().type == "cuda":
         torch.cuda.set_device(device())
-    dist.all_gather_object(held, value)
-    return held
+    dist.all_gather_object(values, value)
+    return values
 
 
 def any_of(flag: bool) -> bool:
@@ -92,13 +92,13 @@ def gather_or_raise(work: Callable[[], Any]) -> list[Any]:
         value = work()
     except Exception as caught:  # told to the other processes and raised again below
         error = caught
-    told = gather((value, None if error is None else f"{type(error).__name__}: {error}"))
+    outcomes = gather((value, None if error is None else f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error
-    for number, (_, message) in enumerate(told):
+    for number, (_, message) in enumerate(outcomes):
         if message is not None:
-            raise RuntimeError(f"process {number} of {len(told)} failed: {message}")
-    return [value for value, _ in told]
+            raise RuntimeError(f"process {number} of {len(outcomes)} failed: {message}")
+    return [value for value, _ in outcomes]
 
 
 def device() -> torch.device:

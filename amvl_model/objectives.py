@@ -149,10 +149,12 @@ class Objective:
         names = [term.name for term in self.terms]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"objective {self.name!r} needs terms of different names, got {names}")
-        known = [entry.name for entry in fields(Weights)]
+        field_names = [entry.name for entry in fields(Weights)]
         for term in self.terms:
-            if term.weight is not None and term.weight not in known:
-                raise ValueError(f"term {term.name!r}: weight must be one of {', '.join(known)}, got {term.weight!r}")
+            if term.weight is not None and term.weight not in field_names:
+                raise ValueError(
+                    f"term {term.name!r}: weight must be one of {', '.join(field_names)}, got {term.weight!r}"
+                )
 
     @property
     def equation(self) -> str:
@@ -278,7 +280,9 @@ def register_objective(objective: Objective) -> Objective:
         ValueError: for a name that is taken.
     """
     if objective.name in OBJECTIVES:
-        raise ValueError(f"there is an objective {objective.name!r} already: {OBJECTIVES[objective.name].equation}")
+        raise ValueError(
+            f"the objective {objective.name!r} is already registered: {OBJECTIVES[objective.name].equation}"
+        )
     OBJECTIVES[objective.name] = objective
     return objective
 

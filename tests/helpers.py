@@ -53,6 +53,11 @@ def _cached_model(num_latents: int, latent_dim: int, seed: int) -> AMVLForCondit
     model = AMVLForConditionalGeneration.from_backbone(
         Qwen2_5_VLForConditionalGeneration(config), num_latents, latent_dim, seed=seed
     )
+    return with_large_weights(model, seed)
+
+
+def with_large_weights(model: Any, seed: int) -> Any:
+    """The model in evaluation mode, with weights at which every path matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # an untrained transformer hardly looks at its context; larger weights make every path matter
@@ -80,16 +85,16 @@ def tiny_model(num_latents: int = 3, latent_dim: int = 8, *, seed: int = 0) -> A
     return copy.deepcopy(_cached_model(num_latents, latent_dim, seed))
 
 
-def picture(width: int, height: int, seed: int) -> Image.Image:
+def random_image(width: int, height: int, seed: int) -> Image.Image:
     """An image of random coloured blocks."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.NEAREST)
 
 
-def question(pictures: int, seed: int = 0, *, answer: str = "(A)", prompt: str | None = None) -> VisualQuestion:
-    """A question about ``images`` images of different sizes."""
-    images = tuple(picture(*SIZES[(seed + i) % len(SIZES)], seed=10 * seed + i) for i in range(pictures))
+def question(image_count: int, seed: int = 0, *, answer: str = "(A)", prompt: str | None = None) -> VisualQuestion:
+    """A question about ``image_count`` images of different sizes."""
+    images = tuple(random_image(*SIZES[(seed + i) % len(SIZES)], seed=10 * seed + i) for i in range(image_count))
     return VisualQuestion(
         id=f"q{seed}",
         images=images,
@@ -112,11 +117,11 @@ def answer_tokens(length: int, seed: int = 0) -> Tensor:
 
 
 def examples(
-    pictures: Sequence[int] = (1, 3, 2, 4), lengths: Sequence[int] = (1, 23, 4, 2), *, seed: int = 0
+    image_counts: Sequence[int] = (1, 3, 2, 4), lengths: Sequence[int] = (1, 23, 4, 2), *, seed: int = 0
 ) -> list[dict[str, Tensor]]:
     """Unpadded encodings of questions with these numbers of images and answers of these lengths in tokens."""
     encoded = []
-    for i, (count, length) in enumerate(zip(pictures, lengths, strict=True)):
+    for i, (count, length) in enumerate(zip(image_counts, lengths, strict=True)):
         example = processor().encode(question(count, seed + i), answers=False)
         encoded.append({**example, "answer_ids": answer_tokens(length, seed + i)})
     return encoded

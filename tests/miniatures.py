@@ -23,7 +23,7 @@ ZEBRA_SUBJECTS = ("2D Visual Reasoning - Visual Search", "Scientific Reasoning -
 PUZZLE_CATEGORIES = ("algorithmic", "analogical", "deductive", "inductive", "spatial")
 
 
-def picture(seed: int, width: int = 24, height: int = 16) -> Image.Image:
+def random_image(seed: int, width: int = 24, height: int = 16) -> Image.Image:
     """Coloured blocks."""
     small = np.random.default_rng(seed).integers(0, 256, (2, 3, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
@@ -32,7 +32,7 @@ def picture(seed: int, width: int = 24, height: int = 16) -> Image.Image:
 def encoded(seed: int, form: str = "PNG") -> bytes:
     """An image's bytes."""
     buffer = io.BytesIO()
-    picture(seed).save(buffer, format=form)
+    random_image(seed).save(buffer, format=form)
     return buffer.getvalue()
 
 
@@ -43,7 +43,7 @@ def cell(seed: int, name: str = "x.png") -> dict[str, Any]:
 
 def _save(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed).save(path)
+    random_image(seed).save(path)
 
 
 def _parquet(path: Path, rows: list[dict[str, Any]], pictures: tuple[str, ...], lists: tuple[str, ...] = ()) -> Path:
@@ -283,12 +283,12 @@ def zebra_cot(folder: Path) -> Path:
     search = folder / ZEBRA_SUBJECTS[0]
     _parquet(search / "train-00000-of-00001.parquet", rows, ("problem_image_1", "reasoning_image_1"))
     geometry = folder / ZEBRA_SUBJECTS[1]
-    pictures = ("problem_image_1", "problem_image_2", "reasoning_image_1")
+    images = ("problem_image_1", "problem_image_2", "reasoning_image_1")
     two = [{**row, "problem_image_2": cell(20 + i)} for i, row in enumerate(rows)]
     two[0] = {**two[0], "Question": "Add 1 and 2.", "problem_image_1": None, "problem_image_2": None}
     two[1]["Question"] = f"Compare {mark.format('problem_image_2')} with {mark.format('problem_image_1')}."
     for shard in range(2):
-        _parquet(geometry / f"train-{shard:05d}-of-00002.parquet", two[2 * shard : 2 * shard + 2], pictures)
+        _parquet(geometry / f"train-{shard:05d}-of-00002.parquet", two[2 * shard : 2 * shard + 2], images)
     return folder
 
 

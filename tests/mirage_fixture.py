@@ -31,7 +31,7 @@ def questions() -> list[Any]:
 
     asked = []
     for i in range(6):
-        image = helpers.picture(56 + 28 * (i % 2), 56, seed=i)
+        image = helpers.random_image(56 + 28 * (i % 2), 56, seed=i)
         prompt = "Which?" if i % 3 else "How many circles are there?"
         plain = replace(helpers.question(1, i), images=(image,), prompt=f"{prompt}\n(A) 1\n(B) 2\n(C) 3")
         asked.append(replace(plain, choices=("1", "2", "3"), answer=i % 3, answer_text=option_letter(i % 3)))

@@ -101,8 +101,8 @@ def training(checkpoint: str, count: int) -> Sequence[Any] | None:
         return None
     from amvl_model.data.sources import training_questions
 
-    asked = training_questions(run.data)
-    return [asked[i] for i in range(min(count, len(asked)))]
+    training_set = training_questions(run.data)
+    return [training_set[i] for i in range(min(count, len(training_set)))]
 
 
 def diagnose_own(name: str, chosen: Sequence[str], questions: Sequence[Any], options: Options) -> Diagnosed:
@@ -163,11 +163,11 @@ def run(options: Options, out: Path) -> int:
     settings = {name: value for name, value in asdict(options).items() if name not in ("out", "no_progress")}
     tasks = len({question.task for question in questions})
     source = options.path if options.model_class == "coconut" else options.source
-    said = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {source}"
+    description = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {source}"
     if source == "synthetic-blink":
-        said += f", split {options.split}, {100 * options.label_noise:g} % wrong labels"
-        said += " (accuracies and NLL are against the labels as given)" * (options.label_noise > 0)
-    data, page = write_report(out, diagnosed, settings | {"questions_are": said + "."})
+        description += f", split {options.split}, {100 * options.label_noise:g} % wrong labels"
+        description += " (accuracies and NLL are against the labels as given)" * (options.label_noise > 0)
+    data, page = write_report(out, diagnosed, settings | {"questions_are": description + "."})
     print()
     for name, text in sentences({item.name: item.to_dict() for item in diagnosed}):
         print(f"{name}: {text}")

@@ -73,7 +73,7 @@ def run(options: Options) -> None:
 
     if options.split is not None and options.benchmark not in SPLITS:
         raise ValueError(
-            f"--split: {options.benchmark} has one split; leave it out (splits are for {', '.join(SPLITS)})"
+            f"--split: {options.benchmark} has one split; leave it out (splits exist for {', '.join(SPLITS)})"
         )
     distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}

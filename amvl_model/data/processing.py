@@ -321,12 +321,12 @@ class AMVLProcessor(ProcessorMixin):
             raise ValueError(
                 f"question {question.id!r}: expected at least one image, got none; visual questions need an image"
             )
-        pictures = [
+        resized = [
             to_rgb(image, f"question {question.id!r}: image {number}")
             for number, image in enumerate(question.images, start=1)
         ]
         with _usable_images(question):
-            pixels = self.image_processor(images=pictures, return_tensors="pt")
+            pixels = self.image_processor(images=resized, return_tensors="pt")
         return {"pixel_values": pixels["pixel_values"], "image_grid_thw": pixels["image_grid_thw"]}
 
 

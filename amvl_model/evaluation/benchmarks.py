@@ -163,9 +163,9 @@ def run_benchmark(
         replies = [Reply(id=r.id, task=r.task, right=None if p is None else p == r.answer) for r, p in chosen]
         scores[scoring] = benchmark_scores(benchmark, replies, **common)
     if "generation" in evaluation.accuracy:
-        asked = [(remembered.choices[i], record.answer) for i, record in enumerate(evaluation.records)]
+        choices_and_answers = [(remembered.choices[i], record.answer) for i, record in enumerate(evaluation.records)]
         written = [record.reply or "" for record in evaluation.records]
-        harness = harness_accuracies(benchmark, asked, written, **common)
+        harness = harness_accuracies(benchmark, choices_and_answers, written, **common)
     report = None
     if orders > 1:
         first = next(iter(evaluation.accuracy))

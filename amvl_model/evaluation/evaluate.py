@@ -230,7 +230,7 @@ def _check(
         raise ValueError(f"latents must be one of {', '.join(LATENTS)}, got {latents!r}")
     if not isinstance(scorer, LatentScorer) and (latents, samples) != ("prior_mean", 1):
         raise ValueError(
-            f"latents={latents!r} with {samples} sample(s) was asked of a plain backbone, which has no latents; "
+            f"latents={latents!r} with {samples} sample(s) was passed for a plain backbone, which has no latents; "
             "leave both out, or load an AMVL checkpoint"
         )
     if samples < 1 or max_new_tokens < 1:

@@ -58,11 +58,11 @@ def blink_rule(reply: str, choices: Sequence[str]) -> tuple[int | None, str]:
     text, letters = reply.strip(), LETTERS[: len(choices)]
     line = text.split("\n", 1)[0].strip()
     short = re.match(rf"(?i)\(?([{letters}])\)?[\s.:,)]*$", line) if len(line) <= 4 else None
-    said = re.findall(rf"(?i)answers?(?:\s+is)?\s*[:\-]?\s*\(?([{letters}])\)?(?![A-Za-z])", text)
+    letters_after_answer = re.findall(rf"(?i)answers?(?:\s+is)?\s*[:\-]?\s*\(?([{letters}])\)?(?![A-Za-z])", text)
     opening = re.match(rf"(?i)[(\s]*([{letters}])", text)
     result = {
         "short first line": [short[1]] if short else [],
-        "last statement": said,
+        "last statement": letters_after_answer,
         "last letter in brackets": re.findall(rf"\(([{letters}])\)", text),
         "first letter of the reply": [opening[1]] if opening else [],
     }

@@ -178,12 +178,12 @@ def order_report(
     rounds: list[Sequence[Outcome]] = []
     fixed = 0
     for rotation in range(orders):
-        asked = ShuffledOptions(questions, rotation=rotation)
-        outcomes = choose(asked)
+        reordered = ShuffledOptions(questions, rotation=rotation)
+        outcomes = choose(reordered)
         if len(outcomes) != len(questions):
             raise ValueError(f"expected one outcome per question ({len(questions)}), got {len(outcomes)}")
         rounds.append(outcomes)
-        fixed = asked.fixed
+        fixed = reordered.fixed
     right = [[float(chosen == answer) for _, answer, chosen in outcomes] for outcomes in rounds]
     by_question = list(zip(*right, strict=True))
     options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}

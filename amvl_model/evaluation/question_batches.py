@@ -179,10 +179,10 @@ def sorted_batches(
             size += sum(3 * image.width * image.height for image in question.images)
         full = len(window) % batch_size == 0 and (len(window) == WINDOW * batch_size or size > WINDOW_BYTES)
         if full or number == len(places):
-            order = sorted(window, key=lambda each: length(window[each]))
+            order = sorted(window, key=lambda place: length(window[place]))
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size]
-                yield chosen, [window.pop(each) for each in chosen]
+                yield chosen, [window.pop(place) for place in chosen]
             size = 0
 
 

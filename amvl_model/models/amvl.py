@@ -146,7 +146,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         for name, value in wanted.items():
             if stored is not None and stored[name] != value:
                 raise ValueError(
-                    f"{name}={value} was asked for, but the checkpoint in {path} was trained with {name}={stored[name]}; "
+                    f"{name}={value} was requested, but the checkpoint in {path} was trained with {name}={stored[name]}; "
                     f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
                 )
         if stored is not None and stored.get("lora"):

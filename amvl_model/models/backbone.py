@@ -134,7 +134,7 @@ def _refuse_repacked(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(getattr(getattr(module, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
             raise RuntimeError(
-                f"the 4-bit weights of {name} were laid out anew for this CPU by a forward pass, which bitsandbytes does not "
+                f"the 4-bit weights of {name} were repacked for this CPU by a forward pass, which bitsandbytes does not "
                 "undo exactly; save the model before its first forward pass in evaluation mode"
             )
 

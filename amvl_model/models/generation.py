@@ -77,10 +77,10 @@ class SampleCache(DynamicCache):
         existing = self._buffers[layer_idx]
         if existing is not None and existing[0].shape[2] >= end:
             return existing
-        kept = self.prefix.layer(layer_idx) if existing is None else existing
+        source = self.prefix.layer(layer_idx) if existing is None else existing
         spare = FIRST_ROOM * self.samples if existing is None else existing[0].shape[2] - self.prefix_length
         grown = []
-        for old, new in zip(kept, (keys, values), strict=True):
+        for old, new in zip(source, (keys, values), strict=True):
             size = (*new.shape[:2], max(old.shape[2] + spare, end), new.shape[3])
             buffer = new.new_empty(size)
             buffer[:, :, : old.shape[2]] = old
@@ -366,14 +366,14 @@ def generation_settings(
         if value is not None and value != _HARMLESS.get(name, False):
             shown = value if isinstance(value, bool | int | float | str) else type(value).__name__
             raise ValueError(f"generate cannot use {name}={shown}: {reason}; leave it out")
-    known = inspect.signature(GenerationMixin.generate).parameters.keys() | _EXTRA
-    unknown = sorted(others.keys() - known)
+    accepted = inspect.signature(GenerationMixin.generate).parameters.keys() | _EXTRA
+    unknown = sorted(others.keys() - accepted)
     if unknown:
         own = [*QUERY_INPUTS, *inspect.signature(type(model).generate).parameters]
-        close = difflib.get_close_matches(unknown[0], [*vars(settings), *known, *own], n=1, cutoff=0.75)
+        close = difflib.get_close_matches(unknown[0], [*vars(settings), *accepted, *own], n=1, cutoff=0.75)
         hint = f"; did you mean {close[0]}?" if close else ""
         hint = "; encode the questions with answers=False" if "answer_ids" in unknown else hint
-        raise ValueError(f"generate got arguments that it does not know: {', '.join(unknown)}{hint}")
+        raise ValueError(f"generate got unknown arguments: {', '.join(unknown)}{hint}")
     return settings, others
 
 

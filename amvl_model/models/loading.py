@@ -260,7 +260,7 @@ def export_checkpoint(checkpoint: str | Path, folder: Path) -> None:
     stored = inspect_checkpoint(source, expected_type=PAUSE_TYPE)
     if stored is not None and stored.get("lora"):
         raise ValueError(
-            f"{source} holds LoRA adapters; merge them first: amvl merge --checkpoint {source} --out FOLDER"
+            f"{source} contains LoRA adapters; merge them first: amvl merge --checkpoint {source} --out FOLDER"
         )
     model = PauseForConditionalGeneration.from_pretrained(source, dtype="auto")
     model.export_backbone(folder)
@@ -269,4 +269,4 @@ def export_checkpoint(checkpoint: str | Path, folder: Path) -> None:
 
 def _refuse_checkpoint(folder: Path) -> None:
     if (folder / "config.json").exists():
-        raise FileExistsError(f"{folder} holds a checkpoint, which is not overwritten; choose another folder")
+        raise FileExistsError(f"{folder} contains a checkpoint, which is not overwritten; choose another folder")

@@ -36,7 +36,7 @@ REQUIRED = (
     ("safetensors", "", "checkpoints"),
     ("tokenizers", "", "text"),
     ("numpy", "", "arrays"),
-    ("pillow", "", "pictures"),
+    ("pillow", "", "images"),
     ("pyarrow", "", "Parquet data sets"),
     ("PyYAML", "", "presets"),
     ("matplotlib", "", "figures"),

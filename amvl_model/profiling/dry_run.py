@@ -70,11 +70,11 @@ def plan(config: RunConfig, *, processes: int = 1) -> Plan:
     """
     problems: list[str] = []
     processor = _attempt(problems, "base", lambda: _processor(config))
-    training, asked = _data(config, problems, training=True)
+    training, training_sets = _data(config, problems, training=True)
     evaluation, held_out = _data(config, problems, training=False)
     rows: list[dict[str, Any]] = []
     if processor is not None:
-        for name, questions in (*asked.items(), *held_out.items()):
+        for name, questions in (*training_sets.items(), *held_out.items()):
             rows += _layouts(name, questions, processor, config, problems)
     report = {
         "preset": config.preset,
@@ -130,7 +130,7 @@ def _data(
     if whole is None:
         return {**entry, "read": None, "unreadable": []}, {}
     entry["shares"] = getattr(whole, "counts", None)
-    kept: dict[str, list[VisualQuestion]] = {}
+    by_source: dict[str, list[VisualQuestion]] = {}
     unreadable: list[str] = []
     tasks: Counter[str] = Counter()
     count = min(len(whole), PROBED * len(names))
@@ -141,16 +141,16 @@ def _data(
             unreadable.append(str(error))
             continue
         tasks[question.task] += 1
-        kept.setdefault(question.source, [])
-        if len(kept[question.source]) < EXAMPLES:
-            kept[question.source].append(question)
+        by_source.setdefault(question.source, [])
+        if len(by_source[question.source]) < EXAMPLES:
+            by_source[question.source].append(question)
     unreadable += [skipped.reason for skipped in getattr(whole, "skipped", ())]
     if unreadable:
         kind = "training" if training else "evaluation"
         problems.append(
             f"{kind} data: {len(unreadable)} of {count} questions looked at are unreadable: {unreadable[0]}"
         )
-    return {**entry, "read": count, "unreadable": unreadable, "tasks": dict(tasks.most_common(20))}, kept
+    return {**entry, "read": count, "unreadable": unreadable, "tasks": dict(tasks.most_common(20))}, by_source
 
 
 def _layouts(

@@ -191,7 +191,7 @@ def write_result(
     text = json.dumps(plain | _digests(plain), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if target.exists() and not overwrite:
         raise FileExistsError(
-            f"{target} exists already; pass overwrite=True to replace it, or choose another cell or seed"
+            f"{target} already exists; pass overwrite=True to replace it, or choose another cell or seed"
         )
     _write_whole(target, text)
     return target

@@ -98,7 +98,7 @@ def _full(config: RunConfig, out: Path, *, progress: bool, resume: bool) -> int:
         out.mkdir(parents=True, exist_ok=True)
         _write(out / "config.json", config.to_dict())
         _write(out / "environment.json", provenance())
-    held_out, asked = evaluation_questions(config.data), training_questions(config.data)
+    held_out, training_set = evaluation_questions(config.data), training_questions(config.data)
     measured: dict[str, Measurement] = {}
     say(f"base: {config.model.base}, {len(held_out)} held-out questions", flush=True)
     backbone, processor = load_base(config)
@@ -112,14 +112,14 @@ def _full(config: RunConfig, out: Path, *, progress: bool, resume: bool) -> int:
     del backbone
     for name, objective in arms_of(config).items():
         arm = override(config, {"objective.name": objective})
-        say(f"\n{name}: {arm.train.steps} steps on {len(asked)} questions", flush=True)
+        say(f"\n{name}: {arm.train.steps} steps on {len(training_set)} questions", flush=True)
         if (out / name / "checkpoint").exists():
             model, processor = load_checkpoint(out / name / "checkpoint")
             model.to(distributed.device())
         else:
             go_on = None if resume else False
-            model, processor = train(arm, out / name, questions=asked, resume=go_on, quiet=not progress)
-        measured[name] = measure(model, processor, arm, held_out, asked, progress=progress)
+            model, processor = train(arm, out / name, questions=training_set, resume=go_on, quiet=not progress)
+        measured[name] = measure(model, processor, arm, held_out, training_set, progress=progress)
         del model
     if not main:
         return 0
@@ -229,15 +229,17 @@ def ask(images: Sequence[str], text: str, choices: Sequence[str], checkpoint: st
         reply = processor.decode(model.generate(**options)[:, batch["input_ids"].shape[1] :])[0]
     print(f"{question.prompt}\n\nreply: {reply}")
     if len(choices) > 1:
-        told = question.with_answer(0)
-        scored = evaluate(model, processor, [told], scoring=("likelihood",), batch_size=1, progress=False).records[0]
+        with_answer = question.with_answer(0)
+        scored = evaluate(
+            model, processor, [with_answer], scoring=("likelihood",), batch_size=1, progress=False
+        ).records[0]
         for i, probability in enumerate(torch.tensor(scored.log_probs).log_softmax(0).exp().tolist()):
             print(f"  {option_letter(i)} {choices[i]}: {probability:.1%}")
         if isinstance(model, AMVLForConditionalGeneration):
-            print(explain(model, processor, told)[1].split(";")[0] + ".")
+            print(explain(model, processor, with_answer)[1].split(";")[0] + ".")
     if checkpoint in SHIPPED:
-        known = "multi-hop questions about coloured cells" if checkpoint.startswith("multihop") else "synthetic BLINK"
-        print(f"The shipped checkpoint was trained on {known} only; on a photograph its answer means nothing.")
+        domain = "multi-hop questions about coloured cells" if checkpoint.startswith("multihop") else "synthetic BLINK"
+        print(f"The shipped checkpoint was trained on {domain} only; on a photograph its answer means nothing.")
     return 0
 
 

@@ -99,9 +99,11 @@ def measure(
     few = _spread(held_out, settings.leakage_questions)
     contamination = contamination_report(model, processor, few, **drawn)
     memorised = None
-    known = [] if training is None else [q for q in _spread(training, settings.leakage_questions) if len(q.choices) > 1]
-    if known:  # open questions (the paper's training sets) have no options to tell apart
-        memorised = contamination_report(model, processor, known, **drawn)
+    choice_questions = (
+        [] if training is None else [q for q in _spread(training, settings.leakage_questions) if len(q.choices) > 1]
+    )
+    if choice_questions:  # open questions (the paper's training sets) have no options to tell apart
+        memorised = contamination_report(model, processor, choice_questions, **drawn)
     interventions = intervention_report(model, processor, held_out, **drawn)
     return Measurement(evaluation, contamination, memorised, interventions, time.perf_counter() - began)
 

@@ -166,9 +166,9 @@ def _trained(
     from amvl_model.studies.measurement import MEASURES, answer_direction, measure, out_of_distribution
     from amvl_model.training.run import train
 
-    asked, held_out = training_questions(config.data), evaluation_questions(config.data)
+    training_set, held_out = training_questions(config.data), evaluation_questions(config.data)
     with tempfile.TemporaryDirectory() as folder:
-        model, processor = train(config, Path(folder) / "run", questions=asked, save=False, quiet=True)
+        model, processor = train(config, Path(folder) / "run", questions=training_set, save=False, quiet=True)
         lines = log_lines(Path(folder) / "run")
     if checkpoint is not None:
         save_checkpoint(model, processor, checkpoint)
@@ -179,7 +179,7 @@ def _trained(
         return {name: metric for each in named for name, metric in each.items()}, {
             "probes": [row for row in probes if len(row) > 1]
         }
-    measured = measure(model, processor, config, held_out, asked, scoring=("likelihood",), progress=False)
+    measured = measure(model, processor, config, held_out, training_set, scoring=("likelihood",), progress=False)
     metrics = flatten(measured) | out_of_distribution(model, processor, config)
     return metrics | answer_direction(model, processor, config), {}
 

@@ -56,9 +56,9 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
     def length(self, index: int) -> int:
         """Query tokens of one question, from its text and the sizes of its images; they are not processed for it."""
         if index not in self._lengths:
-            kept = None if self.cache is None else self.cache.get(index)
-            known = self._converted(index, self.processor.query_length) if kept is None else len(kept["input_ids"])
-            self._lengths[index] = known
+            cached = None if self.cache is None else self.cache.get(index)
+            length = self._converted(index, self.processor.query_length) if cached is None else len(cached["input_ids"])
+            self._lengths[index] = length
         return self._lengths[index]
 
 

@@ -14,7 +14,6 @@ baseline that latents are compared with, "SFT".
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import math
 import time
@@ -32,7 +31,7 @@ from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
 from amvl_model.models.tiny import SPECIAL_TOKENS, tiny_image_processor, tiny_tokenizer
-from amvl_model.training.pretraining import patchify
+from amvl_model.training.pretraining import append_row, patchify
 from amvl_model.two_pass.attention import install_attention
 
 LARGEST_IMAGE = 28 * 28 * 72  # pixels: 12 cells in six rows
@@ -350,7 +349,7 @@ def train_multihop(
             row |= {f"hop_{h}": hop_accuracy(model, processor, recipe, h) for h in range(1, max_hops + 1)}
             rows.append(row)
             losses = []
-            _append(curve, row)
+            append_row(curve, row)
     return rows
 
 
@@ -376,18 +375,6 @@ def _losses(
 
 def _sum_nll(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
-
-
-def _append(path: Path | None, row: dict[str, float]) -> None:
-    """Write a row of the curve to the file and to the screen."""
-    if path is not None:
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-    print(json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)
 
 
 def save_multihop_base(model: Any, processor: AMVLProcessor, folder: Path, recipe: MultihopRecipe) -> None:

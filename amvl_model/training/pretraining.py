@@ -337,7 +337,7 @@ def pretrain(
             accuracy = letter_accuracy(model, processor, split="val", size=config.eval_size)
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_file)
             row = {"step": step + 1, "seconds": round(time.perf_counter() - began, 1), "loss": float(np.mean(losses))}
-            _append(folder / "curve.csv", {**row, "accuracy": float(np.mean(list(accuracy.values()))), **accuracy})
+            append_row(folder / "curve.csv", {**row, "accuracy": float(np.mean(list(accuracy.values()))), **accuracy})
             losses = []
     return model, processor
 
@@ -371,13 +371,15 @@ def _average_gradients(model: Any, world: int) -> None:
         gradient.copy_(part.view_as(gradient) / world)
 
 
-def _append(path: Path, row: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def append_row(path: Path | None, row: dict[str, float]) -> None:
+    """Write a row of the curve to the file, if there is one, and to the screen."""
+    if path is not None:
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
     print(json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
 
 

@@ -97,7 +97,7 @@ def _prepare(stack: ExitStack, config: RunConfig, folder: Path, resume: bool | N
     stack.enter_context(locked(folder))
     if (folder / "checkpoint").exists():
         raise FileExistsError(
-            f"{folder} holds a finished run, which is not overwritten; choose another folder or remove that one"
+            f"{folder} contains a finished run, which is not overwritten; choose another folder or remove that one"
         )
     checkpoint = newest_checkpoint(folder)
     if resume and checkpoint is None:
@@ -105,7 +105,7 @@ def _prepare(stack: ExitStack, config: RunConfig, folder: Path, resume: bool | N
     if checkpoint is not None:
         if resume is False:
             raise FileExistsError(
-                f"{folder} holds an unfinished run, which is not overwritten; resume it or choose another folder"
+                f"{folder} contains an unfinished run, which is not overwritten; resume it or choose another folder"
             )
         refuse_other_settings(folder, config)
         tell(f"resuming from {checkpoint}")
@@ -132,15 +132,15 @@ def _train(
     """
     torch.manual_seed(config.train.seed)
     model, processor = build_model(config)
-    asked = training_questions(config.data) if questions is None else questions
+    training = training_questions(config.data) if questions is None else questions
     overrides: dict[str, Any] = {"disable_tqdm": quiet}
-    probe = leak_probe(config, folder, model, processor, asked) if config.train.probe_every else None
+    probe = leak_probe(config, folder, model, processor, training) if config.train.probe_every else None
     trainer = AMVLTrainer(
         model=model,
         probe=probe,
         args=training_arguments(config, folder, **overrides),
         processing_class=processor,
-        train_dataset=QuestionDataset(asked, processor, cache=len(asked) <= CACHE_LIMIT),
+        train_dataset=QuestionDataset(training, processor, cache=len(training) <= CACHE_LIMIT),
         eval_dataset=_monitored(config, processor),
         callbacks=[JsonlLog(folder / "metrics.jsonl"), stop],
     )

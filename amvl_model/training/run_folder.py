@@ -144,15 +144,15 @@ def forget_after(log: Path, step: int) -> None:
     """Drop the log lines that a resumed run writes again, the summary of a finished training, and half-written lines."""
     if not log.is_file():
         return
-    kept = []
+    lines_before = []
     for line in log.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
             if row["step"] <= step and "train_runtime" not in row:
-                kept.append(line)
+                lines_before.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    write_text(log, "".join(f"{line}\n" for line in kept))
+    write_text(log, "".join(f"{line}\n" for line in lines_before))
 
 
 class RunStopped(SystemExit):

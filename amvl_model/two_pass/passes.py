@@ -237,16 +237,16 @@ def _recomputed_forward(layer: Any, run: Any, cache: Pass, hidden: Tensor, *args
     again = None if weights is None else weights.replay()
     now = [weights]
 
-    def compute(hidden: Tensor, *kept: Tensor) -> tuple[Any, Tensor, Tensor]:
-        own = PrefixCache({index: (kept[0], kept[1])} if kept else {})
+    def compute(hidden: Tensor, *prefix: Tensor) -> tuple[Any, Tensor, Tensor]:
+        own = PrefixCache({index: (prefix[0], prefix[1])} if prefix else {})
         alone = Pass(own, record=cache.record, append=cache.append, read=cache.read)
         with sharing(now.pop() if now else again):
             output = run(hidden, *args, **{CACHE: alone}, **kwargs)
         _check_updates([alone.updates[index]])
         return output, *own.layers[index]
 
-    kept = () if cache.record is not None else cache.prefix.layer(index)
-    output, keys, values = checkpoint(compute, hidden, *kept, use_reentrant=False)
+    prefix = () if cache.record is not None else cache.prefix.layer(index)
+    output, keys, values = checkpoint(compute, hidden, *prefix, use_reentrant=False)
     cache.updates[index] += 1
     if not cache.is_short:
         cache.prefix.layers[index] = keys, values
@@ -340,8 +340,8 @@ class SharedWeights:
         x, weight, bias = _cast(x, module.weight, module.bias)
         used, slot_x, slot_y = _FirstUse.apply(weight, self.rows)
         if not self.replayed:
-            kept = (weight, bias) if self.keep_casts else (None, None)
-            self.slots[module] = (slot_x, slot_y, *kept)
+            casts = (weight, bias) if self.keep_casts else (None, None)
+            self.slots[module] = (slot_x, slot_y, *casts)
         return F.linear(x, used, bias)
 
     def _in_second_pass(self, module: nn.Linear, x: Tensor) -> Tensor | None:

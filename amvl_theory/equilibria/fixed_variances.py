@@ -144,10 +144,10 @@ def equivalent_gamma(beta: ArrayLike, prior_precision: ArrayLike, posterior_prec
 def _rest_point(model: MeanLeakageModel, beta: float, pull: Array) -> Equilibrium:
     absorption = model.absorption(beta)
     if beta > 0:
-        kept = np.linalg.solve(beta * model.Lambda_p + model.A, model.A)  # I - S without cancellation
+        unabsorbed = np.linalg.solve(beta * model.Lambda_p + model.A, model.A)  # I - S without cancellation
     else:
-        kept = np.eye(model.size) - absorption
-    stiffness = model.H + pull @ kept
+        unabsorbed = np.eye(model.size) - absorption
+    stiffness = model.H + pull @ unabsorbed
     rows, columns = _equilibration(stiffness)
     scaled = stiffness / rows[:, None] / columns
     if np.linalg.cond(scaled) > MAX_CONDITION:

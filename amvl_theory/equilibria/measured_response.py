@@ -178,7 +178,9 @@ def moving_prior_posteriors(
         shifts = np.zeros_like(centred)
         shifts[:, active] = response.shifts(gamma / variance[None, active])[0]
         if not np.abs(shifts * np.sqrt(diagonal)).max() <= RUNAWAY * response.size:
-            raise NoRestPointError(f"no rest point of the moving prior at gamma = {gamma}: the lasso falls without end")
+            raise NoRestPointError(
+                f"no rest point of the moving prior at gamma = {gamma}: the lasso's objective is unbounded below"
+            )
         spread = weights @ shifts**2
         variance[active] = np.maximum(np.sqrt(2 * gamma * spread[active] / diagonal[active]), 1e-300)
         leaking = (spread * diagonal)[active] > SILENT * float((spread * diagonal).max())
@@ -194,7 +196,7 @@ def moving_prior_posteriors(
             active, response = active[leaking], None
     else:
         raise NoRestPointError(
-            f"no rest point of the moving prior at gamma = {gamma}: the lasso falls on after {SWEEPS} sweeps"
+            f"no rest point of the moving prior at gamma = {gamma}: the lasso's objective still decreases after {SWEEPS} sweeps"
         )
     alive = np.isin(np.arange(g.shape[1]), active)
     prior = np.where(alive, variance + spread, 1.0)

@@ -114,7 +114,7 @@ def sparse_spread(
             if trial is not None and _sweep(H, rows, trial.copy(), shrink) < residual:
                 shifts = trial
     else:
-        raise RuntimeError(f"group lasso: residual {residual:.3g} after {_MAX_SWEEPS} sweeps, wanted {limit:.3g}")
+        raise RuntimeError(f"group lasso: residual {residual:.3g} after {_MAX_SWEEPS} sweeps, required {limit:.3g}")
     rms = np.linalg.norm(shifts, axis=0)
     value = _quadratic(H, rows, shifts) + float(kappa @ rms)
     posterior = np.sqrt(2 * gamma / np.diagonal(H)) * rms
@@ -163,7 +163,7 @@ def elbo_spread(
         if residual <= limit:
             break
     else:
-        raise RuntimeError(f"ELBO: residual {residual:.3g} after {_MAX_SWEEPS} sweeps, wanted {limit:.3g}")
+        raise RuntimeError(f"ELBO: residual {residual:.3g} after {_MAX_SWEEPS} sweeps, required {limit:.3g}")
     h, variance = np.diagonal(H), (shifts**2).sum(axis=0)
     posterior = 0.5 * (-variance + np.sqrt(variance**2 + 4 * strength * variance / h))
     ratio = np.divide(variance, posterior, out=np.zeros_like(variance), where=posterior > 0)

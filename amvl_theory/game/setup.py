@@ -65,13 +65,13 @@ def _row(table: Array, step: int) -> Array:
 
 def _remembered(schedule: WeightSchedule, count: int) -> WeightFunction:
     """The schedule's weights, checked once per step although every chunk asks for them."""
-    known: dict[int, tuple[Array, Array]] = {}
+    by_step: dict[int, tuple[Array, Array]] = {}
 
     def weights(step: int) -> tuple[Array, Array]:
-        if step not in known:
+        if step not in by_step:
             beta, gamma = schedule(step)
-            known[step] = _one_weight("beta", beta, count), _one_weight("gamma", gamma, count)
-        return known[step]
+            by_step[step] = _one_weight("beta", beta, count), _one_weight("gamma", gamma, count)
+        return by_step[step]
 
     return weights
 

@@ -159,8 +159,8 @@ class _Keep:
     def __init__(self, matrices: Array, where: slice, eta: float) -> None:
         self.dense, self.one_for_all = matrices.ndim == 3, matrices.ndim == 3 and matrices.shape[0] == 1
         unit = np.eye(matrices.shape[-1]) if self.dense else 1.0
-        kept = unit - eta * _rows(matrices, where)
-        self.array = kept[0] if self.one_for_all else _last(kept)
+        factor = unit - eta * _rows(matrices, where)
+        self.array = factor[0] if self.one_for_all else _last(factor)
         if self.dense and not self.one_for_all:
             self.diagonal = np.einsum("iin->in", self.array)
             self.whole_diagonal = self.diagonal.copy()

@@ -181,9 +181,9 @@ def simulate(
         tolerance = float(positive("tolerance", scalar("tolerance", tolerance)))
         if noisy or len(record):
             raise ValueError(f"tolerance: expected None beside noise or record, received {tolerance}")
-    kept = tuple(sorted({int(step) for step in record}))
-    if kept and not 0 <= kept[0] <= kept[-1] <= steps:
-        raise ValueError(f"record: expected steps from 0 to {steps}, received {kept[0]} to {kept[-1]}")
+    record_steps = tuple(sorted({int(step) for step in record}))
+    if record_steps and not 0 <= record_steps[0] <= record_steps[-1] <= steps:
+        raise ValueError(f"record: expected steps from 0 to {steps}, received {record_steps[0]} to {record_steps[-1]}")
     start = checked_start(game, initial)
     count = game.shape[0]
     rule = StepRule(terms, rates[0], rates[1], per_answer, step_rule == "scaled")
@@ -197,11 +197,11 @@ def simulate(
         noise=noise,
         tolerance=tolerance,
         check_every=check_every,
-        record=kept,
+        record=record_steps,
         shared=suits(game, rule) and update == "simultaneous" and not noisy and tolerance is None,
     )
     final = GameState(*(np.empty_like(part) for part in start.parts))
-    recorded = GameState(*(np.empty((len(kept), *part.shape)) for part in start.parts))
+    recorded = GameState(*(np.empty((len(record_steps), *part.shape)) for part in start.parts))
     made = np.zeros(count, dtype=np.int64)
     length = chunk_length(game, chunk, noisy, plan.shared)
     pieces = [slice(first, min(first + length, count)) for first in range(0, count, length)]
@@ -227,7 +227,7 @@ def simulate(
         gradient_norm=norm,
         steps=made,
         converged=None if tolerance is None else np.asarray(norm <= tolerance),
-        recorded_steps=np.array(kept, dtype=np.int64),
+        recorded_steps=np.array(record_steps, dtype=np.int64),
         recorded=recorded,
         trap_variance=trap_variance(game, plan.rule, last_gamma),
     )

@@ -100,8 +100,8 @@ class AmortisedModel:
         object.__setattr__(self, "ridge", weight("ridge", self.ridge))
         one_of("reduction", self.reduction, ("sum", "mean"))
         left, sizes, right = np.linalg.svd(features, full_matrices=False)
-        kept = sizes**2 > RANK_TOLERANCE * sizes[0] ** 2
-        object.__setattr__(self, "_svd", (left[:, kept], sizes[kept], right[kept].T))
+        nonzero = sizes**2 > RANK_TOLERANCE * sizes[0] ** 2
+        object.__setattr__(self, "_svd", (left[:, nonzero], sizes[nonzero], right[nonzero].T))
 
     _svd: ClassVar[tuple[Array, Array, Array]]  # set by __post_init__
 
@@ -260,14 +260,14 @@ def amortised_equilibrium(model: AmortisedModel, forces: ArrayLike, beta: float,
     pull = gamma * model.posterior_precision
     flat = force.reshape(model.questions, -1)
     modes = left.T @ flat
-    kept = (sizes / (sizes**2 + ridge))[:, None] * modes / model.curvature
-    prior = left @ (sizes[:, None] * kept)
+    smoothed = (sizes / (sizes**2 + ridge))[:, None] * modes / model.curvature
+    prior = left @ (sizes[:, None] * smoothed)
     shift = (flat + pull * prior) / (model.curvature + pull)
     shape = force.shape[1:]
     return AmortisedEquilibrium(
         posterior_shift=shift.reshape(force.shape),
         contamination=prior.reshape(force.shape),
-        weights=(right @ kept).reshape((model.size, *shape)),
+        weights=(right @ smoothed).reshape((model.size, *shape)),
         effective_ridge=ridge,
         absorption=absorption(model, beta),
     )

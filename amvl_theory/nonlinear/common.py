@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, weight
+from amvl_theory.checks import Array, probabilities, real_array, weight
 
 NODES, REACH = 321, 8.5
 """Points and half-width, in standard deviations, of the trapezoid rule behind every expectation over a normal.
@@ -84,6 +84,14 @@ def normal_rule() -> tuple[Array, Array]:
 def relative_error(linear: Array, exact: Array) -> Array:
     """linear / exact - 1, NaN where exact is 0."""
     return np.divide(linear, exact, out=np.full(np.shape(exact), np.nan), where=exact != 0) - 1.0
+
+
+def checked_answers(forces: ArrayLike, answer_probabilities: ArrayLike) -> tuple[Array, Array]:
+    """g_y and p(y), each (answers,); a ValueError that names the argument otherwise."""
+    force = real_array("forces", forces)
+    if force.ndim != 1 or not force.size:
+        raise ValueError(f"forces: expected shape (answers,), received shape {force.shape}")
+    return force, probabilities("answer_probabilities", answer_probabilities, force.size)
 
 
 def checked_absorption(value: ArrayLike) -> float:

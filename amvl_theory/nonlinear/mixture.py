@@ -29,10 +29,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
 from amvl_theory.nonlinear.common import (
     NonlinearEquilibrium,
     checked_absorption,
+    checked_answers,
     first_crossing,
     mutual_information,
     normal_rule,
@@ -70,10 +71,7 @@ class MixtureGame:
     prior_std: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        forces = real_array("forces", self.forces)
-        if forces.ndim != 1 or not forces.size:
-            raise ValueError(f"forces: expected shape (answers,), received shape {forces.shape}")
-        chance = probabilities("answer_probabilities", self.answer_probabilities, forces.size)
+        forces, chance = checked_answers(self.forces, self.answer_probabilities)
         share = not_negative("component_weight", self.component_weight)
         if (share > 1).any():
             raise ValueError(f"component_weight: expected numbers from 0 to 1, received {share.max():g}")
@@ -276,7 +274,9 @@ def _newton(
                 break
             share = np.where(worse, 0.5 * share, share)
         (prior, e), (first, second, slope, size) = trial, result
-    raise ArithmeticError(f"the mixture equilibrium did not settle: residual {size.max():.3g} after {MAX_STEPS} steps")
+    raise ArithmeticError(
+        f"the mixture equilibrium did not converge: residual {size.max():.3g} after {MAX_STEPS} steps"
+    )
 
 
 def _unique(game: MixtureGame, gamma: Array, forces: Array, shape: tuple[int, ...]) -> Array:

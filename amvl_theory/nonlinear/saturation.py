@@ -40,8 +40,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, scalar, weight
-from amvl_theory.nonlinear.common import NonlinearEquilibrium, checked_absorption, first_crossing, mutual_information
+from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
+from amvl_theory.nonlinear.common import (
+    NonlinearEquilibrium,
+    checked_absorption,
+    checked_answers,
+    first_crossing,
+    mutual_information,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +74,8 @@ class SaturatingGame:
     absorption: float = 0.5
 
     def __post_init__(self) -> None:
-        forces = real_array("forces", self.forces)
-        if forces.ndim != 1 or not forces.size:
-            raise ValueError(f"forces: expected shape (answers,), received shape {forces.shape}")
+        forces, chance = checked_answers(self.forces, self.answer_probabilities)
         object.__setattr__(self, "forces", forces)
-        chance = probabilities("answer_probabilities", self.answer_probabilities, forces.size)
         object.__setattr__(self, "answer_probabilities", chance)
         for name in ("saturation", "curvature", "posterior_precision"):
             object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))

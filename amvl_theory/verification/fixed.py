@@ -234,8 +234,8 @@ def _t3_modes(book: Ledger, rng: np.random.Generator, count: int) -> None:
         relative(g / h * mode_absorption(beta, p, anchor), matrix),
         count,
     )
-    kept = relative_contamination(s, gamma, q, h) * mode_contamination(g, h, q, s, 0.0)
-    book.closed("c(gamma)/c(0) of a mode", relative(kept, matrix), count)
+    closed_form = relative_contamination(s, gamma, q, h) * mode_contamination(g, h, q, s, 0.0)
+    book.closed("c(gamma)/c(0) of a mode", relative(closed_form, matrix), count)
     swept = sweep_contamination(beta, gamma, p / (p + alpha)) * g / h
     unit = mode_contamination(g, h, h, s, gamma)
     book.closed("the sweep over (beta, gamma, absorption)", relative(swept, unit), count)

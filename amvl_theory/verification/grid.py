@@ -70,11 +70,11 @@ def read_sweep(path: Path) -> tuple[dict[str, list[float]], bool]:
         raise SweepError(f"{path.name}: expected YAML, received what does not parse ({error})") from error
     if not isinstance(content, dict) or not content:
         raise SweepError(f"{path.name}: expected parameters with their values, received {type(content).__name__}")
-    known = [*DEFAULTS, "absorption", "simulate"]
+    names = [*DEFAULTS, "absorption", "simulate"]
     for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, 0.0)
-            raise SweepError(f"{key}: expected one of {', '.join(known)}, received this key; did you mean {near[0]}?")
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1, 0.0)
+            raise SweepError(f"{key}: expected one of {', '.join(names)}, received this key; did you mean {near[0]}?")
     simulated = content.pop("simulate", False)
     if not isinstance(simulated, bool):
         raise SweepError(f"simulate: expected true or false, received {simulated!r}")

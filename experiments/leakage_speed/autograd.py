@@ -75,7 +75,7 @@ def autograd_equilibria(
             return Iterated(result.numpy(), iteration, point_iterations)
         if left.float().mean() < 0.8:  # dropping costs a copy: do it when it pays
             where, state, speed, constants = where[left], state[:, left], speed[:, left], constants[:, left]
-    raise RuntimeError(f"{method}: {where.numel()} points have not arrived after {max_steps} iterations")
+    raise RuntimeError(f"{method}: {where.numel()} points have not converged after {max_steps} iterations")
 
 
 def _iterate(state: Tensor, speed: Tensor, constants: Tensor, method: str) -> Tensor:

@@ -35,14 +35,14 @@ def bomb() -> bytes:
 def own_questions(folder: Path, damaged: dict[int, bytes], count: int = QUESTIONS) -> Path:
     """A file of questions that share one good image, but for the damaged ones."""
     buffer = io.BytesIO()
-    helpers.picture(56, 56, 0).save(buffer, format="JPEG")
+    helpers.random_image(56, 56, 0).save(buffer, format="JPEG")
     (folder / "good.jpg").write_bytes(buffer.getvalue())
     for index, data in damaged.items():
         (folder / f"bad{index}.jpg").write_bytes(data)
     lines = []
     for i in range(count):
-        picture = f"bad{i}.jpg" if i in damaged else "good.jpg"
-        record = {"id": str(i), "images": [picture], "question": "Red?", "choices": ["yes", "no"], "answer": "A"}
+        image = f"bad{i}.jpg" if i in damaged else "good.jpg"
+        record = {"id": str(i), "images": [image], "question": "Red?", "choices": ["yes", "no"], "answer": "A"}
         lines.append(json.dumps(record))
     (folder / "own.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "own.jsonl"
@@ -50,7 +50,7 @@ def own_questions(folder: Path, damaged: dict[int, bytes], count: int = QUESTION
 
 def truncated() -> bytes:
     buffer = io.BytesIO()
-    helpers.picture(112, 112, 1).save(buffer, format="JPEG")
+    helpers.random_image(112, 112, 1).save(buffer, format="JPEG")
     return buffer.getvalue()[:300]
 
 

@@ -146,7 +146,7 @@ def cases(folder: Path, reference: Reference) -> dict[str, Case]:
     made["V* records"] = Case(vstar, ["test_questions.jsonl"], lambda copy: pixels(load_vstar(copy)), checksum=False)
     (folder / "images").mkdir()
     for form in IMAGES:
-        miniatures.picture(1, 60, 40).save(folder / "images" / form, format=form)
+        miniatures.random_image(1, 60, 40).save(folder / "images" / form, format=form)
     made["images"] = Case(
         folder / "images",
         list(IMAGES),
@@ -154,7 +154,7 @@ def cases(folder: Path, reference: Reference) -> dict[str, Case]:
         checksum=False,
     )
     (folder / "own").mkdir()
-    miniatures.picture(1).save(folder / "own/a.png")
+    miniatures.random_image(1).save(folder / "own/a.png")
     line = {"images": ["a.png"], "question": "Which?", "choices": ["red", "blue"], "answer": "B", "task": "Colour"}
     lines = [json.dumps({"id": f"q{i}", **line}) for i in range(3)]
     (folder / "own/questions.jsonl").write_text("\n".join(lines) + "\n")

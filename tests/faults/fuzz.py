@@ -156,7 +156,7 @@ def fuzz_records(folder: Path, number: int, start: int, kind: Kind) -> None:
     logging.disable(logging.WARNING)
     own = folder / "own"
     own.mkdir()
-    miniatures.picture(1).save(own / "a.png")
+    miniatures.random_image(1).save(own / "a.png")
     record = {
         "id": "q", "images": ["a.png"], "question": "Which?", "choices": ["red", "blue"], "answer": "B", "prompt": "Which?",
         "task": "t", "source": "s", "answer_text": "(B)",

@@ -92,7 +92,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    helpers.picture(56, 56, 0).save(tmp_path / "a.png")
+    helpers.random_image(56, 56, 0).save(tmp_path / "a.png")
     with pytest.raises(SystemExit) as stopped:
         main([argument.format(image="a.png") for argument in arguments])
     assert stopped.value.code == 2
@@ -120,7 +120,7 @@ def test_train_writes_every_arm(run: Path, capsys: pytest.CaptureFixture[str]) -
 def test_ask_answers_with_a_checkpoint_of_that_run(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    helpers.picture(56, 56, 0).save(tmp_path / "a.png")
+    helpers.random_image(56, 56, 0).save(tmp_path / "a.png")
     asked = [str(tmp_path / "a.png"), "Is it red?", "--choices", "yes", "no"]
     assert main(["ask", *asked, "--checkpoint", str(run / "amvl" / "checkpoint"), "--max-new-tokens", "2"]) == 0
     printed = capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_an_objective_of_ones_own_trains_a_model(own_objective: Objective) -> No
 
 
 def test_entries_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match="there is an objective 'amvl' already: NTP"):
+    with pytest.raises(ValueError, match="the objective 'amvl' is already registered: NTP"):
         register_objective(Objective("amvl", (NTP,)))
     with pytest.raises(ValueError, match="terms of different names"):
         Objective("twice", (NTP, NTP))

@@ -54,7 +54,7 @@ VSTAR_ID: Final = "craigwu/vstar_bench"
 HRBENCH_ID: Final = "DreamMr/HR-Bench"
 VISUAL_PUZZLES_ID: Final = "neulab/VisualPuzzles"
 VISUAL_PUZZLES_SPLITS: Final = ("train", "test")
-IN_PICTURE: Final = ("A", "B", "C", "D")
+IN_IMAGE: Final = ("A", "B", "C", "D")
 """Choices of a question whose options are drawn in its image."""
 _OPTION: Final = re.compile(r"\(([A-Z])\)\s*(.*?)(?=\s*\([A-Z]\)\s|\s*\n|\s*$)")
 _VSTAR_FIELDS: Final = ("image", "text", "category", "label", "question_id")
@@ -72,7 +72,7 @@ class _Entry:
     answer: int | None
     task: str
     prompt: str
-    picture: Callable[[], Image.Image]
+    load_image: Callable[[], Image.Image]
 
 
 class BenchmarkQuestions(QuestionSet):
@@ -104,7 +104,7 @@ class BenchmarkQuestions(QuestionSet):
             source=self._source,
         )
         with images_of(question):
-            return replace(question, images=(entry.picture(),))
+            return replace(question, images=(entry.load_image(),))
 
 
 def load_vstar(
@@ -158,17 +158,17 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
     question = text[: result[0].start()].strip()
     choices = tuple(match[2].strip() for match in result)
     identifier = f"{record['category']}/{record['question_id']}"
-    picture = str(record["image"])
+    image_path = str(record["image"])
 
     def read() -> Image.Image:
         try:
-            data = folder.read_bytes(picture)
+            data = folder.read_bytes(image_path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{place}: expected the image {folder.place(picture)}, found no such file; "
+                f"{place}: expected the image {folder.place(image_path)}, found no such file; "
                 "download the folder of the category"
             ) from error
-        return decode_image(data, f"{place}: {picture}")
+        return decode_image(data, f"{place}: {image_path}")
 
     return _Entry(
         id=identifier,
@@ -177,7 +177,7 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
         answer=answer_index(str(record["label"]), choices, identifier),
         task=str(record["category"]),
         prompt=format_prompt(question, choices) if prompt == "blink" else text,
-        picture=read,
+        load_image=read,
     )
 
 
@@ -215,16 +215,16 @@ def load_hrbench(
     if names:
         rows = ParquetRows(folder, names, (*_HRBENCH_TEXTS, "image"), reader="load_hrbench")
         texts, place = rows.columns(_HRBENCH_TEXTS), folder.place(names[0])
-        pictures = [_base64_reader(rows, index) for index in range(len(rows))]
+        loaders = [_base64_reader(rows, index) for index in range(len(rows))]
     elif folder.names(f"{stem}.tsv"):
         place = folder.place(f"{stem}.tsv")
-        texts, pictures = _read_tsv(folder, f"{stem}.tsv")
+        texts, loaders = _read_tsv(folder, f"{stem}.tsv")
     else:
         raise FileNotFoundError(f"{folder}: expected {layout}, found neither; download HRBench or correct the path")
     entries = [
-        _hrbench_entry(record, f"{place}, row {index}", identifier, prompt, picture)
-        for index, (record, identifier, picture) in enumerate(
-            zip(texts, _cycle_ids(texts, f"hrbench_{size}"), pictures, strict=True)
+        _hrbench_entry(record, f"{place}, row {index}", identifier, prompt, load_image)
+        for index, (record, identifier, load_image) in enumerate(
+            zip(texts, _cycle_ids(texts, f"hrbench_{size}"), loaders, strict=True)
         )
     ]
     return BenchmarkQuestions(_selected(entries, tasks, limit, place), f"HRBench{size.upper()}", place)
@@ -247,7 +247,7 @@ def _cycle_ids(records: Sequence[dict[str, Any]], prefix: str) -> list[str]:
 
 
 def _hrbench_entry(
-    record: dict[str, Any], place: str, identifier: str, prompt: PromptStyle, picture: Callable[[], Image.Image]
+    record: dict[str, Any], place: str, identifier: str, prompt: PromptStyle, load_image: Callable[[], Image.Image]
 ) -> _Entry:
     _require(record, [name for name in _HRBENCH_TEXTS if name not in "ABCD"], place)
     given = [record[letter] for letter in "ABCD"]
@@ -264,7 +264,7 @@ def _hrbench_entry(
         answer=answer_index(str(record["answer"]), choices, identifier),
         task=str(record["category"]),
         prompt=format_prompt(question, choices) if prompt == "blink" else official,
-        picture=picture,
+        load_image=load_image,
     )
 
 
@@ -285,14 +285,14 @@ def _read_tsv(folder: DataFolder, name: str) -> tuple[list[dict[str, Any]], list
         raise ValueError(f"{folder.place(name)}: missing the columns {', '.join(missing)}; download the file again")
     by_index = {row["index"]: row["image"] for row in rows}
 
-    def picture(row: dict[str, Any], number: int) -> Callable[[], Image.Image]:
+    def load_image(row: dict[str, Any], number: int) -> Callable[[], Image.Image]:
         text = row["image"]
         if len(text) <= 64:  # VLMEvalKit stores an image once and then refers to its row
             text = by_index.get(text, text)
         return lambda: decode_base64(text, f"row {number} of {folder.place(name)}: image")
 
     texts = [{field: row[field] or None for field in _HRBENCH_TEXTS} for row in rows]
-    return texts, [picture(row, number) for number, row in enumerate(rows)]
+    return texts, [load_image(row, number) for number, row in enumerate(rows)]
 
 
 def load_visual_puzzles(
@@ -347,7 +347,7 @@ def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt:
     place = rows.place(index)
     _require(record, ("id", "category", "question", "answer"), place)
     question, options = text_of(record["question"], f"{place}: question").strip(), record["options"]
-    choices = IN_PICTURE if options is None else option_texts(options, f"{place}: options")
+    choices = IN_IMAGE if options is None else option_texts(options, f"{place}: options")
     identifier = f"visual_puzzles/{record['id']}"
     if options is None:
         listed = "Options: Choose from (A) (B) (C) (D) in the image."
@@ -359,7 +359,7 @@ def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt:
         ending = "Answer the question with the option's letter from the given choices directly."
         text = f"Question: {question}\n{listed}\n{ending}"
 
-    def picture() -> Image.Image:
+    def load_image() -> Image.Image:
         image = image_cell(rows.row(index)["image"], f"{place}: image")
         if image is None:
             raise ValueError(f"{place}: expected an image, got null; download the file again")
@@ -372,7 +372,7 @@ def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt:
         answer=answer_index(str(record["answer"]), choices, identifier),
         task=str(record["category"]),
         prompt=text,
-        picture=picture,
+        load_image=load_image,
     )
 
 

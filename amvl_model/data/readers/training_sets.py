@@ -56,7 +56,7 @@ REFOCUS_ID: Final = "ReFocus/ReFocus_Data"
 COGCOM_ID: Final = "qijimrc/CoMDataset"
 ZEBRA_COT_ID: Final = "multimodal-reasoning-lab/Zebra-CoT"
 _ZEBRA_FIELDS: Final = ("Question", "Text Reasoning Trace", "Final Answer")
-_ZEBRA_PICTURE: Final = re.compile(r"problem_image_(\d+)$")
+_ZEBRA_IMAGE: Final = re.compile(r"problem_image_(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Example:
     question: str
     answer: str
     task: str
-    pictures: Callable[[], tuple[Image.Image, ...]]
+    load_images: Callable[[], tuple[Image.Image, ...]]
     place: str
     reasoning: str = ""
 
@@ -103,7 +103,7 @@ class TrainingQuestions(QuestionSet):
             answer = f"{example.reasoning.strip()}\nAnswer: {answer}"
         return VisualQuestion(
             id=example.id,
-            images=example.pictures(),
+            images=example.load_images(),
             prompt=example.question,
             answer_text=answer,
             question=example.question,
@@ -129,7 +129,7 @@ def _local(path: str | Path | None, identifier: str, needs: str) -> Path:
     """The local folder of a set whose images are archives on the hub."""
     if path is None or not Path(path).is_dir():
         raise FileNotFoundError(
-            f"{identifier} keeps its images in archives, so it is read from a local folder, got {path}; run "
+            f"{identifier} stores its images in archives, so it is read from a local folder, got {path}; run "
             f"`hf download {identifier} --repo-type dataset --local-dir DIR`, unpack the archives there so that DIR holds "
             f"{needs}, and pass DIR"
         )
@@ -190,8 +190,8 @@ def load_visual_cot(
         entry = entries[index]
         if isinstance(entry, str):
             raise ValueError(entry)
-        (question, answer, task, picture, place), identifier = entry, f"viscot/{index}"
-        path = _image_path(folder, picture, (".", "cot_image_data", "images"))
+        (question, answer, task, image_path, place), identifier = entry, f"viscot/{index}"
+        path = _image_path(folder, image_path, (".", "cot_image_data", "images"))
         return _Example(identifier, question, answer, task, lambda: (read_image(path, place),), place)
 
     return TrainingQuestions(len(entries[:limit]), example, "Visual-CoT", target)
@@ -213,13 +213,13 @@ def _visual_cot_texts(record: dict[str, Any], place: str) -> tuple[str, str, str
     turns = record["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError(f"{place}: conversations: expected a list of objects, got {short(turns)}; correct the record")
-    asked = [text_of(turn.get("value"), f"{place}: human") for turn in turns if turn.get("from") == "human"]
-    said = [text_of(turn.get("value"), f"{place}: gpt") for turn in turns if turn.get("from") == "gpt"]
-    if not asked or not said or not image:
+    prompts = [text_of(turn.get("value"), f"{place}: human") for turn in turns if turn.get("from") == "human"]
+    replies = [text_of(turn.get("value"), f"{place}: gpt") for turn in turns if turn.get("from") == "gpt"]
+    if not prompts or not replies or not image:
         raise ValueError(
             f"{place}: expected an image and turns of human and gpt, got {short(record)}; correct the record"
         )
-    return strip_box_request(asked[0]), said[-1], task, image.partition("###")[0]
+    return strip_box_request(prompts[0]), replies[-1], task, image.partition("###")[0]
 
 
 def load_refocus(
@@ -262,9 +262,9 @@ def load_refocus(
             )
         images = turns[0].get("images") or record.get("images") or _field(record, ("image",), place)
         image = images[0] if isinstance(images, list) else images
-        picture = text_of(image, f"{place}: image").replace("\\", "/")
+        image_path = text_of(image, f"{place}: image").replace("\\", "/")
         roots = (".", "chartqa_vcot", "ChartQA/ChartQA Dataset", "ChartQA Dataset", "data")
-        result = _image_path(folder, picture, roots)
+        result = _image_path(folder, image_path, roots)
         return _Example(
             f"refocus/{record['id']}",
             text_of(_field(record, ("query", "question"), place), f"{place}: question"),
@@ -312,12 +312,12 @@ def load_cogcom(
         record = rows.row(index)
         place = rows.place(index)
 
-        def pictures() -> tuple[Image.Image, ...]:
+        def load_images() -> tuple[Image.Image, ...]:
             image = image_cell(_field(record, ("decoded_image",), place), f"{place}: decoded_image")
             assert image is not None
             return (image,)
 
-        return _cogcom_example(record, place, split, pictures)
+        return _cogcom_example(record, place, split, load_images)
 
     return TrainingQuestions(len(rows), example, "CogCoM", target)
 
@@ -348,14 +348,14 @@ def _cogcom_lines(folder: Path, split: str, limit: int | None, target: Target) -
 
 
 def _cogcom_example(
-    record: dict[str, Any], place: str, split: str, pictures: Callable[[], tuple[Image.Image, ...]]
+    record: dict[str, Any], place: str, split: str, load_images: Callable[[], tuple[Image.Image, ...]]
 ) -> _Example:
     return _Example(
         f"cogcom/{split}/{record['pid']}",
         _text(_field(record, ("question",), place), f"{place}: question"),
         _text(_field(record, ("answer",), place), f"{place}: answer"),
         split,
-        pictures,
+        load_images,
         place,
         chain_of_manipulations(record.get("final_com"), place),
     )
@@ -363,7 +363,7 @@ def _cogcom_example(
 
 def _with_images(rows: ParquetRows) -> list[int]:
     """The rows with an image of the problem, found without reading the images."""
-    names = [name for name in rows.column_names if _ZEBRA_PICTURE.match(name)]
+    names = [name for name in rows.column_names if _ZEBRA_IMAGE.match(name)]
     cells = rows.columns([f"{name}.path" for name in names]) if names else []
     return [number for number, row in enumerate(cells) if any(row[name] is not None for name in names)]
 
@@ -407,15 +407,15 @@ def load_zebra_cot(
         subject, rows, row = index[number]
         record, place = rows.row(row), rows.place(row)
         text = str(_field(record, ("Question",), place))
-        columns = [name for name in record if _ZEBRA_PICTURE.match(name) and record[name] is not None]
+        columns = [name for name in record if _ZEBRA_IMAGE.match(name) and record[name] is not None]
         columns.sort(key=lambda name: int(name.rpartition("_")[2]))
         question, order = zebra_question(text, columns, place)
 
-        def pictures() -> tuple[Image.Image, ...]:
+        def load_images() -> tuple[Image.Image, ...]:
             return tuple(i for name in order if (i := image_cell(record[name], f"{place}: {name}")) is not None)
 
         answer = str(_field(record, ("Final Answer",), place))
         reasoning = zebra_reasoning(str(record["Text Reasoning Trace"] or ""))
-        return _Example(f"zebra-cot/{subject}/{row}", question, answer, subject, pictures, place, reasoning)
+        return _Example(f"zebra-cot/{subject}/{row}", question, answer, subject, load_images, place, reasoning)
 
     return TrainingQuestions(len(index), example, "Zebra-CoT", target)

@@ -17,7 +17,7 @@ _BOX_REQUEST = re.compile(
     r"question better\.\s*",
     re.IGNORECASE,
 )
-_PICTURE_REFERENCE = re.compile(r"<image_start>\s*\[([^\]]+)\]\s*<image_end>")
+_IMAGE_REFERENCE = re.compile(r"<image_start>\s*\[([^\]]+)\]\s*<image_end>")
 _THOUGHT = re.compile(r"THOUGHT[ _]?\d+:\s*")
 _STEP = re.compile(r"^(-?\d+),([\d*~]+)--(-?\d+),([\d*~]+)$")
 _VARIABLE = re.compile(r"`([a-z_\d]+)`")
@@ -30,13 +30,13 @@ def strip_box_request(text: str) -> str:
 
 def focus_reasoning(record: Mapping[str, Any]) -> str:
     """ReFocus's thoughts in one text, the areas to focus on between the first and the second, as its authors train."""
-    said = [str(turn.get("response", "")).strip() for turn in record.get("conversations") or ()]
+    responses = [str(turn.get("response", "")).strip() for turn in record.get("conversations") or ()]
     areas = record.get("focus_areas")
-    if areas and said:
-        said.insert(1, f"The areas to focus on in the image have bounding box coordinates: {areas}.")
-        if len(said) > 2:
-            said[2] = f"Looking at these areas, {said[2]}"
-    return re.sub(r" +", " ", " ".join(part for part in said if part))
+    if areas and responses:
+        responses.insert(1, f"The areas to focus on in the image have bounding box coordinates: {areas}.")
+        if len(responses) > 2:
+            responses[2] = f"Looking at these areas, {responses[2]}"
+    return re.sub(r" +", " ", " ".join(part for part in responses if part))
 
 
 def chain_of_manipulations(final_com: Any, place: str) -> str:
@@ -67,7 +67,7 @@ def chain_of_manipulations(final_com: Any, place: str) -> str:
         children.setdefault(parent, []).append(((match[3], match[4]), step))
     chain = _found_chain(children, ("-1", "0"), (), frozenset())
     values: dict[str, Any] = {}
-    told = []
+    steps = []
     for step in chain:
         variables = step.get("variables") or {}
         if not isinstance(variables, dict):
@@ -75,10 +75,10 @@ def chain_of_manipulations(final_com: Any, place: str) -> str:
                 f"{place}: expected variables in final_com to be an object, got {variables!r:.60}; correct the record"
             )
         values.update(variables)
-        told.append(
+        steps.append(
             _VARIABLE.sub(lambda match: _value(values.get(match[1]), match[0]), str(step.get("desc", "")).strip())
         )
-    return " ".join(part for part in told if part)
+    return " ".join(part for part in steps if part)
 
 
 def _found_chain(
@@ -105,7 +105,7 @@ def _value(value: Any, name: str) -> str:
     return name if value is None or value in ("", []) else str(value)
 
 
-def zebra_question(text: str, pictures: Sequence[str], place: str) -> tuple[str, list[str]]:
+def zebra_question(text: str, images: Sequence[str], place: str) -> tuple[str, list[str]]:
     """Zebra-CoT's question with ``<image>`` where it refers to an image, and the images in the order they are shown.
 
     Images that the text does not refer to stand before it.
@@ -118,17 +118,17 @@ def zebra_question(text: str, pictures: Sequence[str], place: str) -> tuple[str,
     Raises:
         ValueError: if the text refers to an image that does not exist, or there is none at all.
     """
-    referred = [name.strip() for name in _PICTURE_REFERENCE.findall(text)]
-    missing = [name for name in referred if name not in pictures]
+    referred = [name.strip() for name in _IMAGE_REFERENCE.findall(text)]
+    missing = [name for name in referred if name not in images]
     if missing:
         raise ValueError(f"{place}: expected the image {missing[0]}, which the question refers to, got null")
-    order = [*(name for name in pictures if name not in referred), *referred]
+    order = [*(name for name in images if name not in referred), *referred]
     if not order:
         raise ValueError(
             f"{place}: expected at least one image of the problem, got none; a text-only problem is no use"
         )
     unreferred = len(order) - len(referred)
-    marked = _PICTURE_REFERENCE.sub(IMAGE_MARK, text).strip()
+    marked = _IMAGE_REFERENCE.sub(IMAGE_MARK, text).strip()
     if not referred:
         return marked, order
     return IMAGE_MARK * unreferred + ("\n" if unreferred else "") + marked, order
@@ -136,5 +136,5 @@ def zebra_question(text: str, pictures: Sequence[str], place: str) -> tuple[str,
 
 def zebra_reasoning(trace: str) -> str:
     """Zebra-CoT's thoughts without their numbers and references to images."""
-    text = _THOUGHT.sub("", _PICTURE_REFERENCE.sub("", trace))
+    text = _THOUGHT.sub("", _IMAGE_REFERENCE.sub("", trace))
     return re.sub(r"[ \t]*\n\s*\n\s*", "\n", text).strip()

@@ -39,6 +39,16 @@ def check_count(what: str, value: int) -> None:
         raise ValueError(f"{what} must be an integer of at least 0, got {value!r}; count from 0")
 
 
+def checked_cycle(tasks: Sequence[str], size: int, names: Sequence[str]) -> tuple[str, ...]:
+    """The tasks that a set of ``size`` questions cycles through; a ValueError for a string, for none, or a negative size."""
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
+    if not tasks:
+        raise ValueError(f"tasks must name at least one of {', '.join(names)}, got none; leave it out for all")
+    check_count("size", size)
+    return tuple(tasks)
+
+
 def noisy_answer(clean: int, options: int, label_noise: float, rng: np.random.Generator) -> int:
     """``clean`` with probability 1 - label_noise, else another option, uniformly."""
     flipped = float(rng.random()) < label_noise

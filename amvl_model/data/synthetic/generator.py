@@ -20,7 +20,7 @@ import numpy as np
 from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic import correspondence, objects, paintings, puzzles, scenes
 from amvl_model.data.synthetic.canvas import Task
-from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, noisy_answer
+from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, checked_cycle, noisy_answer
 
 DEFAULT_DIFFICULTY: Final = 0.25
 SOURCE: Final = "synthetic-blink"
@@ -177,14 +177,9 @@ class SyntheticBlink(QuestionSet):
         difficulty: float = DEFAULT_DIFFICULTY,
         label_noise: float = 0.0,
     ) -> None:
-        if isinstance(tasks, str):
-            raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
-        if not tasks:
-            raise ValueError(f"tasks must name at least one of {', '.join(TASKS)}, got none; leave it out for all")
-        for task in tasks:
+        self.tasks = checked_cycle(tasks, size, TASKS)
+        for task in self.tasks:
             _check(task, split, seed, 0, difficulty, label_noise)
-        check_count("size", size)
-        self.tasks = tuple(tasks)
         self.split = split
         self.seed = seed
         self.size = size

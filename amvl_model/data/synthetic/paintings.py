@@ -220,7 +220,7 @@ def draw_jigsaw(rng: np.random.Generator, difficulty: float, answer: int) -> Dra
         wrong_seen = _band_words(other, order[3:6])
     half = IMAGE_SIZE // 2
     quarter = (half, half, IMAGE_SIZE, IMAGE_SIZE)
-    pieces = [picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST, quarter) for picture in (whole, wrong)]
+    pieces = [image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST, quarter) for image in (whole, wrong)]
     whole.paste((0, 0, 0), quarter)
     shown = [whole, pieces[answer], pieces[1 - answer]]
     images = tuple(add_noise(image, rng, difficulty) for image in shown)

@@ -86,6 +86,6 @@ class Photometry:
         gains = (float(light * cast[0]), float(light * cast[1]), float(light * cast[2]))
         return cls(gains, _GAMMA[int(rng.integers(len(_GAMMA)))], float(rng.uniform(0.3, 0.6)))
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         """The changed image, same size; needs mode RGB."""
-        return picture.point(self.table).filter(ImageFilter.GaussianBlur(self.blur))
+        return image.point(self.table).filter(ImageFilter.GaussianBlur(self.blur))

@@ -259,10 +259,10 @@ def _changed(
     if not changed:
         return {}
     places = list(changed)
-    asked = [changed[i].question for i in places]
+    variants = [changed[i].question for i in places]
     rows: dict[int, dict[str, Any]] = {}
     for batch in batches(
-        asked, scorer.processor, batch_size, description=f"stability: {name}", progress=progress, least_options=2
+        variants, scorer.processor, batch_size, description=f"stability: {name}", progress=progress, least_options=2
     ):
         query = scorer.encode_batch(batch)
         answers = [given_answer(question) for question in batch.questions]

@@ -43,7 +43,6 @@ from amvl_model.evaluation.scorers import check_question
 IMAGE_PERTURBATIONS = ("noise", "darker", "brighter", "crop", "jpeg", "patch_shuffle")
 TEXT_PERTURBATIONS = ("paraphrase", "letter_style", "option_order", "word_shuffle")
 PERTURBATIONS = IMAGE_PERTURBATIONS + TEXT_PERTURBATIONS
-DESTRUCTIVE = ("patch_shuffle", "word_shuffle")
 
 _NOISE_STD = 20.0
 _CROP = 0.05
@@ -193,13 +192,13 @@ class Donors:
     """Who gets what from whom; all numbers are places in the set.
 
     Attributes:
-        kept: questions that count.
+        used: questions that count.
         options, answers: their numbers of options and given answers.
-        image, text: per kept question, whose images and whose prompt it gets.
+        image, text: per used question, whose images and whose prompt it gets.
         left_out: ids of questions without another one to take from.
     """
 
-    kept: list[int]
+    used: list[int]
     options: list[int]
     answers: list[int]
     image: dict[int, int]
@@ -223,14 +222,14 @@ def find_donors(
     if len(questions) == 0:
         raise ValueError("expected at least one question, got an empty set; check the split, the tasks and the limit")
     groups: dict[tuple[object, ...], list[int]] = {}
-    prompts, pictures, ids, options, answers = [], [], [], [], []
+    prompts, image_hashes, ids, options, answers = [], [], [], [], []
     for i in range(len(questions)):
         question = questions[i]
         check_question(question, least_options=2)
         key = (len(question.images), len(question.choices), IMAGE_PLACEHOLDER in question.prompt)
         groups.setdefault((*key, question.task) if within_task else key, []).append(i)
         prompts.append(question.prompt)
-        pictures.append([hash(image.tobytes()) for image in question.images])
+        image_hashes.append([hash(image.tobytes()) for image in question.images])
         ids.append(question.id)
         options.append(len(question.choices))
         answers.append(given_answer(question))
@@ -246,18 +245,18 @@ def find_donors(
             circle = [members[i] for i in rng.permutation(len(members))]
             image |= dict(zip(circle, circle[1:] + circle[:1], strict=True))
             text |= _text_donors(circle, prompts)
-    kept = sorted(image)
-    if not kept:
+    used = sorted(image)
+    if not used:
         raise ValueError(
             f"expected two questions or more with equally many images and options{' of one task' if within_task else ''}, "
             f"got none among {len(questions)}; give more questions, or use replacement='blank'"
         )
     changed = {
-        "image": float(np.mean([pictures[i] != pictures[image[i]] for i in kept])),
-        "text": float(np.mean([prompts[i] != prompts[text[i]] for i in kept])),
+        "image": float(np.mean([image_hashes[i] != image_hashes[image[i]] for i in used])),
+        "text": float(np.mean([prompts[i] != prompts[text[i]] for i in used])),
     }
     left_out = [ids[i] for i in range(len(questions)) if i not in image]
-    return Donors(kept, [options[i] for i in kept], [answers[i] for i in kept], image, text, left_out), changed
+    return Donors(used, [options[i] for i in used], [answers[i] for i in used], image, text, left_out), changed
 
 
 def _text_donors(circle: list[int], prompts: list[str]) -> dict[int, int]:
@@ -278,11 +277,11 @@ class ReplacedQuestions(QuestionSet):
         self.options, self.answers = donors.options, donors.answers
 
     def __len__(self) -> int:
-        return len(self.donors.kept)
+        return len(self.donors.used)
 
     def question(self, index: int) -> VisualQuestion:
         """Question ``index`` of those that count."""
-        place = self.donors.kept[index]
+        place = self.donors.used[index]
         question = own = self.questions[place]
         if self.condition in ("image", "both"):
             donor = own if self.blank else self.questions[self.donors.image[place]]

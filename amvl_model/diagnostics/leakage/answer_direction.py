@@ -291,8 +291,8 @@ def _same_noise(first: Sequence[OptionPosteriors], second: Sequence[OptionPoster
     """Whether the mean probability of a label other than the likeliest is the same in both sets, to 0.01."""
     noise = []
     for entries in (first, second):
-        known = [e.question.answer_probs for e in entries if e.question.answer_probs is not None]
-        if len(known) < len(entries):
+        given = [e.question.answer_probs for e in entries if e.question.answer_probs is not None]
+        if len(given) < len(entries):
             return None
-        noise.append(float(np.mean([1 - max(probs) for probs in known])))
+        noise.append(float(np.mean([1 - max(probs) for probs in given])))
     return abs(noise[0] - noise[1]) < 0.01

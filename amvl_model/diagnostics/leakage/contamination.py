@@ -269,7 +269,7 @@ def _leakage_columns(
 ) -> dict[str, float | None]:
     """Fill in the measures that come from the options' posteriors alone; returns the Monte Carlo errors of their means."""
     errors: dict[str, list[float]] = {"leaked_information": [], "known_answer_leakage": []}
-    known = [i for i, entry in enumerate(entries) if entry.question.answer_probs is not None]
+    with_probs = [i for i, entry in enumerate(entries) if entry.question.answer_probs is not None]
     for group in _by_shape(entries, range(len(entries))):
         means, stds = _stacked(entries, group)
         nats, error = leaked_information_batch(means, stds, None, n_samples, seed)
@@ -277,7 +277,7 @@ def _leakage_columns(
         _put(columns["leakage_bound"], group, np.full(len(group), np.log(means.shape[1])))
         _put(columns["answer_sensitivity"], group, answer_sensitivity(means, stds))
         errors["leaked_information"] += error.tolist()
-    for group in _by_shape(entries, known):
+    for group in _by_shape(entries, with_probs):
         means, stds = _stacked(entries, group)
         weights = np.array([entries[i].question.answer_probs for i in group])
         nats, error = leaked_information_batch(means, stds, weights, n_samples, seed)
@@ -310,5 +310,5 @@ def _put(column: list[float | None], group: Sequence[int], values: np.ndarray) -
 
 
 def _mean(column: Sequence[float | None], n_bootstrap: int, seed: int) -> Interval | None:
-    known = [value for value in column if value is not None]
-    return bootstrap_mean(known, n_bootstrap=n_bootstrap, seed=seed) if known else None
+    values = [value for value in column if value is not None]
+    return bootstrap_mean(values, n_bootstrap=n_bootstrap, seed=seed) if values else None

@@ -170,7 +170,7 @@ def measure_cross_modal(
         changed=changed,
         replacement=replacement,
         within_task=within_task,
-        n=len(donors.kept),
+        n=len(donors.used),
         left_out=donors.left_out,
         n_samples=n_samples,
         **settings,

@@ -80,11 +80,13 @@ def leaked_information_batch(
     bounds = entropy(weight)
     nats, errors = np.empty(len(mean)), np.empty(len(mean))
     for i in range(len(mean)):
-        kept = weight[i] > 0
-        if kept.sum() < 2:
+        possible = weight[i] > 0
+        if possible.sum() < 2:
             nats[i], errors[i] = 0.0, 0.0
             continue
-        values = _draws(mean[i, kept], std[i, kept], weight[i, kept], n_samples, np.random.default_rng([seed, i]))
+        values = _draws(
+            mean[i, possible], std[i, possible], weight[i, possible], n_samples, np.random.default_rng([seed, i])
+        )
         nats[i], errors[i] = min(values.mean(), bounds[i]), values.std(ddof=1) / np.sqrt(n_samples)
     return nats, errors
 

@@ -157,18 +157,18 @@ def _columns(
     for members in groups.values():
         means = np.stack([entries[i].posterior_means for i in members])  # (group, options, k, d)
         stds = np.stack([entries[i].posterior_stds for i in members])
-        known = [j for j, i in enumerate(members) if entries[i].question.answer_probs is not None]
-        weights = np.array([entries[members[j]].question.answer_probs for j in known])
+        with_probs = [j for j, i in enumerate(members) if entries[i].question.answer_probs is not None]
+        weights = np.array([entries[members[j]].question.answer_probs for j in with_probs])
         columns["leakage_bound"][0, members] = np.log(means.shape[1])
-        if known:
-            columns["answer_entropy"][0, [members[j] for j in known]] = entropy(weights)
+        if with_probs:
+            columns["answer_entropy"][0, [members[j] for j in with_probs]] = entropy(weights)
         for part in range(1 + k):
             chosen = slice(None) if part == 0 else slice(part - 1, part)
             mean, std = (item[:, :, chosen].reshape(*item.shape[:2], -1) for item in (means, stds))
             columns["answer_sensitivity"][part, members] = answer_sensitivity(mean, std)
             for name, rows, weight in (
                 ("leaked_information", list(range(len(members))), None),
-                ("known_answer_leakage", known, weights),
+                ("known_answer_leakage", with_probs, weights),
             ):
                 if rows:
                     place = [members[j] for j in rows]

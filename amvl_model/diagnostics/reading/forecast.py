@@ -236,7 +236,7 @@ def forecast_run(folder: Path, until: int) -> Forecast:
         config = RunConfig.from_dict(json.loads((folder / "config.json").read_text()))
         rows = log_lines(folder)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder}: config.json or metrics.jsonl is no valid JSON ({error})") from error
+        raise ValueError(f"{folder}: config.json or metrics.jsonl is not valid JSON ({error})") from error
     return forecast(rows, RunSchedule.of(config, max(until, config.train.steps)), until=until)
 
 

@@ -118,10 +118,10 @@ def sentences(checkpoints: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _leak_sentence(measures: Mapping[str, Any]) -> str:
     leaked, bound, gap = (measures[key] for key in ("leaked_information", "leakage_bound", "nll_gap_sample"))
-    known, entropy = measures.get("known_answer_leakage"), measures.get("answer_entropy")
+    of_known_answers, entropy = measures.get("known_answer_leakage"), measures.get("answer_entropy")
     text = f"The posterior reveals {leaked['mean']:.3f} of {bound['mean']:.3f} nats about which option it was shown"
-    if known and entropy and entropy["mean"] > 0:
-        text += f", and {known['mean']:.3f} of {entropy['mean']:.3f} nats about a noisy label that no image can give"
+    if of_known_answers and entropy and entropy["mean"] > 0:
+        text += f", and {of_known_answers['mean']:.3f} of {entropy['mean']:.3f} nats about a noisy label that no image can give"
     if leaked["mean"] < SMALLEST["information"]:
         text += f" (less than {smallest('information')}: nothing to speak of)"
     if not is_effect(Interval(mean=gap["mean"], low=gap["low"], high=gap["high"], n=gap["n"]), "nll"):

@@ -163,12 +163,12 @@ def decoder_nll(
     def of(draws: int) -> Nll:
         state = query.state.repeat_interleave(options * draws)
         wide = _repeated(prior, options * draws)
-        answers, kept = ids.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
+        answers, answer_mask = ids.repeat_interleave(draws, dim=0), mask.repeat_interleave(draws, dim=0)
 
         def nll(whitened: Tensor) -> Tensor:
             z = wide.mean + wide.std * whitened.reshape(wide.mean.shape).to(wide.mean)
             logits = scorer.model.answer_logits(state, z, answers)
-            return answer_nll(logits, answers, kept).view(len(members), draws)
+            return answer_nll(logits, answers, answer_mask).view(len(members), draws)
 
         return nll
 

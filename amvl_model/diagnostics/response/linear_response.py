@@ -344,45 +344,45 @@ def _columns(responses: Sequence[LinearResponse]) -> dict[str, list[float | None
     return columns
 
 
-def _question_measures(each: LinearResponse) -> dict[str, float | None]:
+def _question_measures(response: LinearResponse) -> dict[str, float | None]:
     """The figures of one question in prior units; without modes those that need one are left out."""
     plain: dict[str, float | None] = {
-        "modes": float(each.modes),
-        "outside_span": each.outside,
-        "other_answers": max(0.0, 1 - float(each.answer_probs.sum())),
+        "modes": float(response.modes),
+        "outside_span": response.outside,
+        "other_answers": max(0.0, 1 - float(response.answer_probs.sum())),
     }
-    if not each.modes:
+    if not response.modes:
         return plain
-    centred = each.posterior_shifts - each.weights @ each.posterior_shifts
+    centred = response.posterior_shifts - response.weights @ response.posterior_shifts
     discarded = None
-    if each.hessian is not None:
-        both = np.linalg.norm(each.hessian) + np.linalg.norm(each.curvature)
-        discarded = float(np.linalg.norm(each.hessian - each.curvature) / both) if both > 0 else None
+    if response.hessian is not None:
+        both = np.linalg.norm(response.hessian) + np.linalg.norm(response.curvature)
+        discarded = float(np.linalg.norm(response.hessian - response.curvature) / both) if both > 0 else None
     return plain | {
-        "mean_force": float(np.linalg.norm(each.force_mean)),
-        "force_spread": float(np.sqrt(np.trace(each.force_cov))),
-        "curvature": float(np.trace(each.curvature)),
-        "force_variance_over_curvature": each.force_variance_over_curvature,
-        "posterior_precision": float(np.trace(each.posterior_precision)) / each.modes,
-        "posterior_spread": float(np.sqrt(each.weights @ np.sum(centred**2, axis=1))),
-        "negative_mass": each.negative_mass,
+        "mean_force": float(np.linalg.norm(response.force_mean)),
+        "force_spread": float(np.sqrt(np.trace(response.force_cov))),
+        "curvature": float(np.trace(response.curvature)),
+        "force_variance_over_curvature": response.force_variance_over_curvature,
+        "posterior_precision": float(np.trace(response.posterior_precision)) / response.modes,
+        "posterior_spread": float(np.sqrt(response.weights @ np.sum(centred**2, axis=1))),
+        "negative_mass": response.negative_mass,
         "discarded_curvature": discarded,
     }
 
 
 def _interval(name: str, column: Sequence[float | None], settings: dict[str, Any]) -> Interval | None:
-    known = [value for value in column if value is not None]
+    values = [value for value in column if value is not None]
     if name not in GEOMETRIC:
-        return bootstrap_mean(known, **settings) if known else None
-    known = [value for value in known if value > 0]
-    if not known:
+        return bootstrap_mean(values, **settings) if values else None
+    values = [value for value in values if value > 0]
+    if not values:
         return None
-    result = bootstrap_mean(np.log(known), **settings)
+    result = bootstrap_mean(np.log(values), **settings)
     low, high = (None if end is None else float(np.exp(end)) for end in (result.low, result.high))
     return Interval(mean=float(np.exp(result.mean)), low=low, high=high, n=result.n)
 
 
-def _plain(each: LinearResponse) -> dict[str, Any]:
+def _plain(response: LinearResponse) -> dict[str, Any]:
     names = (
         "weights",
         "answer_probs",
@@ -392,9 +392,9 @@ def _plain(each: LinearResponse) -> dict[str, Any]:
         "posterior_precisions",
         "posterior_shifts",
     )
-    arrays = {name: getattr(each, name).tolist() for name in names}
-    hessians = None if each.hessians is None else each.hessians.tolist()
-    return {"id": each.question_id, "task": each.task, "units": each.units, **arrays, "hessians": hessians}
+    arrays = {name: getattr(response, name).tolist() for name in names}
+    hessians = None if response.hessians is None else response.hessians.tolist()
+    return {"id": response.question_id, "task": response.task, "units": response.units, **arrays, "hessians": hessians}
 
 
 def _flat(tensor: Tensor, keep: int) -> Array:

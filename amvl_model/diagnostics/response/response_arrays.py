@@ -242,11 +242,11 @@ def span_of_forces(forces: Array, prior_std: Array) -> Array:
         prior_std: (D,).
     """
     _, sizes, rows = np.linalg.svd(forces * prior_std, full_matrices=False)
-    kept = rows[sizes > RANK_TOLERANCE * sizes[0]] if sizes[0] > 0 else rows[:0]
-    sizes = np.abs(kept)  # the first of the largest entries, as float32 tells them apart, is positive
+    main_rows = rows[sizes > RANK_TOLERANCE * sizes[0]] if sizes[0] > 0 else rows[:0]
+    sizes = np.abs(main_rows)  # the first of the largest entries, as float32 tells them apart, is positive
     first = (sizes > (1 - RANK_TOLERANCE) * sizes.max(axis=1, keepdims=True, initial=0.0)).argmax(axis=1)
-    signs = np.sign(kept[np.arange(len(kept)), first])
-    return signs[:, None] * kept * prior_std
+    signs = np.sign(main_rows[np.arange(len(main_rows)), first])
+    return signs[:, None] * main_rows * prior_std
 
 
 def project(

@@ -85,7 +85,7 @@ class Answerer:
             )
         if not isinstance(self.scorer, LatentScorer) and settings.latents != "prior_mean":
             raise ValueError(
-                f"latents={settings.latents} was asked of a plain backbone, which has none; leave it out, or load an AMVL "
+                f"latents={settings.latents} was passed for a plain backbone, which has none; leave it out, or load an AMVL "
                 "checkpoint"
             )
 

@@ -199,7 +199,7 @@ class AMVLModel(lmms):
 
     def _ready(self) -> Answerer:
         if self.answerer is None:
-            raise RuntimeError("this model was let go of by clean(); make a new one")
+            raise RuntimeError("this model was released by clean(); create a new one")
         return self.answerer
 
     def _bar(self, total: int) -> Any:
@@ -226,11 +226,11 @@ class AMVLSimple(AMVLModel):
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """See `AMVLModel.loglikelihood`; x is encoded once for all continuations of a question."""
         answerer = self._ready()
-        asked: dict[tuple[Any, ...], list[int]] = {}
+        by_document: dict[tuple[Any, ...], list[int]] = {}
         for index, request in enumerate(requests):
             context, _, _, doc_id, task, split = request.args
-            asked.setdefault((task, split, doc_id, context), []).append(index)
-        groups = list(asked.items())
+            by_document.setdefault((task, split, doc_id, context), []).append(index)
+        groups = list(by_document.items())
         results: dict[int, tuple[float, bool]] = {}
         with self._bar(len(requests)) as bar:
             for start in range(0, len(groups), self.batch_size):

@@ -141,7 +141,7 @@ def question_from_messages(messages: Sequence[Mapping[str, Any]], name: str) -> 
         if entry["type"] == "text":
             parts.append(str(entry["text"]))
         elif entry["type"] == "image":
-            parts += [picture(visual, name) for visual in _flat([entry["url"]])]
+            parts += [as_image(visual, name) for visual in _flat([entry["url"]])]
         else:
             raise ValueError(f"question {name!r}: expected texts and images, got a {entry['type']}; leave the task out")
     return _question(parts, name)
@@ -153,10 +153,10 @@ def question_from_context(context: str, visuals: Iterable[Any] | None, name: str
     Raises:
         ValueError: for an unreadable image.
     """
-    return _question([*(picture(visual, name) for visual in _flat(visuals or ())), context], name)
+    return _question([*(as_image(visual, name) for visual in _flat(visuals or ())), context], name)
 
 
-def picture(visual: Any, name: str) -> Image.Image:
+def as_image(visual: Any, name: str) -> Image.Image:
     """An image as RGB, from PIL, a path, base64 with or without a data URL, or the datasets library's cell.
 
     Raises:

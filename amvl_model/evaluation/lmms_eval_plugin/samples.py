@@ -134,17 +134,17 @@ def read_samples(out: str | Path, answers: Mapping[str, tuple[str, tuple[str, ..
                 raise ValueError(
                     f"{path}: expected samples of lmms-eval's BLINK tasks, got none of {_METRIC}; choose another run"
                 )
-            known = answers.get(str(logged["id"]))
-            if known is None or known[2] is None:
+            reference = answers.get(str(logged["id"]))
+            if reference is None or reference[2] is None:
                 raise ValueError(
-                    f"{path}: question {logged['id']!r} is not among the answered ones; give the BLINK that was asked"
+                    f"{path}: question {logged['id']!r} is not among the answered ones; pass the BLINK folder of that run"
                 )
             samples.append(
                 LoggedSample(
                     id=str(logged["id"]),
-                    task=known[0],
-                    choices=known[1],
-                    answer=known[2],
+                    task=reference[0],
+                    choices=reference[1],
+                    answer=reference[2],
                     reply=str(logged["pred"]),
                     letter=str(logged["pred_parsed"]),
                     right=bool(logged["is_correct"]),

@@ -83,19 +83,19 @@ class Token(NamedTuple):
 
 def without_thoughts(reply: str) -> str:
     """What stands outside ``<think>..</think>``: an unclosed thought runs to the end, an unopened one from the start."""
-    kept: list[str] = []
+    pieces: list[str] = []
     depth = position = 0
     for tag in _THOUGHT.finditer(reply):
         if tag[1]:
             if depth == 0:
-                kept.clear()
+                pieces.clear()
             depth = 0
         else:
             if depth == 0:
-                kept += [reply[position : tag.start()], "\n"]
+                pieces += [reply[position : tag.start()], "\n"]
             depth = 1
         position = tag.end()
-    return "".join(kept) + ("" if depth else reply[position:])
+    return "".join(pieces) + ("" if depth else reply[position:])
 
 
 def clean(text: str) -> str:

@@ -68,7 +68,7 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
     if rank < 1:
         raise ValueError(f"the LoRA rank must be at least 1, got {rank}; 0 in a config means full fine-tuning")
     if model.config.lora:
-        raise ValueError(f"the model has LoRA adapters already: {model.config.lora}")
+        raise ValueError(f"the model already has LoRA adapters: {model.config.lora}")
     settings = {"rank": rank, "alpha": float(alpha if alpha is not None else 2 * rank), "dropout": dropout}
     config = lora_config(settings)
     from peft import inject_adapter_in_model

@@ -196,7 +196,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder} is no checkpoint: it has no config.json; give the folder that save_pretrained wrote"
+            f"{folder} is not a checkpoint: it has no config.json; give the folder that save_pretrained wrote"
         )
     return _read_json(file)
 
@@ -221,7 +221,7 @@ def _check_weights(folder: Path, variant: str | None) -> None:
     for file in _weight_files(folder, variant):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{folder} is no complete checkpoint: {file.name} is missing; it was not written to the end, "
+                f"{folder} is not a complete checkpoint: {file.name} is missing; it was not written to the end, "
                 "or not copied whole"
             )
         try:

@@ -185,5 +185,5 @@ def needed_bytes(cell: Cell) -> int:
         return width * (language + vision)
     states = {"adamw": 4, "sgd": 2}[cell.optimizer]
     tokens = cell.batch * (cell.length + cell.answer)
-    kept = shape.layers * shape.hidden * (1 if cell.checkpointing else 10)
-    return width * (states * language + vision + tokens * kept)
+    saved = shape.layers * shape.hidden * (1 if cell.checkpointing else 10)
+    return width * (states * language + vision + tokens * saved)

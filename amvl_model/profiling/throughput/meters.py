@@ -59,18 +59,18 @@ def saved_bytes(run: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
 
     With gradient checkpointing these are the inputs of the checkpointed layers; what is computed again is not among them.
     """
-    known = _storages(parameters)
-    kept: dict[int, tuple[int, Tensor]] = {}
+    weights = _storages(parameters)
+    saved: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            kept[storage._cdata] = (storage.nbytes(), tensor.detach())  # held, so that no address is used twice
+        if storage._cdata not in weights:
+            saved[storage._cdata] = (storage.nbytes(), tensor.detach())  # held, so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = run()
-    total = sum(size for size, _ in kept.values())
+    total = sum(size for size, _ in saved.values())
     del result
     return total
 

@@ -266,11 +266,11 @@ def _linearity(results: Sequence[Result]) -> list[Verdict]:
             if None not in seconds:
                 slopes[method], error = exponent(_tokens(group, method), [s for s in seconds if s is not None])
                 parts.append(f"{method} tokens^{slopes[method]:.3f} +- {error:.3f}")
-        kept = "checkpointing" if key[3] else "no checkpointing"
+        activations = "checkpointing" if key[3] else "no checkpointing"
         passed = None if len(slopes) < 2 else slopes["two-pass"] <= max(1.0, slopes["sft"]) + LINEAR_MARGIN
         detail = f"{', '.join(parts)} (forward and backward pass, {len(lengths)} lengths)"
         result.append(
-            Verdict(f"cost linear in the tokens as N grows ({key[0]}, |y| = {key[1]}, {kept})", passed, detail)
+            Verdict(f"cost linear in the tokens as N grows ({key[0]}, |y| = {key[1]}, {activations})", passed, detail)
         )
     return result or [
         Verdict("cost linear in the tokens as N grows, over four lengths", None, "fewer than four lengths")

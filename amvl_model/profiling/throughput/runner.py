@@ -35,8 +35,8 @@ def finished(root: Path, cell: Cell) -> Result | None:
         result = read_result(path)
     except (FileNotFoundError, ResultError):
         return None
-    asked = json.loads(json.dumps(cell.to_dict()))
-    same = result.config == asked
+    settings = json.loads(json.dumps(cell.to_dict()))
+    same = result.config == settings
     return result if same and result.extra.get("status") == "done" else None
 
 

@@ -23,7 +23,7 @@ from amvl_model.two_pass.passes import Pass, run_text_model
 IMAGE, VIDEO, VISION_START, END, FIRST_WORD = 1, 2, 3, 4, 8
 BETA, GAMMA = 0.003, 0.001
 LATENT_DIM = 512
-PICTURE_SHARE = 0.75
+IMAGE_SHARE = 0.75
 
 Loss = Callable[[], Tensor]
 
@@ -107,7 +107,7 @@ def build_batch(cell: Cell, *, seed: int = 0) -> dict[str, Tensor]:
     ids, answer = words(cell.length), words(cell.answer)
     batch = {"answer_ids": answer, "answer_mask": torch.ones_like(answer)}
     if cell.pictures:
-        side = max(1, int((cell.length * PICTURE_SHARE) ** 0.5))  # tokens; a token is 2 x 2 patches
+        side = max(1, int((cell.length * IMAGE_SHARE) ** 0.5))  # tokens; a token is 2 x 2 patches
         ids[:, 0], ids[:, 1 : 1 + side * side] = VISION_START, IMAGE
         patches = (side * MERGED // PATCH) ** 2
         values = torch.randn(rows * patches, 3 * 2 * PATCH * PATCH, generator=generator)

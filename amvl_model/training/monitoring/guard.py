@@ -138,7 +138,7 @@ class GuardedTrainer(Trainer):
         file = folder / f"nonfinite-step-{step}.pt"
         if distributed.is_main():
             config = folder / "config.json"
-            kept = {
+            stored = {
                 "config": json.loads(config.read_text()) if config.is_file() else None,
                 "problem": problem,
                 "step": step,
@@ -150,7 +150,7 @@ class GuardedTrainer(Trainer):
             }
             folder.mkdir(parents=True, exist_ok=True)
             with writing(file):
-                torch.save(kept, file)
+                torch.save(stored, file)
         batches = "; ".join(
             f"batch {part['number']} of {part['of']}: {', '.join(map(str, part['questions']))}" for part in suspects
         )
@@ -186,15 +186,15 @@ def replay(file: Path) -> int:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; give the file that the stopped run named")
     with _readable(file):
-        kept = torch.load(file, map_location="cpu", weights_only=True)
-        step, batches, weights = kept["step"], kept["batches"], kept["weights"]
-    if kept["config"] is None:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        step, batches, weights = stored["step"], stored["batches"], stored["weights"]
+    if stored["config"] is None:
         raise ValueError(f"{file} has no settings, as its run folder had no config.json; it cannot be replayed")
-    config = RunConfig.from_dict(kept["config"])
+    config = RunConfig.from_dict(stored["config"])
     model: Any = build_model(config)[0]
     model.load_state_dict(weights, strict=False)
     model.to(distributed.device()).train()
-    print(f"step {step}: {kept['problem']}")
+    print(f"step {step}: {stored['problem']}")
     items = sum(float(part["inputs"][WEIGHT].sum()) for part in batches)
     finite = True
     for part in batches:
@@ -202,9 +202,9 @@ def replay(file: Path) -> int:
         weight, index = inputs.pop(WEIGHT), inputs.pop(INDEX, None)
         if index is not None and config.objective.entry.latents:
             shape = (model.config.num_latents, model.config.latent_dim)
-            inputs["noise"] = sample_noise(index, shape, seed=kept["seed"], step=kept["step_of_noise"])
+            inputs["noise"] = sample_noise(index, shape, seed=stored["seed"], step=stored["step_of_noise"])
         with torch.autocast(distributed.device().type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            output = model(**inputs, loss=config.objective.loss(kept["progress"]))
+            output = model(**inputs, loss=config.objective.loss(stored["progress"]))
         ((output.terms.total * weight).sum() / items).backward()
         terms = {name: values.tolist() for name, values in output.terms.named().items()}
         for row, (question, total) in enumerate(zip(part["questions"], output.terms.total.tolist(), strict=True)):

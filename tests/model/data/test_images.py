@@ -15,7 +15,7 @@ from amvl_model.data.images import FORMATS, decode_image, read_image, to_rgb
 from amvl_model.data.readers.question_files import QuestionFile, write_questions
 from amvl_model.data.schema import VisualQuestion, question_from_blink
 from amvl_model.evaluation import question_batches
-from amvl_model.evaluation.lmms_eval_plugin.requests import picture
+from amvl_model.evaluation.lmms_eval_plugin.requests import as_image
 from amvl_model.studies import main_job
 from tests import helpers
 
@@ -38,8 +38,8 @@ def every_way(data: bytes, folder: Path) -> dict[str, Image.Image]:
         "reader": decode_image(data, "here"),
         "file": read_image(path, "here"),
         "ask": main_job._open(str(path)),
-        "plug-in, PIL": picture(Image.open(path), "q"),
-        "plug-in, cell": picture({"bytes": data}, "q"),
+        "plug-in, PIL": as_image(Image.open(path), "q"),
+        "plug-in, cell": as_image({"bytes": data}, "q"),
         "BLINK": question_from_blink(record | {"image_1": Image.open(path)}).images[0],
         "twice": to_rgb(to_rgb(Image.open(path))),
     }

@@ -16,7 +16,7 @@ from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.synthetic import TASKS, synthetic_blink, synthetic_question
 from amvl_model.training.pretraining import PAD_TO, collate_fast, patchify
 from amvl_model.two_pass.layout import short_positions
-from tests.helpers import collate, examples, picture, processor, question, tiny_model
+from tests.helpers import collate, examples, processor, question, random_image, tiny_model
 
 IMAGE, START, END, HEADER = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>assistant\n"
 
@@ -71,20 +71,20 @@ def test_every_image_gets_as_many_tokens_as_its_grid_has_cells(pictures: int) ->
 
 @pytest.mark.parametrize(("size", "grid"), [((112, 56), [1, 4, 8]), ((56, 112), [1, 8, 4]), ((112, 112), [1, 8, 8])])
 def test_a_non_square_image_keeps_its_shape(size: tuple[int, int], grid: list[int]) -> None:
-    asked = replace(question(1), images=(picture(*size, seed=0),))  # PIL: width, height; grid: time, height, width
+    asked = replace(question(1), images=(random_image(*size, seed=0),))  # PIL: width, height; grid: time, height, width
     assert processor().encode(asked)["image_grid_thw"].tolist() == [grid]
 
 
 def test_large_and_small_images_are_brought_into_the_limits() -> None:
-    huge = replace(question(1), images=(picture(1000, 300, seed=0),))
-    dot = replace(question(1), images=(picture(2, 2, seed=0),))
+    huge = replace(question(1), images=(random_image(1000, 300, seed=0),))
+    dot = replace(question(1), images=(random_image(2, 2, seed=0),))
     assert processor().encode(huge)["image_grid_thw"].prod() * 14 * 14 <= 112 * 112
     assert processor().encode(dot)["image_grid_thw"].tolist() == [[1, 4, 4]]
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4])
-def test_a_image_of_a_few_rows_is_not_mistaken_for_colour_channels(height: int) -> None:
-    strip = picture(40, height, seed=0)
+def test_an_image_of_a_few_rows_is_not_mistaken_for_colour_channels(height: int) -> None:
+    strip = random_image(40, height, seed=0)
     got = processor().encode(replace(question(1), images=(strip,)))
     expected = processor().image_processor(images=[strip], return_tensors="pt")
     assert torch.equal(got["image_grid_thw"], expected["image_grid_thw"])
@@ -93,7 +93,7 @@ def test_a_image_of_a_few_rows_is_not_mistaken_for_colour_channels(height: int) 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
 def test_images_of_any_mode_become_rgb(mode: str) -> None:
-    base = picture(56, 56, seed=3)
+    base = random_image(56, 56, seed=3)
     converted = base.convert(mode)
     got = processor().encode(replace(question(1), images=(converted,)))["pixel_values"]
     expected = processor().encode(replace(question(1), images=(to_rgb(converted),)))["pixel_values"]
@@ -192,7 +192,7 @@ def test_another_number_of_images_than_the_prompt_names_is_refused(pictures: int
         processor()([asked])
 
 
-def test_a_question_without_a_image_is_refused() -> None:
+def test_a_question_without_an_image_is_refused() -> None:
     with pytest.raises(ValueError, match="'q0': expected at least one image, got none"):
         processor()([replace(question(1), images=())])
 
@@ -207,21 +207,21 @@ def encoded_image(kind: str) -> bytes:
 def test_a_truncated_image_is_refused_with_its_number(kind: str) -> None:
     data = encoded_image(kind)
     broken = Image.open(io.BytesIO(data[: len(data) // 2]))  # PIL reads the header only; pixels come later
-    asked = replace(question(1), images=(picture(56, 56, seed=0), broken))
+    asked = replace(question(1), images=(random_image(56, 56, seed=0), broken))
     with pytest.raises(ValueError, match="'q0': image 2 cannot be read .*; replace the file"):
         processor()([asked])
 
 
-def test_a_image_whose_file_is_closed_is_refused() -> None:
+def test_an_image_whose_file_is_closed_is_refused() -> None:
     closed = Image.open(io.BytesIO(encoded_image("JPEG")))
     closed.close()
     with pytest.raises(ValueError, match="image 1 cannot be read"):
         processor()([replace(question(1), images=(closed,))])
 
 
-def test_a_image_far_too_long_for_its_width_is_refused_with_its_question() -> None:
+def test_an_image_far_too_long_for_its_width_is_refused_with_its_question() -> None:
     with pytest.raises(ValueError, match="'q0': its images cannot be used .*aspect ratio"):
-        processor()([replace(question(1), images=(picture(2000, 4, seed=0),))])
+        processor()([replace(question(1), images=(random_image(2000, 4, seed=0),))])
 
 
 def test_a_special_token_in_the_text_of_a_question_is_refused() -> None:

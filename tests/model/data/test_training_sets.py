@@ -123,7 +123,7 @@ def test_zebra_cot_shows_problem_images_where_the_question_refers_to_them(tmp_pa
     compared = questions[4]
     assert compared.prompt == "Compare <image> with <image>."
     assert [np.asarray(i).tolist() for i in compared.images] == [
-        np.asarray(miniatures.picture(s)).tolist() for s in (21, 1)
+        np.asarray(miniatures.random_image(s)).tolist() for s in (21, 1)
     ]
     assert questions[5].prompt == "<image>\nWhere is thing 2? <image>"
     reasoned = load_zebra_cot(tmp_path, target="reasoning", tasks=[search], limit=1)[0]
@@ -173,7 +173,7 @@ def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
 
 
 def own(folder: Path, *records: dict[str, Any]) -> Path:
-    miniatures.picture(0).save(folder / "a.png")
+    miniatures.random_image(0).save(folder / "a.png")
     file = folder / "own.jsonl"
     file.write_text("\n\n".join(json.dumps({"images": ["a.png"], "question": "Which?"} | r) for r in records) + "\n")
     return file

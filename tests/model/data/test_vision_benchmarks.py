@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from amvl_model.data.images import MAX_PIXELS, decode_base64, decode_image, to_rgb
-from amvl_model.data.readers.benchmarks import IN_PICTURE, load_hrbench, load_visual_puzzles, load_vstar
+from amvl_model.data.readers.benchmarks import IN_IMAGE, load_hrbench, load_visual_puzzles, load_vstar
 from amvl_model.data.readers.blink import BLINK_ID, export_blink_parquet, load_blink
 from amvl_model.data.readers.files import DataFolder
 from amvl_model.data.schema import format_prompt
@@ -160,7 +160,7 @@ def test_visual_puzzles_are_found_under_both_split_names(tmp_path: Path, name: s
     assert questions[0].prompt.endswith(
         "Options:\n(A) 32\n(B) 35\n(C) 37\n(D) 40\nAnswer the question with the option's letter from the given choices directly."
     )
-    assert questions[1].choices == IN_PICTURE
+    assert questions[1].choices == IN_IMAGE
     assert "Options: Choose from (A) (B) (C) (D) in the image." in questions[1].prompt
     assert [q.answer for q in questions] == [0, 1, 2, 3, 0]
     assert questions[4].images[0].size == (24, 16)

@@ -106,7 +106,7 @@ def test_texts_and_images_have_limits(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ValueError, match="a question has 11 characters, expected at most 10"):
         text_of("x" * 11, "a question")
     assert text_of("x" * 10, "a question") == "x" * 10
-    miniatures.picture(1).save(tmp_path / "a.png")
+    miniatures.random_image(1).save(tmp_path / "a.png")
     monkeypatch.setattr("amvl_model.data.images.MAX_BYTES", 10)
     with pytest.raises(ValueError, match=r"a\.png has .* bytes, expected at most 10; shrink"):
         read_image(tmp_path / "a.png", "record 1")

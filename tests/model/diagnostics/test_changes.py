@@ -112,7 +112,7 @@ def test_a_prompt_of_another_form_has_no_text_perturbation() -> None:
 
 
 def test_a_blank_image_has_the_mean_colour_and_the_size() -> None:
-    image = helpers.picture(61, 90, 4)
+    image = helpers.random_image(61, 90, 4)
     blank = blank_image(image)
     assert blank.size == image.size
     assert np.unique(pixels(blank).reshape(-1, 3), axis=0).shape == (1, 3)

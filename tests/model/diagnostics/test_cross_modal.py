@@ -22,7 +22,7 @@ from tests.model.evaluation.test_evaluation import choice_question, questions
 def asked() -> list[VisualQuestion]:
     """Ten questions in groups of images and options: (1, 2) four times, (2, 3) three times, (1, 4) twice, (3, 2) once."""
     groups = [(1, 2)] * 4 + [(2, 3)] * 3 + [(1, 4)] * 2 + [(3, 2)]
-    return [choice_question(i, options, pictures) for i, (pictures, options) in enumerate(groups)]
+    return [choice_question(i, options, images) for i, (images, options) in enumerate(groups)]
 
 
 def run(model: Any = None, given: Any = None, **settings: Any) -> CrossModalReport:
@@ -139,7 +139,7 @@ def test_paths_take_latents_from_one_x_and_decode_behind_another() -> None:
 
 
 def test_the_same_image_everywhere_has_no_share() -> None:
-    same = helpers.picture(84, 56, 1)
+    same = helpers.random_image(84, 56, 1)
     given = [replace(choice_question(i, 2, 1), images=(same,)) for i in range(4)]
     result = run(given=given)
     assert result.changed == {"image": 0.0, "text": 1.0}

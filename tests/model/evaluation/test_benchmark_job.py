@@ -49,7 +49,7 @@ def test_every_benchmark_gets_its_official_score_and_variants(tmp_path: Path, be
     assert "* official score" in result.table()
 
 
-def test_a_image_is_decoded_once_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decoded_once_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     real = vision_benchmarks.decode_image
     monkeypatch.setattr(vision_benchmarks, "decode_image", lambda d, place: decoded.append(place) or real(d, place))

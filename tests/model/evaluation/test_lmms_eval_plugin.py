@@ -240,5 +240,5 @@ def test_bad_arguments_are_refused_with_the_way_out(simple: Callable[..., Any]) 
     with pytest.raises(NotImplementedError, match="single questions"):
         lm.generate_until_multi_round([])
     lm.clean()
-    with pytest.raises(RuntimeError, match="let go of by clean"):
+    with pytest.raises(RuntimeError, match="released by clean"):
         lm.loglikelihood([])

@@ -264,7 +264,7 @@ def test_a_log_that_the_described_rules_do_not_give_is_an_error(blink: Path, tmp
     read = samples.read_samples(log(tmp_path, {identifier: ("The answer is A", "T", False)}), answers)
     with pytest.raises(ValueError, match="this log is of another version"):
         samples.compare(read, {})
-    with pytest.raises(ValueError, match="give the BLINK that was asked"):
+    with pytest.raises(ValueError, match="pass the BLINK folder of that run"):
         samples.read_samples(log(tmp_path / "b", {"val_Other_1": ("A", "A", True)}), answers)
     with pytest.raises(FileNotFoundError, match="a run that fails ends with status 0"):
         samples.read_scores(tmp_path / "empty")

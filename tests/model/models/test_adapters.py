@@ -221,7 +221,7 @@ def test_lora_refuses_a_rank_of_zero_and_a_second_set_of_adapters() -> None:
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         model.add_lora(rank=0)
     model.add_lora(rank=2)
-    with pytest.raises(ValueError, match="has LoRA adapters already"):
+    with pytest.raises(ValueError, match="already has LoRA adapters"):
         model.add_lora(rank=2)
 
 

@@ -32,7 +32,7 @@ def assert_refused(folder: Path, kind: type[Exception], message: str, **kwargs: 
 
 @pytest.mark.parametrize(("name", "value", "stored"), [("num_latents", 4, 3), ("latent_dim", 16, 8)])
 def test_other_latents_than_the_checkpoints_are_refused(damaged: Path, name: str, value: int, stored: int) -> None:
-    message = f"{name}={value} was asked for, but the checkpoint .* was trained with {name}={stored}"
+    message = f"{name}={value} was requested, but the checkpoint .* was trained with {name}={stored}"
     assert_refused(damaged, ValueError, message, **{name: value})
 
 
@@ -60,7 +60,7 @@ def test_a_hub_id_is_left_to_transformers(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing to load")
-    assert_refused(tmp_path, FileNotFoundError, "is no checkpoint: it has no config.json")
+    assert_refused(tmp_path, FileNotFoundError, "is not a checkpoint: it has no config.json")
     assert_refused(tmp_path / "notes.txt", FileNotFoundError, "is a file")
 
 
@@ -79,7 +79,7 @@ def test_weights_cut_in_their_header_are_refused(damaged: Path, size: int) -> No
 
 def test_missing_weights_are_refused(damaged: Path) -> None:
     (damaged / "model.safetensors").unlink()
-    assert_refused(damaged, FileNotFoundError, "is no complete checkpoint: model.safetensors is missing")
+    assert_refused(damaged, FileNotFoundError, "is not a complete checkpoint: model.safetensors is missing")
 
 
 def test_a_half_written_configuration_is_refused(damaged: Path) -> None:

@@ -65,8 +65,8 @@ def test_generation_ends_at_the_end_of_turn_token_and_pads_behind_it() -> None:
 def test_a_batch_of_different_lengths_gives_each_question_its_own_answer() -> None:
     model, batch = tiny_model(), queries((1, 3, 2, 4))
     together = model.generate(**batch, latent_temperature=0.0, **NO_END)
-    for i, pictures in enumerate((1, 3, 2, 4)):
-        alone = model.generate(**processor()([question(pictures, i)], answers=False), latent_temperature=0.0, **NO_END)
+    for i, images in enumerate((1, 3, 2, 4)):
+        alone = model.generate(**processor()([question(images, i)], answers=False), latent_temperature=0.0, **NO_END)
         assert torch.equal(together[i], alone[0])
 
 

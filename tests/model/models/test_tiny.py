@@ -18,7 +18,7 @@ from amvl_model.models.tiny import (
     tiny_image_processor,
     tiny_tokenizer,
 )
-from tests.helpers import CORPUS, picture, processor
+from tests.helpers import CORPUS, processor, random_image
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_the_same_corpus_gives_the_same_tokenizer(tokenizer: Any) -> None:
     assert again.get_vocab() == tokenizer.get_vocab() and again.chat_template == CHAT_TEMPLATE
 
 
-def test_a_image_of_112_pixels_is_16_tokens() -> None:
-    grid = tiny_image_processor()(images=[picture(112, 112, seed=0)], return_tensors="pt")["image_grid_thw"]
+def test_an_image_of_112_pixels_is_16_tokens() -> None:
+    grid = tiny_image_processor()(images=[random_image(112, 112, seed=0)], return_tensors="pt")["image_grid_thw"]
     assert grid.tolist() == [[1, 8, 8]] and 8 * 8 // 4 == 16
     assert IMAGE_PIXELS["longest_edge"] == 112 * 112
     assert synthetic_blink("Counting", split="val", seed=0, index=0)["image_1"].size == (112, 112)

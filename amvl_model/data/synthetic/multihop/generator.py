@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
-from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, noisy_answer
+from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, checked_cycle, noisy_answer
 from amvl_model.data.synthetic.multihop import bars, cells, dots, grid
 from amvl_model.data.synthetic.multihop.spec import (
     COLOUR_NAMES,
@@ -276,12 +276,7 @@ class MultihopQuestions(QuestionSet):
         questions_per_scene: int = QUESTIONS_PER_SCENE,
         **settings: Any,
     ) -> None:
-        if isinstance(tasks, str):
-            raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
-        if not tasks:
-            raise ValueError(f"tasks must name at least one of {', '.join(MULTIHOP_TASKS)}, got none")
-        check_count("size", size)
-        self.tasks = tuple(tasks)
+        self.tasks = checked_cycle(tasks, size, MULTIHOP_TASKS)
         self.split = split
         self.seed = seed
         self.size = size
@@ -306,10 +301,10 @@ class MultihopQuestions(QuestionSet):
         """Task and index within the task of item ``item``."""
         if not 0 <= item < self.size:
             raise IndexError(f"item must be in 0..{self.size - 1}, got {item}")
-        entry = self.settings["questions_per_scene"]
-        block, within = divmod(item, entry)
+        per_scene = self.settings["questions_per_scene"]
+        block, within = divmod(item, per_scene)
         scene, which = divmod(block, len(self.tasks))
-        return self.tasks[which], scene * entry + within
+        return self.tasks[which], scene * per_scene + within
 
 
 class ShiftedMultihop(MultihopQuestions):

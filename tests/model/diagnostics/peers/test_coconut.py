@@ -124,6 +124,6 @@ def test_what_is_no_coconut_checkpoint_is_refused(tmp_path: Path) -> None:
         load_peer(tmp_path / "cut", "coconut", base=str(BASE))
     with pytest.raises(ValueError, match="expected one of the layouts coconut, mirage, got 'coconot'"):
         load_peer(CHECKPOINT, "coconot")
-    picture = VisualQuestion(id="p", images=(Image.new("RGB", (8, 8)),), prompt="?", question="?", answer_text="")
+    image = VisualQuestion(id="p", images=(Image.new("RGB", (8, 8)),), prompt="?", question="?", answer_text="")
     with pytest.raises(ValueError, match="question 'p': expected a text, got images"):
-        model().encode([picture])
+        model().encode([image])
