@@ -218,13 +218,14 @@ FAMILIES = {
     "theorems (closed form)": look_of(0),
     "likelihoods solved numerically": look_of(1),
     "heads trained on the frozen reference": look_of(2),
+    "T10's transient": look_of(3),
 }
 """Families of approximation levels, and their looks."""
 
 
 def family(level: str) -> str:
     """The family of an approximation level."""
-    return list(FAMILIES)[2 if "head" in level else 0 if level.startswith("T") else 1]
+    return list(FAMILIES)[3 if level.startswith("T10") else 2 if "head" in level else 0 if level.startswith("T") else 1]
 
 
 def draw(
@@ -267,7 +268,9 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
     levels = dict.fromkeys(name for table in tables.values() for name in table.levels() if name != TRAINED)
     for name, shown in FAMILIES.items():
         lines = [means_at(level, plan.all_gammas) for level in levels if family(level) == name]
-        points = [{g: max(float(each.mean()), FLOORS[quantity]) for g, each in line.items()} for line in lines]
+        points = [{g: max(float(each.mean()), FLOORS[quantity]) for g, each in line.items()} for line in lines if line]
+        if not points:
+            continue
         for line in points:
             single = shown.marker if len(line) == 1 else None
             ax.plot(*zip(*line.items(), strict=True), color=shown.colour, ls=shown.line, lw=0.7, marker=single, ms=3)

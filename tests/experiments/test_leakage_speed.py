@@ -35,7 +35,7 @@ def test_every_way_of_iterating_autograd_arrives_at_the_closed_form(autograd, be
 
 
 def test_points_that_do_not_arrive_are_an_error_not_a_time(autograd, benchmark):
-    with pytest.raises(RuntimeError, match="have not arrived after 16 iterations"):
+    with pytest.raises(RuntimeError, match="have not converged after 16 iterations"):
         autograd.autograd_equilibria(
             *benchmark.sample_points(50, 0), method="gradient descent", tolerance=1e-12, max_steps=16
         )
