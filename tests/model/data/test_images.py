@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from amvl_model.data.images import FORMATS, decode_image, read_image, to_rgb
+from amvl_model.data.images import FORMATS, decode_image, load_image, read_image, to_rgb
 from amvl_model.data.readers.question_files import QuestionFile, write_questions
 from amvl_model.data.schema import VisualQuestion, question_from_blink
 from amvl_model.evaluation import question_batches
@@ -152,6 +153,31 @@ def test_written_questions_are_upright_and_rgb(tmp_path: Path) -> None:
         [VisualQuestion(id="a", images=(image, UPRIGHT.convert("CMYK")), prompt="p", answer_text="x")], tmp_path
     )
     assert [item.size for item in QuestionFile(file)[0].images] == [(40, 60), (60, 40)]
+
+
+def test_an_image_is_loaded_from_every_form_that_a_message_may_have(tmp_path: Path) -> None:
+    path, data = tmp_path / "a image.png", encoded(UPRIGHT)
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    wrapped = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))
+    for form in (UPRIGHT, data, path, str(path), path.as_uri(), text, wrapped, f"data:image/png;base64,{text}"):
+        assert np.array_equal(np.asarray(load_image(form)), np.asarray(UPRIGHT))
+    array = np.asarray(UPRIGHT)
+    assert load_image(array) is array
+    assert load_image(array[:, :, 0]).mode == "RGB"  # grey values have no channels
+    for wrong, message in (
+        (array / 255, "8-bit values"),
+        (array[None], "8-bit values"),
+        (3, "expected a PIL image, got int"),
+        ("data:image/png;base64,%%", "not valid base64"),
+        ("A" * 100, "cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_image(wrong)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_image("missing.png")
+    with pytest.raises(ConnectionError, match="cannot be fetched"):
+        load_image("http://127.0.0.1:9/a.png")
 
 
 def test_windows_of_large_images_are_short_and_small_ones_keep_16_batches() -> None:
