@@ -28,10 +28,13 @@ from matplotlib.figure import Figure
 STYLE_FILE, PALETTE_FILE = (Path(__file__).with_name(name) for name in ("amvl.mplstyle", "palette.json"))
 SEQUENTIAL, SIGNED = "cividis", "PuOr_r"
 """Colour maps: of amounts; of signed values, orange above 0."""
-PALE, PALE_SIGNED = (
-    LinearSegmentedColormap.from_list(f"pale {name}", colormaps[name](np.linspace(*ends, 256)))
-    for name, *ends in (("Greys", 0.0, 0.55), (SIGNED, 0.18, 0.82))
-)
+
+
+def _part(name: str, low: float, high: float) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list(f"part of {name}", colormaps[name](np.linspace(low, high, 256)))
+
+
+PALE, PALE_SIGNED = _part("Greys", 0.0, 0.55), _part(SIGNED, 0.18, 0.82)
 """The same under lines of methods and black text: light, and amounts in grey."""
 GREY = "#666666"
 RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (2.5, 1))}
@@ -112,7 +115,7 @@ def shades(method: str, count: int) -> list[str]:
 
 def graded(count: int, method: str | None = None) -> list[Look]:
     """Looks from light to dark for a rising parameter: in shades of a method's colour, or of the map of amounts."""
-    colours = shades(method, count) if method else colormaps[SEQUENTIAL](np.linspace(0.85, 0.0, count))
+    colours: Iterable[Any] = shades(method, count) if method else colormaps[SEQUENTIAL](np.linspace(0.85, 0.0, count))
     return [replace(SERIES[i % len(SERIES)], colour=to_hex(colour)) for i, colour in enumerate(colours)]
 
 

@@ -319,7 +319,7 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
             ax.errorbar(place, ratio.value, yerr=error, elinewidth=0.7, capsize=0, **marks(method) | face)
             if method != METHODS[0] and method not in named:
                 named.add(method)
-                beside = {"xytext": (-12, 7), "textcoords": "offset points", "color": shown.colour}
+                beside: dict[str, Any] = {"xytext": (-12, 7), "textcoords": "offset points", "color": shown.colour}
                 ax.annotate(shown.label, (floor, high), **beside)
     ax.set_yscale("log")
     if floors:
