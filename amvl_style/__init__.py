@@ -28,10 +28,13 @@ from matplotlib.figure import Figure
 STYLE_FILE, PALETTE_FILE = (Path(__file__).with_name(name) for name in ("amvl.mplstyle", "palette.json"))
 SEQUENTIAL, SIGNED = "cividis", "PuOr_r"
 """Colour maps: of amounts; of signed values, orange above 0."""
-PALE, PALE_SIGNED = (
-    LinearSegmentedColormap.from_list(f"pale {name}", colormaps[name](np.linspace(low, high, 256)))
-    for name, low, high in (("Greys", 0.0, 0.55), (SIGNED, 0.18, 0.82))
-)
+
+
+def _part(name: str, low: float, high: float) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list(f"part of {name}", colormaps[name](np.linspace(low, high, 256)))
+
+
+PALE, PALE_SIGNED = _part("Greys", 0.0, 0.55), _part(SIGNED, 0.18, 0.82)
 """The same under lines of methods and black text: light, and amounts in grey."""
 GREY = "#666666"
 RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (2.5, 1))}
@@ -83,16 +86,16 @@ def look_of(key: Key) -> Look:
 
 def look(key: Key) -> dict[str, Any]:
     """Colour and line style of a series, as keyword arguments of matplotlib."""
-    result = look_of(key)
-    return {"color": result.colour, "linestyle": result.line}
+    found = look_of(key)
+    return {"color": found.colour, "linestyle": found.line}
 
 
 def marks(key: Key) -> dict[str, Any]:
     """Colour and open marker of a series, without a line: simulations."""
-    result = look_of(key)
+    found = look_of(key)
     return {
-        "color": result.colour,
-        "marker": result.marker,
+        "color": found.colour,
+        "marker": found.marker,
         "linestyle": "none",
         "markerfacecolor": "white",
         "markeredgewidth": 1.0,
@@ -112,7 +115,7 @@ def shades(method: str, count: int) -> list[str]:
 
 def graded(count: int, method: str | None = None) -> list[Look]:
     """Looks from light to dark for a rising parameter: in shades of a method's colour, or of the map of amounts."""
-    colours = shades(method, count) if method else colormaps[SEQUENTIAL](np.linspace(0.85, 0.0, count))
+    colours: Iterable[Any] = shades(method, count) if method else colormaps[SEQUENTIAL](np.linspace(0.85, 0.0, count))
     return [replace(SERIES[i % len(SERIES)], colour=to_hex(colour)) for i, colour in enumerate(colours)]
 
 
@@ -179,12 +182,12 @@ def over_seeds(
     frame = pd.DataFrame(rows, columns=["series", "x", "y"])
     shared = {
         "data": frame, "x": "x", "y": "y", "hue": "series", "style": "series", "ax": ax, "hue_order": list(series),
-        "style_order": list(series), "palette": [item.colour for item in looks], "markers": [item.marker for item in looks],
+        "style_order": list(series), "palette": [each.colour for each in looks], "markers": [each.marker for each in looks],
     }  # fmt: skip
     size = matplotlib.rcParams["lines.markersize"]
     lines = sns.lineplot(
         **shared,
-        dashes=[item.line[1] if isinstance(item.line, tuple) else "" for item in looks],
+        dashes=[each.line[1] if isinstance(each.line, tuple) else "" for each in looks],
         errorbar=lambda values: tuple(np.minimum(interval(np.asarray(values)), top)),
         err_style="bars",
         err_kws={"linewidth": 0.8},

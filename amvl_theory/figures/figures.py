@@ -22,11 +22,11 @@ SCALE, DPI = 1.33, 160
 Drawn = tuple[Figure, dict[str, Table]]
 
 
-def page(columns: int, *, height: float = 4.0, width: float = 4.9, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure with a row of panels; ``shared`` goes to its ``subplots``."""
+def page(columns: int, *, height: float = 4.0, width: float = 4.9, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of panels."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
-    return figure, list(np.atleast_1d(figure.subplots(1, columns, **shared)))
+    return figure, list(np.atleast_1d(figure.subplots(1, columns, sharey=sharey)))
 
 
 def contamination(mode: Mode, rng: np.random.Generator, quick: bool) -> Drawn:

@@ -210,5 +210,6 @@ def _draw_readings(figure: Any, readings: Sequence[Reading]) -> None:
     )
 
 
-def _rgb(colour: str) -> tuple[float, ...]:
-    return tuple(part / 255 for part in PALETTE[colour])
+def _rgb(colour: str) -> tuple[float, float, float]:
+    red, green, blue = PALETTE[colour]
+    return red / 255, green / 255, blue / 255
