@@ -86,16 +86,16 @@ def look_of(key: Key) -> Look:
 
 def look(key: Key) -> dict[str, Any]:
     """Colour and line style of a series, as keyword arguments of matplotlib."""
-    found = look_of(key)
-    return {"color": found.colour, "linestyle": found.line}
+    result = look_of(key)
+    return {"color": result.colour, "linestyle": result.line}
 
 
 def marks(key: Key) -> dict[str, Any]:
     """Colour and open marker of a series, without a line: simulations."""
-    found = look_of(key)
+    result = look_of(key)
     return {
-        "color": found.colour,
-        "marker": found.marker,
+        "color": result.colour,
+        "marker": result.marker,
         "linestyle": "none",
         "markerfacecolor": "white",
         "markeredgewidth": 1.0,

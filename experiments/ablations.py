@@ -48,10 +48,11 @@ class Options:
 def planned_report(study: Study, out: Path) -> str:
     """The planned analysis of a study that needs the theory beside its results; also written beside its table."""
     from amvl_model.studies.runner import study_results
-    from experiments.theory_vs_model import collapse, floor
+    from experiments.theory_vs_model import collapse, floor, forecasts
 
     if study.name == "reading":
-        text = collapse.report(study_results(study, out), ROOT / "results")
+        results = study_results(study, out)
+        text = f"{collapse.report(results, ROOT / 'results')}\n\n{forecasts.report(results)}"
     elif study.name == "posterior-std":
         text = floor.report(study_results(study, out))
     else:

@@ -30,6 +30,7 @@ scores         errors beside baselines, gaps between levels, rank correlations o
 summary        scores as metrics and as text
 study          cells of the study, result files, figure
 collapse       planned test of T11 on the study `reading`: how often the decoder reads the leak; prior widths (T12)
+forecasts      how right the calculator of T11 is on the runs of that study
 floor          planned test on the study `posterior-std`: T10's floor under one std for all answers
 
 `python experiments/theory_vs_checkpoints.py` predicts, scores and draws.

@@ -156,13 +156,11 @@ def readings(rows: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
 
 
 def chances(rows: list[dict[str, Any]], plan: RunSchedule, *, ax: Axes | None = None) -> Axes:
-    """What `amvl gamma` would have said at every probe about the end of the run; triangles are upper bounds."""
+    """What `amvl gamma` would have said at every probe about the end of the run."""
     ax = axes(ax)
     said = [forecast(rows[: i + 1], plan, until=plan.steps) for i in range(len(rows))]
-    for marker, bound, label in (("o", False, "probability"), ("v", True, "at most")):
-        points = [(f.step, f.probability) for f in said if f.probability is not None and f.bound == bound]
-        if points:
-            ax.plot(*zip(*points, strict=True), marker, color=look_of(0 if not bound else 4).colour, label=label)
+    points = [(f.step, f.probability) for f in said if f.probability is not None]
+    ax.plot(*zip(*points, strict=True) if points else ((), ()), "o", color=look_of(0).colour, label="probability")
     silent = [f.step for f in said if f.probability is None]
     ax.plot(silent, np.full(len(silent), -0.06), "x", color="grey", label="cannot tell")
     ax.set_ylim(-0.12, 1.06)

@@ -17,12 +17,13 @@ T11 are estimated on a transformer under Adam:
     r              T11's rate at the scheduled weights, with Adam's momentum (`growth.with_momentum`)
     collapse       reading = 0.05 nats, the size of the gain that RESULTS.md counts
 
-Reading grows by exp(2 integral of r). Where it stands out of its standard error e (above 2 e), the run's own amplitude is known:
+Reading grows by exp(2 integral of r), and with the last reading's standard error e
 
     P = Phi( (reading - 0.05 exp(-2 integral of r))/e )
 
-Elsewhere it may be anything of that size: P is at most erfc(a_0 exp(-integral of r)/sqrt 2), a_0^2 = 0.05/(max(reading, 0) + e),
-if forces and leaks of now have the direction that comes to be read; where they do not, rates are too low.
+A probability above one half is given as it is. A lower one is given only where the growth of past readings has been seen and
+agrees with r: rates estimated before have been too low, since the forces and leaks of then need not have the direction that comes
+to be read (docs/gamma.md has the errors on past runs).
 The weight that holds is the least one, times the run's schedule of it from now on, at which P is at most 5 %.
 """
 
@@ -43,10 +44,8 @@ from amvl_model.config.schema import ObjectiveConfig, RunConfig
 from amvl_model.diagnostics.reading.growth import (
     Array,
     ReadingRates,
-    allowed_exponent,
     growth_rate,
     holding_weight,
-    reading_probability,
     with_momentum,
 )
 from amvl_model.objectives import FORWARD_OF_BOTH, REVERSE, REVERSE_OF_BOTH, schedule
@@ -61,6 +60,7 @@ MOMENTUM = 0.9
 """beta_1 of the Trainer's AdamW."""
 DISAGREE = 3.0
 """Factor between observed and computed growth from which on nothing is said."""
+EARLY = "no growth of reading has been seen yet, and rates estimated so early have been too low on past runs"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Forecast:
         reading_nats, reading_error: at the last probe.
         growth: r now [1/step]. observed: the same from the growth of past readings; None where too few stand out.
         takeover: the step at which reading passes 0.05 nats; None if not by ``until`` or not known.
-        probability: of collapse by then; None where it cannot be told. bound: it is an upper bound.
+        probability: of collapse by then; None where it cannot be told.
         holding: weight at which the probability is 5 %; None if it cannot be told.
         reasons: why something cannot be told, or what limits it.
     """
@@ -182,7 +182,6 @@ class Forecast:
     observed: float | None = None
     takeover: int | None = None
     probability: float | None = None
-    bound: bool = False
     holding: float | None = None
     reasons: tuple[str, ...] = ()
 
@@ -208,9 +207,9 @@ class Forecast:
     def _verdict(self) -> str:
         if self.probability is None:
             return f"reading by step {self.until}: cannot tell: {'; '.join(self.reasons)}"
-        size = f"{'at most ' if self.bound else ''}{100 * self.probability:.0f} %"
         when = "" if self.takeover is None else f", about step {self.takeover}"
-        return f"reading by step {self.until} at {self.weight_name} {self.weight:g}: {size}{when}\n{self._holding()}"
+        size = f"{100 * self.probability:.0f} %{when}"
+        return f"reading by step {self.until} at {self.weight_name} {self.weight:g}: {size}\n{self._holding()}"
 
     def _holding(self) -> str:
         if self.holding is None:
@@ -294,21 +293,17 @@ def forecast(rows: Sequence[Mapping[str, Any]], plan: RunSchedule, *, until: int
             **base, reasons=(f"the observed growth, {observed:.4f} a step, is another than T11's {growth:.4f}",)
         )
     path, notes = exponents(full), list[str]()
-    if resolved:
-        grown = last.reading_nats * np.exp(2 * path)
-        late = np.flatnonzero(grown >= COLLAPSE)
-        base["takeover"] = round(float(steps[late[0]])) if late.size else None
-        needed = COLLAPSE * math.exp(-2 * path[-1])
-        base["probability"] = NormalDist(last.reading_nats, max(last.reading_error, 1e-9)).cdf(
-            2 * last.reading_nats - needed
-        )
-        certain = last.reading_nats + NormalDist().inv_cdf(1 - HELD) * last.reading_error
-        allowed = 0.5 * math.log(COLLAPSE / certain)
-    else:
-        ratio = math.sqrt(COLLAPSE / (max(last.reading_nats, 0.0) + last.reading_error))
-        base["probability"], base["bound"] = reading_probability(float(path[-1]), ratio), True
-        allowed = allowed_exponent(HELD, ratio)
-        notes.append("the reading does not stand out of its error: rates are those of the forces and leaks of now")
+    error = max(last.reading_error, 1e-9)
+    needed = COLLAPSE * math.exp(-2 * path[-1])
+    probability = NormalDist(last.reading_nats, error).cdf(2 * last.reading_nats - needed)
+    if observed is None and (not resolved or probability < 0.5):
+        return Forecast(**base, reasons=(EARLY,))
+    grown = last.reading_nats * np.exp(2 * path)
+    late = np.flatnonzero(grown >= COLLAPSE)
+    base["takeover"] = round(float(steps[late[0]])) if late.size else None
+    base["probability"] = probability
+    certain = last.reading_nats + NormalDist().inv_cdf(1 - HELD) * last.reading_error
+    allowed = 0.5 * math.log(COLLAPSE / certain)
     held = holding_weight(lambda weight: float(exponents(weight)[-1]), allowed)
     if held is None:
         notes.append("reading is too far for any weight to hold")

@@ -73,23 +73,11 @@ def with_momentum(rate: ArrayLike, momentum: float) -> Array:
     return np.asarray((1 - momentum) * r / (half + np.sqrt(half**2 + (1 - momentum) * r)))
 
 
-def reading_probability(exponent: float, critical_ratio: float) -> float:
-    """P = erfc(a_0 exp(-exponent)/sqrt 2): from an unknown start, Gaussian with mean 0 and its critical size a_0 std away."""
-    return math.erfc(critical_ratio * math.exp(-exponent) / math.sqrt(2))
-
-
-def allowed_exponent(probability: float, critical_ratio: float) -> float:
-    """The exponent at which `reading_probability` has this value."""
-    from scipy.special import erfcinv
-
-    return math.log(critical_ratio / (math.sqrt(2) * float(erfcinv(probability))))
-
-
 def holding_weight(growth: Callable[[float], float], allowed: float, *, most: float = 1e6) -> float | None:
     """The least weight g at which ``growth(g)``, which falls with g, is at most ``allowed``; None if that is above ``most``.
 
     Args:
-        growth: g to the integral of r over the steps to come. allowed: of `allowed_exponent`, for example.
+        growth: g to the integral of r over the steps to come. allowed: the largest integral of r.
     """
     if growth(0.0) <= allowed:
         return 0.0

@@ -54,19 +54,34 @@ def test_a_run_that_reads_is_predicted_to_collapse_when_t11_says() -> None:
     assert result.holding is not None and result.holding > 0.003
 
 
-@pytest.mark.parametrize("reading", [0.001, 0.01])
-def test_the_weight_that_holds_leaves_five_percent(reading: float) -> None:
+def growing(schedule: RunSchedule) -> list[dict[str, Any]]:
+    """Three readings up to step 200 that grow by exp(0.01) a step, about as the rates say."""
+    return [line(step, 0.01 * math.exp(0.01 * (step - 200)), schedule) for step in (160, 180, 200)]
+
+
+def test_the_weight_that_holds_leaves_five_percent() -> None:
     schedule = plan()
-    held = forecast([line(200, reading, schedule)], schedule, until=800).holding
+    held = forecast(growing(schedule), schedule, until=800).holding
     assert held is not None and held > 0
     other = plan(**{"objective.gamma": held})
-    result = forecast([line(200, reading, other)], other, until=800)
+    result = forecast(growing(other), other, until=800)
+    assert result.observed == pytest.approx(0.005) and result.growth is not None
     assert result.probability == pytest.approx(0.05, rel=1e-3) and result.takeover is None
+
+
+def test_a_low_probability_is_not_given_before_growth_was_seen() -> None:
+    schedule = plan(**{"objective.gamma": 0.9})
+    assert forecast(growing(schedule)[-1:], schedule, until=250).probability is None
+    unclear = line(200, 0.001, schedule, reading_error=0.01)
+    for rows in (growing(schedule)[-1:], [unclear]):
+        assert "cannot tell: no growth of reading has been seen yet" in forecast(rows, schedule, until=250).report()
+    lasting = plan(**{"objective.gamma": 0.0})
+    assert forecast([line(200, 0.01, lasting)], lasting, until=800).probability == pytest.approx(1.0)
 
 
 def test_more_steps_need_more_gamma_and_forward_only_runs_are_told_the_gamma_of_an_amvl_run() -> None:
     weights = []
-    for until in (500, 700, 900):
+    for until in (600, 750, 900):
         schedule = plan(**{"objective.name": "ntp+fwd"})
         result = forecast([line(200, 0.001, schedule)], schedule, until=until)
         assert result.weight_name == "gamma" and result.weight == 0.0

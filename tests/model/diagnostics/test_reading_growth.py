@@ -36,20 +36,16 @@ def test_momentum_and_answer_variance_are_the_theory_s() -> None:
     assert growth.answer_variance([0.8, 0.2, 0.0]) == pytest.approx(0.32)  # two (1 - p) p: the mode of two answers
 
 
-@pytest.mark.parametrize("probability", [0.01, 0.05, 0.6])
-def test_probability_and_allowed_exponent_are_the_theory_s_and_inverse_to_each_other(probability: float) -> None:
-    exponent = growth.allowed_exponent(probability, 8.5)
-    assert growth.reading_probability(exponent, 8.5) == pytest.approx(probability, rel=1e-9)
-    assert float(reading.critical_ratio(probability, exponent)) == pytest.approx(8.5)
-    assert growth.reading_probability(1.3, 8.5) == pytest.approx(float(reading.collapse_probability(1.3, 8.5)))
+def allowed(critical: float) -> float:
+    """The exponent at which 5 % of the runs read."""
+    return float(np.log(critical / reading.critical_ratio(0.05)))
 
 
 @pytest.mark.parametrize("budget", [1_200, 3_000, 20_000])
 def test_the_holding_weight_is_gamma_star_of_t11(budget: int) -> None:
     setting = SETTINGS[0]
     rates = growth.ReadingRates(**setting)
-    allowed = growth.allowed_exponent(0.05, 8.5)
-    result = growth.holding_weight(lambda g: float(budget * growth.growth_rate(rates, g)), allowed)
+    result = growth.holding_weight(lambda g: float(budget * growth.growth_rate(rates, g)), allowed(8.5))
     expected = reading.holding_weight(budget, probability=0.05, critical=8.5, model=theory(setting), variance=1.0)
     assert result == pytest.approx(float(expected), rel=1e-6) and result > 0
 
@@ -62,12 +58,12 @@ def test_the_holding_weight_follows_a_schedule_as_the_theory_s_does() -> None:
     def grown(weight: float) -> float:
         return float(np.trapezoid(growth.growth_rate(rates, weight * shape), times))
 
-    result = growth.holding_weight(grown, growth.allowed_exponent(0.05, 30.0))
+    result = growth.holding_weight(grown, allowed(30.0))
     expected = reading.holding_weight_on_path(
         times, probability=0.05, critical=30.0, model=theory(setting), variance=1.0, shape=shape
     )
     assert result == pytest.approx(expected, rel=1e-6)
-    assert growth.holding_weight(grown, growth.allowed_exponent(0.05, 8.5) - 10) is None  # the start is unprotected
+    assert growth.holding_weight(grown, allowed(8.5) - 10) is None  # the start is unprotected
 
 
 def test_a_weight_of_0_holds_where_little_can_grow() -> None:
