@@ -63,6 +63,7 @@ def trained(rng: np.random.Generator, leak: float = 0.3) -> dict[str, float]:
         "answer_nll": 0.5 + 0.03 * rng.random(),
         "held_out.leaked_information": leak * (0.7 + 0.6 * rng.random()),
         "held_out.nll_gap_mean": -0.1 * rng.random(),
+        "held_out.posterior_spread": 0.2 + 0.1 * rng.random(),
         "zeroed.accuracy_difference": -0.1 * rng.random(),
     }
 
