@@ -10,8 +10,8 @@ import pytest
 
 from amvl_model.results.files import Metric, Result
 from amvl_model.studies.declared import STUDIES
-from amvl_model.studies.runner import _runs, cell_config
-from experiments.theory_vs_model import collapse, floor
+from amvl_model.studies.runner import _runs, cell_config, study_results
+from experiments.theory_vs_model import collapse, floor, forecasts
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = ((450, 0.0), (600, 0.0003), (1200, 0.003), (1200, 0.001))
@@ -139,3 +139,36 @@ def test_the_floor_is_judged_by_the_paired_ratio(factor: float, said: str) -> No
     ]  # fmt: skip
     assert floor.report(found).splitlines()[0].endswith(f"5 pairs: {said}")
     assert floor.ratio(found[:2])[3] == 1 and floor.verdict(0.1, np.nan, 1) == "not shown"
+
+
+def test_the_text_of_the_results_is_that_of_the_analysis() -> None:
+    study, root = STUDIES["reading"], ROOT / "results"
+    results = study_results(study, root)
+    text = " ".join((ROOT / "RESULTS.md").read_text(encoding="utf-8").split())
+    table, models = collapse.counts(results), collapse.predictions(root)
+    for row in table.itertuples():
+        low, high = (100 * end for end in collapse.wilson(row.events, row.runs))
+        shares = " | ".join(f"{100 * share(row.steps, row.gamma):.0f} %" for share in models.values())
+        assert f"| {row.events} of {row.runs} | {low:.0f} to {high:.0f} % | {shares} |" in text
+    found = collapse.pooled(table, models)
+    assert " | ".join(f"{ratio:.2f}" for ratio in found["ratios"].values()) in text
+    assert f"exact p = {found['p']:.2g}" in text and found["verdict"].endswith("not refuted")
+    widths = collapse.prior_widths([*collapse.older_runs(root), *results])
+    for runs_, name in (
+        (widths, f"all {len(widths)} AMVL runs"),
+        (widths[~widths.event], f"{sum(~widths.event)} runs"),
+    ):
+        assert name in text
+        for value, low, high in collapse.exponents(runs_).values():
+            assert f"{value:.2f} ({low:.2f} to {high:.2f})" in text
+
+
+def test_the_text_about_the_calculator_is_that_of_the_runs() -> None:
+    every = [forecasts.Run.of(result) for result in study_results(STUDIES["reading"], ROOT / "results")]
+    ratios = forecasts.growth_ratios(every)
+    low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
+    assert sum(run.takeover is not None for run in every) == 9 and len(every) == 20
+    assert (len(ratios), round(middle, 2), round(low, 2), round(high, 1)) == (52, 0.24, 0.03, 2.1)
+    labels = [forecasts.outcome(run.said_at(share), run.takeover) for run in every for share in forecasts.SHARES]
+    assert labels.count("warned, read") == 2
+    assert {*labels} == {"read already", "cannot tell", "warned, read"}  # no false alarm, no false promise
