@@ -24,7 +24,16 @@ from experiments.theory_vs_model.plan import FLOORS, QUANTITIES, Plan
 from experiments.theory_vs_model.predictions import Prediction, trained_figures
 from experiments.theory_vs_model.scores import measured_over_seeds
 from experiments.theory_vs_model.summary import means, report, summarise
-from experiments.theory_vs_model.tables import TRAINED, Table, as_row, merged, read_table, table_of, write_table
+from experiments.theory_vs_model.tables import (
+    REFERENCE,
+    TRAINED,
+    Table,
+    as_row,
+    merged,
+    read_table,
+    table_of,
+    write_table,
+)
 
 STUDY, SOURCE = "prediction", "leakage"
 FORWARD_ONLY, POSTERIOR_STD = "ntp+fwd", "held_out.posterior_spread"
@@ -173,12 +182,13 @@ def read_tables(folder: Path, reference: str) -> dict[int, Table]:
 
 
 def _with_transient(table: Table, source: Path, reference: str, seed: int) -> Table:
-    """The table with T10's levels, where the reference has a gamma and the study leakage the two runs that they read."""
-    paths = [source / cell / f"seed{seed}.json" for cell in (FORWARD_ONLY, reference)]
+    """The table with T10's levels, where the reference has a gamma and a leak, and the study leakage the runs that they read."""
+    plan, paths = Plan(), [source / cell / f"seed{seed}.json" for cell in (FORWARD_ONLY, reference)]
     if reference == FORWARD_ONLY or not all(path.is_file() for path in paths):
         return table
+    if table.get(plan.train_noise, REFERENCE, cell_gamma(reference), "leak") is None:
+        return table
     first, own = (float(read_result(path).value(POSTERIOR_STD) or 0.0) for path in paths)
-    plan = Plan()
     rows = transient_rows(table, cell_gamma(reference), (first, own), plan.gammas, plan.train_noise)
     return replace(table, rows={**table.rows, **rows})
 
