@@ -19,7 +19,7 @@ class Study:
         seeds: seeds of every cell; a seed sets weights, data and latent samples.
         stand_ins: per cell the (study, cell) with the same settings whose results are read where this study has none; a cell
             that stands here and not in ``cells`` is never run again.
-        checkpoints: per cell the (study, cell) whose kept checkpoint is evaluated; such a cell trains nothing.
+        checkpoints: per cell the (study, cell) whose saved checkpoint is evaluated; such a cell trains nothing.
         measures: what is recorded of such a cell, by the functions' names in measurement.py.
         reference: the cell that the others are compared with; None: the first.
         bases: of a study in the laboratory, its multi-hop bases, which take turns from seed to seed; the settings are then
@@ -246,7 +246,7 @@ STUDIES = {
         ),
         Study(
             name="temperature",
-            purpose="latents sampled at several temperatures, as trained and out of distribution; evaluates kept checkpoints",
+            purpose="latents sampled at several temperatures, as trained and out of distribution; evaluates saved checkpoints",
             common={**_BASE, "eval.samples": 8},
             cells=_temperature_cells(),
             checkpoints={f"{name},t={t:g}": ("objectives", name) for name in _SAMPLED for t in TEMPERATURES},
@@ -254,7 +254,7 @@ STUDIES = {
         ),
         Study(
             name="direction",
-            purpose="what the prior mean has taken over of its own question's label, against gamma; evaluates kept checkpoints",
+            purpose="what the prior mean has taken over of its own question's label, against gamma; evaluates saved checkpoints",
             common={**_EASY, "objective.beta": 0.001, "train.precision": "bf16", "eval.leakage_questions": 1000},
             cells=_direction_cells(),
             checkpoints={cell: ("leakage", cell) for cell in _direction_cells()},

@@ -102,7 +102,7 @@ def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path
     wanted = list(dict.fromkeys((*study.checkpoints[cell], seed) for cell, seed in todo if cell in study.checkpoints))
     if wanted and keep is None:
         raise ValueError(
-            f"study {study.name} evaluates kept checkpoints: give the folder that they were kept in with --keep, or make them "
+            f"study {study.name} evaluates saved checkpoints: give the folder that contains them with --keep, or make them "
             f"with `python experiments/ablations.py {wanted[0][0]} --keep runs`"
         )
     missing = [item for item in wanted if keep is not None and not checkpoint_folder(keep, *item).is_dir()]
@@ -111,7 +111,7 @@ def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path
         cells = " ".join(dict.fromkeys(cell for name, cell, _ in missing if name == source))
         seeds = " ".join(str(seed) for seed in sorted({seed for name, _, seed in missing if name == source}))
         raise FileNotFoundError(
-            f"study {study.name} evaluates kept checkpoints, and {len(missing)} of {len(wanted)} are not in {keep}, the first "
+            f"study {study.name} evaluates saved checkpoints, and {len(missing)} of {len(wanted)} are not in {keep}, the first "
             f"being {checkpoint_folder(Path(), *missing[0])}; make them with `python experiments/ablations.py {source} --cells "
             f"{cells} --seeds {seeds} --keep {keep}` (a run whose result is there already is skipped and keeps nothing: give "
             "that command another --out), or choose --cells and --seeds"
@@ -174,7 +174,7 @@ def _trained(config: RunConfig, checkpoint: Path | None) -> dict[str, Metric]:
 def _evaluated(
     config: RunConfig, keep: Path, source: tuple[str, str, int], measures: Sequence[str]
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """The measures of a kept checkpoint, and which checkpoint it was."""
+    """The measures of a saved checkpoint, and which checkpoint it was."""
     from amvl_model.models.checkpoints import WEIGHTS
     from amvl_model.models.loading import load_checkpoint
     from amvl_model.studies.measurement import MEASURES
@@ -324,7 +324,7 @@ def submit_runs(
         for name in [name for name, job in running.items() if job.done()]:
             try:
                 running.pop(name).result()
-            except Exception as error:  # one run's failure is told at the end and must not end the others
+            except Exception as error:  # one run's failure is reported at the end and must not end the others
                 failed[name] = str(error)
         if running:
             time.sleep(poll_seconds)

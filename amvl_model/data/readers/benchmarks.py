@@ -95,7 +95,7 @@ def _entry(
 
 
 class BenchmarkQuestions(QuestionSet):
-    """Questions whose texts are in memory and whose images are read when a question is asked for.
+    """Questions whose texts are in memory and whose images are read on access.
 
     Raises:
         UnreadableImages, MissingImages: on access, for an unreadable or missing image (the message names file and record).
@@ -333,7 +333,7 @@ def _puzzle_files(folder: DataFolder, split: str | None, layout: str) -> list[st
         if any(name.rpartition("/")[2].startswith(f"{candidate}-") for name in names):
             return find_shards(folder, directory, candidate)
     raise FileNotFoundError(
-        f"{folder}: expected {layout}{'' if split is None else f' (asked for {split!r})'}, found "
+        f"{folder}: expected {layout}{'' if split is None else f' (requested {split!r})'}, found "
         f"{', '.join(names) or 'no Parquet file'}; download VisualPuzzles or correct path and split"
     )
 
