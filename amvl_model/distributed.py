@@ -90,7 +90,7 @@ def gather_or_raise(work: Callable[[], Any]) -> list[Any]:
     value, error = None, None
     try:
         value = work()
-    except Exception as caught:  # told to the other processes and raised again below
+    except Exception as caught:  # sent to the other processes and raised again below
         error = caught
     outcomes = gather((value, None if error is None else f"{type(error).__name__}: {error}"))
     if error is not None:

@@ -24,7 +24,7 @@ from amvl_model.data.schema import QuestionSet, VisualQuestion
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 MAX_SKIPPED_SHARE = 0.001
-"""Share of the questions asked for that may be unreadable before it is an error; one is always borne."""
+"""Share of the requested questions that may be unreadable before it is an error; one is always tolerated."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Skipped:
 
 
 class MixedQuestions(QuestionSet):
-    """Training questions of several sources (rules at the top of this module). Questions are read when asked for.
+    """Training questions of several sources (rules at the top of this module). Questions are read on access.
 
     A question that cannot be read, or in `read` not be converted, is replaced by the next one of its source and added to
     ``skipped``.

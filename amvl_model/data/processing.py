@@ -265,7 +265,7 @@ class AMVLProcessor(ProcessorMixin):
         return batch
 
     def decode(self, ids: Any, skip_special_tokens: bool = True, **kwargs: Any) -> Any:
-        """Texts of generated ids (B, T), or the text of (T,); without special tokens unless asked for."""
+        """Texts of generated ids (B, T), or the text of (T,); without special tokens unless requested."""
         single = isinstance(ids, int) or (len(ids) > 0 and not isinstance(ids[0], list | tuple) and not _is_row(ids[0]))
         decode = self.tokenizer.decode if single else self.tokenizer.batch_decode
         return decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)

@@ -43,7 +43,7 @@ def check_columns(names: Iterable[str], place: str) -> None:
 
 
 class RowQuestions(Sequence[VisualQuestion]):
-    """A sequence of rows, or of questions, as questions; a row is read when it is asked for.
+    """A sequence of rows, or of questions, as questions; a row is read on access.
 
     Args:
         rows: anything with a length and integer indices.

@@ -55,7 +55,7 @@ _WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
 
 
 class JoinedQuestions(QuestionSet):
-    """Several sets one after the other, each read as before when it is asked."""
+    """Several sets one after the other, each read on access as before."""
 
     def __init__(self, parts: Sequence[Sequence[VisualQuestion]]) -> None:
         self._index = [(part, i) for part in parts for i in range(len(part))]

@@ -38,7 +38,7 @@ from amvl_model.results.statistics import Interval, bootstrap_mean
 
 
 class _Remembered(QuestionSet):
-    """Questions whose options are kept when they are read, so that no image is decoded twice."""
+    """Questions whose options are remembered when they are read, so that no image is decoded twice."""
 
     def __init__(self, questions: Sequence[VisualQuestion]) -> None:
         self._questions = questions
@@ -66,7 +66,7 @@ class BenchmarkResult:
         evaluation: the records and accuracies per task.
         scores: per scoring ("generation", "likelihood"), official score and variants.
         harness: the same generated replies as other harnesses read them; empty without generation.
-        orders: over several orders of the options; None if not asked for.
+        orders: over several orders of the options; None if not requested.
         seconds: wall time.
     """
 
@@ -142,7 +142,7 @@ def run_benchmark(
         model, processor: as `evaluate` takes them.
         benchmark: blink, vstar, hrbench4k, hrbench8k or visual-puzzles.
         questions: read by `amvl_model.data.sources.load_benchmark`.
-        orders: with 2 or more, the questions are also asked with their options rotated by 1, 2, ... places, and
+        orders: with 2 or more, the questions are also evaluated with their options rotated by 1, 2, ... places, and
             position bias is reported for the first scoring.
         n_bootstrap, seed: of the intervals.
         settings: further arguments of `evaluate` (scoring, batch_size, max_new_tokens, latents, progress).

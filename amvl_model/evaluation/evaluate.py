@@ -151,7 +151,7 @@ def evaluate(
 
     Raises:
         ValueError: for more unusable images than `MAX_UNUSABLE_SHARE`, an empty set, a question without choices or without
-            a known answer, an unknown scoring or kind of latents, several samples of a mean, or latents asked of a plain
+            a known answer, an unknown scoring or kind of latents, several samples of a mean, or latents requested of a plain
             backbone.
         NonFiniteError: if a weight is NaN or infinite, or the log-probability of an option is NaN.
         RuntimeError: on the processes whose own share was fine, when another one failed.

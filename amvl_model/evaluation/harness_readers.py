@@ -1,4 +1,4 @@
-"""How other harnesses read a reply, described and written anew, so that their scores can be told apart from ours.
+"""How other harnesses read a reply, reimplemented from their description, so that their scores can be compared with ours.
 
 `amvl_model.evaluation.parsing.parse_choice` is what this project scores with. The readers here are for comparison only:
 

@@ -263,7 +263,7 @@ def _option_lines(question: VisualQuestion) -> list[tuple[int, int]] | None:
 
 
 class ShuffledOptions(QuestionSet):
-    """Questions with their options in another order, made when they are asked for.
+    """Questions with their options in another order, made on access.
 
     Args:
         questions: multiple-choice questions.

@@ -211,7 +211,7 @@ class AroundBackbone:
         transformers would write the language model under an older name, which its Trainer cannot resume from.
 
         Args:
-            save_directory: the folder; a README.md in it that this package did not write is kept.
+            save_directory: the folder; a README.md in it that this package did not write stays.
             push_to_hub: upload the folder afterwards, to ``repo_id`` or a repository of the folder's name.
             tags: further tags of the model card.
             *args, **kwargs: as in transformers; those of `push_to_hub` too.

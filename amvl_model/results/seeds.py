@@ -73,7 +73,7 @@ CHECKPOINT_COLUMNS = {
         Column("shifted-25: accuracy [%]", "out_of_distribution.accuracy", 100, ".1f"),
     ),
 }
-"""Columns of studies that evaluate kept checkpoints, by the first of their measures."""
+"""Columns of studies that evaluate saved checkpoints, by the first of their measures."""
 
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.95) -> tuple[float, float]:

@@ -19,7 +19,7 @@ class Study:
         seeds: seeds of every cell; a seed sets weights, data and latent samples.
         stand_ins: per cell the (study, cell) with the same settings whose results are read where this study has none; a cell
             that stands here and not in ``cells`` is never run again.
-        checkpoints: per cell the (study, cell) whose kept checkpoint is evaluated; such a cell trains nothing.
+        checkpoints: per cell the (study, cell) whose saved checkpoint is evaluated; such a cell trains nothing.
         measures: what is recorded, by the functions' names in measurement.py; none: all of `measure` of a trained cell.
         cell_seeds: per cell its own seeds, where cells are to be independent of each other; such a study runs cell by cell.
         reference: the cell that the others are compared with; None: the first.
@@ -368,7 +368,7 @@ STUDIES = {
         ),
         Study(
             name="temperature",
-            purpose="latents sampled at several temperatures, as trained and out of distribution; evaluates kept checkpoints",
+            purpose="latents sampled at several temperatures, as trained and out of distribution; evaluates saved checkpoints",
             common={**_BASE, "eval.samples": 8},
             cells=_temperature_cells(),
             checkpoints={f"{name},t={t:g}": ("objectives", name) for name in _SAMPLED for t in TEMPERATURES},
@@ -377,7 +377,7 @@ STUDIES = {
         ),
         Study(
             name="direction",
-            purpose="what the prior mean has taken over of its own question's label, against gamma; evaluates kept checkpoints",
+            purpose="what the prior mean has taken over of its own question's label, against gamma; evaluates saved checkpoints",
             common={**_EASY, "objective.beta": 0.001, "train.precision": "bf16", "eval.leakage_questions": 1000},
             cells=_direction_cells(),
             checkpoints={cell: ("leakage", cell) for cell in _direction_cells()},

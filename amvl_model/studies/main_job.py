@@ -192,7 +192,7 @@ def explain(model: Any, processor: AMVLProcessor, question: VisualQuestion) -> t
     log_probs = torch.tensor(scored.log_probs).log_softmax(0).exp()
     chosen = int(log_probs.argmax())
     sentence = (
-        f"the posterior reveals {nats:.2f} of {whole:.2f} nats (+- {error:.2f}) about the answer it was told; "
+        f"the posterior reveals {nats:.2f} of {whole:.2f} nats (+- {error:.2f}) about the answer that it was given; "
         f"with the prior mean the model answers {option_letter(chosen)} at {log_probs[chosen]:.0%}"
     )
     return {"prior": prior, "posteriors": (means, stds)}, sentence

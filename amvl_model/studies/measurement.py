@@ -242,7 +242,7 @@ MEASURES: dict[str, Callable[[Any, AMVLProcessor, RunConfig], dict[str, Metric]]
     "answer_direction": answer_direction,
     "out_of_distribution": out_of_distribution,
 }
-"""What a study can record of a checkpoint."""
+"""What a study can record of a saved checkpoint."""
 
 
 def _metric(value: Interval, unit: str) -> Metric:

@@ -28,7 +28,7 @@ from amvl_model.config import RunConfig, load_preset
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies import runner as submission
 from amvl_model.studies.declared import STUDIES, Study
-from amvl_model.studies.kept import checkpoint_folder, load_kept
+from amvl_model.studies.saved import checkpoint_folder, load_saved
 
 
 def run_study(
@@ -103,7 +103,7 @@ def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path
     wanted = list(dict.fromkeys((*study.checkpoints[cell], seed) for cell, seed in todo if cell in study.checkpoints))
     if wanted and keep is None:
         raise ValueError(
-            f"study {study.name} evaluates kept checkpoints: give the folder that they were kept in with --keep, or make them "
+            f"study {study.name} evaluates saved checkpoints: give the folder that contains them with --keep, or make them "
             f"with `python experiments/ablations.py {wanted[0][0]} --keep runs`"
         )
     missing = [item for item in wanted if keep is not None and not checkpoint_folder(keep, *item).is_dir()]
@@ -112,7 +112,7 @@ def _check_checkpoints(study: Study, todo: Sequence[tuple[str, int]], keep: Path
         cells = " ".join(dict.fromkeys(cell for name, cell, _ in missing if name == source))
         seeds = " ".join(str(seed) for seed in sorted({seed for name, _, seed in missing if name == source}))
         raise FileNotFoundError(
-            f"study {study.name} evaluates kept checkpoints, and {len(missing)} of {len(wanted)} are not in {keep}, the first "
+            f"study {study.name} evaluates saved checkpoints, and {len(missing)} of {len(wanted)} are not in {keep}, the first "
             f"being {checkpoint_folder(Path(), *missing[0])}; make them with `python experiments/ablations.py {source} --cells "
             f"{cells} --seeds {seeds} --keep {keep}` (a run whose result is there already is skipped and keeps nothing: give "
             "that command another --out), or choose --cells and --seeds"
@@ -187,10 +187,10 @@ def _trained(
 def _evaluated(
     config: RunConfig, keep: Path, source: tuple[str, str, int], measures: Sequence[str]
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """The measures of a kept checkpoint, and which checkpoint it was."""
+    """The measures of a saved checkpoint, and which checkpoint it was."""
     from amvl_model.studies.measurement import MEASURES
 
-    model, processor, which = load_kept(keep, *source)
+    model, processor, which = load_saved(keep, *source)
     metrics: dict[str, Metric] = {}
     for name in measures:
         metrics |= MEASURES[name](model, processor, config)
@@ -333,7 +333,7 @@ def submit_runs(
         for name in [name for name, job in running.items() if job.done()]:
             try:
                 running.pop(name).result()
-            except Exception as error:  # one run's failure is told at the end and must not end the others
+            except Exception as error:  # one run's failure is reported at the end and must not end the others
                 failed[name] = str(error)
         if running:
             time.sleep(poll_seconds)

@@ -25,7 +25,7 @@ class QuestionDataset(Dataset[dict[str, Tensor]]):
     """Encoded questions; item ~i (negative) is item i with weight 0.
 
     Args:
-        questions: any sequence of `VisualQuestion`, drawn or read when asked for.
+        questions: any sequence of `VisualQuestion`, drawn or read on access.
         processor: encodes them.
         cache: keep what was encoded (for sets that fit in memory and are seen many times).
     """

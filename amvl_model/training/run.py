@@ -65,7 +65,7 @@ def train(
     Raises:
         FileExistsError: if the folder holds a finished run, one that is to be resumed, or one that another process writes.
         FileNotFoundError: if there is nothing to resume from.
-        ValueError: if several processes were told not to save, or the run to be resumed has other settings.
+        ValueError: if several processes run with save=False, or the run to be resumed has other settings.
         RunStopped: a SystemExit, after SIGTERM (status 143) or Ctrl-C (130): the step is finished and saved before.
         NonFiniteError: at the first loss, gradient or weight that is NaN or infinite (guard.py).
     """

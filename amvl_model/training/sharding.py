@@ -26,7 +26,7 @@ ZERO3 = LAUNCH_FOLDER / "deepspeed-zero3.json"
 
 
 def sharding_of(train: TrainConfig) -> str:
-    """none, fsdp2 or deepspeed-zero3: the configuration's, or what `accelerate launch` was told.
+    """none, fsdp2 or deepspeed-zero3: the configuration's, or that of `accelerate launch`.
 
     Raises:
         ValueError: if both say something and it is not the same.
@@ -48,7 +48,7 @@ def sharding_arguments(train: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: without a launcher that starts several processes (or one, with torchrun).
-        ImportError: if DeepSpeed is asked for and not installed.
+        ImportError: if DeepSpeed is requested and not installed.
     """
     sharding = sharding_of(train)
     if sharding == "none":

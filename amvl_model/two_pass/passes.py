@@ -56,7 +56,7 @@ class Pass:
     Args:
         prefix: keys and values of x; None in a pass that records nothing and reads nothing.
         record: keep the first so many keys and values of each layer in ``prefix``; the layer then attends to its own
-            tokens alone. None: the layer's own keys and values stand behind the kept ones, which do not change.
+            tokens alone. None: the layer's own keys and values follow the recorded ones, which do not change.
         append: keep the layer's own keys and values too (latents that are computed one after another).
         read: (start, end), the tokens whose last hidden states are read; None: all.
         weights: what the linear maps of the two passes share.
@@ -64,7 +64,7 @@ class Pass:
     Attributes:
         updates: by layer, how often it used its cache.
 
-    Nothing is detached, so gradients flow through the kept keys and values.
+    Nothing is detached, so gradients flow through the recorded keys and values.
     """
 
     def __init__(

@@ -44,10 +44,7 @@ GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
         "can grow"
     ),
     assumptions=(
-        given.CURVATURE,
-        given.ANCHOR,
-        given.WEIGHTS,
-        given.LINEAR_RESPONSE,
+        *given.MEAN_GAME,
         given.FIXED_VARIANCES,
         given.PRECISIONS,
         given.DIAGONAL_ANCHOR.only_for("the energy and the per-mode form"),

@@ -50,10 +50,7 @@ R = sp.Rational
         "with dense H forward-only can be less contaminated; under saturation the ranking can reverse"
     ),
     assumptions=(
-        given.CURVATURE,
-        given.ANCHOR,
-        given.WEIGHTS,
-        given.LINEAR_RESPONSE,
+        *given.MEAN_GAME,
         given.FIXED_VARIANCES.only_for("the first ranking"),
         given.DIAGONAL_CURVATURE.only_for("the first ranking"),
         given.DIAGONAL_ANCHOR.only_for("the first ranking"),

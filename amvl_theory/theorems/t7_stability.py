@@ -47,10 +47,7 @@ eta_q, eta_p = sp.symbols("eta_q eta_p", positive=True)
         "spread into the mean"
     ),
     assumptions=(
-        given.CURVATURE,
-        given.ANCHOR,
-        given.WEIGHTS,
-        given.LINEAR_RESPONSE,
+        *given.MEAN_GAME,
         given.FIXED_VARIANCES,
         given.PRECISIONS,
         given.ONE_DIAGONAL,

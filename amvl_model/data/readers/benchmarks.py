@@ -64,26 +64,45 @@ _PUZZLE_FIELDS: Final = ("id", "category", "image", "question", "options", "answ
 
 @dataclass(frozen=True)
 class _Entry:
-    """Everything of a question but its image, and how to get that."""
+    """A question without its image, and how to get that."""
 
-    id: str
-    question: str
-    choices: tuple[str, ...]
-    answer: int | None
-    task: str
-    prompt: str
+    question: VisualQuestion
     load_image: Callable[[], Image.Image]
 
 
+def _entry(
+    identifier: str,
+    question: str,
+    choices: tuple[str, ...],
+    record: dict[str, Any],
+    answer: str,
+    prompt: str,
+    load_image: Callable[[], Image.Image],
+) -> _Entry:
+    """``answer``: the field of the record that names the right option."""
+    index = answer_index(str(record[answer]), choices, identifier)
+    texts = VisualQuestion(
+        id=identifier,
+        images=(),
+        prompt=prompt,
+        answer_text=option_letter(index),
+        question=question,
+        choices=choices,
+        answer=index,
+        task=str(record["category"]),
+    )
+    return _Entry(texts, load_image)
+
+
 class BenchmarkQuestions(QuestionSet):
-    """Questions whose texts are in memory and whose images are read when a question is asked for.
+    """Questions whose texts are in memory and whose images are read on access.
 
     Raises:
         UnreadableImages, MissingImages: on access, for an unreadable or missing image (the message names file and record).
     """
 
     def __init__(self, entries: Sequence[_Entry], source: str, place: str) -> None:
-        check_unique([entry.id for entry in entries], place)
+        check_unique([entry.question.id for entry in entries], place)
         self._entries, self._source = list(entries), source
 
     def __len__(self) -> int:
@@ -92,17 +111,7 @@ class BenchmarkQuestions(QuestionSet):
     def question(self, index: int) -> VisualQuestion:
         """Question ``index`` (0 to size - 1)."""
         entry = self._entries[index]
-        question = VisualQuestion(
-            id=entry.id,
-            images=(),
-            prompt=entry.prompt,
-            answer_text="" if entry.answer is None else option_letter(entry.answer),
-            question=entry.question,
-            choices=entry.choices,
-            answer=entry.answer,
-            task=entry.task,
-            source=self._source,
-        )
+        question = replace(entry.question, source=self._source)
         with images_of(question):
             return replace(question, images=(entry.load_image(),))
 
@@ -170,15 +179,8 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
             ) from error
         return decode_image(data, f"{place}: {image_path}")
 
-    return _Entry(
-        id=identifier,
-        question=question,
-        choices=choices,
-        answer=answer_index(str(record["label"]), choices, identifier),
-        task=str(record["category"]),
-        prompt=format_prompt(question, choices) if prompt == "blink" else text,
-        load_image=read,
-    )
+    shown = format_prompt(question, choices) if prompt == "blink" else text
+    return _entry(identifier, question, choices, record, "label", shown, read)
 
 
 def load_hrbench(
@@ -257,15 +259,8 @@ def _hrbench_entry(
     question = text_of(record["question"], f"{place}: question")
     lines = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices, strict=False))
     official = f"Question: {question}\nOptions:\n{lines}Please select the correct answer from the options above. \n"
-    return _Entry(
-        id=identifier,
-        question=question,
-        choices=choices,
-        answer=answer_index(str(record["answer"]), choices, identifier),
-        task=str(record["category"]),
-        prompt=format_prompt(question, choices) if prompt == "blink" else official,
-        load_image=load_image,
-    )
+    shown = format_prompt(question, choices) if prompt == "blink" else official
+    return _entry(identifier, question, choices, record, "answer", shown, load_image)
 
 
 def _base64_reader(rows: ParquetRows, index: int) -> Callable[[], Image.Image]:
@@ -338,7 +333,7 @@ def _puzzle_files(folder: DataFolder, split: str | None, layout: str) -> list[st
         if any(name.rpartition("/")[2].startswith(f"{candidate}-") for name in names):
             return find_shards(folder, directory, candidate)
     raise FileNotFoundError(
-        f"{folder}: expected {layout}{'' if split is None else f' (asked for {split!r})'}, found "
+        f"{folder}: expected {layout}{'' if split is None else f' (requested {split!r})'}, found "
         f"{', '.join(names) or 'no Parquet file'}; download VisualPuzzles or correct path and split"
     )
 
@@ -365,15 +360,7 @@ def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt:
             raise ValueError(f"{place}: expected an image, got null; download the file again")
         return image
 
-    return _Entry(
-        id=identifier,
-        question=question,
-        choices=choices,
-        answer=answer_index(str(record["answer"]), choices, identifier),
-        task=str(record["category"]),
-        prompt=text,
-        load_image=load_image,
-    )
+    return _entry(identifier, question, choices, record, "answer", text, load_image)
 
 
 def _require(record: Any, fields: Sequence[str], place: str) -> None:
@@ -386,11 +373,11 @@ def _selected(entries: Sequence[_Entry], tasks: Sequence[str] | None, limit: int
     """The entries of some tasks, at most ``limit`` of each."""
     if limit is not None and limit < 0:
         raise ValueError(f"limit must be None or at least 0, got {limit}; leave it out for all questions")
-    check_tasks(tasks, {entry.task for entry in entries}, place)
+    check_tasks(tasks, {entry.question.task for entry in entries}, place)
     counts: Counter[str] = Counter()
     chosen = []
     for entry in entries:
-        if (tasks is None or entry.task in tasks) and (limit is None or counts[entry.task] < limit):
-            counts[entry.task] += 1
+        if (tasks is None or entry.question.task in tasks) and (limit is None or counts[entry.question.task] < limit):
+            counts[entry.question.task] += 1
             chosen.append(entry)
     return chosen

@@ -117,7 +117,7 @@ def export_blink_parquet(records: Iterable[dict[str, Any]], folder: str | Path, 
 
 
 class BlinkQuestions(QuestionSet):
-    """The questions of some Parquet files, read and decoded when they are asked for.
+    """The questions of some Parquet files, read and decoded on access.
 
     Raises:
         ValueError: on construction for an id that occurs twice; on access, if a file, a record or an image is invalid
@@ -184,7 +184,7 @@ def load_blink(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no Parquet file of this split, or a shard is missing.
-        ConnectionError: if the hub has to be asked and cannot be reached; the message says what to download.
+        ConnectionError: if the hub is needed and cannot be reached; the message says what to download.
         ValueError: for an unknown task, a negative limit, an unreadable Parquet file or missing fields.
     """
     if limit is not None and limit < 0:

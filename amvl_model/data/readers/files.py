@@ -165,7 +165,7 @@ def data_folder(
 
     Raises:
         FileNotFoundError: if ``path_or_id`` is neither a folder nor the name of a data set.
-        ConnectionError: if the hub has to be asked and does not answer; the message says what to download.
+        ConnectionError: if the hub is needed and does not answer; the message says what to download.
     """
     wanted = hub_id if path_or_id is None else path_or_id
     if Path(wanted).is_dir():

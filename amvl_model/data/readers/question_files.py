@@ -49,7 +49,7 @@ FIELDS: Final = ("id", "images", "question", "choices", "answer", "prompt", "tas
 
 
 class QuestionFile(QuestionSet):
-    """The questions of a file of JSON lines, parsed when they are asked for; the format is in the module's docstring.
+    """The questions of a file of JSON lines, parsed on access; the format is in the module's docstring.
 
     Args:
         path: the file.

@@ -73,7 +73,7 @@ class _Example:
 
 
 class TrainingQuestions(QuestionSet):
-    """Open questions, made when they are asked for.
+    """Open questions, made on access.
 
     Args:
         size: their number.

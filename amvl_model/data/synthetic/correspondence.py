@@ -5,6 +5,7 @@ A black badge R (REF) marks a point of the first image; badges A to D mark four 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -169,6 +170,26 @@ def _move(rng: np.random.Generator, pixels: float) -> tuple[int, int]:
     return (round(float(dx)), round(float(dy)))
 
 
+View = tuple[Image.Image, list[Point]]
+"""An image and the points of its parts."""
+
+
+def _two_views(
+    rng: np.random.Generator, difficulty: float, target: int, answer: int, view: Callable[[int], View]
+) -> tuple[tuple[Image.Image, ...], dict[str, int]]:
+    """Two noisy views, the first with its reference point and the second with the options, and the part of each option."""
+    shown: list[Image.Image] = []
+    on: dict[str, int] = {}
+    for i in range(2):
+        image, points = view(i)
+        if i == 0:
+            place_badge(image, "REF", points[target])
+        else:
+            on = _mark_options(image, rng, points, target, answer)
+        shown.append(add_noise(image, rng, difficulty))
+    return tuple(shown), on
+
+
 def draw_semantic_correspondence(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Two animals of different coat and kind: which point is on the same part.
 
@@ -178,19 +199,14 @@ def draw_semantic_correspondence(rng: np.random.Generator, difficulty: float, an
     coats, species = pick(rng, 2, len(COATS)), pick(rng, 2, 3)
     accents = not chance(rng, hard)
     target = int(rng.integers(4))
-    shown = []
-    for i in range(2):
+
+    def view(i: int) -> View:
         animal = _animal(rng, COATS[coats[i]], species[i], accents)
-        image, points = _placed(
-            animal, _ANIMAL_PARTS, chance(rng, min(0.5, difficulty)), False, _move(rng, 5 * difficulty)
-        )
-        if i == 0:
-            place_badge(image, "REF", points[target])
-        else:
-            on = _mark_options(image, rng, points, target, answer)
-        shown.append(add_noise(image, rng, difficulty))
+        return _placed(animal, _ANIMAL_PARTS, chance(rng, min(0.5, difficulty)), False, _move(rng, 5 * difficulty))
+
+    images, on = _two_views(rng, difficulty, target, answer, view)
     return Drawing(
-        images=tuple(shown),
+        images=images,
         question="Which point is on the same part as R?",
         choices=LETTERS,
         explanation=_explain(("head", "tail", "legs", "back"), target, on),
@@ -248,18 +264,15 @@ def draw_functional_correspondence(rng: np.random.Generator, difficulty: float, 
     kinds, paints = pick(rng, 2, 5), pick(rng, 2, len(COATS))
     accents = not chance(rng, hard)
     target = int(rng.integers(4))
-    shown = []
-    for i in range(2):
+
+    def view(i: int) -> View:
         tool = _tool(rng, kinds[i], COATS[paints[i]], accents)
         flip, turn = chance(rng, min(0.5, difficulty)), chance(rng, 0.5 * min(1.0, 2 * hard))
-        image, points = _placed(tool, _TOOL_PARTS, flip, turn, _move(rng, 5 * difficulty))
-        if i == 0:
-            place_badge(image, "REF", points[target])
-        else:
-            on = _mark_options(image, rng, points, target, answer)
-        shown.append(add_noise(image, rng, difficulty))
+        return _placed(tool, _TOOL_PARTS, flip, turn, _move(rng, 5 * difficulty))
+
+    images, on = _two_views(rng, difficulty, target, answer, view)
     return Drawing(
-        images=tuple(shown),
+        images=images,
         question="Which point has the same use as R?",
         choices=LETTERS,
         explanation=_explain(("ring", "grip", "shaft", "end"), target, on),

@@ -72,7 +72,7 @@ class Answerer:
         settings: which latents.
 
     Raises:
-        ValueError: for latents asked of a plain backbone, or a model of another kind.
+        ValueError: for latents requested of a plain backbone, or a model of another kind.
     """
 
     def __init__(self, model: Any, processor: AMVLProcessor, settings: LatentSettings) -> None:

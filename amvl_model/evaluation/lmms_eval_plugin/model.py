@@ -139,7 +139,7 @@ class AMVLModel(lmms):
         """A reply to every request, in order; see `requests.decoding_settings` for the generation settings.
 
         Raises:
-            ValueError: for a question that this model cannot be asked, named in the message.
+            ValueError: for a question that this model cannot answer, named in the message.
         """
         answerer = self._ready()
         if answerer.settings.samples > 1:
@@ -257,7 +257,7 @@ def _is_chat(request: Instance) -> bool:
 
 
 def _keys(requests: Sequence[Instance]) -> list[str]:
-    """What tells the requests apart: task, split, question, and the how-manieth time it is asked (``--repeats``)."""
+    """What distinguishes the requests: task, split, question, and the number of the repetition (``--repeats``)."""
     times: Counter[tuple[Any, ...]] = Counter()
     keys = []
     for request in requests:

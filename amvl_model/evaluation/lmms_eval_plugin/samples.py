@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, compare, and print."""
     page = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     page.add_argument("out", help="lmms-eval's --output_path")
-    page.add_argument("blink", nargs="?", default=BLINK_ID, help="the BLINK that was asked; default: the hub's")
+    page.add_argument("blink", nargs="?", default=BLINK_ID, help="the BLINK folder of the run; default: the hub's")
     page.add_argument("--split", default="val", help="of BLINK (default: val)")
     page.add_argument("--json", type=Path, help="file to write the comparison to")
     options = page.parse_args(arguments)

@@ -35,7 +35,7 @@ class Group:
 
     Attributes:
         members: the options.
-        negated: whether it is said that they are not the answer.
+        negated: whether the reply excludes them.
         open: whether they stand in a question or under a condition.
         affirmed: item after the words that call them right ("B is correct", "B: yes"), or None.
         goes_on: whether another option may follow ("A or", "A, maybe B").
@@ -61,7 +61,7 @@ class Group:
 
 
 def find_groups(items: list[Item]) -> list[Group]:
-    """The groups of options, each with what is said of it."""
+    """The groups of options, each with what the reply says of it."""
     groups: list[Group] = []
     position = 0
     while position < len(items):

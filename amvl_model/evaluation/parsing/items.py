@@ -121,7 +121,7 @@ class Options:
 
 @lru_cache(maxsize=4096)
 def find_options(choices: tuple[str, ...]) -> Options:
-    """`Options`, kept for the next reply to the same question."""
+    """`Options`, cached for the next reply to the same question."""
     return Options(choices)
 
 

@@ -5,7 +5,7 @@
 Scores of the same replies (``--judge exact_matching``) can differ in two ways, and in no other:
 
     reader    VLMEvalKit's rules and `parse_choice` read a reply differently; a reply that one of them cannot read counts as
-              wrong in both (VLMEvalKit draws an option only where a judge model was asked and failed)
+              wrong in both (VLMEvalKit draws an option only where a judge model failed)
     mean      VLMEvalKit's Overall is the mean over questions; BLINK's own score is the mean over tasks
 
 With the table of VLMEvalKit's results, its rules as described here must give its own hits, exactly; if they do not, its rules

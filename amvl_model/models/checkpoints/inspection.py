@@ -1,4 +1,4 @@
-"""Looking at a checkpoint folder before loading it, so that what is wrong with it is said in plain words."""
+"""Looking at a checkpoint folder before loading it, so that an error names what is wrong with it."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from amvl_model.models.loading import save_checkpoint
 from amvl_model.results.files import result_path, write_result
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.studies.declared import STUDIES, Study
-from amvl_model.studies.kept import checkpoint_folder, load_kept
 from amvl_model.studies.laboratory.arm import Arm, build_arm, load_base
 from amvl_model.studies.laboratory.measures import measure
 from amvl_model.studies.laboratory.training import Report, silent, train_arm, warm_up
+from amvl_model.studies.saved import checkpoint_folder, load_saved
 
 EVALUATED = 1024
 """Test questions for each number of hops."""
@@ -65,7 +65,7 @@ def run_seed(
         folder = None if keep is None else keep / study.name
         if cell in study.checkpoints:
             assert keep is not None  # run_study has looked for the checkpoints
-            model, processor, which = load_kept(keep, *study.checkpoints[cell], seed)
+            model, processor, which = load_saved(keep, *study.checkpoints[cell], seed)
             extra: dict[str, Any] = dict(which)
         else:
             model, processor, warmed, curve = run_arm(arm, folder, report or silent)

@@ -112,3 +112,6 @@ SCALE_FREE = Assumption("scale-free decoder", "the decoder reads z through w z o
 NO_DECAY = Assumption("no weight decay", "nothing but the loss moves the weights", "\\lambda = 0")
 MATCHED_PRIOR = Assumption("beta > 0", "the prior's width follows", "\\beta > 0", lambda model, beta, gamma: beta > 0)
 LATE_TIME = Assumption("late times", "the widths have grown past every rate", "t \\to \\infty")
+
+MEAN_GAME = (CURVATURE, ANCHOR, WEIGHTS, LINEAR_RESPONSE)
+"""What every statement about the coupled means assumes."""

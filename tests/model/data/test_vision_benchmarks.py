@@ -168,7 +168,7 @@ def test_visual_puzzles_are_found_under_both_split_names(tmp_path: Path, name: s
 
 def test_a_split_of_visual_puzzles_that_is_not_there_is_named(tmp_path: Path) -> None:
     miniatures.visual_puzzles(tmp_path)
-    with pytest.raises(FileNotFoundError, match="asked for 'test'.*found data/train-00000-of-00001.parquet"):
+    with pytest.raises(FileNotFoundError, match="requested 'test'.*found data/train-00000-of-00001.parquet"):
         load_visual_puzzles(tmp_path, split="test")
     (tmp_path / "data/train-00000-of-00001.parquet").rename(tmp_path / "data/train-00000-of-00002.parquet")
     with pytest.raises(FileNotFoundError, match="expected 2 shards of the split 'train', found 1"):

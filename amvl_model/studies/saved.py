@@ -1,4 +1,4 @@
-"""Checkpoints that a study keeps (``--keep``), and those that another study evaluates."""
+"""Checkpoints that a study saves (``--keep``), and those that another study evaluates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def checkpoint_folder(keep: Path, study: str, cell: str, seed: int) -> Path:
     return keep / study / cell / f"seed{seed}" / "checkpoint"
 
 
-def load_kept(keep: Path, study: str, cell: str, seed: int) -> tuple[Any, Any, dict[str, str]]:
+def load_saved(keep: Path, study: str, cell: str, seed: int) -> tuple[Any, Any, dict[str, str]]:
     """Model, processor, and for the result file which checkpoint it was and the digest of its weights.
 
     Raises:
