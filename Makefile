@@ -34,6 +34,7 @@ lint: setup
 	$(BIN)/python -m ruff check .
 
 types: setup
+	@echo "Type check, one to three minutes."
 	$(BIN)/python -m mypy
 
 tests: setup
