@@ -17,8 +17,11 @@ LMMS_STAMP = $(LMMS_VENV)/.set-up
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-cpu.txt
-	@echo "Setting up $(VENV); the first time takes a few minutes."
+	@echo "Setting up $(VENV), about 2,000 MB; the first time takes a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@(n=0; while sleep 10 && kill -0 $$$$ 2>/dev/null; do n=$$((n + 10)); \
+		echo "  $$n s, $$(du -sm $(VENV) | cut -f1) MB installed"; done) & \
+	trap "kill $$! 2>/dev/null" EXIT INT TERM; \
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[dev,notebooks]'
 	touch $@
 
@@ -31,6 +34,7 @@ lint: setup
 	$(BIN)/python -m ruff check .
 
 types: setup
+	@echo "Type check, one to three minutes."
 	$(BIN)/python -m mypy
 
 tests: setup
