@@ -104,7 +104,7 @@ def sections(name: str) -> Iterator[tuple[str, list[str]]]:
     named: dict[str, None] = {}
     for section in re.split(r"\n##+ ", (ROOT / name).read_text(encoding="utf-8")):
         named |= dict.fromkeys(
-            item for item in re.findall(r"(?:ablations\.py |results/)(\w+)", section) if item in studies()
+            item for item in re.findall(r"(?:ablations\.py |results/)([\w-]+)", section) if item in studies()
         )
         yield " ".join(section.split()), [*named]
 

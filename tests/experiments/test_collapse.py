@@ -172,3 +172,11 @@ def test_the_text_about_the_calculator_is_that_of_the_runs() -> None:
     labels = [forecasts.outcome(run.said_at(share), run.takeover) for run in every for share in forecasts.SHARES]
     assert labels.count("warned, read") == 2
     assert {*labels} == {"read already", "cannot tell", "warned, read"}  # no false alarm, no false promise
+
+
+def test_the_text_about_the_floor_is_that_of_the_runs() -> None:
+    text = " ".join((ROOT / "RESULTS.md").read_text(encoding="utf-8").split())
+    results = study_results(STUDIES["posterior-std"], ROOT / "results")
+    value, low, high, pairs = floor.ratio(results)
+    assert f"{value:.2f} ({low:.2f} to {high:.2f})" in text and pairs == 5
+    assert f"the floor {floor.verdict(value, high, pairs)}" in text
