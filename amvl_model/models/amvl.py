@@ -250,7 +250,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         if cache is not None:
             return self._decode_step(input_ids, cache, position_ids, inputs_embeds, decode_mask)
         refuse_unknown(unknown)
-        vision = vision_batch(
+        vision: dict[str, Any] = vision_batch(
             self,
             input_ids,
             pixel_values=pixel_values,
