@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 from amvl_model.data.schema import VisualQuestion, option_letter
 from amvl_model.results.files import Metric
 from amvl_model.results.text import text_table
-from amvl_style import GREY, keys_of, look_of, styled
+from amvl_style import GREY, METHODS, keys_of, look_of, styled
 
 Measured = Mapping[str, Any]
 SCALE = 1.2
@@ -134,7 +134,8 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
     """
     names = list(measured)
     latent = [name for name, m in measured.items() if lookup(m, "contamination")]
-    keys = keys_of({name: name for name in names})
+    methods = {look.label: method for method, look in METHODS.items()}
+    keys = keys_of({name: methods.get(name, name) for name in names})
     with styled(SCALE):
         page = Figure(figsize=(12.5, 4.4))
         accuracy, leakage, effect = page.subplots(1, 3, width_ratios=(1, 1.1, 1.8))
@@ -149,7 +150,9 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
         draw_bars(effect, conditions, dict(zip(latent, values, strict=True)), keys, "accuracy [%]")
         effect.set_title("held-out accuracy with other latents")
         for ax in (accuracy, effect):
-            ax.set_ylim(0, 100)
+            ax.set_ylim(0, 112)  # room for the values above the bars
+            ax.set_yticks(range(0, 101, 20))
+        leakage.margins(y=0.12)
         page.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     return page
 
@@ -304,7 +307,9 @@ def draw_bars(
         x = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * width
         error = np.abs(np.array(intervals).T - np.array(values))
         shown = look_of(keys[label])
-        bars = ax.bar(x, values, width * 0.92, yerr=error, label=shown.label, color=shown.colour, error_kw={"lw": 1})
+        bars = ax.bar(
+            x, values, width * 0.92, yerr=error, label=shown.label or label, color=shown.colour, error_kw={"lw": 1}
+        )
         ax.bar_label(bars, [f"{value:.0f}" if value > 10 else f"{value:.2f}" for value in values], padding=1)
     ax.set_xticks(range(len(names)), names)
     ax.grid(False, axis="x")

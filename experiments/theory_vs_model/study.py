@@ -301,5 +301,5 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
 
 def _between(line: Mapping[float, float], gammas: np.ndarray) -> np.ndarray:
     """A line's values at all gammas, straight on logarithmic axes between its own; NaN beyond its ends."""
-    known = np.log(np.array([*line.items()])).T
-    return np.exp(np.interp(np.log(gammas), *known, left=np.nan, right=np.nan))
+    places, values = np.log([*line]), np.log([*line.values()])
+    return np.exp(np.interp(np.log(gammas), places, values, left=np.nan, right=np.nan))

@@ -34,10 +34,11 @@ def curves(logs: Mapping[str, list[dict[str, float]]]) -> Figure:
     """What happened during training, one panel per column; both KLs have one scale."""
     with styled():
         page = Figure(figsize=(13.2, 3.5))
-        for ax, (column, label, log) in zip(page.subplots(1, len(CURVES)), CURVES, strict=True):
+        panels = page.subplots(1, len(CURVES))
+        panels[2].sharey(panels[1])
+        for ax, (column, label, log) in zip(panels, CURVES, strict=True):
             draw_curve(logs, column, label, log=log, ax=ax)
-        page.axes[2].sharey(page.axes[1])
-        page.axes[0].legend()
+        panels[0].legend()
     return page
 
 

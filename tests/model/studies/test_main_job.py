@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from amvl_model.config import load_preset
 from amvl_model.studies import main_job
 from amvl_model.studies import summary as reporting
 from amvl_model.studies.summary import option_plane
+from amvl_style import METHODS
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {
@@ -83,6 +85,14 @@ def test_every_row_of_the_table_has_a_figure(run_folder: Path) -> None:
     text = reporting.table(measured)
     assert len([line for line in text.splitlines() if "[" in line]) >= len(reporting._ROWS)
     assert reporting.figures(measured["amvl"])["held_out.leaked_information"].unit == "nats"
+
+
+def test_every_model_of_the_figure_has_a_label_and_a_method_its_colour() -> None:
+    one = {"evaluation": {"accuracy": {"likelihood": {"unweighted": {"mean": 0.96, "low": 0.9, "high": 1.0}}}}}
+    page = reporting.figure({"forward-only": one, "AMVL": one, "mine": one})
+    assert [text.get_text() for text in page.legends[0].get_texts()] == ["forward-only", "AMVL", "mine"]
+    colours = [to_hex(bar.get_facecolor()).upper() for bar in page.axes[0].patches]
+    assert colours[:2] == [METHODS["ntp+fwd"].colour, METHODS["amvl"].colour] and len(set(colours)) == 3
 
 
 def test_a_finished_run_is_not_overwritten(run_folder: Path) -> None:
