@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 from transformers.image_utils import make_flat_list_of_images
 
-from amvl_model.data.images import to_rgb
+from amvl_model.data.images import decode_base64, decode_image, read_image, to_rgb
 from amvl_model.data.schema import VisualQuestion
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -133,7 +133,7 @@ class AMVLProcessor(ProcessorMixin):
                 raise TypeError(f"questions are encoded with the argument answers alone, got {', '.join(kwargs)}")
             return self.collate([self.encode(question, answers=answers) for question in images])
         return super().__call__(
-            images=images,
+            images=_opened(images),
             text=text,
             **{"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True, **kwargs},
         )
@@ -334,6 +334,22 @@ def _flat(images: Any) -> list[Any]:
     if isinstance(images, list | tuple):
         return [image for each in images for image in _flat(each)]
     return [] if images is None else list(make_flat_list_of_images(images))
+
+
+def _opened(images: Any) -> Any:
+    """Paths, addresses and base64 texts among nested lists of images replaced by what they name, opened by our own rules."""
+    if isinstance(images, list | tuple):
+        return [_opened(image) for image in images]
+    if not isinstance(images, str | Path):
+        return images
+    text = str(images)
+    if text.startswith(("http://", "https://")):
+        import httpx
+
+        return decode_image(httpx.get(text, follow_redirects=True).content, text)
+    if text.startswith("data:image/") or len(text) > 4096:
+        return decode_base64(text.split(",")[-1].replace("\n", ""), "image")
+    return read_image(Path(text), "image")
 
 
 def _pixel_limits(size: dict[str, Any], least: int | None, most: int | None, path: str) -> dict[str, int]:
