@@ -174,7 +174,7 @@ def load_image(value: Any, place: str = "image") -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ConnectionError: if an address does not answer with an image.
+        ConnectionError: if an address does not answer.
         ValueError: for anything else, as in `to_rgb` and `decode_image`.
     """
     if isinstance(value, Path):
@@ -197,14 +197,15 @@ def load_image(value: Any, place: str = "image") -> Any:
 def _from_text(text: str, place: str) -> Image.Image:
     scheme, _, rest = text.partition(":")
     if scheme in ("http", "https"):
-        from transformers.image_utils import load_image as fetch
+        import httpx
 
         try:
-            return to_rgb(fetch(text, timeout=FETCH_TIMEOUT), place)
-        except Exception as error:  # of httpx or requests by the version of transformers, and of PIL
+            reply = httpx.get(text, follow_redirects=True, timeout=FETCH_TIMEOUT).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ConnectionError(
                 f"{place}: {text:.200} cannot be fetched ({error}); save the image as a file"
             ) from error
+        return decode_image(reply.content, place)
     if scheme == "data":
         return decode_base64(rest.partition("base64,")[2], place)
     if scheme == "file":

@@ -37,7 +37,7 @@ from amvl_model.data.readers.files import (
     find_shards,
     image_cell,
 )
-from amvl_model.data.readers.records import images_of, usable_records
+from amvl_model.data.readers.records import images_of, unique_keys, usable_records
 from amvl_model.data.schema import (
     LETTERS,
     QuestionSet,
@@ -153,7 +153,7 @@ def load_vstar(
 
 def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)

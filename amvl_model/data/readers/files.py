@@ -34,7 +34,7 @@ from amvl_model.data.images import decode_base64 as decode_base64
 from amvl_model.data.images import decode_image as decode_image
 from amvl_model.data.images import read_image as read_image
 from amvl_model.data.images import to_rgb as to_rgb
-from amvl_model.data.readers.records import check_size
+from amvl_model.data.readers.records import check_size, unique_keys
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _BUFFER: Final = 1 << 20
@@ -71,7 +71,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 def _parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is a ValueError too
         raise ValueError(f"{place}: not valid JSON ({error}); it may be truncated: download it again") from error
 

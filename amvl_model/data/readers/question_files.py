@@ -32,7 +32,7 @@ from amvl_model.data.readers.files import (
     check_tasks,
     check_unique,
 )
-from amvl_model.data.readers.records import MAX_LINE, check_size, images_of
+from amvl_model.data.readers.records import MAX_LINE, check_size, images_of, unique_keys
 from amvl_model.data.schema import (
     LETTERS,
     QuestionSet,
@@ -128,7 +128,7 @@ class QuestionFile(QuestionSet):
         if len(line) > MAX_LINE:
             raise ValueError(f"{place} has {len(line):,} bytes, expected at most {MAX_LINE:,}; correct the line")
         try:
-            given = json.loads(line)
+            given = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: not valid JSON ({error}); correct the line") from error
         unknown = [name for name in given if name not in FIELDS] if isinstance(given, dict) else ["(no object)"]
@@ -173,6 +173,11 @@ class QuestionFile(QuestionSet):
             index = None if answer is None or not choices else _chosen(answer, choices, record["id"])
         except ValueError as error:
             raise ValueError(f"{place}, field answer: {error}") from error
+        if index is not None and _names_another(record.get("answer_text", ""), choices, index):
+            raise ValueError(
+                f"{place}, field answer_text: expected a reply that chooses option {option_letter(index)}, as answer says, got "
+                f"{short(record['answer_text'])}; correct one of the two"
+            )
         text = answer or "" if index is None else option_letter(index)
         question = VisualQuestion(
             id=record["id"],
@@ -205,6 +210,14 @@ def _chosen(answer: str, choices: Sequence[str], identifier: str) -> int:
             f"{texts[0]}; write the letter in brackets, ({answer})"
         )
     return letter
+
+
+def _names_another(reply: str, choices: Sequence[str], index: int) -> bool:
+    """Whether a reply is nothing but the letter or the text of another option."""
+    try:
+        return _chosen(reply.strip().removesuffix("."), choices, "") != index
+    except ValueError:
+        return False
 
 
 def write_questions(questions: Iterable[VisualQuestion], folder: str | Path, name: str = "questions") -> Path:

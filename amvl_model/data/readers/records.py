@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from amvl_model.data.schema import VisualQuestion
 
@@ -79,6 +79,15 @@ def usable_records(records: Sequence[R], convert: Callable[[int, R], T], place: 
             f"file. The first:\n{listed}"
         )
     return converted
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The ``object_pairs_hook`` of every reader of JSON: a key that occurs twice is a ValueError."""
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return record
 
 
 def check_size(path: Path, most: int = MAX_RECORDS_FILE) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from amvl_model.data.images import to_rgb
 from amvl_model.data.processing import AMVLProcessor, pad_right
+from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import TASKS, synthetic_blink, synthetic_question
 from amvl_model.training.pretraining import PAD_TO, collate_fast, patchify
 from amvl_model.two_pass.layout import short_positions
@@ -248,3 +250,21 @@ def test_a_tokenizer_without_image_tokens_is_refused() -> None:
     other: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     with pytest.raises(ValueError, match="expected a Qwen-VL tokenizer"):
         AMVLProcessor(other, processor().image_processor)
+
+
+def test_files_that_chat_messages_name_are_opened_by_our_rules(tmp_path: Path) -> None:
+    logo = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    logo.save(tmp_path / "logo.png")
+    (tmp_path / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\nshowpage\n")
+
+    def encoded(name: str) -> Any:
+        content = [{"type": "image", "path": str(tmp_path / name)}, {"type": "text", "text": "Which?"}]
+        return processor().apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=True, return_dict=True, add_generation_prompt=True
+        )
+
+    white = Image.new("RGB", (64, 64), "white")
+    wanted = processor().encode(VisualQuestion(id="q", images=(white,), prompt="Which?", answer_text="(A)"))
+    assert bool((encoded("logo.png")["pixel_values"] == wanted["pixel_values"]).all())
+    with pytest.raises(ValueError, match="expected one of PNG"):
+        encoded("a.eps")

@@ -162,3 +162,19 @@ def test_special_tokens_of_the_tokenizer_are_refused_in_answers() -> None:
             processor.encode_answer(f"(A){token}")
     with pytest.raises(ValueError, match="expected an answer"):
         processor.encode_answer("  ")
+
+
+def test_a_key_that_occurs_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = written(tmp_path, {})
+    file.write_text(file.read_text()[:-1] + ', "answer": "A"}')
+    with pytest.raises(ValueError, match="line 1: not valid JSON .the key 'answer' occurs twice"):
+        _ = QuestionFile(file)[0]
+
+
+def test_a_reply_that_names_another_option_than_the_answer_is_refused(tmp_path: Path) -> None:
+    replies = ("(B)", "blue", "Because it is blue: (B)", "(A)", "A.", "red")
+    questions = QuestionFile(written(tmp_path, *({"answer_text": reply} for reply in replies)))
+    assert [questions[i].answer_text for i in range(3)] == list(replies[:3])
+    for index in range(3, 6):
+        with pytest.raises(ValueError, match="field answer_text: expected a reply that chooses option .B."):
+            _ = questions[index]
