@@ -33,8 +33,8 @@ from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoi
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll
 from amvl_model.models.generation import LatentGenerationMixin
-from amvl_model.models.inputs import embed, teacher_forced, vision_batch
-from amvl_model.models.outputs import AMVLOutput, norm_ratio
+from amvl_model.models.inputs import embed, norm_ratio, teacher_forced, vision_batch
+from amvl_model.models.outputs import AMVLOutput
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,

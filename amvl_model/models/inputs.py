@@ -185,3 +185,10 @@ def embed(
     )
     inner.rope_deltas = deltas  # never those of an earlier call
     return x, y, positions
+
+
+def norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
+    """Mean norm of the injected tokens (B, k, hidden) over that of the embeddings (B, N, hidden) where ``mask`` (B, N) is 1."""
+    with torch.no_grad():
+        norms = embeddings.float().norm(dim=-1)
+        return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())

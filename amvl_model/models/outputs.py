@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
@@ -54,10 +53,3 @@ def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
     if mean is None or log_std is None:
         raise ValueError("pass answer_ids to get a posterior, and no loss that reads the prior's pass alone")
     return DiagonalGaussian(mean, log_std)
-
-
-def norm_ratio(injected: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
-    """Mean norm of the injected tokens (B, k, hidden) over that of the embeddings (B, N, hidden) where ``mask`` (B, N) is 1."""
-    with torch.no_grad():
-        norms = embeddings.float().norm(dim=-1)
-        return injected.float().norm(dim=-1).mean() / ((norms * mask).sum() / mask.sum())

@@ -93,6 +93,7 @@ class AMVLTrainingArguments(TrainingArguments):
                 "have different numbers of examples"
             )
         super().__post_init__()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()  # else torch warns
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # questions of a stream have different lengths
 
@@ -133,7 +134,6 @@ def training_arguments(config: RunConfig, folder: Path, **overrides: Any) -> AMV
         "max_grad_norm": train.max_grad_norm,
         "bf16": train.precision == "bf16",
         "dataloader_num_workers": train.workers,
-        "dataloader_pin_memory": torch.cuda.is_available(),
         "dataloader_persistent_workers": train.workers > 0,
         "seed": train.seed,
         "data_seed": config.data.seed,

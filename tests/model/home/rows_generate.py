@@ -144,7 +144,7 @@ def generate_refuses_what_it_does_not_know(home: Home) -> None:
         refuses("needs input_ids", lambda m=model: m.generate(max_new_tokens=3))
         ids, mask = home.batch["input_ids"], home.batch["attention_mask"]
         refuses("pass attention_mask .* by name", lambda m=model, i=ids, k=mask: m.generate(i, k), TypeError)
-    refuses("not know: seed", lambda: home.models[1][0].generate(**home.batch, seed=0))
+    refuses("unknown arguments: seed", lambda: home.models[1][0].generate(**home.batch, seed=0))
     refuses("latent; did you mean latents", lambda: home.amvl.generate(**home.batch, latent=0))
 
 
