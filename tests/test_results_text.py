@@ -50,7 +50,7 @@ def intervals(study: str) -> np.ndarray:
     results = studies()[study]
     rows = _rows(results)
     if STUDIES[study].bases:
-        started = {r.seed for r in study_results(STUDIES[study], ROOT / "results") if r.extra["started"]}
+        started = {r.seed for r in study_results(STUDIES[study], ROOT / "results") if r.extra.get("started")}
         parts = [results[results.seed.isin(started)]]
         rows += _rows(results, 0.90) + _rows(parts[0])
         own, other = (by_seed(parts[0], f"{name}_3") for name in ("accuracy", "accuracy_exchanged"))

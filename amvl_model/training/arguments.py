@@ -93,7 +93,8 @@ class AMVLTrainingArguments(TrainingArguments):
                 "have different numbers of examples"
             )
         super().__post_init__()
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()  # else torch warns
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # torch warns of True
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # questions of a stream have different lengths
 

@@ -142,23 +142,16 @@ def mcnemar(table: pd.DataFrame, first: str, second: str, what: str) -> tuple[in
 
 
 def report(results: Sequence[Result], cells: Sequence[str]) -> str:
-    """All of it as plain text: accuracies by cell, the planned tests, outcomes."""
-    hops = hardest(results)
-    frame, started = tidy(results), [result for result in results if result.extra.get("started")]
-    parts = [_means(frame, cells, sorted({int(h) for r in results for h in r.config["recipe"]["hops"]}), hops)]
-    for title, chosen in (("all seeds", results), ("seeds whose warm-up started", started)):
-        if chosen:
-            parts.append(f"Primary, accuracy at {hops} hops, {title} [points]\n{_differences(primary(chosen))}")
-    tested = equivalence(results)
-    rows = [
-        [r.comparison, _points(r.mean, r.low, r.high), str(r.n), "yes" if r.equivalent else "no"]
-        for r in tested.itertuples()
-    ]
-    parts.append(
-        f"Equivalence within {100 * EQUIVALENT:.0f} points (90 % interval)\n"
-        + text_table(rows, ["difference", "points", "seeds", "equivalent"])
-    )
-    labels = outcomes(results, hops)
+    """All of it as plain text: accuracies by cell; of the study laboratory the planned tests; outcomes of trained runs."""
+    hops, started = hardest(results), [result for result in results if result.extra.get("started")]
+    parts = []
+    for most in sorted({hardest([result]) for result in results}):
+        own = [result for result in results if hardest([result]) == most]
+        every = sorted({int(h) for result in own for h in result.config["recipe"]["hops"]})
+        parts.append(_means(tidy(own), cells, every, most))
+    if AMVL in {result.cell for result in results}:
+        parts += _planned(results, started, hops)
+    labels = outcomes([result for result in results if "warmup" in result.extra], hops)
     if len(labels):
         table = counts(labels)
         rows = [
@@ -174,6 +167,24 @@ def report(results: Sequence[Result], cells: Sequence[str]) -> str:
         if rows:
             parts.append("Paired by seed, McNemar's exact test\n" + text_table(rows, ["what", "", "", ""]))
     return "\n\n".join(parts)
+
+
+def _planned(results: Sequence[Result], started: Sequence[Result], hops: int) -> list[str]:
+    """The primary comparisons and the equivalences as text."""
+    parts = []
+    for title, chosen in (("all seeds", results), ("seeds whose warm-up started", started)):
+        if chosen:
+            parts.append(f"Primary, accuracy at {hops} hops, {title} [points]\n{_differences(primary(chosen))}")
+    tested = equivalence(results)
+    rows = [
+        [r.comparison, _points(r.mean, r.low, r.high), str(r.n), "yes" if r.equivalent else "no"]
+        for r in tested.itertuples()
+    ]
+    parts.append(
+        f"Equivalence within {100 * EQUIVALENT:.0f} points (90 % interval)\n"
+        + text_table(rows, ["difference", "points", "seeds", "equivalent"])
+    )
+    return parts
 
 
 def _means(frame: pd.DataFrame, cells: Sequence[str], every: Sequence[int], hops: int) -> str:

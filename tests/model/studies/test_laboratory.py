@@ -284,6 +284,8 @@ def test_a_study_of_kept_checkpoints_measures_them_elsewhere_and_trains_nothing(
     monkeypatch.setattr(study, "run_arm", None)
     first, shifted = (read_result(path) for path in study.run_seed("elsewhere", 0, tuple(cells), out, keep))
     assert first.extra["checkpoint"] == "small/amvl/seed0" and "curve" not in first.extra
+    assert "Primary" not in (text := analysis.report([first, shifted], list(cells))) and "Runs by outcome" not in text
+    assert "2 hops all at 2 hops" in text and "3 hops all at 3 hops" in text
     assert first.metrics["accuracy_2"] == read_result(made).metrics["accuracy_2"]
     assert first.metrics["accuracy_sampled_2"] == first.metrics["accuracy_2"]  # at temperature 0
     assert {name[-1] for name in shifted.metrics if name.startswith("accuracy")} == {"3"}
