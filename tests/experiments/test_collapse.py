@@ -164,7 +164,8 @@ def test_the_text_of_the_results_is_that_of_the_analysis() -> None:
 
 
 def test_the_text_about_the_calculator_is_that_of_the_runs() -> None:
-    every = [forecasts.Run.of(result) for result in study_results(STUDIES["reading"], ROOT / "results")]
+    results = study_results(STUDIES["reading"], ROOT / "results")
+    every, later = ([forecasts.Run.of(r) for r in results if (r.seed >= 240) is new] for new in (False, True))
     ratios = forecasts.growth_ratios(every)
     low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
     assert sum(run.takeover is not None for run in every) == 9 and len(every) == 20
@@ -172,6 +173,11 @@ def test_the_text_about_the_calculator_is_that_of_the_runs() -> None:
     labels = [forecasts.outcome(run.said_at(share), run.takeover) for run in every for share in forecasts.SHARES]
     assert labels.count("warned, read") == 2
     assert {*labels} == {"read already", "cannot tell", "warned, read"}  # no false alarm, no false promise
+    said = [(run.said_at(share), run.takeover) for run in later for share in forecasts.SHARES]
+    labels = [forecasts.outcome(*both) for both in said]
+    assert len(later) == 5 and {*labels} == {"read already", "cannot tell", "warned, read", "safe, not read"}
+    (warned,) = (both for both, label in zip(said, labels, strict=True) if label == "warned, read")
+    assert (warned[0].step, warned[0].takeover, warned[1]) == (720, 751, 760)
 
 
 def test_the_text_about_the_floor_is_that_of_the_runs() -> None:
