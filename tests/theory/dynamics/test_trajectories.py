@@ -1,5 +1,8 @@
 """T7: trajectories, stability, noise."""
 
+import dataclasses
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -371,3 +374,9 @@ def test_a_step_beyond_the_stable_one_has_no_stationary_covariance():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call(random_model(0))
+
+
+@pytest.mark.parametrize("name", ["beta_warmup", "gamma_delay", "gamma_warmup"])
+def test_orders_are_compared_at_the_schedule_s_own_ramps(name: str) -> None:
+    default = {field.name: field.default for field in dataclasses.fields(Schedule)}[name]
+    assert inspect.signature(compare_orders).parameters[name].default == default
