@@ -219,6 +219,7 @@ class DataConfig(Settings):
     train_size: int | None = setting(600, "training questions; null: all there are [questions in all]", ge=1)
     eval_size: int | None = setting(50, "evaluation questions; null: all there are [questions a task]", ge=1)
     label_noise: float = setting(0.3, "drawn questions: share of training labels moved to another option", ge=0, le=1)
+    outside: bool = setting(False, "files of questions: images may lie outside the file's folder")
     difficulty: float = setting(0.25, "synthetic-blink: from 0, plain drawings, to 1, crowded ones", ge=0, le=1)
     seed: int = setting(0, "of the drawn questions and of the order in which they are shown", ge=0)
     min_pixels: int | None = setting(None, "smaller images are enlarged to this; null: as the base [pixels]", ge=1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import binascii
 import io
+import os
 import re
 import warnings
 from base64 import b64decode
@@ -143,6 +144,20 @@ def decode_base64(text: Any, place: str) -> Image.Image:
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{place} is not valid base64 ({error}); download the file again") from error
     return decode_image(data, place)
+
+
+def path_inside(root: Path, name: str, place: str) -> Path:
+    """Where a record's file lies below ``root``; symbolic links are followed later, as caches and data sets are made of them.
+
+    Raises:
+        ValueError: for a path that leads out of ``root``.
+    """
+    if Path(name).is_absolute() or Path(os.path.normpath(name)).parts[:1] == (os.pardir,):
+        raise ValueError(
+            f"{place}: expected a path inside {root}, got {name:.200}, which leads out of it; move the file there, or allow "
+            "such paths with data.outside (a file of questions)"
+        )
+    return root / name
 
 
 def read_image(path: Path, place: str) -> Image.Image:

@@ -176,7 +176,7 @@ def _training_part(name: str, config: DataConfig) -> Sequence[VisualQuestion]:
     if name in _TRAINING:
         return _TRAINING[name](place, **_tasks(name, config))
     if place is not None and place.suffix == ".jsonl":
-        return QuestionFile(place, limit=config.train_size, tasks=config.tasks)
+        return QuestionFile(place, limit=config.train_size, tasks=config.tasks, outside=config.outside)
     if name == "blink" or Path(name).exists():
         return load_benchmark("blink", place, limit=config.train_size, tasks=_list(config.tasks))
     raise _unreadable(name, TRAINING_SOURCES)
@@ -201,7 +201,7 @@ def _evaluation_part(name: str, config: DataConfig, split: str) -> Sequence[Visu
     if name in _BENCHMARKS:
         return load_benchmark(name, place, limit=config.eval_size, tasks=_list(config.tasks))
     if place is not None and place.suffix == ".jsonl":
-        return QuestionFile(place, limit_per_task=config.eval_size, tasks=config.tasks)
+        return QuestionFile(place, limit_per_task=config.eval_size, tasks=config.tasks, outside=config.outside)
     if Path(name).exists():
         return load_benchmark("blink", place, limit=config.eval_size, tasks=_list(config.tasks))
     raise _unreadable(name, EVALUATION_SOURCES)

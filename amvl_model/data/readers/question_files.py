@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from amvl_model.data.images import read_image, to_rgb
+from amvl_model.data.images import path_inside, read_image, to_rgb
 from amvl_model.data.readers.files import (
     check_tasks,
     check_unique,
@@ -56,6 +56,7 @@ class QuestionFile(QuestionSet):
         limit: at most so many questions, the first ones.
         tasks: only questions of these tasks; all if None.
         limit_per_task: at most so many questions of each task, the first ones.
+        outside: whether paths of images may lead out of the file's folder.
 
     Raises:
         FileNotFoundError: if there is no such file; on access, if an image is missing.
@@ -71,8 +72,9 @@ class QuestionFile(QuestionSet):
         *,
         tasks: Sequence[str] | None = None,
         limit_per_task: int | None = None,
+        outside: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.outside = Path(path), outside
         if not self.path.is_file():
             raise FileNotFoundError(f"expected a file of questions (JSON lines), got {self.path}; correct the path")
         check_size(self.path)
@@ -191,7 +193,9 @@ class QuestionFile(QuestionSet):
             source=record["source"],
         )
         with images_of(question):
-            images = tuple(read_image(self.path.parent / path, place) for path in record["images"])
+            root = self.path.parent
+            paths = [root / name if self.outside else path_inside(root, name, place) for name in record["images"]]
+            images = tuple(read_image(path, place) for path in paths)
         return replace(question, images=images)
 
 

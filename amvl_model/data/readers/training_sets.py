@@ -31,7 +31,7 @@ from typing import Any, Final, Literal
 
 from PIL import Image
 
-from amvl_model.data.images import read_image
+from amvl_model.data.images import path_inside, read_image
 from amvl_model.data.readers.files import (
     ParquetRows,
     check_tasks,
@@ -138,7 +138,7 @@ def _local(path: str | Path | None, identifier: str, needs: str) -> Path:
 
 def _image_path(folder: Path, name: str, roots: Sequence[str]) -> Path:
     """The image under the first of some sub-folders that holds it (the last one's path if none does)."""
-    candidates = [folder / root / name for root in roots]
+    candidates = [path_inside(folder / root, name, str(folder)) for root in roots]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 

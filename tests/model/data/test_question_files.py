@@ -178,3 +178,18 @@ def test_a_reply_that_names_another_option_than_the_answer_is_refused(tmp_path: 
     for index in range(3, 6):
         with pytest.raises(ValueError, match="field answer_text: expected a reply that chooses option .B."):
             _ = questions[index]
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "by a detour"])
+def test_a_path_that_leads_out_of_the_file_s_folder_is_refused_unless_allowed(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    outside = tmp_path / "b.png"
+    Image.new("RGB", (40, 40), "blue").save(outside)
+    name = {"above": "../b.png", "absolute": str(outside), "by a detour": "c/../../b.png"}[kind]
+    (folder / "c").mkdir()
+    file = written(folder, {"images": [name]})
+    with pytest.raises(ValueError, match=r"q\.jsonl, line 1: expected a path inside .*/data, got .*b\.png"):
+        evaluation_questions(DataConfig(eval_source=str(file)))[0]
+    (question,) = evaluation_questions(DataConfig(eval_source=str(file), outside=True))
+    assert question.images[0].getpixel((0, 0)) == (0, 0, 255)
