@@ -38,7 +38,8 @@ types: setup
 	$(BIN)/python -m mypy
 
 tests: setup
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	@# one thread each: with more, every parallel region waits for a thread that another worker has displaced
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # Interrupted runs, damaged files, planted code and fuzzed inputs, in two minutes; at length: python tests/faults/long.py
 faults: setup
