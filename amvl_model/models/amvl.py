@@ -31,7 +31,7 @@ from amvl_model.models.backbone import (
 )
 from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
 from amvl_model.models.configuration import AMVLConfig
-from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll
+from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll, choose_latents
 from amvl_model.models.generation import LatentGenerationMixin
 from amvl_model.models.inputs import embed, norm_ratio, teacher_forced, vision_batch
 from amvl_model.models.outputs import AMVLOutput
@@ -271,7 +271,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         )
         nll, reduction = {}, "sum" if loss is None else loss.nll_reduction
         for name in passes:
-            z = self._choose(
+            z = choose_latents(
                 name if latents is None else latents, prior, posterior, latent_temperature, generator, noise
             )
             injected = self.inject(z)
@@ -432,26 +432,6 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         weight = self.get_input_embeddings().weight
         assert isinstance(weight, Tensor)
         return weight.dtype
-
-    def _choose(
-        self,
-        latents: str | Tensor,
-        prior: DiagonalGaussian,
-        posterior: DiagonalGaussian | None,
-        temperature: float,
-        generator: torch.Generator | None,
-        noise: Tensor | None,
-    ) -> Tensor:
-        if isinstance(latents, Tensor):
-            return latents
-        names = {"prior": prior, "posterior": posterior, "prior_mean": prior, "posterior_mean": posterior}
-        if latents not in names:
-            raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
-        scale = 0.0 if latents.endswith("_mean") else temperature
-        chosen = names[latents]
-        if chosen is None:
-            raise ValueError("latents of the posterior need a loss that reads the posterior's pass, or none")
-        return chosen.rsample(temperature=scale, generator=generator, noise=noise)
 
 
 def _fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:

@@ -150,3 +150,28 @@ class AnswerBias(nn.Module):
     def forward(self, mask: Tensor, posterior: slice, answers: int) -> Tensor:
         """See `amvl_model.two_pass.layout.with_answer_bias`."""
         return with_answer_bias(mask, self.value, posterior, answers)
+
+
+def choose_latents(
+    latents: str | Tensor,
+    prior: DiagonalGaussian,
+    posterior: DiagonalGaussian | None,
+    temperature: float,
+    generator: torch.Generator | None,
+    noise: Tensor | None,
+) -> Tensor:
+    """Z (B, k, d) by its name, "prior" or "posterior" (a sample) or with "_mean", or as it is given.
+
+    Raises:
+        ValueError: for another name, or a posterior that was not made.
+    """
+    if isinstance(latents, Tensor):
+        return latents
+    names = {"prior": prior, "posterior": posterior, "prior_mean": prior, "posterior_mean": posterior}
+    if latents not in names:
+        raise ValueError(f"latents must be a tensor or one of {', '.join(names)}, got {latents!r}")
+    scale = 0.0 if latents.endswith("_mean") else temperature
+    chosen = names[latents]
+    if chosen is None:
+        raise ValueError("latents of the posterior need a loss that reads the posterior's pass, or none")
+    return chosen.rsample(temperature=scale, generator=generator, noise=noise)
