@@ -115,7 +115,9 @@ def test_a_merged_checkpoint_is_whole_and_answers_as_the_adapters_did(backbone_f
     assert not (tmp_path / "whole" / "adapter").exists()
     expected, result = outputs(model), outputs(whole)
     for name, value in expected.items():
-        torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            result[name], value, rtol=1e-4, atol=1e-3
+        )  # logits of size 20; rounding alone makes 5e-5
     whole.save_pretrained(tmp_path / "again")
     with pytest.raises(ValueError, match="no LoRA adapters to merge"):
         whole.merge_lora()
@@ -138,7 +140,9 @@ def test_adapters_trained_on_a_quantised_backbone_are_merged_into_the_stored_one
     assert "quantization_config" not in json.loads((tmp_path / "whole" / "config.json").read_text())
     expected, found = outputs(model), outputs(whole)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-4, atol=1e-3
+        )  # logits of size 20; rounding alone makes 5e-5
 
 
 def test_a_model_that_is_merged_in_place_leaves_no_adapter_behind(backbone_folder: Path, tmp_path: Path) -> None:
