@@ -275,8 +275,10 @@ class TrainConfig(Settings):
     group_by_length: bool = setting(False, "batches of questions of similar length, so that less is padded")
     seed: int = setting(0, "of new weights, latent samples and dropout", ge=0)
     log_every: int = setting(10, "steps between two log lines [optimiser steps]", ge=1)
-    probe_every: int = setting(
-        20, "steps between two probes of the leak, at log lines; 0: none [optimiser steps]", ge=0
+    probe_every: int | None = setting(
+        None,
+        "steps between two probes of the leak, at log lines; 0: none; null: 640 questions apart [optimiser steps]",
+        ge=0,
     )
     eval_every: int = setting(0, "steps between two evaluations; 0: at the end [optimiser steps]", ge=0)
     save_every: int = setting(0, "steps between two checkpoints; 0: at the end [optimiser steps]", ge=0)

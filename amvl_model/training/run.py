@@ -134,7 +134,7 @@ def _train(
     model, processor = build_model(config)
     training = training_questions(config.data) if questions is None else questions
     overrides: dict[str, Any] = {"disable_tqdm": quiet}
-    probe = leak_probe(config, folder, model, processor, training) if config.train.probe_every else None
+    probe = leak_probe(config, folder, model, processor, training) if config.train.probe_every != 0 else None
     trainer = AMVLTrainer(
         model=model,
         probe=probe,

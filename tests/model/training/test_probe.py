@@ -14,8 +14,8 @@ from amvl_model.data.synthetic import synthetic_question
 from amvl_model.diagnostics.reading.forecast import forecast_run
 from amvl_model.diagnostics.reading.probe import ProbeReport
 from amvl_model.models.checkpoints import NonFiniteError
-from amvl_model.training.monitoring.probe import QUESTIONS, probe_questions
-from amvl_model.training.run import train
+from amvl_model.training.monitoring.probe import QUESTIONS, LeakProbe, probe_questions
+from amvl_model.training.run import build_model, train
 from tests.model.training.test_trainer import config
 
 ASKED = [synthetic_question("Counting", split="train", index=i, label_noise=0.3) for i in range(12)]
@@ -46,6 +46,15 @@ def test_probes_between_log_lines_wait_for_the_next_one(tmp_path: Path) -> None:
     settings = {**SETTINGS, "train.steps": 9, "train.log_every": 3, "train.probe_every": 4, "train.save_every": 0}
     train(config(**settings), tmp_path / "run", questions=ASKED, quiet=True)
     assert [row["step"] for row in probed(tmp_path / "run")] == [6, 9]
+
+
+@pytest.mark.parametrize(("batch", "accumulation", "every"), [(32, 1, 20), (8, 1, 80), (8, 2, 40), (1000, 1, 1)])
+def test_by_default_probes_lie_as_many_questions_apart_whatever_the_batch(
+    batch: int, accumulation: int, every: int
+) -> None:
+    settings = {"train.batch_size": batch, "train.grad_accumulation": accumulation}
+    model, processor = build_model(config(**settings))
+    assert LeakProbe(config(**settings), model, processor, ASKED[:2]).every == every
 
 
 def test_a_model_that_diverges_is_stopped_by_the_guard_and_not_by_the_probe(tmp_path: Path) -> None:
