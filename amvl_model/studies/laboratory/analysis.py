@@ -12,6 +12,10 @@ one-sided t tests at 5 %).
 
 Mechanism: each run with a posterior is labelled by `outcome`; numbers of leak collapses and contaminations, amvl against
 ntp+fwd and ntp, by McNemar's exact test on the seeds.
+
+Secondary studies (five seeds; each varies one thing of the study laboratory): the same accuracy and the same rule, of every cell
+minus the study's cell with its objective, and under each variation of AMVL minus the others. Holm over a study's rows; few
+seeds, so that "no difference shown" says little.
 """
 
 from __future__ import annotations
@@ -123,6 +127,19 @@ def equivalence(results: Sequence[Result], pairs: Sequence[tuple[str, str]] = EQ
     return pd.DataFrame(rows, columns=["comparison", "mean", "low", "high", "n", "equivalent"])
 
 
+def secondary(results: Sequence[Result], study: Sequence[Result]) -> list[tuple[str, str]]:
+    """The comparisons of a secondary study: pairs of cells for `primary` over its results and those of the study laboratory."""
+    objective = {result.cell: result.config["objective"] for result in results}
+    counterpart = {result.config["objective"]: result.cell for result in study}
+    pairs = [(cell, counterpart[name]) for cell, name in objective.items() if name in counterpart]
+    for cell, name in objective.items():
+        varied = cell.removeprefix(name)
+        pairs += [
+            (cell, other) for other in objective if name == "amvl" and other == f"{objective[other]}{varied}" != cell
+        ]
+    return pairs
+
+
 def counts(table: pd.DataFrame) -> pd.DataFrame:
     """Of `outcomes`: runs by cell and outcome, and leak collapses (a contaminated run can be one too)."""
     grouped = table.groupby(["cell", "outcome"]).size().unstack(fill_value=0)
@@ -141,8 +158,13 @@ def mcnemar(table: pd.DataFrame, first: str, second: str, what: str) -> tuple[in
     return only_first, only_second, float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
-def report(results: Sequence[Result], cells: Sequence[str]) -> str:
-    """All of it as plain text: accuracies by cell; of the study laboratory the planned tests; outcomes of trained runs."""
+def report(results: Sequence[Result], cells: Sequence[str], study: Sequence[Result] = ()) -> str:
+    """All of it as plain text: accuracies by cell; of the study laboratory the planned tests; outcomes of trained runs.
+
+    Args:
+        results: of one study. cells: its cells in the order of a table.
+        study: results of the study laboratory, with which those of a secondary study are compared.
+    """
     hops, started = hardest(results), [result for result in results if result.extra.get("started")]
     parts = []
     for most in sorted({hardest([result]) for result in results}):
@@ -151,6 +173,11 @@ def report(results: Sequence[Result], cells: Sequence[str]) -> str:
         parts.append(_means(tidy(own), cells, every, most))
     if AMVL in {result.cell for result in results}:
         parts += _planned(results, started, hops)
+    elif study and len({hardest([result]) for result in results}) == 1:
+        pairs, both = secondary(results, study), [*results, *study]
+        going = [result for result in both if result.extra.get("started")]
+        for title, chosen in (("all seeds", both), ("seeds whose warm-up started", going)):
+            parts.append(f"Accuracy at {hops} hops, {title} [points]\n{_differences(primary(chosen, pairs))}")
     labels = outcomes([result for result in results if "warmup" in result.extra], hops)
     if len(labels):
         table = counts(labels)
@@ -226,4 +253,4 @@ def _differences(table: pd.DataFrame) -> str:
 
 
 def _points(mean: float, low: float, high: float) -> str:
-    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * mean:+.1f}" + (f" [{100 * low:+.1f}, {100 * high:+.1f}]" if np.isfinite(low) else "")

@@ -393,6 +393,28 @@ def test_pairs_of_seeds_are_counted_by_mcnemar_and_the_report_has_every_part() -
     assert isinstance(counted, pd.DataFrame)
 
 
+def test_a_secondary_study_is_compared_with_the_study_laboratory_and_within_each_variation() -> None:
+    cells = {analysis.AMVL: 0.95, "ntp+fwd,beta=1": 0.2, "elbo,beta=1": 0.95}
+    main = [run(cell, seed, value + 0.01 * (seed % 2)) for cell, value in cells.items() for seed in range(4)]
+    noisy = {"amvl,noise=0.3": 0.6, "ntp+fwd,noise=0.3": 0.2, "amvl,noise=0.1": 0.9}
+    results = [run(cell, seed, value) for cell, value in noisy.items() for seed in range(4)]
+    pairs = analysis.secondary(results, main)
+    assert sorted(pairs) == sorted(
+        [
+            ("amvl,noise=0.3", analysis.AMVL),
+            ("ntp+fwd,noise=0.3", "ntp+fwd,beta=1"),
+            ("amvl,noise=0.1", analysis.AMVL),
+            ("amvl,noise=0.3", "ntp+fwd,noise=0.3"),
+        ]
+    )
+    table = analysis.primary([*results, *main], pairs).set_index("comparison")
+    assert table.verdict[f"amvl,noise=0.3 - {analysis.AMVL}"] == "disadvantage"
+    assert table.verdict["amvl,noise=0.3 - ntp+fwd,noise=0.3"] == "advantage"
+    assert table.verdict[f"amvl,noise=0.1 - {analysis.AMVL}"].startswith("no difference")
+    text = analysis.report(results, list(noisy), main)
+    assert "amvl,noise=0.3 - ntp+fwd,noise=0.3" in text and "Primary" not in text
+
+
 def test_the_declared_study_names_arms_that_exist() -> None:
     for declared_study in (each for each in declared.STUDIES.values() if each.bases):
         for cell in declared_study.cells:
