@@ -244,11 +244,10 @@ def draw_study(study: Study, out: Path) -> str:
     if study.bases:
         from amvl_model.studies.laboratory.analysis import report
 
-        main = STUDIES["laboratory"]
-        first = (
-            study_results(main, out) if study != main and (out / main.name).is_dir() and not study.checkpoints else []
-        )
-        text = report(results, study.all_cells, first)
+        main, compared = STUDIES["laboratory"], []
+        if study != main and not study.checkpoints and (out / main.name).is_dir():
+            compared = study_results(main, out)
+        text = report(results, study.all_cells, compared)
         (out / study.name / "table.txt").write_text(text + "\n", encoding="utf-8")
         return f"{text}\ntable: {out / study.name / 'table.txt'}"
     if study.name != "pareto":
