@@ -211,6 +211,12 @@ def _laboratory_varied(
     }
 
 
+def _laboratory_cold() -> dict[str, Mapping[str, object]]:
+    """All 2,000 steps, as many as the longest arms of the study laboratory have, on an arm's own objective."""
+    cold = {"warmup": 0, "recipe.steps": 2000}
+    return {f"{name},cold": {**_VARIATIONAL[name], **cold} for name in ("ntp", "amvl", "elbo", "ntp+fwd", "prior")}
+
+
 _IN_LABORATORY = {str(settings["objective"]): cell for cell, settings in _LABORATORY.items()}
 _ELSEWHERE: tuple[tuple[str, Mapping[str, object], Sequence[str]], ...] = (
     ("shifted", {"recipe.shifted": True}, ("sft", "pause", "prior", "elbo", "amvl")),
@@ -275,6 +281,12 @@ STUDIES = {
                     "2,000 steps after the warm-up, five times the study laboratory's",
                     _laboratory_varied("recipe.steps", "steps", {2000: ("amvl", "elbo", "ntp", "prior", "ntp+fwd")}),
                     (100, 101, 102, 103, 104),
+                ),
+                (
+                    "cold",
+                    "no warm-up: does a posterior that sees the answer spoil the prior before it has learnt anything?",
+                    _laboratory_cold(),
+                    tuple(range(115, 125)),
                 ),
                 (
                     "latents",

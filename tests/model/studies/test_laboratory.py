@@ -411,8 +411,22 @@ def test_a_secondary_study_is_compared_with_the_study_laboratory_and_within_each
     assert table.verdict[f"amvl,noise=0.3 - {analysis.AMVL}"] == "disadvantage"
     assert table.verdict["amvl,noise=0.3 - ntp+fwd,noise=0.3"] == "advantage"
     assert table.verdict[f"amvl,noise=0.1 - {analysis.AMVL}"].startswith("no difference")
+    elsewhere = [replace(result, seed=result.seed + 50) for result in results]
+    assert analysis.secondary(elsewhere, main) == [("amvl,noise=0.3", "ntp+fwd,noise=0.3")]  # no seed in common
     text = analysis.report(results, list(noisy), main)
     assert "amvl,noise=0.3 - ntp+fwd,noise=0.3" in text and "Primary" not in text
+
+
+def test_without_a_warm_up_a_run_that_leaks_can_only_collapse() -> None:
+    results = [run("ntp,cold", seed, 0.12, leak=2.0, posterior=1.0, started=False) for seed in range(6)]
+    results += [run("amvl,cold", seed, 0.9, started=False) for seed in range(6)]
+    for result in results:
+        result.config["warmup"] = 0  # type: ignore[index]
+        result.extra["warmup"] = []  # type: ignore[index]
+    labels = analysis.outcomes(results, 3)
+    assert set(zip(labels.cell, labels.outcome, strict=True)) == {("ntp,cold", "leak collapse"), ("amvl,cold", "kept")}
+    text = analysis.report(results, ["ntp,cold", "amvl,cold"], [run("ntp", seed, 0.9) for seed in range(100, 104)])
+    assert "amvl,cold - ntp,cold" in text and "only ntp,cold: 6" in text
 
 
 def test_the_declared_study_names_arms_that_exist() -> None:
