@@ -40,6 +40,7 @@ NAMES = {
     "length_and_size": "figures.length_and_size",
     "laboratory": "figures.laboratory",
     "table_laboratory": "figures.laboratory:table",
+    "cold_start": "figures.cold_start",
     "phase_diagram": "theory.phase_diagram",
     "counter_examples": "theory.counter_examples",
     "reading": "theory.reading",
