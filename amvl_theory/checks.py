@@ -67,6 +67,14 @@ def pair(name: str, value: ArrayLike) -> tuple[float, float]:
     return float(array[0]), float(array[1])
 
 
+def checked_times(times: ArrayLike) -> Array:
+    """``times`` as an array (T,) of numbers of at least 0."""
+    values = not_negative("times", times)
+    if values.ndim != 1:
+        raise ValueError(f"times: expected shape (times,), received shape {values.shape}")
+    return values
+
+
 def probabilities(name: str, value: ArrayLike, count: int) -> Array:
     """Answer probabilities (count,), above 0 and summing to 1."""
     array = positive(name, value)

@@ -31,7 +31,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, scalar, vector
+from amvl_theory.checks import (
+    Array,
+    checked_times,
+    not_negative,
+    one_of,
+    positive,
+    probabilities,
+    real_array,
+    scalar,
+    vector,
+)
 from amvl_theory.dynamics.propagation import propagate, ramped
 from amvl_theory.dynamics.schedules import Schedule, Segment, as_segments
 from amvl_theory.dynamics.stability import (
@@ -153,7 +163,7 @@ def trajectory(
     Raises:
         ValueError: for negative times, or as `game_matrix`.
     """
-    time = _times(times)
+    time = checked_times(times)
     matrix, source = game_matrix(model, beta, gamma, eta_q, eta_p)
     start = _initial(model, initial)
     states = propagate(matrix, source, start, time, symmetriser(model, beta, gamma, eta_q, eta_p))
@@ -187,7 +197,7 @@ def scheduled_trajectory(
         ValueError: for times that fall or lie after the last segment, or a schedule with gaps.
         ArithmeticError: where a ramp does not reach the tolerance.
     """
-    time = _times(times)
+    time = checked_times(times)
     if (np.diff(time) < 0).any():
         raise ValueError("times: expected times that do not fall, received falling ones")
     segments = as_segments(schedule)
@@ -238,7 +248,7 @@ def spread_trajectory(
     Raises:
         ValueError: for negative times, weights or rates, or an initial response of another shape.
     """
-    time = _times(times)
+    time = checked_times(times)
     rate = float(positive("eta_q", scalar("eta_q", eta_q)))
     weight = float(not_negative("gamma", scalar("gamma", gamma)))
     first = real_array("initial_response", initial_response)
@@ -283,7 +293,7 @@ def trajectory_per_answer(
     Raises:
         ValueError: for shapes that disagree, probabilities that do not sum to 1, forces with another mean.
     """
-    time, size = _times(times), model.size
+    time, size = checked_times(times), model.size
     force = real_array("forces", forces)
     if force.ndim != 2 or force.shape[1] != size:
         raise ValueError(f"forces: expected shape (answers, {size}), received {force.shape}")
@@ -351,13 +361,6 @@ def compare_orders(
         area = float(np.sum(0.5 * (size[1:] + size[:-1]) * np.diff(times)))
         outcomes[order] = OrderOutcome(order, float(size.max()), float(size[-1]), area, path)
     return outcomes
-
-
-def _times(times: ArrayLike) -> Array:
-    time = not_negative("times", times)
-    if time.ndim != 1:
-        raise ValueError(f"times: expected shape (times,), received shape {time.shape}")
-    return time
 
 
 def _initial(model: MeanLeakageModel, initial: tuple[ArrayLike, ArrayLike] | None) -> Array:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from amvl_theory.checks import Array, not_negative, positive, scalar, weight
+from amvl_theory.checks import Array, checked_times, positive, scalar, weight
 from amvl_theory.learnt_prior.amortised import (
     AmortisedModel,
     ForceStatistics,
@@ -121,7 +121,7 @@ def amortised_trajectory(
     Raises:
         ValueError: naming the argument out of range.
     """
-    force, time = checked_forces(model, forces), _times(times)
+    force, time = checked_forces(model, forces), checked_times(times)
     left, sizes, right = model.svd
     shift, prior, outside = _responses(model, beta, gamma, time, eta_q, eta_p, gamma_delay)
     flat = force.reshape(model.questions, -1)
@@ -157,7 +157,7 @@ def training_risk(
     Raises:
         ValueError: naming the argument out of range.
     """
-    time = _times(times)
+    time = checked_times(times)
     signal, cov = statistics.moments(model.size)
     _, sizes, right = model.svd
     _, prior, _ = _responses(model, beta, gamma, time, eta_q, eta_p, gamma_delay)
@@ -336,10 +336,3 @@ def _flow(
     found_shift = rest_shift + mean * x + divided * ((middle - own_q) * x + to_q * y)
     found_prior = rest_prior + mean * y + divided * (to_p * x + (middle - own_p) * y)
     return found_shift, found_prior
-
-
-def _times(times: ArrayLike) -> Array:
-    time = not_negative("times", times)
-    if time.ndim != 1:
-        raise ValueError(f"times: expected shape (times,), received shape {time.shape}")
-    return time

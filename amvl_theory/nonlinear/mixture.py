@@ -29,11 +29,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, positive, real_array, scalar, weight
 from amvl_theory.nonlinear.common import (
     NonlinearEquilibrium,
     checked_absorption,
     checked_answers,
+    checked_search,
     first_crossing,
     mutual_information,
     normal_rule,
@@ -208,17 +209,14 @@ def mixture_valid_range(
     Raises:
         ValueError: naming the argument out of range.
     """
-    one_of("quantity", quantity, ("contamination", "spread", "leaked_nats"))
-    limit = float(positive("tolerance", scalar("tolerance", tolerance)))
-    end = float(positive("largest", scalar("largest", largest)))
+    limit, end = checked_search(quantity, tolerance, largest)
     shares = not_negative("component_weights", component_weights)
-    attribute = {"contamination": "contamination_error", "spread": "spread_error", "leaked_nats": "leaked_error"}
 
     def error(gaps: Array, columns: Array) -> Array:
         gap, share = np.broadcast_arrays(gaps, columns)
         game = MixtureGame(forces, answer_probabilities, gap, share, 1.0, curvature, absorption)
         result = mixture_equilibrium(game, weight("gamma", gamma))
-        return np.where(result.unique, np.abs(getattr(result, attribute[quantity])), np.nan)
+        return np.where(result.unique, result.error(quantity), np.nan)
 
     return first_crossing(error, shares, limit, np.linspace(end / 60, end, 60))
 

@@ -45,6 +45,7 @@ from amvl_theory.nonlinear.common import (
     NonlinearEquilibrium,
     checked_absorption,
     checked_answers,
+    checked_search,
     first_crossing,
     mutual_information,
 )
@@ -236,18 +237,15 @@ def valid_range(
     Raises:
         ValueError: naming the argument out of range.
     """
-    one_of("quantity", quantity, ("contamination", "spread", "leaked_nats"))
-    limit = float(positive("tolerance", scalar("tolerance", tolerance)))
-    end = float(positive("largest", scalar("largest", largest)))
+    limit, end = checked_search(quantity, tolerance, largest)
     if quantity != "contamination":
         positive("spread_ratio", spread_ratio)
     elif checked_absorption(absorption) == 0:
         raise ValueError("absorption: expected a number above 0 for the contamination, received 0")
     weights = not_negative("gammas", gammas)
-    attribute = {"contamination": "contamination_error", "spread": "spread_error", "leaked_nats": "leaked_error"}
 
     def error(ratios: Array, gamma: Array) -> Array:
-        return np.abs(getattr(_balanced(ratios, gamma, spread_ratio, absorption, pull_ratio), attribute[quantity]))
+        return _balanced(ratios, gamma, spread_ratio, absorption, pull_ratio).error(quantity)
 
     return first_crossing(error, weights, limit, np.geomspace(1e-3 * end, end, 120))
 
