@@ -54,6 +54,11 @@ def scalar(name: str, value: ArrayLike) -> float:
     return float(array)
 
 
+def positive_number(name: str, value: ArrayLike) -> float:
+    """A rate, curvature or tolerance: one finite number above 0."""
+    return float(positive(name, scalar(name, value)))
+
+
 def weight(name: str, value: ArrayLike) -> float:
     """A loss weight or rate: one finite number of at least 0."""
     return float(not_negative(name, scalar(name, value)))

@@ -34,13 +34,12 @@ from numpy.typing import ArrayLike
 from amvl_theory.checks import (
     Array,
     checked_times,
-    not_negative,
     one_of,
-    positive,
+    positive_number,
     probabilities,
     real_array,
-    scalar,
     vector,
+    weight,
 )
 from amvl_theory.dynamics.propagation import propagate, ramped
 from amvl_theory.dynamics.schedules import Schedule, Segment, as_segments
@@ -203,7 +202,7 @@ def scheduled_trajectory(
     segments = as_segments(schedule)
     if time.size and time[-1] > segments[-1].end:
         raise ValueError(f"times: expected at most the schedule's end {segments[-1].end:g}, received {time[-1]:g}")
-    tolerance = float(positive("tolerance", scalar("tolerance", tolerance)))
+    tolerance = positive_number("tolerance", tolerance)
     state, error, states = _initial(model, initial), 0.0, np.empty((time.size, 2 * model.size))
     for number, segment in enumerate(segments):
         # A time at a jump of the weights belongs to either segment: the state has no jump.
@@ -249,14 +248,13 @@ def spread_trajectory(
         ValueError: for negative times, weights or rates, or an initial response of another shape.
     """
     time = checked_times(times)
-    rate = float(positive("eta_q", scalar("eta_q", eta_q)))
-    weight = float(not_negative("gamma", scalar("gamma", gamma)))
+    rate = positive_number("eta_q", eta_q)
     first = real_array("initial_response", initial_response)
     if first.ndim < 2:
         first = np.diag(vector("initial_response", first, model.size))
     if first.shape != (model.size, model.size):
         raise ValueError(f"initial_response: expected shape {(model.size, model.size)}, received {first.shape}")
-    curvature = model.H + weight * model.Lambda_q
+    curvature = model.H + weight("gamma", gamma) * model.Lambda_q
     values, vectors = np.linalg.eigh(curvature)
     decay = -np.expm1(-rate * values * time[:, None]) / values  # (T, d), rate * Phi in the eigenbasis
     drive = vectors.T @ (np.eye(model.size) - curvature @ first)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, one_of, positive, probabilities, real_array, scalar, weight
+from amvl_theory.checks import Array, one_of, positive_number, probabilities, real_array, weight
 
 NODES, REACH = 321, 8.5
 """Points and half-width, in standard deviations, of the trapezoid rule behind every expectation over a normal.
@@ -112,10 +112,7 @@ def checked_absorption(value: ArrayLike) -> float:
 def checked_search(quantity: str, tolerance: float, largest: float) -> tuple[float, float]:
     """(tolerance, largest) of a search for the linear theory's range, both above 0, of one of QUANTITIES."""
     one_of("quantity", quantity, tuple(QUANTITIES))
-    limit, end = (
-        positive(name, scalar(name, value)) for name, value in (("tolerance", tolerance), ("largest", largest))
-    )
-    return float(limit), float(end)
+    return positive_number("tolerance", tolerance), positive_number("largest", largest)
 
 
 def first_crossing(error: Callable[[Array, Array], Array], columns: Array, limit: float, grid: Array) -> Array:

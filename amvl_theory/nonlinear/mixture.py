@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, positive, positive_number, real_array, weight
 from amvl_theory.nonlinear.common import (
     NonlinearEquilibrium,
     checked_absorption,
@@ -83,7 +83,7 @@ class MixtureGame:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         for name in ("component_std", "curvature"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
         object.__setattr__(self, "absorption", checked_absorption(self.absorption))
 
     @property

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, one_of, positive, positive_number, real_array, weight
 from amvl_theory.nonlinear.common import (
     NonlinearEquilibrium,
     checked_absorption,
@@ -79,7 +79,7 @@ class SaturatingGame:
         object.__setattr__(self, "forces", forces)
         object.__setattr__(self, "answer_probabilities", chance)
         for name in ("saturation", "curvature", "posterior_precision"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
         object.__setattr__(self, "absorption", checked_absorption(self.absorption))
 
 
@@ -186,8 +186,8 @@ def saturating_spread(
     """
     one_of("spread_curvature", spread_curvature, ("reference", "local"))
     force, weights = np.broadcast_arrays(not_negative("force_std", force_std), positive("gamma", gamma))
-    h = float(positive("curvature", scalar("curvature", curvature)))
-    g0 = float(positive("saturation", scalar("saturation", saturation)))
+    h = positive_number("curvature", curvature)
+    g0 = positive_number("saturation", saturation)
     chi, net = g0 / h, np.maximum(force - np.sqrt(weights * h / 2.0), 0.0)
     theta = net / g0
     if spread_curvature == "local":
@@ -256,7 +256,7 @@ def _balanced(
     """The setting of `saturating_error_map` at broadcast ratios and gammas."""
     ratio, weights = np.broadcast_arrays(ratios, gamma)
     forces = ratio[..., None] * (1.0 + weight("spread_ratio", spread_ratio) * np.array([1.0, -1.0]))
-    precision = float(positive("pull_ratio", scalar("pull_ratio", pull_ratio)))
+    precision = positive_number("pull_ratio", pull_ratio)
     return _saturating(forces, np.array([0.5, 0.5]), weights, 1.0, 1.0, precision, checked_absorption(absorption))
 
 
