@@ -54,6 +54,11 @@ def scalar(name: str, value: ArrayLike) -> float:
     return float(array)
 
 
+def positive_number(name: str, value: ArrayLike) -> float:
+    """A rate, curvature or tolerance: one finite number above 0."""
+    return float(positive(name, scalar(name, value)))
+
+
 def weight(name: str, value: ArrayLike) -> float:
     """A loss weight or rate: one finite number of at least 0."""
     return float(not_negative(name, scalar(name, value)))
@@ -65,6 +70,14 @@ def pair(name: str, value: ArrayLike) -> tuple[float, float]:
     if array.shape != (2,):
         raise ValueError(f"{name}: expected two numbers, received shape {array.shape}")
     return float(array[0]), float(array[1])
+
+
+def checked_times(times: ArrayLike) -> Array:
+    """``times`` as an array (T,) of numbers of at least 0."""
+    values = not_negative("times", times)
+    if values.ndim != 1:
+        raise ValueError(f"times: expected shape (times,), received shape {values.shape}")
+    return values
 
 
 def probabilities(name: str, value: ArrayLike, count: int) -> Array:

@@ -138,8 +138,7 @@ def _entry(figure: Figure, question: VisualQuestion, box: tuple[float, float, fl
             (left + i * width / images, bottom + 0.22 * height, 0.92 * width / images, 0.52 * height)
         )
         axes.imshow(image, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.set_xlabel(f"image {i + 1}", fontsize=8, labelpad=2)
     words = [f"({LETTERS[i]}) {choice}" for i, choice in enumerate(question.choices)]
     if question.answer is not None:

@@ -20,6 +20,17 @@ from amvl_model.models.tiny import tiny_config, tiny_image_processor, tiny_token
 
 NOISE = 0.3
 
+SCRATCH = {
+    "model.base": "scratch",
+    "model.freeze_vision": False,
+    "model.scratch_hidden_size": 96,
+    "model.scratch_layers": 2,
+    "model.scratch_vision_size": 32,
+    "model.num_latents": 2,
+    "model.latent_dim": 3,
+}
+"""Settings of the smallest untrained model that a run can be made with."""
+
 CORPUS = (
     "user\nHow many circles are there in the picture?\nSelect from the following choices.\n(A) 1\n(B) 2\n(C) 3\n(D) 4",
     "user\nWhich picture shows the same thing as the first one?\n(A) the second image\n(B) the third image",

@@ -150,8 +150,7 @@ def figure(measured: Mapping[str, Measured]) -> Figure:
         draw_bars(effect, conditions, dict(zip(latent, values, strict=True)), keys, "accuracy [%]")
         effect.set_title("held-out accuracy with other latents")
         for ax in (accuracy, effect):
-            ax.set_ylim(0, 112)  # room for the values above the bars
-            ax.set_yticks(range(0, 101, 20))
+            ax.set(ylim=(0, 112), yticks=range(0, 101, 20))
         leakage.margins(y=0.12)
         page.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     return page
@@ -225,12 +224,12 @@ def draw_posteriors(
         ax.add_patch(_ellipse(centre, spread, colour, width=2.6 if i == answer else 1.3))
         ax.plot(*centre, "o", color=colour, markersize=4, label=f"posterior given {option_letter(i)} {choice}")
         reach = max(reach, *(np.abs(centre) + np.sqrt(np.diag(spread)) + 0.1))
-    ax.set_xlim(-reach, reach)
-    ax.set_ylim(-reach, reach)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
     ax.set_aspect("equal")
-    ax.set_xlabel("main direction of the options [prior standard deviations]")
-    ax.set_ylabel("second direction [prior standard deviations]")
-    ax.set_title(title)
+    ax.set(
+        xlabel="main direction of the options [prior standard deviations]",
+        ylabel="second direction [prior standard deviations]", title=title,
+    )  # fmt: skip
     return ax
 
 
@@ -262,8 +261,7 @@ def draw_question(figure: Any, question: VisualQuestion) -> None:
     axes = np.atleast_1d(figure.subplots(1, len(question.images)))
     for number, (ax, image) in enumerate(zip(axes, question.images, strict=True), start=1):
         ax.imshow(image, interpolation="nearest")
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         if len(question.images) > 1:
             ax.set_xlabel(f"image {number}")
     options = "   ".join(

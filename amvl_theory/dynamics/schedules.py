@@ -29,7 +29,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, one_of, positive_number, real_array, scalar, weight
 
 ORDERS: tuple[str, ...] = ("forward-first", "reverse-first", "simultaneous", "constant")
 
@@ -130,7 +130,7 @@ class Schedule:
         one_of("order", self.order, ORDERS)
         for name in ("beta", "gamma"):
             object.__setattr__(self, name, weight(name, getattr(self, name)))
-        object.__setattr__(self, "horizon", float(positive("horizon", scalar("horizon", self.horizon))))
+        object.__setattr__(self, "horizon", positive_number("horizon", self.horizon))
         for name in ("beta_warmup", "gamma_delay", "gamma_warmup"):
             fraction = weight(name, getattr(self, name))
             if fraction > 1:

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov, sqrtm
 
-from amvl_theory.checks import Array, is_diagonal, positive, scalar, symmetric_matrix, weight
+from amvl_theory.checks import Array, is_diagonal, positive_number, scalar, symmetric_matrix, weight
 from amvl_theory.model import MeanLeakageModel
 
 SYMMETRY = 1e-12
@@ -116,7 +116,7 @@ def game_matrix(
         ValueError: for a weight below 0 or a rate that is not above 0.
     """
     beta, gamma = weight("beta", beta), weight("gamma", gamma)
-    eta_q, eta_p = _rate("eta_q", eta_q), _rate("eta_p", eta_p)
+    eta_q, eta_p = positive_number("eta_q", eta_q), positive_number("eta_p", eta_p)
     own_q, own_p = model.H + gamma * model.Lambda_q, beta * model.Lambda_p + model.A
     matrix = np.block(
         [[-eta_q * own_q, eta_q * gamma * model.Lambda_q], [eta_p * beta * model.Lambda_p, -eta_p * own_p]]
@@ -251,7 +251,7 @@ def alternating_iteration(
         ValueError: as `game_matrix`, or for a step that is not above 0.
     """
     matrix, _ = game_matrix(model, beta, gamma, eta_q, eta_p)
-    return _alternating(matrix, np.array([_rate("step", step)]))[0]
+    return _alternating(matrix, np.array([positive_number("step", step)]))[0]
 
 
 def _alternating(matrix: Array, steps: Array) -> Array:
@@ -357,7 +357,3 @@ def stationary_covariance(
 
 def _is_symmetric(matrix: Array) -> bool:
     return float(np.abs(matrix - matrix.T).max()) <= SYMMETRY * float(np.abs(matrix).max())
-
-
-def _rate(name: str, value: float) -> float:
-    return float(positive(name, scalar(name, value)))

@@ -31,7 +31,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, scalar, vector
+from amvl_theory.checks import (
+    Array,
+    checked_times,
+    one_of,
+    positive_number,
+    probabilities,
+    real_array,
+    vector,
+    weight,
+)
 from amvl_theory.dynamics.propagation import propagate, ramped
 from amvl_theory.dynamics.schedules import Schedule, Segment, as_segments
 from amvl_theory.dynamics.stability import (
@@ -153,7 +162,7 @@ def trajectory(
     Raises:
         ValueError: for negative times, or as `game_matrix`.
     """
-    time = _times(times)
+    time = checked_times(times)
     matrix, source = game_matrix(model, beta, gamma, eta_q, eta_p)
     start = _initial(model, initial)
     states = propagate(matrix, source, start, time, symmetriser(model, beta, gamma, eta_q, eta_p))
@@ -187,13 +196,13 @@ def scheduled_trajectory(
         ValueError: for times that fall or lie after the last segment, or a schedule with gaps.
         ArithmeticError: where a ramp does not reach the tolerance.
     """
-    time = _times(times)
+    time = checked_times(times)
     if (np.diff(time) < 0).any():
         raise ValueError("times: expected times that do not fall, received falling ones")
     segments = as_segments(schedule)
     if time.size and time[-1] > segments[-1].end:
         raise ValueError(f"times: expected at most the schedule's end {segments[-1].end:g}, received {time[-1]:g}")
-    tolerance = float(positive("tolerance", scalar("tolerance", tolerance)))
+    tolerance = positive_number("tolerance", tolerance)
     state, error, states = _initial(model, initial), 0.0, np.empty((time.size, 2 * model.size))
     for number, segment in enumerate(segments):
         # A time at a jump of the weights belongs to either segment: the state has no jump.
@@ -238,15 +247,14 @@ def spread_trajectory(
     Raises:
         ValueError: for negative times, weights or rates, or an initial response of another shape.
     """
-    time = _times(times)
-    rate = float(positive("eta_q", scalar("eta_q", eta_q)))
-    weight = float(not_negative("gamma", scalar("gamma", gamma)))
+    time = checked_times(times)
+    rate = positive_number("eta_q", eta_q)
     first = real_array("initial_response", initial_response)
     if first.ndim < 2:
         first = np.diag(vector("initial_response", first, model.size))
     if first.shape != (model.size, model.size):
         raise ValueError(f"initial_response: expected shape {(model.size, model.size)}, received {first.shape}")
-    curvature = model.H + weight * model.Lambda_q
+    curvature = model.H + weight("gamma", gamma) * model.Lambda_q
     values, vectors = np.linalg.eigh(curvature)
     decay = -np.expm1(-rate * values * time[:, None]) / values  # (T, d), rate * Phi in the eigenbasis
     drive = vectors.T @ (np.eye(model.size) - curvature @ first)
@@ -283,7 +291,7 @@ def trajectory_per_answer(
     Raises:
         ValueError: for shapes that disagree, probabilities that do not sum to 1, forces with another mean.
     """
-    time, size = _times(times), model.size
+    time, size = checked_times(times), model.size
     force = real_array("forces", forces)
     if force.ndim != 2 or force.shape[1] != size:
         raise ValueError(f"forces: expected shape (answers, {size}), received {force.shape}")
@@ -351,13 +359,6 @@ def compare_orders(
         area = float(np.sum(0.5 * (size[1:] + size[:-1]) * np.diff(times)))
         outcomes[order] = OrderOutcome(order, float(size.max()), float(size[-1]), area, path)
     return outcomes
-
-
-def _times(times: ArrayLike) -> Array:
-    time = not_negative("times", times)
-    if time.ndim != 1:
-        raise ValueError(f"times: expected shape (times,), received shape {time.shape}")
-    return time
 
 
 def _initial(model: MeanLeakageModel, initial: tuple[ArrayLike, ArrayLike] | None) -> Array:

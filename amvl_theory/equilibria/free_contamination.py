@@ -48,7 +48,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, objective_name, positive, scalar
+from amvl_theory.checks import Array, not_negative, objective_name, positive, positive_number, scalar, weight
 from amvl_theory.model import MeanLeakageModel
 
 Objective = Literal["ntp+fwd", "elbo", "amvl", "fwd", "dual"]
@@ -130,9 +130,9 @@ def self_consistent_contamination(
     """`free_contamination` from bare numbers: gbar, v0, h and alpha in place of the model."""
     return _roots(
         scalar("force_mean", force_mean),
-        float(not_negative("force_var", scalar("force_var", force_var))),
-        float(positive("curvature", scalar("curvature", curvature))),
-        float(not_negative("anchor", scalar("anchor", anchor))),
+        weight("force_var", force_var),
+        positive_number("curvature", curvature),
+        weight("anchor", anchor),
         beta,
         gamma,
         objective,
@@ -177,10 +177,10 @@ def _roots(
     eta_p: float,
 ) -> Roots:
     name = objective_name(objective)
-    push = float(positive("beta", scalar("beta", beta)))
-    pull = float(not_negative("gamma", scalar("gamma", gamma)))
+    push = positive_number("beta", beta)
+    pull = weight("gamma", gamma)
     mode = _Mode(gbar, v0, h, alpha, push, pull, "ntp+fwd" if name == "amvl" and pull == 0 else name)
-    rates = tuple(float(positive(n, scalar(n, v))) for n, v in (("eta_q", eta_q), ("eta_p", eta_p)))
+    rates = positive_number("eta_q", eta_q), positive_number("eta_p", eta_p)
     result = sorted(_all_roots(mode), key=lambda root: mode.gbar * root[0])
     stable = [_stable(mode, *root, *rates) for root in result]
     return Roots(np.array([gbar * x / h for x, _, _ in result]), np.asarray(stable, dtype=bool))

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, positive, positive_number, real_array, weight
 
 SWEEPS = 2000
 TOLERANCE = 1e-6
@@ -113,7 +113,7 @@ def held_prior_posteriors(forces: ArrayLike, curvature: ArrayLike, gamma: float)
         NoRestPointError: if the iteration diverges or does not converge: a force without curvature against it drives widths
             and shifts to infinity.
     """
-    gamma = float(positive("gamma", scalar("gamma", gamma)))
+    gamma = positive_number("gamma", gamma)
     g, H = _problem(forces, curvature, per_answer=True)
     h = np.broadcast_to(H, (len(g), *H.shape[-2:]))
     diagonal = np.maximum(np.diagonal(h, axis1=1, axis2=2), 0.0)
@@ -152,7 +152,7 @@ def moving_prior_posteriors(
         ValueError: for a gamma that is not above 0, or shapes that do not fit.
         NoRestPointError: if the iteration does not converge.
     """
-    gamma = float(positive("gamma", scalar("gamma", gamma)))
+    gamma = positive_number("gamma", gamma)
     g, H = _problem(forces, curvature)
     weights = _weights(probabilities, len(g))
     centred = g - weights @ g

@@ -32,7 +32,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, common_size, one_of, positive, real_array, scalar, symmetric_matrix, weight
+from amvl_theory.checks import (
+    Array,
+    common_size,
+    one_of,
+    positive_number,
+    real_array,
+    symmetric_matrix,
+    weight,
+)
 from amvl_theory.checks import probabilities as checked_probabilities
 
 _MAX_SWEEPS = 200_000
@@ -143,7 +151,7 @@ def elbo_spread(
         ValueError: for a bad argument. RuntimeError: if the tolerance is not reached.
     """
     H, rows, root_p = _problem(curvature, forces, probabilities)
-    strength = float(positive("beta", scalar("beta", beta)))
+    strength = positive_number("beta", beta)
     free = np.linalg.solve(H, rows.T).T
     if isinstance(start, str):
         one_of("start", start, ("leaking", "collapsed"))

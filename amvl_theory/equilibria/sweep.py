@@ -25,7 +25,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, positive, scalar
+from amvl_theory.checks import Array, positive_number, scalar
 
 CHUNK = 32768
 """Points per piece: three inputs, the result and two temporaries of 256 KiB each stay in the second-level cache."""
@@ -77,10 +77,8 @@ def sweep_contamination(
             point is refused, ``out`` holds results of the pieces before it and no meaning after them.
     """
     g = scalar("force", force)
-    h, precision = (
-        float(positive(name, scalar(name, value)))
-        for name, value in (("curvature", curvature), ("posterior_precision", posterior_precision))
-    )
+    h = positive_number("curvature", curvature)
+    precision = positive_number("posterior_precision", posterior_precision)
     given = [np.asarray(value, dtype=np.float64) for value in (beta, gamma, absorption)]
     try:
         shape = np.broadcast_shapes(*(array.shape for array in given))

@@ -35,11 +35,10 @@ def contamination(table: Table, *, ax: Axes | None = None) -> Axes:
         ax.plot(gamma, table["contamination"][rows], label=f"s = {s:g}", **look(shown))
         ax.plot(gamma, table["simulated"][rows], **marks(shown))
     ax.plot([], [], **SIMULATION)
-    ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel("prior contamination c [latent]")
-    ax.set_title("Only absorption below 1 lets γ act")
+    ax.set(
+        xscale="log", ylim=(0, None), xlabel="weight of the reverse KL, γ [1]", ylabel="prior contamination c [latent]",
+        title="Only absorption below 1 lets γ act",
+    )  # fmt: skip
     ax.legend(ncols=2, loc="upper right")
     return _headroom(ax, 1.42)
 
@@ -56,9 +55,11 @@ def order_contamination(table: Table, *, ax: Axes | None = None, column: str = "
         ax.plot([], [], **SIMULATION)
     ax.set_xlabel("time [rate × steps]")
     name = "prior contamination c" if column == "contamination" else "posterior shift δ̄"
-    ax.set_ylabel(f"{name} [latent]")
-    ax.set_title("Contamination under three orders" if column == "contamination" else "What the prior follows")
-    ax.set_ylim(bottom=0)
+    ax.set(
+        ylabel=f"{name} [latent]",
+        title="Contamination under three orders" if column == "contamination" else "What the prior follows",
+        ylim=(0, None),
+    )  # fmt: skip
     if column == "contamination":
         ax.legend(loc="lower right")
     return ax
@@ -74,9 +75,7 @@ def order_weights(table: Table, *, ax: Axes | None = None) -> Axes:
         ax.plot(table["time"][rows], table["gamma"][rows] + shift, **{**look(i), "linewidth": 1.2})
     ax.plot([], [], color=GREY, linewidth=2.8, label="thick: β")
     ax.plot([], [], color=GREY, linewidth=1.2, label="thin: γ")
-    ax.set_xlabel("time [rate × steps]")
-    ax.set_ylabel("loss weight [1]")
-    ax.set_title("Schedules")
+    ax.set(xlabel="time [rate × steps]", ylabel="loss weight [1]", title="Schedules")
     ax.legend(loc="lower right")
     return ax
 
@@ -97,12 +96,10 @@ def leakage(table: Table, *, ax: Axes | None = None) -> Axes:
     for weight, text in ((1.0, "β$_c$"), (2.0, "γ$_c$"), (EQUAL_WEIGHT_CROSSOVER, "2/φ²")):
         ax.axvline(weight, ymax=0.5, **RULE)
         ax.text(0.97 * weight, 1.3, text, rotation=90, ha="right", va="top")
-    ax.set_xscale("log")
-    ax.set_ylim(0, 2.5)
-    ax.set_xlim(0.01, 2.6)
-    ax.set_xlabel("weight × h / v0 [1]  (γ of dual KL, β of ELBO)")
-    ax.set_ylabel("leaked information [nats]")
-    ax.set_title("Leaked information at equal weight")
+    ax.set(
+        xscale="log", ylim=(0, 2.5), xlim=(0.01, 2.6), xlabel="weight × h / v0 [1]  (γ of dual KL, β of ELBO)",
+        ylabel="leaked information [nats]", title="Leaked information at equal weight",
+    )  # fmt: skip
     ax.legend(loc="upper right")
     return ax
 
@@ -119,11 +116,10 @@ def objectives(table: Table, mode: str, title: str, *, ax: Axes | None = None) -
     if not table["stable"][table["mode"] == mode].all():
         ax.plot([], [], color=GREY, linewidth=1.0, linestyle=(0, (1, 3)), label="unstable root")
     ax.plot([], [], **SIMULATION)
-    ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel("prior contamination c [latent]")
-    ax.set_title(title)
+    ax.set(
+        xscale="log", ylim=(0, None), xlabel="weight of the reverse KL, γ [1]", ylabel="prior contamination c [latent]",
+        title=title,
+    )  # fmt: skip
     ax.legend(loc="best")
     return ax
 
@@ -159,11 +155,10 @@ def finite_sample(table: Table, *, ax: Axes | None = None) -> Axes:
         _noise(ax, table, table["gamma"] == gamma, "variance", f"γ = {gamma:g}", shown)
     ax.plot([], [], **SIMULATION | {"label": "descent, random labels\n(± 2 standard errors)"})
     ax.axvline(10, **RULE)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_ylim(top=8)
-    ax.set_xlabel("questions n [1]   (p = 10 features)")
-    ax.set_ylabel("variance of c caused by label noise [latent²]")
+    ax.set(
+        xscale="log", yscale="log", ylim=(None, 8), xlabel="questions n [1]   (p = 10 features)",
+        ylabel="variance of c caused by label noise [latent²]",
+    )  # fmt: skip
     ax.annotate("n = p", (10, 0.99), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top")
     ax.set_title("Label noise in a fresh question's prior")
     ax.legend(loc="lower left")
@@ -179,12 +174,10 @@ def double_descent(table: Table, *, ax: Axes | None = None) -> Axes:
         _noise(ax, table, table["ridge"] == ridge, "noise_nats", name, shown)
     ax.axvline(20, **RULE)
     ax.annotate("n = p", (20, 0.02), rotation=90, ha="right", va="bottom")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_ylim(0.015, 40)
-    ax.set_xlabel("questions n [1]   (p = 20 features)")
-    ax.set_ylabel("excess answer loss by label noise [nats]")
-    ax.set_title("Double descent; γ multiplies the ridge")
+    ax.set(
+        xscale="log", yscale="log", ylim=(0.015, 40), xlabel="questions n [1]   (p = 20 features)",
+        ylabel="excess answer loss by label noise [nats]", title="Double descent; γ multiplies the ridge",
+    )  # fmt: skip
     ax.legend(loc="upper right")
     return ax
 
@@ -213,11 +206,10 @@ def best_gamma(table: Table, *, ax: Axes | None = None) -> Axes:
         linestyle="none",
         label=f"optimal γ = {best:.3g}",
     )
-    ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel("excess answer loss [nats]")
-    ax.set_title("Bias and variance in γ (n = 24, p = 16)")
+    ax.set(
+        xscale="log", ylim=(0, None), xlabel="weight of the reverse KL, γ [1]", ylabel="excess answer loss [nats]",
+        title="Bias and variance in γ (n = 24, p = 16)",
+    )  # fmt: skip
     ax.legend(loc="upper center")
     return ax
 
@@ -279,9 +271,10 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     several = grid(table, "beta", "gamma", "roots")[2] > 1
     if several.any():
         ax.contourf(xs, ys, several.astype(float), levels=[0.5, 1.5], colors="none", hatches=["//"])
-    ax.set_xlabel("weight of the forward KL, β [1]")
-    ax.set_ylabel("weight of the reverse KL, γ [1]")
-    ax.set_title("Coupled game: both weights act through the mean")
+    ax.set(
+        xlabel="weight of the forward KL, β [1]", ylabel="weight of the reverse KL, γ [1]",
+        title="Coupled game: both weights act through the mean",
+    )  # fmt: skip
     threshold = Line2D([], [], color=METHODS["amvl"].colour, linewidth=2.2, label="γ$_c$ of dual KL")
     return _below(ax, [threshold, Line2D([], [], **look("elbo"), label="β$_c$ of the ELBO")])
 
@@ -309,11 +302,10 @@ def phase_plane(table: Table, *, ax: Axes | None = None) -> Axes:
         (2.83, 0.225, "only\nELBO"),
     ):
         ax.text(x, y, text, ha="center", va="center")
-    ax.set_xlim(xs[0], xs[-1])
-    ax.set_ylim(ys[0], ys[-1])
-    ax.set_xlabel("γ h / v0 of dual KL [1]")
-    ax.set_ylabel("β h / v0 of the ELBO [1]")
-    ax.set_title("Which objective leaks more, at its own weight")
+    ax.set(
+        xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]), xlabel="γ h / v0 of dual KL [1]", ylabel="β h / v0 of the ELBO [1]",
+        title="Which objective leaks more, at its own weight",
+    )  # fmt: skip
     return _below(
         ax,
         [
@@ -364,9 +356,9 @@ def stability(
     if mark is not None:
         ax.plot(*mark, marker="*", markersize=13, color="black", markeredgecolor="white", linestyle="none")
         ax.annotate("published instance", mark, (9, 3), textcoords="offset points", bbox=BOX | {"alpha": 1.0})
-    ax.set_xlabel("rate of the prior / rate of the posterior [1]")
-    ax.set_ylabel("weight of the reverse KL, γ [1]")
-    ax.set_title(title)
+    ax.set(
+        xlabel="rate of the prior / rate of the posterior [1]", ylabel="weight of the reverse KL, γ [1]", title=title
+    )
     return ax
 
 
@@ -399,7 +391,5 @@ def error_map(
     size = np.abs(np.where(lost, np.nan, matrix))
     lines = ax.contour(xs, ys, size, levels=[0.1], colors="black", linewidths=2.2)
     ax.clabel(lines, fontsize=8, fmt=lambda level: f"{100 * level:.0f} %")
-    ax.set_xlabel(labels[0])
-    ax.set_ylabel(labels[1])
-    ax.set_title(title)
+    ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
     return ax

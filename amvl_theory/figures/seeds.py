@@ -7,23 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+import amvl_theory as theory
 from amvl_style import METHODS, RULE, SIMULATION, Look, axes, graded, look, marks
-from amvl_theory import (
-    Ensemble,
-    HeadRates,
-    ReadingModel,
-    Start,
-    XRoute,
-    accuracy_with_prior_latents,
-    coadapted_asymptotics,
-    coadapted_trajectory,
-    holding_weight,
-    prior_latent_accuracy,
-    reading_rate,
-    run_ensemble,
-    run_widening,
-    widening,
-)
 from amvl_theory.verification.core import Table
 from amvl_theory.verification.in_motion import collapse_shares
 
@@ -34,14 +19,14 @@ def _stacked(rows: list[dict[str, np.ndarray]]) -> Table:
 
 def widening_paths(seeds: int) -> Table:
     """Posterior variance and leaked nats in time at a gap that no head can close, flow and sampled KLs (T10)."""
-    times, rates, rows = np.arange(0, 601, 20), HeadRates(0.01, 0.01, 0.0, 0.0), []
+    times, rates, rows = np.arange(0, 601, 20), theory.HeadRates(0.01, 0.01, 0.0, 0.0), []
     seen = times[5::5]
     for gamma in (0.01, 0.1, 1.0):
         common = {"fixed_gap_var": 0.3, "gamma": gamma, "rates": rates}
-        path = widening(times, gap=0.0, beta=1.0, posterior_std=0.5, prior_std=0.7, **common)  # type: ignore[arg-type]
+        path = theory.widening(times, gap=0.0, beta=1.0, posterior_std=0.5, prior_std=0.7, **common)  # type: ignore[arg-type]
         result = np.full(times.size, np.nan)
         result[5::5] = [
-            run_widening(gap=0.0, stds=(0.5, 0.7), seeds=seeds, steps=int(t), seed=1, **common)[0].mean()  # type: ignore[arg-type]
+            theory.run_widening(gap=0.0, stds=(0.5, 0.7), seeds=seeds, steps=int(t), seed=1, **common)[0].mean()  # type: ignore[arg-type]
             for t in seen
         ]
         rows.append(
@@ -59,18 +44,20 @@ def widening_paths(seeds: int) -> Table:
 def growth_rates(seeds: int) -> Table:
     """r against gamma at three widths, and the growth of the mean over seeds on minibatches (T11)."""
     gamma, rows = np.concatenate([[0.0], np.geomspace(0.001, 2.0, 41)]), []
-    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
     for std in (0.2, 0.4, 0.8):
         result = np.full(gamma.size, np.nan)
         for i in (1, 9, 17, 25, 33):
-            ensemble = Ensemble(seeds, 16, start=Start(0.006, 0.006, std, std), decoder_std=0.0, leak_std=0.0)
-            run = run_ensemble(ensemble, float(gamma[i]), steps=250, record=[100, 250], seed=3)
+            ensemble = theory.Ensemble(
+                seeds, 16, start=theory.Start(0.006, 0.006, std, std), decoder_std=0.0, leak_std=0.0
+            )
+            run = theory.run_ensemble(ensemble, float(gamma[i]), steps=250, record=[100, 250], seed=3)
             result[i] = np.log(run.decoder_gain[1].mean() / run.decoder_gain[0].mean()) / 150
         rows.append(
             {
                 "posterior_std": np.full(gamma.size, std),
                 "gamma": gamma,
-                "rate": reading_rate(model, std**2, gamma),
+                "rate": theory.reading_rate(model, std**2, gamma),
                 "simulated": result,
             }
         )
@@ -97,22 +84,22 @@ def collapse_against_budget(seeds: int) -> Table:
 def holding_weights() -> Table:
     """gamma*(T) for three tolerated shares (T11)."""
     budgets, rows = np.linspace(100, 2000, 61), []
-    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
     for share in (0.01, 0.1, 0.5):
-        held = holding_weight(budgets, probability=share, critical=15.0, model=model, variance=0.16)
+        held = theory.holding_weight(budgets, probability=share, critical=15.0, model=model, variance=0.16)
         rows.append({"share": np.full(budgets.size, share), "budget": budgets, "gamma": held})
     return _stacked(rows)
 
 
 def coadapted_paths() -> Table:
     """rho and sigma_p in time, dual KL and ELBO, and their limits (T12)."""
-    times, rows, model = np.geomspace(10, 1e5, 81), [], ReadingModel(1.0, 1.0)
+    times, rows, model = np.geomspace(10, 1e5, 81), [], theory.ReadingModel(1.0, 1.0)
     for name, weight in (("amvl", 0.02), ("amvl", 0.1), ("elbo", 0.1)):
-        path = coadapted_trajectory(
+        path = theory.coadapted_trajectory(
             times, model=model, gamma=weight, beta=weight if name == "elbo" else 1.0, objective=name,  # type: ignore[arg-type]
-            start=Start(0.1, 0.1, 0.3, 0.3),
+            start=theory.Start(0.1, 0.1, 0.3, 0.3),
         )  # fmt: skip
-        limit = coadapted_asymptotics(model, weight, objective=name)  # type: ignore[arg-type]
+        limit = theory.coadapted_asymptotics(model, weight, objective=name)  # type: ignore[arg-type]
         rows.append(
             {
                 "objective": np.full(times.size, name),
@@ -131,24 +118,24 @@ def coadapted_paths() -> Table:
 
 def starving_paths(seeds: int) -> Table:
     """Accuracy with prior latents, gamma raised from 0.02 half-way or kept (logistic decoder)."""
-    steps, route, rows = 6000, XRoute(1.0, 1.0, 0.01), []
-    times, start = np.arange(0, steps + 1, 50), Start(0.05, 0.05, 0.5, 0.5)
+    steps, route, rows = 6000, theory.XRoute(1.0, 1.0, 0.01), []
+    times, start = np.arange(0, steps + 1, 50), theory.Start(0.05, 0.05, 0.5, 0.5)
     for raised in (0.02, 0.6):
         weights = np.where(np.arange(steps + 1) < steps // 2, 0.02, raised)
-        path = coadapted_trajectory(
-            times, model=ReadingModel(decoder_rate=0.02, posterior_rate=0.02), gamma=weights[times],
+        path = theory.coadapted_trajectory(
+            times, model=theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02), gamma=weights[times],
             std_rates=(0.02, 0.02), decoder="logistic", route=route, start=start,
         )  # fmt: skip
-        ensemble = Ensemble(seeds, 16, start=start, decoder_std=0.0, leak_std=0.0, route=route)
+        ensemble = theory.Ensemble(seeds, 16, start=start, decoder_std=0.0, leak_std=0.0, route=route)
         seen = times[10::10]
-        run = run_ensemble(ensemble, weights[:-1], steps=steps, record=seen, seed=2)
+        run = theory.run_ensemble(ensemble, weights[:-1], steps=steps, record=seen, seed=2)
         accuracy = np.full(times.size, np.nan)
-        accuracy[10::10] = accuracy_with_prior_latents(run, route).mean(axis=1)  # type: ignore[arg-type]
+        accuracy[10::10] = theory.accuracy_with_prior_latents(run, route).mean(axis=1)  # type: ignore[arg-type]
         rows.append(
             {
                 "raised_to": np.full(times.size, raised),
                 "step": times,
-                "accuracy": accuracy_with_prior_latents(path, route),
+                "accuracy": theory.accuracy_with_prior_latents(path, route),
                 "simulated": accuracy,
             }
         )
@@ -216,5 +203,5 @@ def starving_panel(table: Table, *, ax: Axes | None = None) -> Axes:
         xlabel="time [steps]", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
         loc="center right",
     )  # fmt: skip
-    ax.axhline(float(prior_latent_accuracy(1.0, 0.0)), **RULE)
+    ax.axhline(float(theory.prior_latent_accuracy(1.0, 0.0)), **RULE)
     return ax

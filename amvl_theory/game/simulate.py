@@ -39,7 +39,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from amvl_theory.checks import Array, one_of, positive, scalar, weight
+from amvl_theory.checks import Array, one_of, positive_number, scalar, weight
 from amvl_theory.game.game import GameState, GaussianGame, gradients, terms_of
 from amvl_theory.game.kernel import Chunk, StepRule, diverging, scatter
 from amvl_theory.game.setup import (
@@ -172,13 +172,13 @@ def simulate(
     check_counts(steps=steps, check_every=check_every, threads=threads)
     one_of("update", update, ("simultaneous", "alternating"))
     one_of("step_rule", step_rule, ("euler", "scaled"))
-    rates = [float(positive(name, scalar(name, eta))) for name, eta in (("eta_q", eta_q), ("eta_p", eta_p))]
+    rates = [positive_number("eta_q", eta_q), positive_number("eta_p", eta_p)]
     noise = (weight("noise_q", noise_q), weight("noise_p", noise_p))
     noisy = any(noise)
     if noisy and rng is None:
         raise ValueError("rng: expected a numpy.random.Generator where there is noise, received None")
     if tolerance is not None:
-        tolerance = float(positive("tolerance", scalar("tolerance", tolerance)))
+        tolerance = positive_number("tolerance", tolerance)
         if noisy or len(record):
             raise ValueError(f"tolerance: expected None beside noise or record, received {tolerance}")
     record_steps = tuple(sorted({int(step) for step in record}))

@@ -55,6 +55,7 @@ from amvl_theory.checks import (
     not_negative,
     one_of,
     positive,
+    positive_number,
     real_array,
     scalar,
     symmetric_matrix,
@@ -96,7 +97,7 @@ class AmortisedModel:
         features.flags.writeable = False
         object.__setattr__(self, "features", features)
         for name in ("curvature", "posterior_precision", "prior_precision"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
         object.__setattr__(self, "ridge", weight("ridge", self.ridge))
         one_of("reduction", self.reduction, ("sum", "mean"))
         left, sizes, right = np.linalg.svd(features, full_matrices=False)

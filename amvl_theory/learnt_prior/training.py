@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from amvl_theory.checks import Array, not_negative, positive, scalar, weight
+from amvl_theory.checks import Array, checked_times, positive_number, weight
 from amvl_theory.learnt_prior.amortised import (
     AmortisedModel,
     ForceStatistics,
@@ -121,7 +121,7 @@ def amortised_trajectory(
     Raises:
         ValueError: naming the argument out of range.
     """
-    force, time = checked_forces(model, forces), _times(times)
+    force, time = checked_forces(model, forces), checked_times(times)
     left, sizes, right = model.svd
     shift, prior, outside = _responses(model, beta, gamma, time, eta_q, eta_p, gamma_delay)
     flat = force.reshape(model.questions, -1)
@@ -157,7 +157,7 @@ def training_risk(
     Raises:
         ValueError: naming the argument out of range.
     """
-    time = _times(times)
+    time = checked_times(times)
     signal, cov = statistics.moments(model.size)
     _, sizes, right = model.svd
     _, prior, _ = _responses(model, beta, gamma, time, eta_q, eta_p, gamma_delay)
@@ -192,7 +192,7 @@ def early_stopping(
     Raises:
         ValueError: naming the argument out of range.
     """
-    end = float(positive("horizon", scalar("horizon", horizon)))
+    end = positive_number("horizon", horizon)
     if points < 2:
         raise ValueError(f"points: expected at least 2, received {points}")
 
@@ -251,7 +251,7 @@ def compare_protections(
     Raises:
         ValueError: naming the argument out of range.
     """
-    end = float(positive("horizon", scalar("horizon", horizon)))
+    end = positive_number("horizon", horizon)
     best_gamma = optimal_gamma(model, statistics, beta)
     best_ridge = optimal_ridge(model, statistics) * float(beta) * model.prior_precision
     if model.reduction == "mean":
@@ -288,7 +288,7 @@ def _responses(
     weight("gamma", gamma)
     delay = weight("gamma_delay", gamma_delay)
     pace = 1.0 / model.questions if model.reduction == "mean" else 1.0
-    rates = [pace * float(positive(name, scalar(name, eta))) for name, eta in (("eta_q", eta_q), ("eta_p", eta_p))]
+    rates = [pace * positive_number("eta_q", eta_q), pace * positive_number("eta_p", eta_p)]
     zero = np.zeros((1, len(model.svd[1])))
     if delay == 0 or gamma == 0:
         shift, prior = _flow(model, beta, gamma, times, rates, zero, zero)
@@ -316,7 +316,7 @@ def _flow(
     sizes, h = model.svd[1], model.curvature
     eta_q, eta_p = rates
     pull = gamma * model.posterior_precision
-    push = float(positive("beta", scalar("beta", beta))) * model.prior_precision
+    push = positive_number("beta", beta) * model.prior_precision
     own_q, own_p = eta_q * (h + pull), eta_p * (push * sizes**2 + model.total_ridge)
     to_q, to_p = eta_q * pull * sizes, eta_p * push * sizes
     # Where every mode of the pair rests: ridge regression of 1 / h, then the frozen-prior response to it.
@@ -336,10 +336,3 @@ def _flow(
     found_shift = rest_shift + mean * x + divided * ((middle - own_q) * x + to_q * y)
     found_prior = rest_prior + mean * y + divided * (to_p * x + (middle - own_p) * y)
     return found_shift, found_prior
-
-
-def _times(times: ArrayLike) -> Array:
-    time = not_negative("times", times)
-    if time.ndim != 1:
-        raise ValueError(f"times: expected shape (times,), received shape {time.shape}")
-    return time

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, probabilities, real_array, weight
+from amvl_theory.checks import Array, one_of, positive_number, probabilities, real_array, weight
 
 NODES, REACH = 321, 8.5
 """Points and half-width, in standard deviations, of the trapezoid rule behind every expectation over a normal.
@@ -16,6 +16,9 @@ NODES, REACH = 321, 8.5
 Its error falls exponentially in the step times the distance of the integrand's poles from the real axis, which for
 components D apart is pi sigma^2 / D: below 1e-7 relative for all separations up to 8 sigma, where a Gauss-Hermite rule of 96
 points is off in the third digit."""
+
+QUANTITIES = {"contamination": "contamination_error", "spread": "spread_error", "leaked_nats": "leaked_error"}
+"""What the linear theory predicts, and the property that holds its error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,10 @@ class NonlinearEquilibrium:
     linear_spread: Array
     linear_leaked_nats: Array
     unique: Array
+
+    def error(self, quantity: str) -> Array:
+        """|linear / exact - 1| of one of QUANTITIES, NaN where the exact one is 0."""
+        return np.abs(getattr(self, QUANTITIES[quantity]))
 
     @property
     def contamination_error(self) -> Array:
@@ -100,6 +107,12 @@ def checked_absorption(value: ArrayLike) -> float:
     if share > 1:
         raise ValueError(f"absorption: expected a number from 0 to 1, received {share:g}")
     return share
+
+
+def checked_search(quantity: str, tolerance: float, largest: float) -> tuple[float, float]:
+    """(tolerance, largest) of a search for the linear theory's range, both above 0, of one of QUANTITIES."""
+    one_of("quantity", quantity, tuple(QUANTITIES))
+    return positive_number("tolerance", tolerance), positive_number("largest", largest)
 
 
 def first_crossing(error: Callable[[Array, Array], Array], columns: Array, limit: float, grid: Array) -> Array:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from amvl_theory.checks import Array, objective_name, positive, real_array, scalar
+from amvl_theory.checks import Array, objective_name, positive_number, real_array
 from amvl_theory.nonlinear.saturation import SaturatingGame, response
 
 
@@ -51,8 +51,8 @@ def saturating_free_contamination(
         ValueError: naming the argument out of range.
     """
     name = objective_name(objective)
-    alpha, b = (float(positive(name, scalar(name, x))) for name, x in (("anchor", anchor), ("beta", beta)))
-    g = float(positive("gamma", scalar("gamma", gamma)))
+    alpha, b = positive_number("anchor", anchor), positive_number("beta", beta)
+    g = positive_number("gamma", gamma)
     if points < 3:
         raise ValueError(f"points: expected at least 3, received {points}")
     chi = game.saturation / game.curvature

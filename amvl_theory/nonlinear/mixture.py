@@ -29,15 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
-from amvl_theory.nonlinear.common import (
-    NonlinearEquilibrium,
-    checked_absorption,
-    checked_answers,
-    first_crossing,
-    mutual_information,
-    normal_rule,
-)
+from amvl_theory.checks import Array, not_negative, positive, positive_number, real_array, weight
+from amvl_theory.nonlinear import common
+from amvl_theory.nonlinear.common import NonlinearEquilibrium
 
 MAX_STEPS = 200
 """Newton steps before the solver gives up."""
@@ -71,7 +65,7 @@ class MixtureGame:
     prior_std: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        forces, chance = checked_answers(self.forces, self.answer_probabilities)
+        forces, chance = common.checked_answers(self.forces, self.answer_probabilities)
         share = not_negative("component_weight", self.component_weight)
         if (share > 1).any():
             raise ValueError(f"component_weight: expected numbers from 0 to 1, received {share.max():g}")
@@ -82,8 +76,8 @@ class MixtureGame:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         for name in ("component_std", "curvature"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
-        object.__setattr__(self, "absorption", checked_absorption(self.absorption))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
+        object.__setattr__(self, "absorption", common.checked_absorption(self.absorption))
 
     @property
     def variance(self) -> Array:
@@ -99,7 +93,7 @@ def reverse_pull(game: MixtureGame, shift: ArrayLike) -> tuple[Array, Array]:
         game: shape of the posterior.
         shift: e; broadcasts with the game's shape parameters.
     """
-    nodes, quadrature = normal_rule()
+    nodes, quadrature = common.normal_rule()
     e = real_array("shift", shift)[..., None]
     w, gap = np.asarray(game.component_weight)[..., None], np.asarray(game.separation)[..., None]
     sigma = game.component_std
@@ -147,7 +141,7 @@ def mixture_equilibrium(game: MixtureGame, gamma: ArrayLike) -> NonlinearEquilib
         leaked_nats=_mixture_information(column, shift, chance),
         linear_contamination=linear_prior,
         linear_spread=linear**2 @ chance,
-        linear_leaked_nats=mutual_information(linear, chance, precision),
+        linear_leaked_nats=common.mutual_information(linear, chance, precision),
         unique=_unique(column, weights, forces, shape),
     )
 
@@ -208,19 +202,16 @@ def mixture_valid_range(
     Raises:
         ValueError: naming the argument out of range.
     """
-    one_of("quantity", quantity, ("contamination", "spread", "leaked_nats"))
-    limit = float(positive("tolerance", scalar("tolerance", tolerance)))
-    end = float(positive("largest", scalar("largest", largest)))
+    limit, end = common.checked_search(quantity, tolerance, largest)
     shares = not_negative("component_weights", component_weights)
-    attribute = {"contamination": "contamination_error", "spread": "spread_error", "leaked_nats": "leaked_error"}
 
     def error(gaps: Array, columns: Array) -> Array:
         gap, share = np.broadcast_arrays(gaps, columns)
         game = MixtureGame(forces, answer_probabilities, gap, share, 1.0, curvature, absorption)
         result = mixture_equilibrium(game, weight("gamma", gamma))
-        return np.where(result.unique, np.abs(getattr(result, attribute[quantity])), np.nan)
+        return np.where(result.unique, result.error(quantity), np.nan)
 
-    return first_crossing(error, shares, limit, np.linspace(end / 60, end, 60))
+    return common.first_crossing(error, shares, limit, np.linspace(end / 60, end, 60))
 
 
 def _with_answers(game: MixtureGame) -> MixtureGame:
@@ -288,7 +279,7 @@ def _unique(game: MixtureGame, gamma: Array, forces: Array, shape: tuple[int, ..
 
 def _mixture_information(game: MixtureGame, shift: Array, chance: Array) -> Array:
     """I(Z; Y) (...) of the mixtures themselves, by quadrature around each of their components [nats]."""
-    nodes, quadrature = normal_rule()
+    nodes, quadrature = common.normal_rule()
     w, gap, sigma = np.asarray(game.component_weight), np.asarray(game.separation), game.component_std
     offsets = np.stack(np.broadcast_arrays(-w * gap, (1.0 - w) * gap), axis=-1)  # (..., 1, 2)
     shares = np.stack([1.0 - w, w], axis=-1)

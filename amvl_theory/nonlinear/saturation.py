@@ -40,14 +40,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, real_array, scalar, weight
-from amvl_theory.nonlinear.common import (
-    NonlinearEquilibrium,
-    checked_absorption,
-    checked_answers,
-    first_crossing,
-    mutual_information,
-)
+from amvl_theory.checks import Array, not_negative, one_of, positive, positive_number, real_array, weight
+from amvl_theory.nonlinear import common
+from amvl_theory.nonlinear.common import NonlinearEquilibrium
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +69,12 @@ class SaturatingGame:
     absorption: float = 0.5
 
     def __post_init__(self) -> None:
-        forces, chance = checked_answers(self.forces, self.answer_probabilities)
+        forces, chance = common.checked_answers(self.forces, self.answer_probabilities)
         object.__setattr__(self, "forces", forces)
         object.__setattr__(self, "answer_probabilities", chance)
         for name in ("saturation", "curvature", "posterior_precision"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
-        object.__setattr__(self, "absorption", checked_absorption(self.absorption))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
+        object.__setattr__(self, "absorption", common.checked_absorption(self.absorption))
 
 
 GROWING_EXAMPLE = SaturatingGame([3.0, -1.0], [0.5, 0.5], saturation=1.0, absorption=1.0)
@@ -185,8 +180,8 @@ def saturating_spread(
     """
     one_of("spread_curvature", spread_curvature, ("reference", "local"))
     force, weights = np.broadcast_arrays(not_negative("force_std", force_std), positive("gamma", gamma))
-    h = float(positive("curvature", scalar("curvature", curvature)))
-    g0 = float(positive("saturation", scalar("saturation", saturation)))
+    h = positive_number("curvature", curvature)
+    g0 = positive_number("saturation", saturation)
     chi, net = g0 / h, np.maximum(force - np.sqrt(weights * h / 2.0), 0.0)
     theta = net / g0
     if spread_curvature == "local":
@@ -236,20 +231,17 @@ def valid_range(
     Raises:
         ValueError: naming the argument out of range.
     """
-    one_of("quantity", quantity, ("contamination", "spread", "leaked_nats"))
-    limit = float(positive("tolerance", scalar("tolerance", tolerance)))
-    end = float(positive("largest", scalar("largest", largest)))
+    limit, end = common.checked_search(quantity, tolerance, largest)
     if quantity != "contamination":
         positive("spread_ratio", spread_ratio)
-    elif checked_absorption(absorption) == 0:
+    elif common.checked_absorption(absorption) == 0:
         raise ValueError("absorption: expected a number above 0 for the contamination, received 0")
     weights = not_negative("gammas", gammas)
-    attribute = {"contamination": "contamination_error", "spread": "spread_error", "leaked_nats": "leaked_error"}
 
     def error(ratios: Array, gamma: Array) -> Array:
-        return np.abs(getattr(_balanced(ratios, gamma, spread_ratio, absorption, pull_ratio), attribute[quantity]))
+        return _balanced(ratios, gamma, spread_ratio, absorption, pull_ratio).error(quantity)
 
-    return first_crossing(error, weights, limit, np.geomspace(1e-3 * end, end, 120))
+    return common.first_crossing(error, weights, limit, np.geomspace(1e-3 * end, end, 120))
 
 
 def _balanced(
@@ -258,8 +250,10 @@ def _balanced(
     """The setting of `saturating_error_map` at broadcast ratios and gammas."""
     ratio, weights = np.broadcast_arrays(ratios, gamma)
     forces = ratio[..., None] * (1.0 + weight("spread_ratio", spread_ratio) * np.array([1.0, -1.0]))
-    precision = float(positive("pull_ratio", scalar("pull_ratio", pull_ratio)))
-    return _saturating(forces, np.array([0.5, 0.5]), weights, 1.0, 1.0, precision, checked_absorption(absorption))
+    precision = positive_number("pull_ratio", pull_ratio)
+    return _saturating(
+        forces, np.array([0.5, 0.5]), weights, 1.0, 1.0, precision, common.checked_absorption(absorption)
+    )
 
 
 def _saturating(
@@ -283,10 +277,10 @@ def _saturating(
         contamination=prior,
         posterior_shift=shift,
         spread=deviation**2 @ chance,
-        leaked_nats=mutual_information(shift, chance, precision),
+        leaked_nats=common.mutual_information(shift, chance, precision),
         linear_contamination=absorbed * mean / (h + pull * (1.0 - absorbed)),
         linear_spread=linear**2 @ chance,
-        linear_leaked_nats=mutual_information(linear, chance, precision),
+        linear_leaked_nats=common.mutual_information(linear, chance, precision),
         unique=np.ones(gamma.shape, dtype=bool),
     )
 

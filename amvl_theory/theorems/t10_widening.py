@@ -11,12 +11,12 @@ from amvl_theory.dynamics.in_training.widening import HeadRates, widening, widen
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import Proof, theorem
 from amvl_theory.theorems.proving.dense import SEED
-from amvl_theory.theorems.proving.gaussian import StopGradient, beta, expectation, gamma, kl
+from amvl_theory.theorems.proving.gaussian import StopGradient, expectation, kl
+from amvl_theory.theorems.proving.symbols import beta, gamma
 
 Q, P, V, a, b, a_m, b_m, t = sp.symbols("Q P V a b a_m b_m t", positive=True)
 Delta = sp.Symbol("Delta", real=True)
 D = Delta**2 + V
-R = sp.Rational
 
 
 @theorem(

@@ -14,11 +14,11 @@ from amvl_theory.gaussian import mixture_information
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import QUADRATURE, SYMBOLIC_2X2, Proof, theorem
 from amvl_theory.theorems.proving.dense import SEED
-from amvl_theory.theorems.proving.gaussian import StopGradient, beta, expectation, gamma, kl
+from amvl_theory.theorems.proving.gaussian import StopGradient, expectation, kl
+from amvl_theory.theorems.proving.symbols import R, beta, gamma
 
 kappa, k, decay, eta_w, eta_q, s, rho = sp.symbols("kappa k lambda eta_w eta_q s rho", positive=True)
 w, a = sp.symbols("w a", real=True)
-R = sp.Rational
 DRIVE = eta_w * eta_q * kappa**2
 
 

@@ -17,11 +17,11 @@ from amvl_theory.dynamics.in_training.decoders import logistic_loss, logistic_mo
 from amvl_theory.dynamics.in_training.reading import ReadingModel
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import QUADRATURE, Proof, theorem
-from amvl_theory.theorems.proving.gaussian import StopGradient, beta, gamma, kl, normal_log_density
+from amvl_theory.theorems.proving.gaussian import StopGradient, kl, normal_log_density
+from amvl_theory.theorems.proving.symbols import R, beta, gamma
 
 k, kappa, decay, eta_w, eta_q, eta_s, eta_r, t = sp.symbols("k kappa lambda eta_w eta_q eta_s eta_r t", positive=True)
 Q, P, a, w, rho = sp.symbols("Q P a w rho", positive=True)
-R = sp.Rational
 WIDTHS = {P: Q + a**2}
 
 

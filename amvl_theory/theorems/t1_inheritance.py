@@ -8,15 +8,12 @@ from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
 from amvl_theory.theorems.proving.gaussian import (
     StopGradient,
-    alpha,
-    beta,
-    c,
     check_kl_by_integration,
     expectation,
     kl,
     positive_matrix,
-    s_p,
 )
+from amvl_theory.theorems.proving.symbols import alpha, beta, c, s_p
 
 dbar, E_var = sp.Symbol("deltabar", real=True), sp.Symbol("E_s", positive=True)
 V = sp.Symbol("V", nonnegative=True)

@@ -8,22 +8,9 @@ import sympy as sp
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving import matrices as M
 from amvl_theory.theorems.proving.core import DENSE, SYMBOLIC_2X2, Proof, slope_symbol, theorem
-from amvl_theory.theorems.proving.dense import instances, largest_rise, relative
-from amvl_theory.theorems.proving.gaussian import (
-    c,
-    delta,
-    g,
-    gamma,
-    h,
-    lambda_q,
-    matrix_gradients,
-    one_mode_gradients,
-    positive_matrix,
-    s_q,
-    solve_linear,
-)
-
-GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
+from amvl_theory.theorems.proving.dense import GAMMAS, instances, largest_rise, relative
+from amvl_theory.theorems.proving.gaussian import matrix_gradients, one_mode_gradients, positive_matrix, solve_linear
+from amvl_theory.theorems.proving.symbols import R, c, delta, g, gamma, h, lambda_q, s_q
 
 
 @theorem(
@@ -118,7 +105,6 @@ def _norm(proof: Proof) -> None:
     x = matrix * y
     form = sp.cancel((x.T * matrix.inv() * x)[0])
     proof.equal("x^T B^-1 x = y^T B y for x = B y", form, sp.expand((y.T * matrix * y)[0]), SYMBOLIC_2X2)
-    R = sp.Rational
     curvature, weight, force = sp.Matrix([[2, 1], [1, 1]]), sp.diag(1, R(1, 100)), sp.Matrix([5, 4])
     norms = []
     for value in (0, 1):

@@ -8,26 +8,9 @@ import sympy as sp
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving import matrices as M
 from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
-from amvl_theory.theorems.proving.dense import instances, largest_rise, relative
-from amvl_theory.theorems.proving.gaussian import (
-    alpha,
-    beta,
-    c,
-    delta,
-    g,
-    gamma,
-    h,
-    lambda_p,
-    lambda_q,
-    matrix_gradients,
-    one_mode_gradients,
-    positive_matrix,
-    s_p,
-    s_q,
-)
-
-R = sp.Rational
-GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
+from amvl_theory.theorems.proving.dense import GAMMAS, instances, largest_rise, relative
+from amvl_theory.theorems.proving.gaussian import matrix_gradients, one_mode_gradients, positive_matrix
+from amvl_theory.theorems.proving.symbols import R, alpha, beta, c, delta, g, gamma, h, lambda_p, lambda_q, s_p, s_q
 
 
 @theorem(

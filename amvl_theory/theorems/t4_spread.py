@@ -8,26 +8,15 @@ import sympy as sp
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving import matrices as M
 from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, slope_symbol, theorem
-from amvl_theory.theorems.proving.dense import instances, largest_rise, relative
+from amvl_theory.theorems.proving.dense import GAMMAS, instances, largest_rise, relative
 from amvl_theory.theorems.proving.gaussian import (
-    c,
-    delta,
     expectation,
-    g,
-    gamma,
-    gbar,
-    h,
-    lambda_q,
     matrix_gradients,
     one_mode_gradients,
     positive_matrix,
-    s_q,
     solve_linear,
-    v0,
 )
-
-R = sp.Rational
-GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
+from amvl_theory.theorems.proving.symbols import R, c, delta, g, gamma, gbar, h, lambda_q, s_q, v0
 
 
 @theorem(

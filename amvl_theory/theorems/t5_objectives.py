@@ -9,7 +9,9 @@ from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import DENSE, SYMBOLIC_2X2, Proof, theorem
 from amvl_theory.theorems.proving.coupled import E, dual, elbo, forward
 from amvl_theory.theorems.proving.dense import instances, relative
-from amvl_theory.theorems.proving.gaussian import (
+from amvl_theory.theorems.proving.gaussian import matrix_gradients, one_mode_gradients, positive_matrix
+from amvl_theory.theorems.proving.symbols import (
+    R,
     alpha,
     beta,
     c,
@@ -20,16 +22,11 @@ from amvl_theory.theorems.proving.gaussian import (
     h,
     lambda_p,
     lambda_q,
-    matrix_gradients,
-    one_mode_gradients,
-    positive_matrix,
     s_p,
     s_q,
     v0,
 )
 from amvl_theory.theorems.t3_coupled import solve_exact
-
-R = sp.Rational
 
 
 @theorem(

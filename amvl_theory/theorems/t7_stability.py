@@ -9,24 +9,9 @@ from scipy.linalg import expm, solve_continuous_lyapunov
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import SYMBOLIC_2X2, Proof, theorem
 from amvl_theory.theorems.proving.dense import Instance, instances
-from amvl_theory.theorems.proving.gaussian import (
-    alpha,
-    beta,
-    c,
-    delta,
-    g,
-    gamma,
-    h,
-    lambda_p,
-    lambda_q,
-    matrix_gradients,
-    one_mode_gradients,
-    positive_matrix,
-    s_p,
-    s_q,
-)
+from amvl_theory.theorems.proving.gaussian import matrix_gradients, one_mode_gradients, positive_matrix
+from amvl_theory.theorems.proving.symbols import R, alpha, beta, c, delta, g, gamma, h, lambda_p, lambda_q, s_p, s_q
 
-R = sp.Rational
 eta_q, eta_p = sp.symbols("eta_q eta_p", positive=True)
 
 

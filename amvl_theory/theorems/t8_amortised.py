@@ -8,9 +8,9 @@ import sympy as sp
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import DENSE, Assumption, Proof, theorem
 from amvl_theory.theorems.proving.dense import SEED, relative
-from amvl_theory.theorems.proving.gaussian import StopGradient, alpha, beta, gamma, h, kl, lambda_p, lambda_q
+from amvl_theory.theorems.proving.gaussian import StopGradient, kl
+from amvl_theory.theorems.proving.symbols import R, alpha, beta, gamma, h, lambda_p, lambda_q
 
-R = sp.Rational
 k, rho = sp.symbols("k rho", positive=True)
 v, w = sp.symbols("v w", positive=True)
 RHO_EFF = rho * (1 + gamma * lambda_q / h)

@@ -9,9 +9,9 @@ from scipy.optimize import brentq
 from amvl_theory.checks import Array
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import QUADRATURE, SYMBOLIC, Assumption, Proof, slope_symbol, theorem
-from amvl_theory.theorems.proving.gaussian import expectation, gamma, h, lambda_q, normal_log_density
+from amvl_theory.theorems.proving.gaussian import expectation, normal_log_density
+from amvl_theory.theorems.proving.symbols import R, gamma, h, lambda_q
 
-R = sp.Rational
 SATURATING = Assumption(
     "tanh response",
     "the mean answers the total force f with chi tanh(f / g0), chi = g0 / h",

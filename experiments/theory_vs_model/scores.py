@@ -52,6 +52,8 @@ class Error:
 
 Points = dict[tuple[int, float], tuple[float, float]]
 """Per (seed, gamma or noise), predicted and measured mean."""
+Cell = tuple[float, float]
+"""(label noise, gamma)."""
 
 
 def log_ratio(predicted: float, measured: float, quantity: str) -> float:
@@ -68,16 +70,14 @@ def pair_means(predicted: Array | None, measured: Array | None) -> tuple[float, 
     return (float(predicted[both].mean()), float(measured[both].mean())) if both.any() else None
 
 
-def gamma_points(
-    tables: Mapping[int, Table], level: str, quantity: str, gammas: Sequence[float], noise: float
-) -> Points:
-    """A level's points at the held-out gammas."""
+def level_points(tables: Mapping[int, Table], level: str, quantity: str, cells: Mapping[float, Cell]) -> Points:
+    """A level's points: per seed and per key of `cells`, the label noise and gamma behind it."""
     points: Points = {}
     for seed, table in tables.items():
-        for gamma in gammas:
+        for key, (noise, gamma) in cells.items():
             pair = pair_means(table.get(noise, level, gamma, quantity), table.get(noise, TRAINED, gamma, quantity))
             if pair is not None:
-                points[seed, gamma] = pair
+                points[seed, key] = pair
     return points
 
 
@@ -92,19 +92,6 @@ def seed_points(
                 pair = pair_means(table.get(noise, level, gamma, quantity), theirs.get(noise, TRAINED, gamma, quantity))
                 if pair is not None:
                     points[seed, other, gamma] = pair
-    return points
-
-
-def noise_points(
-    tables: Mapping[int, Table], level: str, quantity: str, noises: Sequence[float], gamma: float
-) -> Points:
-    """A level's points at the other label noises."""
-    points: Points = {}
-    for seed, table in tables.items():
-        for noise in noises:
-            pair = pair_means(table.get(noise, level, gamma, quantity), table.get(noise, TRAINED, gamma, quantity))
-            if pair is not None:
-                points[seed, noise] = pair
     return points
 
 

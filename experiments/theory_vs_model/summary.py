@@ -16,11 +16,10 @@ from experiments.theory_vs_model.scores import (
     Error,
     baseline_points,
     error_of,
-    gamma_points,
     level_gap,
+    level_points,
     measured_over_seeds,
     measured_points,
-    noise_points,
     own_figures,
     rank_correlation,
     seed_points,
@@ -85,7 +84,7 @@ def _errors(
     noise = plan.train_noise
     metrics: dict[str, Metric] = {}
     for level in levels:
-        points = gamma_points(tables, level, quantity, gammas, noise)
+        points = level_points(tables, level, quantity, {gamma: (noise, gamma) for gamma in gammas})
         if points:
             metrics |= _put(f"error.{quantity}.{level}", error_of(points, quantity))
         crossed = seed_points(tables, level, quantity, gammas, noise)
@@ -103,7 +102,7 @@ def _errors(
 def _noise_errors(tables: Mapping[int, Table], levels: Sequence[str], quantity: str, plan: Plan) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     for level in levels:
-        points = noise_points(tables, level, quantity, plan.noises, plan.noise_gamma)
+        points = level_points(tables, level, quantity, {noise: (noise, plan.noise_gamma) for noise in plan.noises})
         if points:
             metrics |= _put(f"error_noise.{quantity}.{level}", error_of(points, quantity))
     measured = measured_points(tables, quantity, [(noise, plan.noise_gamma) for noise in plan.noises])

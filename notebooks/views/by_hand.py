@@ -141,11 +141,11 @@ def densities(mode: Mode, beta: float, gamma: float, anchor: float, *, ax: Axes 
     ax.vlines(0, 0, 0.8 * top, color=GREY, lw=1.0)
     label = f"c = {found.contamination:.3f}"
     ax.vlines(found.contamination, 0, 0.8 * top, color=GREY, lw=1.4, ls=(0, (4, 2)), label=label)
-    ax.set_xlim(*_REACH)
-    ax.set_ylim(0, top)
-    ax.set_xlabel("z - m*  [latent]   (thin line: leak-free reference)")
-    ax.set_ylabel("density [1/latent]")
-    ax.set_title(f"β = {beta:.3g}, γ = {gamma:.3g}, anchor = {anchor:.3g}: absorption s = {found.absorption:.2f}")
+    ax.set(
+        xlim=_REACH, ylim=(0, top), xlabel="z - m*  [latent]   (thin line: leak-free reference)",
+        ylabel="density [1/latent]",
+        title=f"β = {beta:.3g}, γ = {gamma:.3g}, anchor = {anchor:.3g}: absorption s = {found.absorption:.2f}",
+    )  # fmt: skip
     ax.legend(loc="upper left", ncols=2)
     return ax
 
@@ -160,11 +160,10 @@ def contamination(mode: Mode, beta: float, gamma: float, anchor: float, *, ax: A
     ax.axhline(rest(mode, beta, 0.0, anchor).contamination, label="c, forward-only", **look("ntp+fwd"))
     for value, colour in ((here.contamination, look_of(0).colour), (here.shift, look_of(3).colour)):
         ax.plot(max(gamma, GAMMAS[0]), value, "o", color=colour, markersize=8, markeredgecolor="white")
-    ax.set_xscale("log")
-    ax.set_ylim(0, 1.35 * mode.force_mean / mode.curvature)
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel("shift from m* [latent]")
-    ax.set_title("Mean channel: fixed variances (T3)")
+    ax.set(
+        xscale="log", ylim=(0, 1.35 * mode.force_mean / mode.curvature), xlabel="weight of the reverse KL, γ [1]",
+        ylabel="shift from m* [latent]", title="Mean channel: fixed variances (T3)",
+    )  # fmt: skip
     ax.legend(loc="upper right")
     return ax
 
@@ -195,11 +194,10 @@ def leakage(mode: Mode, gamma: float, *, ax: Axes | None = None) -> Axes:
     critical = float(critical_weight(mode.force_var, mode.curvature))
     ax.axvline(critical, **RULE)
     ax.annotate("γ$_c$ = 2 v0/h", (1.12 * critical, 0.3), rotation=90, ha="left", va="center")
-    ax.set_xscale("log")
-    ax.set_ylim(0, 0.78)
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel("leaked information [nats]")
-    ax.set_title("Spread channel: no anchor in it (T4, T6)")
+    ax.set(
+        xscale="log", ylim=(0, 0.78), xlabel="weight of the reverse KL, γ [1]", ylabel="leaked information [nats]",
+        title="Spread channel: no anchor in it (T4, T6)",
+    )  # fmt: skip
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.88))
     return ax
 

@@ -44,10 +44,10 @@ def growth(model: ReadingModel, variance: float, gamma: float, *, ax: Axes | Non
     ax.axvline(limit, **RULE)
     ax.axhline(0, **RULE)
     ax.annotate(f"threshold {limit:.2g}", (0.9 * limit, ax.get_ylim()[1]), rotation=90, ha="right", va="top")
-    ax.set_xscale("log")
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel("growth of reading [1/step]")
-    ax.set_title("How fast reading grows (T11)")
+    ax.set(
+        xscale="log", xlabel="weight of the reverse KL, γ [1]", ylabel="growth of reading [1/step]",
+        title="How fast reading grows (T11)",
+    )  # fmt: skip
     return ax
 
 
@@ -61,11 +61,10 @@ def shares(
         label = "forward-only" if weight == 0 else f"γ = {gamma:.3g}"
         ax.plot(STEPS, collapse_probability(rate * STEPS, critical), label=label, **look(key))
         ax.plot(steps, collapse_probability(rate * steps, critical), "o", color=look_of(key).colour, ms=8, mec="white")
-    ax.set_xscale("log")
-    ax.set_ylim(-0.02, 1.02)
-    ax.set_xlabel("training [steps]")
-    ax.set_ylabel("share of runs that read the leak")
-    ax.set_title("How many runs read by then (T11)")
+    ax.set(
+        xscale="log", ylim=(-0.02, 1.02), xlabel="training [steps]", ylabel="share of runs that read the leak",
+        title="How many runs read by then (T11)",
+    )  # fmt: skip
     ax.legend(loc="upper left")
     return ax
 
@@ -81,9 +80,7 @@ def holding(
     ax.plot(steps, max(gamma, GAMMAS[0]), "o", color="black", ms=8, mec="white", label="this setting")
     ax.axhline(float(reading_threshold(model, variance)), **RULE)
     ax.set(xscale="log", yscale="log", xlim=(STEPS[0], STEPS[-1]), ylim=(GAMMAS[0], GAMMAS[-1]))
-    ax.set_xlabel("budget [steps]")
-    ax.set_ylabel("weight that holds, γ* [1]")
-    ax.set_title("How large γ must be (T11)")
+    ax.set(xlabel="budget [steps]", ylabel="weight that holds, γ* [1]", title="How large γ must be (T11)")
     ax.legend(loc="upper left")
     return ax
 
@@ -124,10 +121,7 @@ def widths(rows: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     for values, name, key in ((posterior, "posterior std", 2), (prior, "prior std", 3)):
         ax.plot(step, values, color=look_of(key).colour, label=name)
     ax.plot(step, np.hypot(posterior, gap), color="black", ls=":", label="prior at rest (T1)")
-    ax.set_yscale("log")
-    ax.set_xlabel("training step [steps]")
-    ax.set_ylabel("standard deviation [latent]")
-    ax.set_title("Widths")
+    ax.set(yscale="log", xlabel="training step [steps]", ylabel="standard deviation [latent]", title="Widths")
     ax.legend()
     return ax
 
@@ -137,7 +131,9 @@ def readings(rows: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     step, reading, error, rate = _columns(rows, "reading_nats", "reading_error", "growth_rate")
     clear = reading > 2 * error
-    ax.errorbar(step[clear], reading[clear], error[clear], fmt="o", color=look_of(0).colour, ms=5, label="above 2 errors")
+    ax.errorbar(
+        step[clear], reading[clear], error[clear], fmt="o", color=look_of(0).colour, ms=5, label="above 2 errors"
+    )
     rest = ~clear & (reading + error > 0)
     ax.plot(step[rest], (reading + error)[rest], "v", color="grey", ms=4, label="upper end, unclear")
     if clear.any():
@@ -147,10 +143,10 @@ def readings(rows: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
         shown = np.append(True, line[:-1] < 1.0)
         ax.plot(step[start:][shown], np.minimum(line[shown], 3.0), color="black", lw=1.2, label="grown at T11's rates")
     ax.axhline(COLLAPSE, **RULE)
-    ax.set_yscale("log")
-    ax.set_xlabel("training step [steps]")
-    ax.set_ylabel("reading [nats]")
-    ax.set_title(f"Reading; line at {COLLAPSE:g} nats")
+    ax.set(
+        yscale="log", xlabel="training step [steps]", ylabel="reading [nats]",
+        title=f"Reading; line at {COLLAPSE:g} nats",
+    )  # fmt: skip
     ax.legend()
     return ax
 
@@ -163,10 +159,9 @@ def chances(rows: list[dict[str, Any]], plan: RunSchedule, *, ax: Axes | None = 
     ax.plot(*zip(*points, strict=True) if points else ((), ()), "o", color=look_of(0).colour, label="probability")
     silent = [f.step for f in said if f.probability is None]
     ax.plot(silent, np.full(len(silent), -0.06), "x", color="grey", label="cannot tell")
-    ax.set_ylim(-0.12, 1.06)
-    ax.set_xlim(0, plan.steps)
-    ax.set_xlabel("training step [steps]")
-    ax.set_ylabel(f"reading by step {plan.steps}")
-    ax.set_title("What the calculator says")
+    ax.set(
+        ylim=(-0.12, 1.06), xlim=(0, plan.steps), xlabel="training step [steps]",
+        ylabel=f"reading by step {plan.steps}", title="What the calculator says",
+    )  # fmt: skip
     ax.legend(loc="center left")
     return ax

@@ -175,13 +175,11 @@ def draw_pairs(
         shown = looks[name]
         ax.plot(expected, measured_values, shown.marker, color=shown.colour, alpha=0.55, mew=0, label=name)
     if log:
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        ax.set(xscale="log", yscale="log")
     ends = np.array([*ax.get_xlim(), *ax.get_ylim()])
     span = (ends[ends > 0].min(), ends.max()) if log else (0.0, ends.max())
     ax.plot(span, span, color="black", lw=0.8, label="prediction = measurement")
-    ax.set_xlabel(f"predicted: {label}")
-    ax.set_ylabel(f"measured [{label.rpartition('[')[2]}")
+    ax.set(xlabel=f"predicted: {label}", ylabel=f"measured [{label.rpartition('[')[2]}")
     return ax
 
 
@@ -196,9 +194,8 @@ def draw_course(predictions: Mapping[str, Predicted], looks: Mapping[str, Look],
         place = prediction.gamma or GAMMAS[0]
         ax.plot(place, prediction.measured.mean(), shown.marker, color=shown.colour, ms=9, markeredgecolor="black")
         ax.axvline(np.median(prediction.critical), **RULE | {"color": shown.colour})
-    ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("weight of the reverse KL, γ [1]\n(forward-only at the left edge)")
-    ax.set_ylabel("leaked information [nats]")
-    ax.set_title("lines: predicted; markers: measured;\nvertical: γ$_c$")
+    ax.set(
+        xscale="log", ylim=(0, None), xlabel="weight of the reverse KL, γ [1]\n(forward-only at the left edge)",
+        ylabel="leaked information [nats]", title="lines: predicted; markers: measured;\nvertical: γ$_c$",
+    )  # fmt: skip
     return ax

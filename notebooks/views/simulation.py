@@ -100,8 +100,5 @@ def draw(table: Table, column: str, unit: str, title: str, *, ax: Axes | None = 
         ax.plot(time[1:], table[column][rows][1:], label=LABELS[objective], **look(objective))
         if column == "contamination":
             ax.plot(time[-1] * 1.15, table["rest"][rows][-1], clip_on=False, **marks(objective))
-    ax.set_xscale("log")
-    ax.set_xlabel("time [rate × steps]")
-    ax.set_ylabel(unit)
-    ax.set_title(title)
+    ax.set(xscale="log", xlabel="time [rate × steps]", ylabel=unit, title=title)
     return ax

@@ -240,8 +240,7 @@ def draw_against_gamma(
     ticks = sorted({zero, *positive})
     ax.set_xticks(ticks, ["0" if tick == zero else f"{tick:g}" for tick in ticks], rotation=45)
     ax.minorticks_off()
-    ax.set_xlabel("weight of the reverse KL, γ [1]\n(0: forward-only)")
-    ax.set_ylabel(label.replace(" [", "\n["))
+    ax.set(xlabel="weight of the reverse KL, γ [1]\n(0: forward-only)", ylabel=label.replace(" [", "\n["))
     return ax
 
 
@@ -260,7 +259,9 @@ def objectives_figure() -> Figure:
     import seaborn as sns
 
     alone = {"fwd": "forward KL alone", "rev": "reverse KL alone"}
-    groups = {METHODS[name].label if name in METHODS else alone.get(name, name): group for name, group in groups.items()}
+    groups = {
+        METHODS[name].label if name in METHODS else alone.get(name, name): group for name, group in groups.items()
+    }
     colours = {look.label: look.colour for look in METHODS.values() if look.label in groups}
     colours = {name: colours.get(name, GREY) for name in groups}
     with styled():
@@ -299,9 +300,9 @@ def noise_figure() -> Figure:
         groups = [group for cells in levels.values() for group in cells.items()]
         entropy = {noise: _values(group, "training.answer_entropy").mean() for noise, group in groups}
         ax.plot(*zip(*sorted(entropy.items()), strict=True), color=GREY, ls=":", label="upper bound H(Y|x)")
-        ax.set_xlabel("share of wrong training labels [1]")
-        ax.set_ylabel("leaked about training labels [nats]")
-        ax.set_ylim(bottom=0)
+        ax.set(
+            xlabel="share of wrong training labels [1]", ylabel="leaked about training labels [nats]", ylim=(0, None)
+        )
         ax.legend()
     return page
 

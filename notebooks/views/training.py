@@ -57,6 +57,5 @@ def draw_curve(
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("training step [steps]")
-    ax.set_ylabel(label)
+    ax.set(xlabel="training step [steps]", ylabel=label)
     return ax

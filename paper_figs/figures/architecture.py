@@ -145,8 +145,7 @@ def draw(sources: Sources) -> Drawn:
     right = float(_edges(one)[-1]) + 5.2
     bottom = draw_pass(ax, two, right, "(b) pass 2: y is decoded behind samples")
     ax.text(right, bottom + 1.2, _words(one, batch, k, example), va="top", linespacing=1.35)
-    ax.set_xlim(-4.6, right + float(_edges(two)[-1]) + 0.2)
-    ax.set_ylim(float(_edges(one)[-1]) + 0.2, -4.6)
+    ax.set(xlim=(-4.6, right + float(_edges(two)[-1]) + 0.2), ylim=(float(_edges(one)[-1]) + 0.2, -4.6))
     ax.set_aspect("equal")
     handles = [
         Patch(facecolor=colour, edgecolor=GREY, lw=0.4, hatch="////" if name == "padding" else None, label=name)

@@ -46,8 +46,8 @@ def _computed(ax: Axes, sources: Sources) -> None:
     ax.set_xscale("log", base=2)
     ticks = [64, 256, 1024, 4096, 16384]
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
-    ax.set_ylim(0, 4.4)
-    ax.set_xlabel("query tokens N [tokens]")
-    ax.set_ylabel("operations / plain fine-tuning's [1]")
-    ax.set_title(f"(a) computed: 7B, |y| = {BASE_ANSWER}, k = {BASE_LATENTS}")
+    ax.set(
+        ylim=(0, 4.4), xlabel="query tokens N [tokens]", ylabel="operations / plain fine-tuning's [1]",
+        title=f"(a) computed: 7B, |y| = {BASE_ANSWER}, k = {BASE_LATENTS}",
+    )  # fmt: skip
     ax.legend(ncols=2, loc="upper left")

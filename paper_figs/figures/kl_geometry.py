@@ -121,8 +121,7 @@ def draw(sources: Sources) -> Drawn:
         else:
             ax.tick_params(labelleft=False)
     assert first is not None
-    first.set_xlim(-2.2, 4.4)
-    first.set_ylim(-2.1, 4.1)
+    first.set(xlim=(-2.2, 4.4), ylim=(-2.1, 4.1))
     _in_time(figure.add_subplot(grid[1, :]), found.recorded, ends)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=6)
     return Drawn(figure)
@@ -163,11 +162,9 @@ def _in_time(ax: Axes, states: GameState, ends: np.ndarray) -> None:
     forward, reverse = kls(states)
     ax.plot(time, forward, color=GREY, label="KL(q‖p), forward")
     ax.plot(time, reverse, color="black", ls=(0, (5, 1.6)), label="KL(p‖q), reverse")
-    ax.set_yscale("log")
-    ax.set_ylim(top=100)
-    ax.set_xlim(0, time[-1])
-    ax.set_xlabel("time [step size × steps]")
-    ax.set_ylabel("mean KL [nats]")
+    ax.set(
+        yscale="log", ylim=(None, 100), xlim=(0, time[-1]), xlabel="time [step size × steps]", ylabel="mean KL [nats]"
+    )
     for i, end in enumerate(ends[1:]):
         if i < len(PHASES) - 1:
             ax.axvline(ETA * end, **RULE)

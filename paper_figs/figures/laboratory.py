@@ -107,9 +107,7 @@ def _accuracies(ax: Axes, frame: pd.DataFrame, cells: Sequence[str], hops: int, 
                 _spread(ax, j + (i - (len(cells) - 1) / 2) * 0.12, rows.value, look(cell), 100.0, 100.0)
     ax.axhline(100 / options, **RULE)
     ax.set_xticks(range(len(CONDITIONS)), list(CONDITIONS.values()))
-    ax.set_ylim(0, 104)
-    ax.set_ylabel("accuracy [%]")
-    ax.set_title(f"(a) {hops} hops, test; dashed: chance")
+    ax.set(ylim=(0, 104), ylabel="accuracy [%]", title=f"(a) {hops} hops, test; dashed: chance")
 
 
 def _leaks(ax: Axes, frame: pd.DataFrame, cells: Sequence[str], hops: int, options: int) -> None:
@@ -125,9 +123,7 @@ def _leaks(ax: Axes, frame: pd.DataFrame, cells: Sequence[str], hops: int, optio
         )
     ax.axhline(math.log(options), **RULE)
     ax.set_xticks(range(len(shown)), [look(cell).label.replace("-", "-\n") for cell in shown])
-    ax.set_ylim(-0.05, 1.08 * math.log(options))
-    ax.set_ylabel("leaked [nats]")
-    ax.set_title(f"(b) {hops} hops; dashed: all")
+    ax.set(ylim=(-0.05, 1.08 * math.log(options)), ylabel="leaked [nats]", title=f"(b) {hops} hops; dashed: all")
 
 
 def _courses(part: SubFigure, results: Sequence[Result], cells: Sequence[str], hops: int) -> None:

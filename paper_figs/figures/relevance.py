@@ -110,8 +110,7 @@ def _words(ax: Axes, tokens: list[str], values: np.ndarray, limit: float) -> Non
         color=GREY,
         va="center",
     )
-    ax.set_xlim(0, LINE)
-    ax.set_ylim(line + 2.1, 0)
+    ax.set(xlim=(0, LINE), ylim=(line + 2.1, 0))
     ax.axis("off")
 
 
@@ -144,6 +143,5 @@ def _mappable(norm: Normalize) -> Any:
 
 
 def _bare(ax: Axes) -> None:
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     ax.grid(False)

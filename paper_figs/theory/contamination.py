@@ -75,8 +75,7 @@ def _checkpoints(
     ax: Axes, series: dict[str, dict[float, list[Result]]], looks: dict[str, Look], metric: str, label: str
 ) -> None:
     """Arithmetic mean over seeds with its 95 % interval, and every seed; forward-only stands at the left end."""
-    ax.set_xlabel("weight of the reverse KL, γ [1]")
-    ax.set_ylabel(label)
+    ax.set(xlabel="weight of the reverse KL, γ [1]", ylabel=label)
     if not series:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color=GREY)
         return

@@ -72,10 +72,7 @@ def _frozen(ax: Axes, sources: Sources) -> None:
     ax.plot(gamma[15::15], trace, label="tr C (T4)", **marks(2))
     sources.compute(spread, claim=traced.claim, gamma=[0.0, 4.0])
     _ends(ax, example)
-    ax.set_ylim(0, 25)
-    ax.set_xlabel("γ [1]")
-    ax.set_ylabel("|δ̄|² [latent²], energy [nats]")
-    ax.set_title("(a) T2, T4: dense H")
+    ax.set(ylim=(0, 25), xlabel="γ [1]", ylabel="|δ̄|² [latent²], energy [nats]", title="(a) T2, T4: dense H")
     ax.legend(loc="upper right")
 
 
@@ -87,10 +84,7 @@ def _absorbed(ax: Axes, sources: Sources) -> None:
     ax.plot(gamma, c[:, 0], label="absorbed mode", **look("amvl"))
     ax.plot(gamma, c[:, 1], label="other mode", **look(1))
     _ends(ax, example)
-    ax.set_ylim(-0.05, 1.25)
-    ax.set_xlabel("γ [1]")
-    ax.set_ylabel("contamination c [latent]")
-    ax.set_title("(b) T3: dense H, s = 1")
+    ax.set(ylim=(-0.05, 1.25), xlabel="γ [1]", ylabel="contamination c [latent]", title="(b) T3: dense H, s = 1")
     ax.legend(loc="upper left", ncols=1)
 
 
@@ -100,10 +94,7 @@ def _transient(ax: Axes, sources: Sources) -> None:
         path = trajectory(model, 1.0, gamma, times, initial=(0.0, 1.0))
         ax.plot(times, path.contamination[:, 0], label=f"γ = {gamma:g}", **look(method))
     sources.compute(trajectory, **TRANSIENT, beta=1.0, gamma=[0.0, 2.0], initial=(0.0, 1.0))
-    ax.set_ylim(0, 1.05)
-    ax.set_xlabel("time [rate × steps]")
-    ax.set_ylabel("contamination c [latent]")
-    ax.set_title("(c) T5: a transient")
+    ax.set(ylim=(0, 1.05), xlabel="time [rate × steps]", ylabel="contamination c [latent]", title="(c) T5: a transient")
     ax.legend(loc="upper right")
 
 
@@ -121,11 +112,9 @@ def _bistable(ax: Axes, sources: Sources) -> None:
         ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look("ntp+fwd"))
     ax.plot(*found[still, :2].T, color=METHODS["amvl"].colour, marker="o", ms=1.8, ls="none", label="dual KL")
     ax.plot(*found[~still, :2].T, color=GREY, marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
-    ax.set_xscale("log")
-    ax.set_ylim(0, 3.6)
-    ax.set_xlabel("γ [1]")
-    ax.set_ylabel("contamination c [latent]")
-    ax.set_title("(d) T5: two equilibria")
+    ax.set(
+        xscale="log", ylim=(0, 3.6), xlabel="γ [1]", ylabel="contamination c [latent]", title="(d) T5: two equilibria"
+    )
     ax.legend(loc="center left", bbox_to_anchor=(0.0, 0.35))
 
 
@@ -138,10 +127,10 @@ def _hysteresis(ax: Axes, sources: Sources) -> None:
         ax.plot(ratio, solved.second_moment, label=f"{branch} start", **look(key))
     sources.compute(per_answer_equilibrium, forces=forces, probabilities=chance, curvature=1.0, gamma=ratio * top)
     ax.axvline(1.0, ymax=0.7, **RULE)
-    ax.set_ylim(-0.01, None)
-    ax.set_xlabel("γ / γ$_c$ [1]")
-    ax.set_ylabel("leaked variance V [latent²]")
-    ax.set_title("(e) T6: force kurtosis 5")
+    ax.set(
+        ylim=(-0.01, None), xlabel="γ / γ$_c$ [1]", ylabel="leaked variance V [latent²]",
+        title="(e) T6: force kurtosis 5",
+    )  # fmt: skip
     ax.legend(loc="upper right")
 
 
@@ -153,8 +142,5 @@ def _unstable(ax: Axes, sources: Sources) -> None:
     ax.plot(gamma, growth, label="H and A dense", **look("amvl"))
     ax.axhline(0, color="black", lw=0.6)
     ax.fill_between(gamma, 0, growth, where=(growth > 0).tolist(), color=GREY, alpha=0.4, lw=0, label="unstable")
-    ax.set_xscale("log")
-    ax.set_xlabel("γ [1]")
-    ax.set_ylabel("largest growth rate [1/time]")
-    ax.set_title("(f) T7: an unstable game")
+    ax.set(xscale="log", xlabel="γ [1]", ylabel="largest growth rate [1/time]", title="(f) T7: an unstable game")
     ax.legend(loc="lower right")

@@ -44,9 +44,8 @@ def _order_parameter(ax: Axes, sources: Sources) -> None:
         ax.axvline(critical, **RULE)
         ax.text(critical + 0.04, 0.93, name, color=GREY)
     ax.plot([], [], **SIMULATION)
-    ax.set_xlim(0, 2.6)
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel("weight × h / v0 [1]")
-    ax.set_ylabel("answers' spread √V [√v0 / h]")
-    ax.set_title("(b) the transition")
+    ax.set(
+        xlim=(0, 2.6), ylim=(0, 1.02), xlabel="weight × h / v0 [1]", ylabel="answers' spread √V [√v0 / h]",
+        title="(b) the transition",
+    )  # fmt: skip
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)

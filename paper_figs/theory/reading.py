@@ -24,8 +24,7 @@ def draw(sources: Sources) -> Drawn:
         seeds.holding_weights(), "share", "budget", "gamma", ax=weight, name="share {:g}", xlabel="budget [steps]",
         ylabel="γ* [1]", title="(c) γ that holds the share",
     )  # fmt: skip
-    growth.set_title("(a) Growth of reading")
-    growth.set_xlabel("γ [1]")
+    growth.set(title="(a) Growth of reading", xlabel="γ [1]")
     for function in (seeds.growth_rates, seeds.collapse_against_budget):
         sources.compute(function, seeds=SEEDS)
     sources.compute(seeds.holding_weights)

@@ -29,8 +29,8 @@ from experiments.theory_vs_model.reference import Reference, halves, letter_aver
 from experiments.theory_vs_model.scores import (
     baseline_points,
     error_of,
-    gamma_points,
     level_gap,
+    level_points,
     pair_means,
     rank_correlation,
 )
@@ -40,6 +40,7 @@ from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, read_t
 from tests import helpers
 
 NOISE, ROOT = helpers.NOISE, Path(__file__).resolve().parents[2]
+CELLS = {gamma: (NOISE, gamma) for gamma in (0.1, 1.0)}
 
 
 # ------------------------------------------------------------------ letters and halves
@@ -129,9 +130,9 @@ def table(measured: dict[float, float], predicted: dict[float, float], *, n: int
 
 def test_errors_are_zero_for_a_right_prediction_and_log_two_for_twice_as_much() -> None:
     right = {0: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.2, 1.0: 0.05})}
-    assert error_of(gamma_points(right, "level", "leak", (0.1, 1.0), NOISE), "leak").error.mean == pytest.approx(0)
+    assert error_of(level_points(right, "level", "leak", CELLS), "leak").error.mean == pytest.approx(0)
     twice = {seed: table({0.1: 0.2, 1.0: 0.05}, {0.1: 0.4, 1.0: 0.1}, jitter=seed) for seed in (0, 1)}
-    error = error_of(gamma_points(twice, "level", "leak", (0.1, 1.0), NOISE), "leak")
+    error = error_of(level_points(twice, "level", "leak", CELLS), "leak")
     assert error.error.mean == pytest.approx(np.log(2))
     assert error.bias == pytest.approx(np.log(2))
     assert error.points == 4 and error.error.low == pytest.approx(np.log(2))
@@ -190,7 +191,9 @@ def test_the_scores_of_the_transient_are_those_of_the_committed_results() -> Non
     root = ROOT / "results" / "prediction"
     stored = read_result(root / "amvl,gamma=0.0003,scores" / "seed0.json").metrics
     tables = read_tables(root, "amvl,gamma=0.0003")
-    again = error_of(gamma_points(tables, "T10", "leak", (0.0001, 0.001, 0.003, 0.01), 0.3), "leak")
+    again = error_of(
+        level_points(tables, "T10", "leak", {gamma: (0.3, gamma) for gamma in (0.0001, 0.001, 0.003, 0.01)}), "leak"
+    )
     assert again.points == 20 and stored["error.leak.T10"].value == pytest.approx(again.error.mean)
     assert stored["error.leak.power law, other seeds"].value == pytest.approx(1.16, abs=0.005)
     assert stored["error.leak.T10"].value < stored["error.leak.T10 Adam"].value

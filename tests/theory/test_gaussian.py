@@ -10,17 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from amvl_theory.gaussian import (
-    entropy,
-    gaussian_channel_information,
-    jeffreys_diag,
-    kl_diag,
-    kl_full,
-    matched_variance,
-    mixture_information,
-    moment_match,
-    pairwise_information_bounds,
-)
+import amvl_theory as theory
 
 numbers = st.floats(-5, 5)
 variances = st.floats(1e-3, 1e3)
@@ -34,16 +24,19 @@ def random_covariance(rng, size):
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(numbers, variances, numbers, variances)
 def test_kl_is_not_negative_and_jeffreys_is_symmetric(ma, va, mb, vb):
-    assert kl_diag(ma, va, mb, vb) >= 0
-    assert kl_diag(ma, va, ma, va) == 0
-    assert jeffreys_diag(ma, va, mb, vb) == jeffreys_diag(mb, vb, ma, va)
+    assert theory.kl_diag(ma, va, mb, vb) >= 0
+    assert theory.kl_diag(ma, va, ma, va) == 0
+    assert theory.jeffreys_diag(ma, va, mb, vb) == theory.jeffreys_diag(mb, vb, ma, va)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(numbers, variances, numbers, variances, st.floats(1e-2, 1e2))
 def test_kl_does_not_depend_on_the_unit_of_z(ma, va, mb, vb, unit):
     np.testing.assert_allclose(
-        kl_diag(unit * ma, unit**2 * va, unit * mb, unit**2 * vb), kl_diag(ma, va, mb, vb), rtol=1e-9, atol=1e-14
+        theory.kl_diag(unit * ma, unit**2 * va, unit * mb, unit**2 * vb),
+        theory.kl_diag(ma, va, mb, vb),
+        rtol=1e-9,
+        atol=1e-14,
     )
 
 
@@ -54,28 +47,32 @@ def test_kl_diag_is_the_integral_of_its_definition():
     def integrand(z):
         return density(z, 0.3, 0.5) * np.log(density(z, 0.3, 0.5) / density(z, -0.4, 2.0))
 
-    assert kl_diag(0.3, 0.5, -0.4, 2.0) == pytest.approx(integrate.quad(integrand, -8, 8, epsabs=1e-12)[0], abs=1e-10)
+    assert theory.kl_diag(0.3, 0.5, -0.4, 2.0) == pytest.approx(
+        integrate.quad(integrand, -8, 8, epsabs=1e-12)[0], abs=1e-10
+    )
 
 
 def test_kl_full_of_diagonal_covariances_is_kl_diag_and_of_dense_ones_the_textbook_formula():
     rng = np.random.default_rng(0)
     ma, mb, va, vb = rng.normal(size=3), rng.normal(size=3), rng.uniform(0.5, 2, 3), rng.uniform(0.5, 2, 3)
-    assert kl_full(ma, np.diag(va), mb, np.diag(vb)) == pytest.approx(float(kl_diag(ma, va, mb, vb)), rel=1e-12)
+    assert theory.kl_full(ma, np.diag(va), mb, np.diag(vb)) == pytest.approx(
+        float(theory.kl_diag(ma, va, mb, vb)), rel=1e-12
+    )
     a, b = random_covariance(rng, 3), random_covariance(rng, 3)
     inverse = np.linalg.inv(b)
     textbook = (
         np.trace(inverse @ a) - 3 + (mb - ma) @ inverse @ (mb - ma) + np.linalg.slogdet(b)[1] - np.linalg.slogdet(a)[1]
     )
-    assert kl_full(ma, a, mb, b) == pytest.approx(textbook / 2, rel=1e-10)
+    assert theory.kl_full(ma, a, mb, b) == pytest.approx(textbook / 2, rel=1e-10)
 
 
 def test_moment_matching_minimises_the_mean_forward_kl():
     rng = np.random.default_rng(1)
     means, widths, p = rng.normal(size=(4, 2)), rng.uniform(0.2, 2, (4, 2)), rng.dirichlet(np.ones(4))
-    matched = moment_match(means, widths, p)
+    matched = theory.moment_match(means, widths, p)
 
     def loss(x):
-        return p @ kl_diag(means, widths, x[:2], np.exp(x[2:]))
+        return p @ theory.kl_diag(means, widths, x[:2], np.exp(x[2:]))
 
     result = optimize.minimize(loss, np.zeros(4), tol=1e-12, method="BFGS", options={"gtol": 1e-8}).x
     np.testing.assert_allclose(result[:2], matched.mean, atol=1e-6)
@@ -85,11 +82,11 @@ def test_moment_matching_minimises_the_mean_forward_kl():
 def test_an_anchored_mean_costs_its_squared_distance_in_variance():
     rng = np.random.default_rng(2)
     means, widths, p = rng.normal(size=(3, 2)), rng.uniform(0.2, 2, (3, 2)), rng.dirichlet(np.ones(3))
-    free, held = moment_match(means, widths, p), np.array([0.7, -0.2])
+    free, held = theory.moment_match(means, widths, p), np.array([0.7, -0.2])
     expected = free.variance + (free.mean - held) ** 2
-    np.testing.assert_allclose(matched_variance(means, widths, held, p), expected, rtol=1e-12)
+    np.testing.assert_allclose(theory.matched_variance(means, widths, held, p), expected, rtol=1e-12)
     best = optimize.minimize_scalar(
-        lambda v: p @ kl_diag(means[:, :1], widths[:, :1], held[:1], v),
+        lambda v: p @ theory.kl_diag(means[:, :1], widths[:, :1], held[:1], v),
         bounds=(0.01, 20),
         method="bounded",
         options={"xatol": 1e-10},
@@ -100,8 +97,8 @@ def test_an_anchored_mean_costs_its_squared_distance_in_variance():
 def test_full_moment_matching_has_the_diagonal_one_on_its_diagonal():
     rng = np.random.default_rng(3)
     means, covariances = rng.normal(size=(3, 2)), np.stack([random_covariance(rng, 2) for _ in range(3)])
-    full = moment_match(means, covariances)
-    diagonal = moment_match(means, np.diagonal(covariances, axis1=1, axis2=2))
+    full = theory.moment_match(means, covariances)
+    diagonal = theory.moment_match(means, np.diagonal(covariances, axis1=1, axis2=2))
     np.testing.assert_allclose(np.diagonal(full.variance), diagonal.variance, rtol=1e-12)
     np.testing.assert_allclose(full.variance, covariances.mean(axis=0) + np.cov(means.T, bias=True), rtol=1e-12)
 
@@ -127,14 +124,14 @@ def test_mixture_information_is_the_adaptive_integral(means, widths, p):
         np.concatenate([means + k * deviations for k in range(-10, 11)] + [means.min() - 12 * deviations])
     )
     expected = sum(integrate.quad(integrand, a, b, epsabs=1e-13, epsrel=1e-12)[0] for a, b in pairwise(edges))
-    assert mixture_information(means, widths, p) == pytest.approx(expected, abs=1e-10)
+    assert theory.mixture_information(means, widths, p) == pytest.approx(expected, abs=1e-10)
 
 
 def test_mixture_information_keeps_its_digits_when_small_and_saturates_at_the_entropy():
-    np.testing.assert_allclose(mixture_information([-1e-4, 1e-4], 1.0), 0.5e-8, rtol=1e-6)
+    np.testing.assert_allclose(theory.mixture_information([-1e-4, 1e-4], 1.0), 0.5e-8, rtol=1e-6)
     p = [0.2, 0.3, 0.5]
-    assert mixture_information([-50, 0, 50], 1.0, p) == pytest.approx(entropy(p), abs=1e-12)
-    np.testing.assert_allclose(mixture_information([[-1, 1], [0, 0]], 1.0)[1], 0.0, atol=1e-15)
+    assert theory.mixture_information([-50, 0, 50], 1.0, p) == pytest.approx(theory.entropy(p), abs=1e-12)
+    np.testing.assert_allclose(theory.mixture_information([[-1, 1], [0, 0]], 1.0)[1], 0.0, atol=1e-15)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -144,34 +141,36 @@ def test_mixture_information_keeps_its_digits_when_small_and_saturates_at_the_en
 def test_pairwise_bounds_hold_the_exact_value_below_the_entropy_in_any_unit(answers, unit):
     means, widths, p = (np.array(x) for x in zip(*answers, strict=True))
     p = p / p.sum()
-    exact = float(mixture_information(means, widths, p))
-    bounds = pairwise_information_bounds(means[:, None], widths[:, None], p)
+    exact = float(theory.mixture_information(means, widths, p))
+    bounds = theory.pairwise_information_bounds(means[:, None], widths[:, None], p)
     assert -1e-12 <= bounds.lower <= exact + 1e-11
-    assert exact - 1e-11 <= bounds.upper <= entropy(p) + 1e-12
-    assert exact == pytest.approx(float(mixture_information(unit * means, unit**2 * widths, p)), abs=1e-11)
+    assert exact - 1e-11 <= bounds.upper <= theory.entropy(p) + 1e-12
+    assert exact == pytest.approx(float(theory.mixture_information(unit * means, unit**2 * widths, p)), abs=1e-11)
 
 
 def test_channel_information_is_the_log_determinant_and_bounds_any_answers():
     rng = np.random.default_rng(4)
     spread, precision = random_covariance(rng, 3), random_covariance(rng, 3)
     expected = 0.5 * np.linalg.slogdet(np.eye(3) + precision @ spread)[1]
-    assert gaussian_channel_information(spread, precision) == pytest.approx(expected, rel=1e-12)
-    assert mixture_information([-1.0, 0.5, 0.5], 0.3, [1 / 3] * 3) < gaussian_channel_information(0.5, 1 / 0.3)
+    assert theory.gaussian_channel_information(spread, precision) == pytest.approx(expected, rel=1e-12)
+    assert theory.mixture_information([-1.0, 0.5, 0.5], 0.3, [1 / 3] * 3) < theory.gaussian_channel_information(
+        0.5, 1 / 0.3
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda: kl_diag(0, -1, 0, 1), "var_a"),
-        (lambda: kl_diag(0, 1, np.nan, 1), "mean_b"),
-        (lambda: kl_diag([0, 1], 1, [0, 1, 2], 1), "mean_a"),
-        (lambda: kl_full([0, 0], [[1, 2], [2, 1]], [0, 0], np.eye(2)), "cov_a"),
-        (lambda: moment_match([[0.0], [1.0]], 1.0, [0.5, 0.6]), "probabilities"),
-        (lambda: moment_match([0.0, 1.0], 1.0), "means"),
-        (lambda: moment_match([[0.0], [1.0]], [1.0, 1.0, 1.0]), "variances"),
-        (lambda: matched_variance([[0.0], [1.0]], 1.0, [1.0, 2.0]), "mean"),
-        (lambda: mixture_information([0, 1], [1, 0]), "variances"),
-        (lambda: gaussian_channel_information(-1.0, 1.0), "spread_cov"),
+        (lambda: theory.kl_diag(0, -1, 0, 1), "var_a"),
+        (lambda: theory.kl_diag(0, 1, np.nan, 1), "mean_b"),
+        (lambda: theory.kl_diag([0, 1], 1, [0, 1, 2], 1), "mean_a"),
+        (lambda: theory.kl_full([0, 0], [[1, 2], [2, 1]], [0, 0], np.eye(2)), "cov_a"),
+        (lambda: theory.moment_match([[0.0], [1.0]], 1.0, [0.5, 0.6]), "probabilities"),
+        (lambda: theory.moment_match([0.0, 1.0], 1.0), "means"),
+        (lambda: theory.moment_match([[0.0], [1.0]], [1.0, 1.0, 1.0]), "variances"),
+        (lambda: theory.matched_variance([[0.0], [1.0]], 1.0, [1.0, 2.0]), "mean"),
+        (lambda: theory.mixture_information([0, 1], [1, 0]), "variances"),
+        (lambda: theory.gaussian_channel_information(-1.0, 1.0), "spread_cov"),
     ],
 )
 def test_bad_arguments_are_named(call, name):

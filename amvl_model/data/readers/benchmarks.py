@@ -27,27 +27,11 @@ from typing import Any, Final, Literal
 
 from PIL import Image
 
+from amvl_model.data import schema
 from amvl_model.data.images import decode_base64, decode_image
-from amvl_model.data.readers.files import (
-    DataFolder,
-    ParquetRows,
-    check_tasks,
-    check_unique,
-    data_folder,
-    find_shards,
-    image_cell,
-)
+from amvl_model.data.readers import files
 from amvl_model.data.readers.records import images_of, unique_keys, usable_records
-from amvl_model.data.schema import (
-    LETTERS,
-    QuestionSet,
-    VisualQuestion,
-    answer_index,
-    format_prompt,
-    option_letter,
-    option_texts,
-    text_of,
-)
+from amvl_model.data.schema import QuestionSet, VisualQuestion
 
 PromptStyle = Literal["official", "blink"]
 VSTAR_ID: Final = "craigwu/vstar_bench"
@@ -80,12 +64,12 @@ def _entry(
     load_image: Callable[[], Image.Image],
 ) -> _Entry:
     """``answer``: the field of the record that names the right option."""
-    index = answer_index(str(record[answer]), choices, identifier)
+    index = schema.answer_index(str(record[answer]), choices, identifier)
     texts = VisualQuestion(
         id=identifier,
         images=(),
         prompt=prompt,
-        answer_text=option_letter(index),
+        answer_text=schema.option_letter(index),
         question=question,
         choices=choices,
         answer=index,
@@ -102,7 +86,7 @@ class BenchmarkQuestions(QuestionSet):
     """
 
     def __init__(self, entries: Sequence[_Entry], source: str, place: str) -> None:
-        check_unique([entry.question.id for entry in entries], place)
+        files.check_unique([entry.question.id for entry in entries], place)
         self._entries, self._source = list(entries), source
 
     def __len__(self) -> int:
@@ -138,7 +122,7 @@ def load_vstar(
         ValueError: for a record that lacks a field or options, an answer outside its options, or an unknown task.
     """
     layout = "test_questions.jsonl and the folders direct_attributes and relative_position"
-    folder = data_folder(path_or_id, hub_id=VSTAR_ID, patterns=["*"], layout=layout, stream=stream)
+    folder = files.data_folder(path_or_id, hub_id=VSTAR_ID, patterns=["*"], layout=layout, stream=stream)
     name = "test_questions.jsonl"
     try:
         lines = folder.read_text(name).splitlines()
@@ -151,16 +135,16 @@ def load_vstar(
     return BenchmarkQuestions(_selected(entries, tasks, limit, folder.place(name)), "V*", folder.place(name))
 
 
-def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
+def _vstar_entry(folder: files.DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
     try:
         record = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); download the file again") from error
     _require(record, _VSTAR_FIELDS, place)
-    text = text_of(record["text"], f"{place}: text")
+    text = schema.text_of(record["text"], f"{place}: text")
     result = list(_OPTION.finditer(text))
     letters = "".join(match[1] for match in result)
-    if len(result) < 2 or not LETTERS.startswith(letters):
+    if len(result) < 2 or not schema.LETTERS.startswith(letters):
         raise ValueError(
             f"{place}: expected options (A), (B), ... in order in the text, got {text!r}; correct the record"
         )
@@ -179,7 +163,7 @@ def _vstar_entry(folder: DataFolder, line: str, place: str, prompt: PromptStyle)
             ) from error
         return decode_image(data, f"{place}: {image_path}")
 
-    shown = format_prompt(question, choices) if prompt == "blink" else text
+    shown = schema.format_prompt(question, choices) if prompt == "blink" else text
     return _entry(identifier, question, choices, record, "label", shown, read)
 
 
@@ -212,10 +196,10 @@ def load_hrbench(
     stem = f"hr_bench_{size}"
     patterns = [f"{stem}*.parquet", f"*hrbench_{size}-*.parquet"]
     layout = f"{stem}.parquet or {stem}.tsv"
-    folder = data_folder(path_or_id, hub_id=HRBENCH_ID, patterns=patterns, layout=layout, stream=stream)
+    folder = files.data_folder(path_or_id, hub_id=HRBENCH_ID, patterns=patterns, layout=layout, stream=stream)
     names = folder.names(*patterns)
     if names:
-        rows = ParquetRows(folder, names, (*_HRBENCH_TEXTS, "image"), reader="load_hrbench")
+        rows = files.ParquetRows(folder, names, (*_HRBENCH_TEXTS, "image"), reader="load_hrbench")
         texts, place = rows.columns(_HRBENCH_TEXTS), folder.place(names[0])
         loaders = [_base64_reader(rows, index) for index in range(len(rows))]
     elif folder.names(f"{stem}.tsv"):
@@ -256,18 +240,18 @@ def _hrbench_entry(
     choices = tuple(str(text) for text in given if text is not None and str(text) != "nan")
     if len(choices) < 2 or any(text is None or str(text) == "nan" for text in given[: len(choices)]):
         raise ValueError(f"{place}: expected options in A, B, ... without a gap, got {given}; correct the record")
-    question = text_of(record["question"], f"{place}: question")
-    lines = "".join(f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices, strict=False))
+    question = schema.text_of(record["question"], f"{place}: question")
+    lines = "".join(f"{letter}. {text}\n" for letter, text in zip(schema.LETTERS, choices, strict=False))
     official = f"Question: {question}\nOptions:\n{lines}Please select the correct answer from the options above. \n"
-    shown = format_prompt(question, choices) if prompt == "blink" else official
+    shown = schema.format_prompt(question, choices) if prompt == "blink" else official
     return _entry(identifier, question, choices, record, "answer", shown, load_image)
 
 
-def _base64_reader(rows: ParquetRows, index: int) -> Callable[[], Image.Image]:
+def _base64_reader(rows: files.ParquetRows, index: int) -> Callable[[], Image.Image]:
     return lambda: decode_base64(rows.row(index)["image"], f"{rows.place(index)}: image")
 
 
-def _read_tsv(folder: DataFolder, name: str) -> tuple[list[dict[str, Any]], list[Callable[[], Image.Image]]]:
+def _read_tsv(folder: files.DataFolder, name: str) -> tuple[list[dict[str, Any]], list[Callable[[], Image.Image]]]:
     """Texts and image readers of VLMEvalKit's TSV, whose images (base64) are held in memory as text."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -316,46 +300,48 @@ def load_visual_puzzles(
         FileNotFoundError, ConnectionError, ValueError: as `load_vstar`.
     """
     layout = "data/<train or test>-00000-of-00001.parquet or data.parquet"
-    folder = data_folder(path_or_id, hub_id=VISUAL_PUZZLES_ID, patterns=["*.parquet"], layout=layout, stream=stream)
+    folder = files.data_folder(
+        path_or_id, hub_id=VISUAL_PUZZLES_ID, patterns=["*.parquet"], layout=layout, stream=stream
+    )
     names = _puzzle_files(folder, split, layout)
-    rows = ParquetRows(folder, names, _PUZZLE_FIELDS, reader="load_visual_puzzles")
+    rows = files.ParquetRows(folder, names, _PUZZLE_FIELDS, reader="load_visual_puzzles")
     texts = rows.columns([name for name in _PUZZLE_FIELDS if name != "image"])
     entries = usable_records(texts, lambda index, record: _puzzle_entry(rows, index, record, prompt), str(folder))
     return BenchmarkQuestions(_selected(entries, tasks, limit, str(folder)), "VisualPuzzles", folder.place(names[0]))
 
 
-def _puzzle_files(folder: DataFolder, split: str | None, layout: str) -> list[str]:
+def _puzzle_files(folder: files.DataFolder, split: str | None, layout: str) -> list[str]:
     names = folder.names("*.parquet")
     if "data.parquet" in names:
         return ["data.parquet"]
     directory = "data" if any(name.startswith("data/") for name in names) else ""
     for candidate in VISUAL_PUZZLES_SPLITS if split is None else (split,):
         if any(name.rpartition("/")[2].startswith(f"{candidate}-") for name in names):
-            return find_shards(folder, directory, candidate)
+            return files.find_shards(folder, directory, candidate)
     raise FileNotFoundError(
         f"{folder}: expected {layout}{'' if split is None else f' (requested {split!r})'}, found "
         f"{', '.join(names) or 'no Parquet file'}; download VisualPuzzles or correct path and split"
     )
 
 
-def _puzzle_entry(rows: ParquetRows, index: int, record: dict[str, Any], prompt: PromptStyle) -> _Entry:
+def _puzzle_entry(rows: files.ParquetRows, index: int, record: dict[str, Any], prompt: PromptStyle) -> _Entry:
     place = rows.place(index)
     _require(record, ("id", "category", "question", "answer"), place)
-    question, options = text_of(record["question"], f"{place}: question").strip(), record["options"]
-    choices = IN_IMAGE if options is None else option_texts(options, f"{place}: options")
+    question, options = schema.text_of(record["question"], f"{place}: question").strip(), record["options"]
+    choices = IN_IMAGE if options is None else schema.option_texts(options, f"{place}: options")
     identifier = f"visual_puzzles/{record['id']}"
     if options is None:
         listed = "Options: Choose from (A) (B) (C) (D) in the image."
     else:
-        listed = "Options:\n" + "\n".join(f"{option_letter(i)} {text}" for i, text in enumerate(choices))
+        listed = "Options:\n" + "\n".join(f"{schema.option_letter(i)} {text}" for i, text in enumerate(choices))
     if prompt == "blink":
-        text = f"{question}\n{listed}" if options is None else format_prompt(question, choices)
+        text = f"{question}\n{listed}" if options is None else schema.format_prompt(question, choices)
     else:
         ending = "Answer the question with the option's letter from the given choices directly."
         text = f"Question: {question}\n{listed}\n{ending}"
 
     def load_image() -> Image.Image:
-        image = image_cell(rows.row(index)["image"], f"{place}: image")
+        image = files.image_cell(rows.row(index)["image"], f"{place}: image")
         if image is None:
             raise ValueError(f"{place}: expected an image, got null; download the file again")
         return image
@@ -373,7 +359,7 @@ def _selected(entries: Sequence[_Entry], tasks: Sequence[str] | None, limit: int
     """The entries of some tasks, at most ``limit`` of each."""
     if limit is not None and limit < 0:
         raise ValueError(f"limit must be None or at least 0, got {limit}; leave it out for all questions")
-    check_tasks(tasks, {entry.question.task for entry in entries}, place)
+    files.check_tasks(tasks, {entry.question.task for entry in entries}, place)
     counts: Counter[str] = Counter()
     chosen = []
     for entry in entries:

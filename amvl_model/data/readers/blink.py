@@ -17,14 +17,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from amvl_model.data.readers.files import (
-    ParquetRows,
-    check_tasks,
-    check_unique,
-    data_folder,
-    find_shards,
-    image_cell,
-)
+from amvl_model.data.readers.files import ParquetRows, check_tasks, check_unique, data_folder, find_shards, image_cell
 from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import QuestionSet, VisualQuestion, answer_index, option_texts, question_from_blink
 

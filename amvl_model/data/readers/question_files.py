@@ -28,10 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from amvl_model.data.images import path_inside, read_image, to_rgb
-from amvl_model.data.readers.files import (
-    check_tasks,
-    check_unique,
-)
+from amvl_model.data.readers.files import check_tasks, check_unique
 from amvl_model.data.readers.records import MAX_LINE, check_size, images_of, unique_keys
 from amvl_model.data.schema import (
     LETTERS,

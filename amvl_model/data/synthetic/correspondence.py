@@ -12,26 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.canvas import (
-    COLOUR_NAMES,
-    COLOURS,
-    IMAGE_SIZE,
-    SHAPES,
-    Colour,
-    Drawing,
-    Point,
-    add_noise,
-    chance,
-    draw_shape,
-    hardness,
-    inward_centre,
-    jitter,
-    paper,
-    pick,
-    place_badge,
-    shade,
-    spread_cells,
-)
+from amvl_model.data.synthetic import canvas
+from amvl_model.data.synthetic.canvas import COLOUR_NAMES, COLOURS, IMAGE_SIZE, SHAPES, Colour, Drawing, Point
 
 LETTERS: Final = ("A", "B", "C", "D")
 COATS: Final[tuple[Colour, ...]] = (
@@ -55,10 +37,10 @@ def _mark_options(
     """
     others = [i for i in range(4) if i != target]
     letters = [i for i in range(4) if i != answer]
-    place_badge(image, LETTERS[answer], points[target])
+    canvas.place_badge(image, LETTERS[answer], points[target])
     on = {LETTERS[answer]: target}
-    for letter, place in zip(letters, pick(rng, 3, 3), strict=True):
-        place_badge(image, LETTERS[letter], points[others[place]])
+    for letter, place in zip(letters, canvas.pick(rng, 3, 3), strict=True):
+        canvas.place_badge(image, LETTERS[letter], points[others[place]])
         on[LETTERS[letter]] = others[place]
     return dict(sorted(on.items()))
 
@@ -73,14 +55,14 @@ def _objects(
     rng: np.random.Generator, things: list[tuple[str, str]], cells: list[tuple[int, int]], difficulty: float
 ) -> tuple[Image.Image, list[Point]]:
     """An image of four objects (shape, colour) in their cells, in a light of its own, and where they are."""
-    hard = hardness(difficulty)
-    image = paper(rng)
+    hard = canvas.hardness(difficulty)
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
     light = 1.0 + (0.15 * difficulty + 0.3 * hard) * float(rng.uniform(-1, 0.2))
     points = []
     for (shape, colour), cell in zip(things, cells, strict=True):
-        centre = jitter(rng, inward_centre(cell), 4 * difficulty)
-        draw_shape(draw, shape, centre, 15 - difficulty, shade(COLOURS[colour], light))
+        centre = canvas.jitter(rng, canvas.inward_centre(cell), 4 * difficulty)
+        canvas.draw_shape(draw, shape, centre, 15 - difficulty, canvas.shade(COLOURS[colour], light))
         points.append(centre)
     return image, points
 
@@ -90,21 +72,21 @@ def draw_visual_correspondence(rng: np.random.Generator, difficulty: float, answ
 
     The objects are rearranged with probability 2 x difficulty (at most 1), otherwise they only move a little.
     """
-    colours = [COLOUR_NAMES[i] for i in pick(rng, 4, len(COLOUR_NAMES))]
+    colours = [COLOUR_NAMES[i] for i in canvas.pick(rng, 4, len(COLOUR_NAMES))]
     shapes = [SHAPES[int(i)] for i in rng.integers(0, len(SHAPES), 4)]
-    if chance(rng, hardness(difficulty)):
-        shapes = [SHAPES[i] for i in pick(rng, 4, 4)]
+    if canvas.chance(rng, canvas.hardness(difficulty)):
+        shapes = [SHAPES[i] for i in canvas.pick(rng, 4, 4)]
         colours[1], colours[3] = colours[0], colours[2]
     things = list(zip(shapes, colours, strict=True))
-    before, after = spread_cells(rng, 4), spread_cells(rng, 4)
-    rearranged = chance(rng, min(1.0, 2 * difficulty))
+    before, after = canvas.spread_cells(rng, 4), canvas.spread_cells(rng, 4)
+    rearranged = canvas.chance(rng, min(1.0, 2 * difficulty))
     first, first_points = _objects(rng, things, before, difficulty)
     second, second_points = _objects(rng, things, after if rearranged else before, difficulty)
     target = int(rng.integers(4))
-    place_badge(first, "REF", first_points[target])
+    canvas.place_badge(first, "REF", first_points[target])
     on = _mark_options(second, rng, second_points, target, answer)
     return Drawing(
-        images=(add_noise(first, rng, difficulty), add_noise(second, rng, difficulty)),
+        images=(canvas.add_noise(first, rng, difficulty), canvas.add_noise(second, rng, difficulty)),
         question="Which point is on the same object as R?",
         choices=LETTERS,
         explanation=_explain(tuple(f"{colour} {shape}" for shape, colour in things), target, on),
@@ -120,16 +102,16 @@ def _striped_tail(draw: ImageDraw.ImageDraw, lean: float, stripes: Colour) -> No
 
 def _animal(rng: np.random.Generator, coat: Colour, species: int, accents: bool) -> Image.Image:
     """An animal that looks to the left: pale face, saddle, dark legs, ringed tail (plain ones without accents)."""
-    image = paper(rng)
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
-    dark = shade(coat, 0.6)
+    dark = canvas.shade(coat, 0.6)
     _striped_tail(draw, float(species), (30, 30, 30) if accents else coat)
     hoof = (70, 40, 20) if accents else dark
     for x in (32, 44, 68, 80):
         draw.rectangle((x - 5, 66, x + 5, 106), fill=hoof if accents else coat)
         draw.rectangle((x - 5, 98, x + 5, 106), fill=hoof)
     draw.ellipse((18, 46, 94, 82), fill=coat, outline=dark)
-    saddle = (240, 120, 30) if accents else shade(coat, 0.9)
+    saddle = (240, 120, 30) if accents else canvas.shade(coat, 0.9)
     draw.pieslice((34, 32, 80, 76), 180, 360, fill=saddle, outline=dark)
     for x in (11, 36):
         if species == 0:
@@ -183,10 +165,10 @@ def _two_views(
     for i in range(2):
         image, points = view(i)
         if i == 0:
-            place_badge(image, "REF", points[target])
+            canvas.place_badge(image, "REF", points[target])
         else:
             on = _mark_options(image, rng, points, target, answer)
-        shown.append(add_noise(image, rng, difficulty))
+        shown.append(canvas.add_noise(image, rng, difficulty))
     return tuple(shown), on
 
 
@@ -195,14 +177,16 @@ def draw_semantic_correspondence(rng: np.random.Generator, difficulty: float, an
 
     Each looks to the right with probability ``difficulty`` (at most 1/2), otherwise to the left.
     """
-    hard = hardness(difficulty)
-    coats, species = pick(rng, 2, len(COATS)), pick(rng, 2, 3)
-    accents = not chance(rng, hard)
+    hard = canvas.hardness(difficulty)
+    coats, species = canvas.pick(rng, 2, len(COATS)), canvas.pick(rng, 2, 3)
+    accents = not canvas.chance(rng, hard)
     target = int(rng.integers(4))
 
     def view(i: int) -> View:
         animal = _animal(rng, COATS[coats[i]], species[i], accents)
-        return _placed(animal, _ANIMAL_PARTS, chance(rng, min(0.5, difficulty)), False, _move(rng, 5 * difficulty))
+        return _placed(
+            animal, _ANIMAL_PARTS, canvas.chance(rng, min(0.5, difficulty)), False, _move(rng, 5 * difficulty)
+        )
 
     images, on = _two_views(rng, difficulty, target, answer, view)
     return Drawing(
@@ -220,13 +204,13 @@ def _grip(accents: bool) -> Image.Image:
     image = Image.new("RGB", (30, 28), fill)
     draw = ImageDraw.Draw(image)
     for x in range(2, 30, 7):
-        draw.rectangle((x, 0, x + 2, 27), fill=shade(fill, 0.45))
+        draw.rectangle((x, 0, x + 2, 27), fill=canvas.shade(fill, 0.45))
     return image
 
 
 def _working_end(draw: ImageDraw.ImageDraw, kind: int, steel: Colour) -> None:
     """The part that does the work, around (97, 52): hammer, spanner, brush, ladle or axe."""
-    edge = shade(steel, 0.5)
+    edge = canvas.shade(steel, 0.5)
     if kind == 0:
         draw.rectangle((86, 30, 106, 80), fill=steel, outline=edge)
     elif kind == 1:
@@ -244,10 +228,10 @@ def _working_end(draw: ImageDraw.ImageDraw, kind: int, steel: Colour) -> None:
 
 def _tool(rng: np.random.Generator, kind: int, paint: Colour, accents: bool) -> Image.Image:
     """A tool along a row: ring to hang it by, grip, thin shaft, working end."""
-    image = paper(rng)
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
-    steel: Colour = (120, 160, 200) if accents else shade(paint, 0.9)
-    ring: Colour = (245, 200, 40) if accents else shade(paint, 0.8)
+    steel: Colour = (120, 160, 200) if accents else canvas.shade(paint, 0.9)
+    ring: Colour = (245, 200, 40) if accents else canvas.shade(paint, 0.8)
     draw.ellipse((1, 38, 29, 68), outline=ring, width=6)
     draw.rectangle((54, 47, 88, 59), fill=paint if not accents else (70, 70, 80))
     image.paste(_grip(accents), (27, 39))
@@ -260,14 +244,14 @@ def draw_functional_correspondence(rng: np.random.Generator, difficulty: float, 
 
     Each is turned round with probability ``difficulty`` (at most 1/2); high difficulty also stands tools upright.
     """
-    hard = hardness(difficulty)
-    kinds, paints = pick(rng, 2, 5), pick(rng, 2, len(COATS))
-    accents = not chance(rng, hard)
+    hard = canvas.hardness(difficulty)
+    kinds, paints = canvas.pick(rng, 2, 5), canvas.pick(rng, 2, len(COATS))
+    accents = not canvas.chance(rng, hard)
     target = int(rng.integers(4))
 
     def view(i: int) -> View:
         tool = _tool(rng, kinds[i], COATS[paints[i]], accents)
-        flip, turn = chance(rng, min(0.5, difficulty)), chance(rng, 0.5 * min(1.0, 2 * hard))
+        flip, turn = canvas.chance(rng, min(0.5, difficulty)), canvas.chance(rng, 0.5 * min(1.0, 2 * hard))
         return _placed(tool, _TOOL_PARTS, flip, turn, _move(rng, 5 * difficulty))
 
     images, on = _two_views(rng, difficulty, target, answer, view)

@@ -8,26 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.canvas import (
-    BADGES,
-    CELLS,
-    COLOUR_NAMES,
-    COLOURS,
-    IMAGE_SIZE,
-    SHAPES,
-    Drawing,
-    Point,
-    add_noise,
-    cell_centre,
-    chance,
-    draw_shape,
-    hardness,
-    jitter,
-    paper,
-    pick,
-    place_badge,
-    shade,
-)
+from amvl_model.data.synthetic import canvas
+from amvl_model.data.synthetic.canvas import CELLS, COLOUR_NAMES, COLOURS, IMAGE_SIZE, SHAPES, Drawing, Point
 
 RELATIONS: Final[dict[str, tuple[int, int]]] = {
     "left of": (-1, 0),
@@ -59,8 +41,8 @@ def _cell_object(
     difficulty: float,
 ) -> None:
     """Draw an object in its cell; radius and jitter are such that objects in adjacent cells never overlap."""
-    centre = jitter(rng, cell_centre(cell), 5 * difficulty)
-    draw_shape(draw, shape, centre, 12 - 3 * difficulty, COLOURS[colour])
+    centre = canvas.jitter(rng, canvas.cell_centre(cell), 5 * difficulty)
+    canvas.draw_shape(draw, shape, centre, 12 - 3 * difficulty, COLOURS[colour])
 
 
 def _inventory(shown: list[tuple[tuple[int, int], str, str]]) -> str:
@@ -74,19 +56,19 @@ def draw_counting(rng: np.random.Generator, difficulty: float, answer: int) -> D
 
     The first option is drawn independently of the answer's rank, so the options do not tell the count.
     """
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     first = int(rng.integers(1, 4 + round(3 * hard)))
     count = first + answer
     shape, colour = random_shape(rng), COLOUR_NAMES[int(rng.integers(len(COLOUR_NAMES)))]
     distractors = int(rng.integers(0, 1 + round(6 * difficulty)))
-    cells = [CELLS[i] for i in pick(rng, count + distractors, len(CELLS))]
-    image = paper(rng)
+    cells = [CELLS[i] for i in canvas.pick(rng, count + distractors, len(CELLS))]
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
     shown = [(cell, shape, colour) for cell in cells[:count]]
     for cell, form, paint in shown:
         _cell_object(draw, rng, cell, form, paint, difficulty)
     for cell in cells[count:]:
-        if chance(rng, 0.6 * hard):
+        if canvas.chance(rng, 0.6 * hard):
             form, paint = other_than(rng, SHAPES, shape), colour
         else:
             form, paint = random_shape(rng), other_than(rng, COLOUR_NAMES, colour)
@@ -94,7 +76,7 @@ def draw_counting(rng: np.random.Generator, difficulty: float, answer: int) -> D
         shown.append((cell, form, paint))
     plural = "crosses" if shape == "cross" else f"{shape}s"
     return Drawing(
-        images=(add_noise(image, rng, difficulty),),
+        images=(canvas.add_noise(image, rng, difficulty),),
         question=f"How many {colour} {plural} are there?",
         choices=tuple(str(first + i) for i in range(4)),
         explanation=_inventory(shown),
@@ -117,30 +99,30 @@ def _relation(first: tuple[int, int], second: tuple[int, int]) -> str:
 
 def draw_spatial_relation(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Whether one object is left of, right of, above or below another one."""
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     names = list(RELATIONS)
     relation = names[int(rng.integers(4))]
-    colours = [COLOUR_NAMES[i] for i in pick(rng, len(COLOUR_NAMES), len(COLOUR_NAMES))]
+    colours = [COLOUR_NAMES[i] for i in canvas.pick(rng, len(COLOUR_NAMES), len(COLOUR_NAMES))]
     shapes = [random_shape(rng), random_shape(rng)]
     opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[relation]
     pairs = _cell_pairs(relation if answer == 0 else opposite, 2 if difficulty < 0.15 else 1)
     first, second = pairs[int(rng.integers(len(pairs)))]
-    image = paper(rng)
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
     _cell_object(draw, rng, first, shapes[0], colours[0], difficulty)
     _cell_object(draw, rng, second, shapes[1], colours[1], difficulty)
     free = [cell for cell in CELLS if cell not in (first, second)]
     distractors = int(rng.integers(0, 1 + round(4 * difficulty)))
     shown = [(first, shapes[0], colours[0]), (second, shapes[1], colours[1])]
-    for i, place in enumerate(pick(rng, distractors, len(free))):
-        if chance(rng, 0.6 * hard):
+    for i, place in enumerate(canvas.pick(rng, distractors, len(free))):
+        if canvas.chance(rng, 0.6 * hard):
             form, paint = other_than(rng, SHAPES, shapes[i % 2]), colours[i % 2]
         else:
             form, paint = random_shape(rng), colours[2 + i % 4]
         _cell_object(draw, rng, free[place], form, paint, difficulty)
         shown.append((free[place], form, paint))
     return Drawing(
-        images=(add_noise(image, rng, difficulty),),
+        images=(canvas.add_noise(image, rng, difficulty),),
         question=f"Is the {colours[0]} {shapes[0]} {relation} the {colours[1]} {shapes[1]}?",
         choices=("yes", "no"),
         explanation=f"{colours[0]} {shapes[0]} {_relation(first, second)} {colours[1]} {shapes[1]}. {_inventory(shown)}",
@@ -153,7 +135,7 @@ def _wrong_centre(rng: np.random.Generator, node: tuple[int, int], difficulty: f
     least = min(max(distances), 28 * max(1.4, 2.0 - 2.4 * difficulty))
     far = [other for other, distance in zip(_NODES, distances, strict=True) if distance >= least - 1e-6]
     x, y = far[int(rng.integers(len(far)))]
-    reach = 1.0 - 0.6 * hardness(difficulty)
+    reach = 1.0 - 0.6 * canvas.hardness(difficulty)
     return (node[0] + reach * (x - node[0]), node[1] + reach * (y - node[1]))
 
 
@@ -164,8 +146,8 @@ def _box(image: Image.Image, name: str, centre: Point, half: float, lower: bool)
         for value in (centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half)
     )
     draw = ImageDraw.Draw(image)
-    draw.rectangle((x0, y0, x1, y1), outline=BADGES[name][1], width=3)
-    place_badge(image, name, (x1 - 2, y1 - 2) if lower else (x0 + 2, y0 + 2))
+    draw.rectangle((x0, y0, x1, y1), outline=canvas.BADGES[name][1], width=3)
+    canvas.place_badge(image, name, (x1 - 2, y1 - 2) if lower else (x0 + 2, y0 + 2))
 
 
 def _where(point: Point) -> str:
@@ -176,29 +158,29 @@ def _where(point: Point) -> str:
 
 def draw_object_localization(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Which of two boxes fits the object that the question names."""
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     shape = random_shape(rng)
     colour = ("green", "yellow", "purple", "cyan")[int(rng.integers(4))]
     node = _NODES[int(rng.integers(len(_NODES)))]
-    shift = jitter(rng, (0.0, 0.0), 6 * difficulty)
+    shift = canvas.jitter(rng, (0.0, 0.0), 6 * difficulty)
     wrong = _wrong_centre(rng, node, difficulty)
     centre = (node[0] + shift[0], node[1] + shift[1])
     wrong = (wrong[0] + shift[0], wrong[1] + shift[1])
     radius = 14.0 - 3 * hard * float(rng.random())
-    image = paper(rng)
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
-    if chance(rng, hard) and np.hypot(wrong[0] - centre[0], wrong[1] - centre[1]) > 2.2 * radius:
+    if canvas.chance(rng, hard) and np.hypot(wrong[0] - centre[0], wrong[1] - centre[1]) > 2.2 * radius:
         decoy = other_than(rng, ("green", "yellow", "purple", "cyan"), colour)
-        draw_shape(draw, random_shape(rng), wrong, radius, COLOURS[decoy])
-    draw_shape(draw, shape, centre, radius, COLOURS[colour])
+        canvas.draw_shape(draw, random_shape(rng), wrong, radius, COLOURS[decoy])
+    canvas.draw_shape(draw, shape, centre, radius, COLOURS[colour])
     scale = 1.0 + 0.25 * hard * float(rng.uniform(-1, 1))
     halves = {True: radius + 4, False: (radius + 4) * scale}
     crowded = np.hypot(wrong[0] - centre[0], wrong[1] - centre[1]) < 26
-    for i in pick(rng, 2, 2):
+    for i in canvas.pick(rng, 2, 2):
         fits = i == answer
         _box(image, "AB"[i], centre if fits else wrong, halves[fits], bool(crowded) and i == 1)
     return Drawing(
-        images=(add_noise(image, rng, difficulty),),
+        images=(canvas.add_noise(image, rng, difficulty),),
         question=f"Which box fits the {colour} {shape}?",
         choices=("Box A", "Box B"),
         explanation=f"{_where(centre)} {colour} {shape}. "
@@ -208,30 +190,32 @@ def draw_object_localization(rng: np.random.Generator, difficulty: float, answer
 
 def _portrait(rng: np.random.Generator, objects: list[tuple[str, str]], difficulty: float) -> Image.Image:
     """One image of one or two large objects (shape, colour) in random places."""
-    image = paper(rng)
+    image = canvas.paper(rng)
     draw = ImageDraw.Draw(image)
-    light = 1.0 + 0.5 * hardness(difficulty) * float(rng.uniform(-1, 0.3))
+    light = 1.0 + 0.5 * canvas.hardness(difficulty) * float(rng.uniform(-1, 0.3))
     if len(objects) == 1:
-        radius = float(rng.uniform(26, 34)) - 8 * hardness(difficulty)
-        centre = jitter(rng, (56.0, 56.0), 12 * min(1.0, 2 * difficulty))
-        draw_shape(draw, objects[0][0], centre, radius, shade(COLOURS[objects[0][1]], light))
+        radius = float(rng.uniform(26, 34)) - 8 * canvas.hardness(difficulty)
+        centre = canvas.jitter(rng, (56.0, 56.0), 12 * min(1.0, 2 * difficulty))
+        canvas.draw_shape(draw, objects[0][0], centre, radius, canvas.shade(COLOURS[objects[0][1]], light))
     else:
-        flip = chance(rng, 0.5)
+        flip = canvas.chance(rng, 0.5)
         for i, (shape, colour) in enumerate(objects):
             corner = (30.0, 32.0) if (i == 0) != flip else (82.0, 80.0)
-            draw_shape(draw, shape, jitter(rng, corner, 6 * difficulty), 22, shade(COLOURS[colour], light))
-    return add_noise(image, rng, difficulty)
+            canvas.draw_shape(
+                draw, shape, canvas.jitter(rng, corner, 6 * difficulty), 22, canvas.shade(COLOURS[colour], light)
+            )
+    return canvas.add_noise(image, rng, difficulty)
 
 
 def draw_visual_similarity(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Which of two images shows the same kind of objects as the first one."""
-    hard = hardness(difficulty)
-    count = 2 if chance(rng, 0.6 * hard) else 1
-    colours = pick(rng, 2 * count, len(COLOUR_NAMES))
+    hard = canvas.hardness(difficulty)
+    count = 2 if canvas.chance(rng, 0.6 * hard) else 1
+    colours = canvas.pick(rng, 2 * count, len(COLOUR_NAMES))
     same = [(random_shape(rng), COLOUR_NAMES[colours[i]]) for i in range(count)]
     other = [(other_than(rng, SHAPES, shape), COLOUR_NAMES[colours[count + i]]) for i, (shape, _) in enumerate(same)]
-    if chance(rng, 0.8 * hard):
-        keep_colour = chance(rng, 0.5)
+    if canvas.chance(rng, 0.8 * hard):
+        keep_colour = canvas.chance(rng, 0.5)
         other[0] = (other[0][0], same[0][1]) if keep_colour else (same[0][0], other[0][1])
         other[1:] = same[1:]
     candidates = [same, other] if answer == 0 else [other, same]

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.canvas import IMAGE_SIZE, Colour, Drawing, add_noise, chance, hardness, pick, shade
+from amvl_model.data.synthetic import canvas
+from amvl_model.data.synthetic.canvas import IMAGE_SIZE, Colour, Drawing
 from amvl_model.data.synthetic.objects import SECOND_OR_THIRD
 
 # Four tones (backdrop, large form, dark form, light form) and the ink of the strokes.
@@ -111,7 +112,7 @@ def _painting(rng: np.random.Generator, kind: int, texture: str, palette: int, d
     x, y = (int(v) for v in rng.integers(0, _TEXTURE_SIZE - IMAGE_SIZE, 2))
     mask = _texture(texture).crop((x, y, x + IMAGE_SIZE, y + IMAGE_SIZE))
     base.paste(tones[4], (0, 0), mask)
-    return add_noise(base, rng, difficulty)
+    return canvas.add_noise(base, rng, difficulty)
 
 
 def draw_art_style(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
@@ -119,10 +120,10 @@ def draw_art_style(rng: np.random.Generator, difficulty: float, answer: int) -> 
 
     At high difficulty both candidates share the palette, and only the strokes tell.
     """
-    kinds = pick(rng, 3, 5)
-    textures = pick(rng, 2, len(TEXTURES))
-    palettes = pick(rng, 2, len(PALETTES))
-    if chance(rng, hardness(difficulty)):
+    kinds = canvas.pick(rng, 3, 5)
+    textures = canvas.pick(rng, 2, len(TEXTURES))
+    palettes = canvas.pick(rng, 2, len(PALETTES))
+    if canvas.chance(rng, canvas.hardness(difficulty)):
         palettes[1] = palettes[0]
     same = 1 + answer
     images, seen = [], []
@@ -147,22 +148,22 @@ def _glitch(image: Image.Image, rng: np.random.Generator, difficulty: float) -> 
     patch = Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST)
     x, y = (int(v) for v in rng.integers(0, IMAGE_SIZE - side, 2, endpoint=True))
     area = (x, y, x + side, y + side)
-    strength = 1.0 - 0.5 * hardness(difficulty)
+    strength = 1.0 - 0.5 * canvas.hardness(difficulty)
     image.paste(Image.blend(image.crop(area), patch, strength), area)
     return image
 
 
 def draw_forensic_detection(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Which of four images has been tampered with: one has a patch of colour blocks."""
-    kinds = pick(rng, 4, 5)
+    kinds = canvas.pick(rng, 4, 5)
     images = []
     for i in range(4):
         look = _LOOKS[int(rng.integers(len(_LOOKS)))]
         light = float(rng.uniform(0.85, 1.05))
-        image = _coloured(_content(rng, kinds[i], difficulty), tuple(shade(tone, light) for tone in look))
+        image = _coloured(_content(rng, kinds[i], difficulty), tuple(canvas.shade(tone, light) for tone in look))
         if i == answer:
             image = _glitch(image, rng, difficulty)
-        images.append(add_noise(image, rng, difficulty))
+        images.append(canvas.add_noise(image, rng, difficulty))
     return Drawing(
         images=tuple(images),
         question="Which image is fake?",
@@ -205,12 +206,12 @@ def draw_jigsaw(rng: np.random.Generator, difficulty: float, answer: int) -> Dra
 
     The wrong piece has other colours; at high difficulty it has the same bands, moved.
     """
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     kind, wave = int(rng.integers(4)), round(6 * difficulty * float(rng.random()))
     offset = int(rng.integers(72))
-    order = pick(rng, len(JIGSAW_COLOURS), len(JIGSAW_COLOURS))
+    order = canvas.pick(rng, len(JIGSAW_COLOURS), len(JIGSAW_COLOURS))
     whole = _bands(kind, wave, offset, order[:3])
-    if chance(rng, hard):
+    if canvas.chance(rng, hard):
         move = int(rng.choice([-1, 1]) * rng.integers(18, 36))
         wrong = _bands(kind, wave, offset + move, order[:3])
         wrong_seen = f"{_band_words(kind, order[:3])} moved"
@@ -223,7 +224,7 @@ def draw_jigsaw(rng: np.random.Generator, difficulty: float, answer: int) -> Dra
     pieces = [image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST, quarter) for image in (whole, wrong)]
     whole.paste((0, 0, 0), quarter)
     shown = [whole, pieces[answer], pieces[1 - answer]]
-    images = tuple(add_noise(image, rng, difficulty) for image in shown)
+    images = tuple(canvas.add_noise(image, rng, difficulty) for image in shown)
     right_seen = _band_words(kind, order[:3])
     seen = [right_seen, wrong_seen] if answer == 0 else [wrong_seen, right_seen]
     return Drawing(

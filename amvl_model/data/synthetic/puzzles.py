@@ -8,21 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.canvas import (
-    CELL,
-    COLOUR_NAMES,
-    COLOURS,
-    IMAGE_SIZE,
-    Colour,
-    Drawing,
-    add_noise,
-    chance,
-    hardness,
-    jitter,
-    pick,
-    place_badge,
-    question_mark,
-)
+from amvl_model.data.synthetic import canvas
+from amvl_model.data.synthetic.canvas import CELL, COLOUR_NAMES, COLOURS, IMAGE_SIZE, Colour, Drawing
 
 _DIRECTIONS: Final = ("up", "right", "down", "left")
 RULES: Final = ("count", "turn", "size", "colour")
@@ -73,14 +60,14 @@ def _values(rng: np.random.Generator, rule: str) -> tuple[list[int], list[int]]:
     if rule == "count":
         start = int(rng.integers(1, 3))
         row = list(range(start, start + 4))
-        row = row if chance(rng, 0.5) else row[::-1]
+        row = row if canvas.chance(rng, 0.5) else row[::-1]
         wrong = [n for n in range(1, 6) if n != row[3]]
-        return row, [wrong[i] for i in pick(rng, 3, len(wrong))]
+        return row, [wrong[i] for i in canvas.pick(rng, 3, len(wrong))]
     if rule == "turn":
-        start, step = int(rng.integers(4)), 1 if chance(rng, 0.5) else -1
+        start, step = int(rng.integers(4)), 1 if canvas.chance(rng, 0.5) else -1
         row = [(start + step * i) % 4 for i in range(4)]
     elif rule == "size":
-        row = [0, 1, 2, 3] if chance(rng, 0.5) else [3, 2, 1, 0]
+        row = [0, 1, 2, 3] if canvas.chance(rng, 0.5) else [3, 2, 1, 0]
     else:
         return [0] * 4, [0] * 3
     return row, [v for v in range(4) if v != row[3]]
@@ -92,11 +79,11 @@ def _panels(rng: np.random.Generator, rule: str, difficulty: float) -> tuple[lis
     The colour alternates under the rule "colour", and at high difficulty under every rule, on top of it.
     """
     row, wrong = _values(rng, rule)
-    colours = [COLOUR_NAMES[i] for i in pick(rng, 4, len(COLOUR_NAMES))]
+    colours = [COLOUR_NAMES[i] for i in canvas.pick(rng, 4, len(COLOUR_NAMES))]
     if rule == "colour":
         shown = [_Panel(0, colours[i % 2]) for i in range(4)]
         return shown, [_Panel(0, colours[i]) for i in (0, 2, 3)]
-    if chance(rng, hardness(difficulty)):
+    if canvas.chance(rng, canvas.hardness(difficulty)):
         shown = [_Panel(value, colours[i % 2]) for i, value in enumerate(row)]
         pairs = [(wrong[0], colours[1]), (row[3], colours[0]), (wrong[0], colours[0])]
         return shown, [_Panel(value, colour) for value, colour in pairs]
@@ -107,10 +94,10 @@ def draw_iq_test(rng: np.random.Generator, difficulty: float, answer: int) -> Dr
     """Which of four panels continues the row: a number of dots, a turning arrow, a size, or two colours in turn."""
     rule = RULES[int(rng.integers(len(RULES)))]
     row, wrong = _panels(rng, rule, difficulty)
-    order = pick(rng, 3, 3)
+    order = canvas.pick(rng, 3, 3)
     options = [wrong[i] for i in order]
     options.insert(answer, row[3])
-    tint: Colour = (206, 214, 228) if chance(rng, 0.5) else (226, 216, 202)
+    tint: Colour = (206, 214, 228) if canvas.chance(rng, 0.5) else (226, 216, 202)
     image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), tint)
     draw = ImageDraw.Draw(image)
     for line, panels in ((0, row), (2, options)):
@@ -118,13 +105,13 @@ def draw_iq_test(rng: np.random.Generator, difficulty: float, answer: int) -> Dr
             x, y = CELL * i, CELL * line
             draw.rectangle((x + 1, y + 1, x + CELL - 2, y + CELL - 2), fill="white", outline=(90, 90, 90))
             if line == 0 and i == 3:
-                image.paste(question_mark(), (x + 4, y + 4), question_mark())
+                image.paste(canvas.question_mark(), (x + 4, y + 4), canvas.question_mark())
             else:
-                _draw_content(draw, rule, panel, jitter(rng, (x + CELL / 2, y + CELL / 2), 2 * difficulty))
+                _draw_content(draw, rule, panel, canvas.jitter(rng, (x + CELL / 2, y + CELL / 2), 2 * difficulty))
     for i in range(4):
-        place_badge(image, "ABCD"[i], (CELL * i + CELL / 2, 3.4 * CELL))
+        canvas.place_badge(image, "ABCD"[i], (CELL * i + CELL / 2, 3.4 * CELL))
     return Drawing(
-        images=(add_noise(image, rng, difficulty),),
+        images=(canvas.add_noise(image, rng, difficulty),),
         question="Which panel comes next?",
         choices=("A", "B", "C", "D"),
         explanation=f"{', '.join(panel.describe(rule) for panel in row)} {'ABCD'[answer]}. "

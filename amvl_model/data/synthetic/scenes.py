@@ -8,24 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from amvl_model.data.synthetic.canvas import (
-    CELL,
-    COLOUR_NAMES,
-    COLOURS,
-    IMAGE_SIZE,
-    Colour,
-    Drawing,
-    add_noise,
-    chance,
-    draw_shape,
-    hardness,
-    inward_centre,
-    jitter,
-    pick,
-    place_badge,
-    shade,
-    spread_cells,
-)
+from amvl_model.data.synthetic import canvas
+from amvl_model.data.synthetic.canvas import CELL, COLOUR_NAMES, COLOURS, IMAGE_SIZE, Colour, Drawing
 from amvl_model.data.synthetic.objects import random_shape
 
 _FLOORS: Final[tuple[tuple[Colour, Colour], ...]] = (
@@ -43,7 +27,7 @@ def _floor(variant: int) -> Image.Image:
     image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), sky)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, _HORIZON, IMAGE_SIZE, IMAGE_SIZE), fill=ground)
-    line = shade(ground, 0.85)
+    line = canvas.shade(ground, 0.85)
     for x in range(-280, 400, 34):
         draw.line((56, _HORIZON, x, IMAGE_SIZE), fill=line)
     for y in (38, 44, 53, 66, 84, 106):
@@ -59,31 +43,31 @@ def _stand(
     radius = (12 + 12 * near) * scale
     y = base - (radius if shape in ("circle", "cross") else 0.86 * radius)
     draw.ellipse((x - radius, base - 2 - 3 * near, x + radius, base + 1 + 3 * near), fill=(110, 106, 100))
-    draw_shape(draw, shape, (x, y), radius, COLOURS[colour])
+    canvas.draw_shape(draw, shape, (x, y), radius, COLOURS[colour])
     return (x, y)
 
 
 def draw_relative_depth(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Which of two marked objects on a floor is closer: the one that stands lower in the image."""
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     gap = 0.6 - 0.42 * difficulty
     far = float(rng.uniform(0.0, 0.95 - gap))
     near = float(rng.uniform(far + gap, 0.97))
     image = _floor(int(rng.integers(len(_FLOORS)))).copy()
     draw = ImageDraw.Draw(image)
-    colours = [COLOUR_NAMES[i] for i in pick(rng, 3, len(COLOUR_NAMES))]
-    sides = [28.0, 84.0] if chance(rng, 0.5) else [84.0, 28.0]
+    colours = [COLOUR_NAMES[i] for i in canvas.pick(rng, 3, len(COLOUR_NAMES))]
+    sides = [28.0, 84.0] if canvas.chance(rng, 0.5) else [84.0, 28.0]
     near_scale, far_scale = 1.0 - 0.3 * hard * float(rng.random()), 1.0 + 0.3 * hard * float(rng.random())
-    if chance(rng, 0.7 * hard):
+    if canvas.chance(rng, 0.7 * hard):
         _stand(draw, 56.0, float(rng.uniform(0.0, far)), 0.8, random_shape(rng), colours[2])
     middles = {}
     for which, side, depth, scale in (("far", sides[0], far, far_scale), ("near", sides[1], near, near_scale)):
         x = side + float(rng.uniform(-1, 1)) * 8 * min(1.0, 2 * difficulty) * (1 - 0.6 * depth)
         middles[which] = _stand(draw, x, depth, scale, random_shape(rng), colours[0 if which == "far" else 1])
-    place_badge(image, "AB"[answer], middles["near"])
-    place_badge(image, "AB"[1 - answer], middles["far"])
+    canvas.place_badge(image, "AB"[answer], middles["near"])
+    canvas.place_badge(image, "AB"[1 - answer], middles["far"])
     return Drawing(
-        images=(add_noise(image, rng, difficulty),),
+        images=(canvas.add_noise(image, rng, difficulty),),
         question="Which point is closer to the camera?",
         choices=("A is closer", "B is closer"),
         explanation=", ".join(
@@ -104,7 +88,7 @@ def _shading(direction: int, depth: int) -> Image.Image:
 
 def draw_relative_reflectance(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
     """Which of two grey patches has the darker paint, or whether they are about the same, under mild shading."""
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     gap = 95.0 - 50.0 * difficulty
     dark = float(rng.uniform(35, 215 - gap))
     light = float(rng.uniform(dark + gap, 220))
@@ -114,20 +98,22 @@ def draw_relative_reflectance(rng: np.random.Generator, difficulty: float, answe
     image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), wall)
     draw = ImageDraw.Draw(image)
     extra = int(rng.integers(0, 1 + round(2 * hard)))
-    cells = spread_cells(rng, 4)
+    cells = canvas.spread_cells(rng, 4)
     marks = []
     for i, cell in enumerate(cells[: 2 + extra]):
-        x, y = jitter(rng, inward_centre(cell), 4 * difficulty)
+        x, y = canvas.jitter(rng, canvas.inward_centre(cell), 4 * difficulty)
         level = round(levels[i]) if i < 2 else int(rng.integers(35, 220))
         half = 15 - 2 * difficulty
-        draw.rectangle((x - half, y - half, x + half, y + half), fill=(level, level, level), outline=shade(wall, 0.7))
+        draw.rectangle(
+            (x - half, y - half, x + half, y + half), fill=(level, level, level), outline=canvas.shade(wall, 0.7)
+        )
         marks.append((x, y))
     depth = round(110 * difficulty)
     image = ImageChops.multiply(image, _shading(int(rng.integers(4)), depth)) if depth else image
-    place_badge(image, "A", marks[0])
-    place_badge(image, "B", marks[1])
+    canvas.place_badge(image, "A", marks[0])
+    canvas.place_badge(image, "B", marks[1])
     return Drawing(
-        images=(add_noise(image, rng, 0.7 * difficulty),),
+        images=(canvas.add_noise(image, rng, 0.7 * difficulty),),
         question="Which point has the darker surface?",
         choices=("A is darker", "B is darker", "about the same"),
         explanation=", ".join(f"{'AB'[i]} {1 + round(levels[i]) // 25}" for i in range(2)),
@@ -147,13 +133,15 @@ def _street(
     draw = ImageDraw.Draw(image)
     for x in hills:
         peak = x + 0.4 * shift
-        draw.polygon([(peak - 34, 56), (peak, 26), (peak + 34, 56)], fill=shade(sky, 0.82))
+        draw.polygon([(peak - 34, 56), (peak, 26), (peak + 34, 56)], fill=canvas.shade(sky, 0.82))
     draw.rectangle((0, 54, IMAGE_SIZE, IMAGE_SIZE), fill=ground)
     for x, height, colour in posts:
         middle, top = x + shift, 104 - height
-        draw.rectangle((middle - 9, top, middle + 9, 104), fill=COLOURS[colour], outline=shade(COLOURS[colour], 0.55))
+        draw.rectangle(
+            (middle - 9, top, middle + 9, 104), fill=COLOURS[colour], outline=canvas.shade(COLOURS[colour], 0.55)
+        )
     if tower is not None:
-        x, edge = tower + shift, shade(COLOURS["red"], 0.55)
+        x, edge = tower + shift, canvas.shade(COLOURS["red"], 0.55)
         draw.rectangle((x - 10, 14, x + 10, 108), fill=COLOURS["red"], outline=edge)
         draw.polygon([(x - 12, 14), (x, 2), (x + 12, 14)], fill=COLOURS["red"], outline=edge)
     return image
@@ -174,12 +162,12 @@ def draw_multi_view(rng: np.random.Generator, difficulty: float, answer: int) ->
     alone lets one guess 73 of 100 answers (at difficulty 0); both images always tell. Without the tower, as at
     high difficulty, the posts go on beyond both edges, and neither image alone says anything.
     """
-    hard = hardness(difficulty)
+    hard = canvas.hardness(difficulty)
     size = CELL * (1.0 - 0.6 * hard) + float(rng.uniform(-1, 1)) * 6 * difficulty
     shift = size if answer == 0 else -size
-    tower = None if chance(rng, hard) else 56 - shift / 2 + float(rng.uniform(-1, 1)) * (44 - size / 2)
+    tower = None if canvas.chance(rng, hard) else 56 - shift / 2 + float(rng.uniform(-1, 1)) * (44 - size / 2)
     others = [name for name in COLOUR_NAMES if name != "red"]
-    names = [others[i] for i in pick(rng, 5, 5)]
+    names = [others[i] for i in canvas.pick(rng, 5, 5)]
     posts = []
     for i in range(6):
         x = CELL * (i - 1) + CELL / 2 + float(rng.uniform(-1, 1)) * 4 * difficulty
@@ -189,7 +177,7 @@ def draw_multi_view(rng: np.random.Generator, difficulty: float, answer: int) ->
     offset = float(rng.uniform(-1, 1)) * 10 * hard if tower is None else 0.0
     images = [_street(posts, tower, hills, backdrop, moved + offset) for moved in (0.0, shift)]
     return Drawing(
-        images=tuple(add_noise(image, rng, difficulty) for image in images),
+        images=tuple(canvas.add_noise(image, rng, difficulty) for image in images),
         question="Is the camera moving left or right?",
         choices=("left", "right"),
         explanation=". ".join(_seen(posts, tower, moved + offset) for moved in (0.0, shift)),

@@ -212,12 +212,7 @@ def _measured(
     latents: dict[int, OptionPosteriors] = {}
     with inference(scorer.model):
         for batch in batches(
-            questions,
-            scorer.processor,
-            batch_size,
-            description="contamination",
-            progress=progress,
-            least_options=2,
+            questions, scorer.processor, batch_size, description="contamination", progress=progress, least_options=2
         ):
             query = scorer.encode_batch(batch)
             rows = _distributions(scorer, query, batch)

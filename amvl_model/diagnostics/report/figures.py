@@ -85,8 +85,7 @@ def draw_intervals(
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 2.5, 5, 10)))
     if panel.zero:
         ax.axvline(0, color="black", lw=0.6, zorder=0)
-    ax.set_xlabel(panel.unit)
-    ax.set_title(panel.title)
+    ax.set(xlabel=panel.unit, title=panel.title)
     ax.grid(False, axis="y")
     return ax
 
@@ -146,9 +145,7 @@ def draw_similarity(matrix: Any, title: str, ax: Axes | None = None) -> Axes:
     ticks = range(len(values))
     ax.set_xticks(ticks, [str(i + 1) for i in ticks])
     ax.set_yticks(ticks, [str(i + 1) for i in ticks])
-    ax.set_xlabel("slot")
-    ax.set_ylabel("slot")
-    ax.set_title(title)
+    ax.set(xlabel="slot", ylabel="slot", title=title)
     return ax
 
 

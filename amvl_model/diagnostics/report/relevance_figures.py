@@ -46,8 +46,7 @@ def draw_image_relevance(
     colours = colormaps[SIGNED](shade)
     colours[..., 3] = 0.8 * np.abs(2 * shade - 1) ** 0.5
     ax.imshow(colours, extent=extent, interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     if len(question.images) > 1:
         ax.set_xlabel(f"image {number + 1}", fontsize=8)
     return ax
@@ -81,8 +80,7 @@ def draw_word_relevance(tokens: Sequence[str], values: Any, limit: float, ax: Ax
                 fontsize=8,
                 color="white" if dark else "black",
             )
-    ax.set_xlim(0, LINE)
-    ax.set_ylim(max(lines, 1), 0)
+    ax.set(xlim=(0, LINE), ylim=(max(lines, 1), 0))
     ax.axis("off")
     return ax
 

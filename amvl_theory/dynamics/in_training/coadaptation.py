@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from amvl_theory.checks import Array, objective_name, pair, positive, scalar, weight
+from amvl_theory.checks import Array, objective_name, pair, positive, positive_number, scalar, weight
 from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive, logistic_moments
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 from amvl_theory.dynamics.in_training.reading import ReadingModel
@@ -78,7 +78,7 @@ class XRoute:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signal", weight("signal", self.signal))
-        object.__setattr__(self, "noise", float(positive("noise", scalar("noise", self.noise))))
+        object.__setattr__(self, "noise", positive_number("noise", self.noise))
         object.__setattr__(self, "rate", weight("rate", self.rate))
 
     @property
@@ -101,7 +101,7 @@ class Start:
         for name in ("decoder_gain", "leak", "x_gain"):
             object.__setattr__(self, name, scalar(name, getattr(self, name)))
         for name in ("posterior_std", "prior_std"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +224,7 @@ def coadapted_asymptotics(
     Raises:
         ValueError: for a weight that is not above 0 (nothing then holds the leak: rho grows without end), or a bad decoder.
     """
-    w = float(positive("gamma", scalar("gamma", gamma)))
+    w = positive_number("gamma", gamma)
     name = objective_name(objective, OBJECTIVES)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)
     limit = model.gain**2 / model.curvature
@@ -267,7 +267,7 @@ def coadapted_rest(model: ReadingModel, gamma: float, leak_decay: float) -> tupl
     Raises:
         ValueError: for a decay of 0, or from gamma = kappa^2/(2 k) on: there is no such point then.
     """
-    decay = float(positive("leak_decay", scalar("leak_decay", leak_decay)))
+    decay = positive_number("leak_decay", leak_decay)
     found = coadapted_asymptotics(model, gamma)
     if found.regime != "growing":
         raise ValueError(

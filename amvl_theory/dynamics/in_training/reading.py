@@ -37,7 +37,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import erfc, erfcinv
 
-from amvl_theory.checks import Array, not_negative, pair, positive, probabilities, real_array, scalar, weight
+from amvl_theory.checks import (
+    Array,
+    not_negative,
+    pair,
+    positive,
+    positive_number,
+    probabilities,
+    real_array,
+    scalar,
+    weight,
+)
 from amvl_theory.dynamics.in_training.decoders import logistic_loss
 from amvl_theory.dynamics.in_training.flow import grid, on_grid
 
@@ -63,13 +73,13 @@ class ReadingModel:
 
     def __post_init__(self) -> None:
         for name in ("gain", "curvature", "decoder_rate", "posterior_rate"):
-            object.__setattr__(self, name, float(positive(name, scalar(name, getattr(self, name)))))
+            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
         object.__setattr__(self, "weight_decay", weight("weight_decay", self.weight_decay))
 
     @classmethod
     def of_variance(cls, answer_variance: float, **rates: float) -> ReadingModel:
         """kappa = sqrt(v), k = v: a binary answer of variance v = p (1 - p) under the logistic loss, or a mode c_i of m."""
-        v = float(positive("answer_variance", scalar("answer_variance", answer_variance)))
+        v = positive_number("answer_variance", answer_variance)
         return cls(gain=float(np.sqrt(v)), curvature=v, **rates)
 
     def damping(self, variance: ArrayLike, gamma: ArrayLike) -> tuple[Array, Array]:
@@ -253,7 +263,7 @@ def critical_product(model: ReadingModel, variance: float, gamma: float, benefit
         raise ValueError(f"model: expected gain 1/2 and curvature 1/4, received {model.gain:g} and {model.curvature:g}")
     decoder, leak = _mode(model, variance, gamma)
     ratio = float(decoder / leak * np.sqrt(model.decoder_rate / model.posterior_rate))  # w/a
-    target = float(positive("benefit", scalar("benefit", benefit)))
+    target = positive_number("benefit", benefit)
     products = np.geomspace(1e-6, 1e3, 400)
     gains = np.log(2.0) - logistic_loss(products, ratio * products * variance)
     if not gains[0] < target <= gains.max():

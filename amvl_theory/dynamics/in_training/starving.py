@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from amvl_theory.checks import Array, not_negative, positive, scalar
+from amvl_theory.checks import Array, not_negative, positive, positive_number, scalar
 from amvl_theory.dynamics.in_training.coadaptation import CoadaptedTrajectory, XRoute, coadapted_asymptotics
 from amvl_theory.dynamics.in_training.decoders import Decoder, logistic_moments
 from amvl_theory.dynamics.in_training.reading import ReadingModel, reading_rate
@@ -52,7 +52,7 @@ def tolerated_leak(x_snr: float, accuracy: float) -> float:
     Raises:
         ValueError: for an accuracy that is not between chance, 1/2, and what x allows, Phi(sqrt R).
     """
-    r = float(positive("x_snr", scalar("x_snr", x_snr)))
+    r = positive_number("x_snr", x_snr)
     target, best = scalar("accuracy", accuracy), float(ndtr(np.sqrt(r)))
     if not 0.5 < target <= best:
         raise ValueError(f"accuracy: expected above 1/2 and at most {best:.6g}, which x allows, received {target:g}")

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, real_array, scalar, weight
+from amvl_theory.checks import Array, not_negative, positive, positive_number, real_array, scalar, weight
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 
 
@@ -107,7 +107,7 @@ def widening(
         ValueError: for times that do not rise, a width that is not above 0, a negative weight or variance.
     """
     time = grid(times)
-    first = np.square([_width("posterior_std", posterior_std), _width("prior_std", prior_std)])
+    first = np.square([positive_number("posterior_std", posterior_std), positive_number("prior_std", prior_std)])
     fixed = weight("fixed_gap_var", fixed_gap_var)
     kappa = np.array([rates.posterior_std, rates.prior_std, rates.posterior_mean, rates.prior_mean])
 
@@ -146,7 +146,7 @@ def widening_at_fixed_gap(
     a, b = weight("posterior_rate", posterior_rate), weight("prior_rate", prior_rate)
     if a + b == 0:
         raise ValueError("prior_rate: expected a rate above 0 where posterior_rate is 0, received 0")
-    q, p = _width("posterior_std", posterior_std) ** 2, _width("prior_std", prior_std) ** 2
+    q, p = positive_number("posterior_std", posterior_std) ** 2, positive_number("prior_std", prior_std) ** 2
     rest = (b - a) * fixed / (a + b)
     apart = rest + (p - q - rest) * np.exp(-2 * (a + b) * time)  # P - Q
     mixed = (b * q + a * p + 4 * a * b * fixed * time) / (a + b)
@@ -227,7 +227,3 @@ def adam_effective_weight(gamma: ArrayLike, crossover: ArrayLike) -> Array:
     """gamma/sqrt(1 + (gamma/gamma_x)^2): the weight that acts under Adam, at most gamma_x (T10, case 4); broadcasts."""
     w = not_negative("gamma", gamma)
     return w / np.hypot(1.0, w / positive("crossover", crossover))
-
-
-def _width(name: str, value: float) -> float:
-    return float(positive(name, scalar(name, value)))

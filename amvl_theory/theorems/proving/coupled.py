@@ -11,21 +11,8 @@ from typing import Any
 import sympy as sp
 
 from amvl_theory.theorems.proving.core import Proof
-from amvl_theory.theorems.proving.gaussian import (
-    alpha,
-    beta,
-    c,
-    delta,
-    expectation,
-    g,
-    gamma,
-    gbar,
-    h,
-    one_mode_gradients,
-    s_p,
-    s_q,
-    v0,
-)
+from amvl_theory.theorems.proving.gaussian import expectation, one_mode_gradients
+from amvl_theory.theorems.proving.symbols import alpha, beta, c, delta, g, gamma, gbar, h, s_p, s_q, v0
 
 E = sp.Symbol("E", positive=True)
 """E_y (g_y - h c)^2, the mean square force that is left at the prior mean [nats^2/latent^2]."""

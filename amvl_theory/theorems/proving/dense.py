@@ -10,6 +10,8 @@ import numpy as np
 from amvl_theory.checks import Array
 
 SEED = 20260700461
+GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
+"""Weights of the reverse KL at which a quantity is checked not to rise."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,7 @@ from typing import Any
 import sympy as sp
 
 from amvl_theory.theorems.proving.core import Proof
-
-h, lambda_q, lambda_p, alpha, beta, gamma = sp.symbols("h lambda_q lambda_p alpha beta gamma", positive=True)
-v0, s_q, s_p = sp.symbols("v_0 s_q s_p", positive=True)
-g, gbar, c, delta, dbar = sp.symbols("g gbar c delta deltabar", real=True)
+from amvl_theory.theorems.proving.symbols import alpha, beta, c, delta, g, gamma, h, s_p, s_q
 
 
 def normal_log_density(z: Any, mean: Any, var: Any) -> Any:

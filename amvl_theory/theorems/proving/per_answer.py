@@ -10,9 +10,8 @@ from scipy.optimize import brentq
 
 from amvl_theory.checks import Array
 from amvl_theory.theorems.proving.core import DENSE, Proof
-from amvl_theory.theorems.proving.gaussian import expectation, gamma, h, v0
-
-R = sp.Rational
+from amvl_theory.theorems.proving.gaussian import expectation
+from amvl_theory.theorems.proving.symbols import R, gamma, h, v0
 
 
 def _answer_variances(forces: Array, prior: float, curvature: float, weight: float) -> tuple[Array, Array]:

@@ -10,9 +10,8 @@ import sympy as sp
 from amvl_theory.checks import Array
 from amvl_theory.theorems.proving.core import DENSE, SYMBOLIC_2X2, Proof
 from amvl_theory.theorems.proving.dense import SEED, definite, relative
-from amvl_theory.theorems.proving.gaussian import gamma, kl, positive_matrix
-
-R = sp.Rational
+from amvl_theory.theorems.proving.gaussian import kl, positive_matrix
+from amvl_theory.theorems.proving.symbols import R, gamma
 
 
 def check_group_lasso(proof: Proof) -> None:

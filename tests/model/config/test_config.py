@@ -16,12 +16,6 @@ import yaml
 
 from amvl_model.config import (
     PRESET_FOLDER,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    RunConfig,
-    TrainConfig,
     changed_settings,
     command_line,
     config_paths,
@@ -29,6 +23,7 @@ from amvl_model.config import (
     override,
     preset_names,
 )
+from amvl_model.config.schema import DataConfig, EvalConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 from amvl_model.objectives import OBJECTIVES
 from tests.command_lines import unframed
 

@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 from amvl_model.data.schema import VisualQuestion, answer_index, format_prompt
-from amvl_model.data.synthetic import (
-    DEFAULT_DIFFICULTY,
-    IMAGE_SIZE,
-    SPLITS,
-    TASKS,
-    SyntheticBlink,
-    answer_distribution,
-    clean_answer,
-    synthetic_blink,
-    synthetic_question,
-)
+from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, IMAGE_SIZE, SPLITS, TASKS, SyntheticBlink
+from amvl_model.data.synthetic.generator import answer_distribution, clean_answer, synthetic_blink, synthetic_question
 
 IMAGES = {
     "Art_Style": 3,

@@ -153,13 +153,6 @@ def main(group: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from tests.model.home import (  # noqa: F401  they fill the table
-        rows,
-        rows_generate,
-        rows_loading,
-        rows_model,
-        rows_processor,
-        rows_trainer,
-    )
+    from tests.model.home import rows, rows_generate, rows_loading, rows_model, rows_processor, rows_trainer  # noqa: F401  they fill the table
 
     print(rows.table()) if sys.argv[1:] == ["table"] else rows.main(sys.argv[1])

@@ -10,14 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.model.home import (  # noqa: F401  they fill the table
-    rows,
-    rows_generate,
-    rows_loading,
-    rows_model,
-    rows_processor,
-    rows_trainer,
-)
+from tests.model.home import rows, rows_generate, rows_loading, rows_model, rows_processor, rows_trainer  # noqa: F401  they fill the table
 
 NEEDS = {"quantised": "bitsandbytes", "trainer": "peft"}
 SLOW = {"compiled"}

@@ -17,16 +17,11 @@ from amvl_model.studies import main_job
 from amvl_model.studies import summary as reporting
 from amvl_model.studies.summary import option_plane
 from amvl_style import METHODS
+from tests.helpers import SCRATCH
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {
-    "model.base": "scratch",
-    "model.freeze_vision": False,
-    "model.scratch_hidden_size": 96,
-    "model.scratch_layers": 2,
-    "model.scratch_vision_size": 32,
-    "model.num_latents": 2,
-    "model.latent_dim": 3,
+    **SCRATCH,
     "data.tasks": ("Counting", "Jigsaw"),
     "data.train_size": 8,
     "data.eval_size": 2,

@@ -17,6 +17,7 @@ from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import AMVLCollator, FilledRandomSampler, QuestionDataset
 from amvl_model.training.run import train
 from amvl_model.training.trainer import AMVLTrainer
+from tests.helpers import SCRATCH
 
 QUESTIONS = [synthetic_question("Counting", split="train", index=i, label_noise=0.3) for i in range(10)]
 
@@ -30,13 +31,7 @@ def config(**overrides: Any) -> RunConfig:
     return load_preset(
         "tiny",
         {
-            "model.base": "scratch",
-            "model.freeze_vision": False,
-            "model.scratch_hidden_size": 96,
-            "model.scratch_layers": 2,
-            "model.scratch_vision_size": 32,
-            "model.num_latents": 2,
-            "model.latent_dim": 3,
+            **SCRATCH,
             "train.report_to": (),
             "train.warmup": 0.0,
             "objective.beta": 0.1,

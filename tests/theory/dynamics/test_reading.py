@@ -10,29 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from amvl_theory import (
-    Ensemble,
-    ReadingModel,
-    Start,
-    amplitude_at_product,
-    answer_loss_bound,
-    answer_modes,
-    collapse_probability,
-    critical_product,
-    critical_ratio,
-    fastest_reading,
-    holding_weight,
-    holding_weight_on_path,
-    initial_amplitude,
-    mixture_information,
-    momentum_rate,
-    reading_exponent,
-    reading_rate,
-    reading_threshold,
-    run_answers,
-    run_ensemble,
-    threshold_variance,
-)
+import amvl_theory as theory
 from amvl_theory.dynamics.in_training.decoders import logistic_loss
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
@@ -70,8 +48,8 @@ def test_growth_rates_agree_with_the_real_logistic_loss_in_36_settings() -> None
     eta_w, eta_q = np.linspace(0.004, 0.012, p.size), np.linspace(0.012, 0.004, p.size)
     half, end = descend(p, gamma, std, (eta_w, eta_q), 4000)
     for i in range(p.size):
-        model = ReadingModel.of_variance(p[i] * (1 - p[i]), decoder_rate=eta_w[i], posterior_rate=eta_q[i])
-        expected = float(reading_rate(model, std[i] ** 2, gamma[i]))
+        model = theory.ReadingModel.of_variance(p[i] * (1 - p[i]), decoder_rate=eta_w[i], posterior_rate=eta_q[i])
+        expected = float(theory.reading_rate(model, std[i] ** 2, gamma[i]))
         assert (end[i] - half[i]) / 2000 == pytest.approx(expected, rel=0.02), (p[i], gamma[i], std[i])
 
 
@@ -80,7 +58,7 @@ def test_the_real_loss_changes_sign_within_1_percent_of_the_threshold(objective:
     p, std, decay = (axis.ravel() for axis in np.meshgrid([0.5, 0.8], [0.3, 1.0], [0.0, 0.02], indexing="ij"))
     limit = np.array(
         [
-            reading_threshold(ReadingModel.of_variance(q * (1 - q), weight_decay=d), s**2)
+            theory.reading_threshold(theory.ReadingModel.of_variance(q * (1 - q), weight_decay=d), s**2)
             for q, s, d in zip(p, std, decay, strict=True)
         ]
     )
@@ -95,23 +73,25 @@ def test_the_real_loss_changes_sign_within_1_percent_of_the_threshold(objective:
 def test_the_rate_is_the_largest_eigenvalue_and_changes_sign_at_the_threshold(
     gain, curvature, eta_w, eta_q, decay, gamma, variance
 ) -> None:
-    model = ReadingModel(gain, curvature, eta_w, eta_q, decay)
+    model = theory.ReadingModel(gain, curvature, eta_w, eta_q, decay)
     a, d = model.damping(variance, gamma)
     largest = np.linalg.eigvals([[-a, eta_w * gain], [eta_q * gain, -d]]).real.max()
     scale = a + d + np.sqrt(eta_w * eta_q) * gain
-    assert abs(reading_rate(model, variance, gamma) - largest) < 1e-9 * scale
-    limit = float(reading_threshold(model, variance))
-    assert reading_rate(model, variance, 0.999 * limit) > 0 > reading_rate(model, variance, 1.001 * limit)
+    assert abs(theory.reading_rate(model, variance, gamma) - largest) < 1e-9 * scale
+    limit = float(theory.reading_threshold(model, variance))
+    assert theory.reading_rate(model, variance, 0.999 * limit) > 0 > theory.reading_rate(model, variance, 1.001 * limit)
 
 
 def test_without_weight_decay_the_threshold_is_1_for_any_number_of_answers() -> None:
     for p in ([0.5, 0.5], [0.9, 0.1], [0.7, 0.2, 0.1], np.full(10, 0.1)):
-        modes = answer_modes(p)
+        modes = theory.answer_modes(p)
         assert modes.shape == (len(p) - 1,) and (modes > 0).all()
         for mode in modes:
-            assert reading_threshold(ReadingModel.of_variance(mode), [0.1, 3.0]) == pytest.approx(1.0)
-    np.testing.assert_allclose(answer_modes(np.full(4, 0.25)), 0.25)
-    np.testing.assert_allclose(answer_modes([0.8, 0.2]), 2 * 0.16)  # two logits: their difference learns twice as fast
+            assert theory.reading_threshold(theory.ReadingModel.of_variance(mode), [0.1, 3.0]) == pytest.approx(1.0)
+    np.testing.assert_allclose(theory.answer_modes(np.full(4, 0.25)), 0.25)
+    np.testing.assert_allclose(
+        theory.answer_modes([0.8, 0.2]), 2 * 0.16
+    )  # two logits: their difference learns twice as fast
 
 
 def test_sampled_softmax_answers_grow_at_the_rates_of_their_modes() -> None:
@@ -119,28 +99,28 @@ def test_sampled_softmax_answers_grow_at_the_rates_of_their_modes() -> None:
     modes = np.linalg.eigh(np.diag(p) - np.outer(p, p))[1][:, :0:-1]
     sizes = []
     for steps in (200, 350):
-        W, M = run_answers(
+        W, M = theory.run_answers(
             p, gamma=gamma, variance=variance, rate=rate, seeds=400, steps=steps, start_std=0.005, seed=5
         )
         sizes.append(np.einsum("ji,njk,nkl,li->i", modes, W, M, modes))
-    for i, c in enumerate(answer_modes(p)):
-        model = ReadingModel.of_variance(c, decoder_rate=rate, posterior_rate=c * rate)
+    for i, c in enumerate(theory.answer_modes(p)):
+        model = theory.ReadingModel.of_variance(c, decoder_rate=rate, posterior_rate=c * rate)
         grown = np.log(sizes[1][i] / sizes[0][i]) / 300  # w a grows twice as fast as w
-        assert grown == pytest.approx(float(reading_rate(model, variance, gamma)), rel=0.05)
+        assert grown == pytest.approx(float(theory.reading_rate(model, variance, gamma)), rel=0.05)
 
 
 def test_no_width_reads_faster_than_the_fastest() -> None:
-    model = ReadingModel(0.5, 0.25, 0.01, 0.03)
-    rate, variance = fastest_reading(model, 0.1)
-    assert reading_rate(model, variance, 0.1) == pytest.approx(float(rate), rel=1e-12)
-    assert (reading_rate(model, variance * np.array([0.5, 0.9, 1.1, 2.0]), 0.1) < rate).all()
+    model = theory.ReadingModel(0.5, 0.25, 0.01, 0.03)
+    rate, variance = theory.fastest_reading(model, 0.1)
+    assert theory.reading_rate(model, variance, 0.1) == pytest.approx(float(rate), rel=1e-12)
+    assert (theory.reading_rate(model, variance * np.array([0.5, 0.9, 1.1, 2.0]), 0.1) < rate).all()
 
 
 def test_weight_decay_keeps_a_narrow_leak_unread() -> None:
-    model = ReadingModel(weight_decay=0.01)
-    edge = threshold_variance(model, 0.2)
-    assert reading_rate(model, 0.99 * edge, 0.2) < 0 < reading_rate(model, 1.01 * edge, 0.2)
-    assert reading_threshold(model, edge) == pytest.approx(0.2)
+    model = theory.ReadingModel(weight_decay=0.01)
+    edge = theory.threshold_variance(model, 0.2)
+    assert theory.reading_rate(model, 0.99 * edge, 0.2) < 0 < theory.reading_rate(model, 1.01 * edge, 0.2)
+    assert theory.reading_threshold(model, edge) == pytest.approx(0.2)
 
 
 # Shares of collapsed seeds
@@ -161,22 +141,24 @@ SETTINGS = (  # gamma, sigma_q, eta_w, eta_q; the first one fits the constant
 def shares(setting, seeds, seed):
     """(share of seeds that gained 0.05 nats, share past w a = 0.15^2, their a_0 without a fit, exponent), each (times,)."""
     gamma, std, eta_w, eta_q = setting
-    model = ReadingModel(decoder_rate=eta_w, posterior_rate=eta_q)
-    ensemble = Ensemble(seeds, 16, decoder_rate=eta_w, posterior_rate=eta_q, start=Start(0.0, 0.0, std, std))
-    run = run_ensemble(ensemble, gamma, steps=RECORD[-1], record=RECORD, seed=seed)
+    model = theory.ReadingModel(decoder_rate=eta_w, posterior_rate=eta_q)
+    ensemble = theory.Ensemble(
+        seeds, 16, decoder_rate=eta_w, posterior_rate=eta_q, start=theory.Start(0.0, 0.0, std, std)
+    )
+    run = theory.run_ensemble(ensemble, gamma, steps=RECORD[-1], record=RECORD, seed=seed)
     sampling = std / 2 / np.sqrt(16)  # deviation of the batch mean of y z/2
-    first = initial_amplitude(model, std**2, gamma, (0.02, 0.02), noise_stds=(sampling, 0.0), times=RECORD)
+    first = theory.initial_amplitude(model, std**2, gamma, (0.02, 0.02), noise_stds=(sampling, 0.0), times=RECORD)
     ratios = [
-        amplitude_at_product(model, std**2, gamma, product) / first
-        for product in (critical_product(model, std**2, gamma, 0.05), 0.15**2)
+        theory.amplitude_at_product(model, std**2, gamma, product) / first
+        for product in (theory.critical_product(model, std**2, gamma, 0.05), 0.15**2)
     ]
-    return run.collapsed(0.05), run.reached(0.15), *ratios, reading_rate(model, std**2, gamma) * RECORD
+    return run.collapsed(0.05), run.reached(0.15), *ratios, theory.reading_rate(model, std**2, gamma) * RECORD
 
 
 @pytest.mark.parametrize("rates", [(0.01, 0.01), (0.002, 0.03)])
 def test_at_the_critical_product_the_growing_mode_gains_the_stated_nats(rates) -> None:
-    model = ReadingModel(decoder_rate=rates[0], posterior_rate=rates[1])
-    product = critical_product(model, 0.5, 0.2, 0.05)
+    model = theory.ReadingModel(decoder_rate=rates[0], posterior_rate=rates[1])
+    product = theory.critical_product(model, 0.5, 0.2, 0.05)
     decoder, posterior = model.damping(0.5, 0.2)
     values, modes = np.linalg.eig([[-decoder, rates[0] / 2], [rates[1] / 2, -posterior]])
     w, a = modes[:, np.argmax(values)]
@@ -193,14 +175,14 @@ def agree(found, expected, seeds) -> None:
 def fitted_factor() -> float:
     """What the bend of the loss costs on the last stretch: the one constant, fitted on the first setting at 450 steps."""
     collapsed, _, critical, _, exponent = shares(SETTINGS[0], 4000, 0)
-    return float(critical_ratio(collapsed[8], exponent[8]) / critical[8])
+    return float(theory.critical_ratio(collapsed[8], exponent[8]) / critical[8])
 
 
 def check_shares(setting, seeds, seed) -> None:
     collapsed, reached, critical, linear, exponent = shares(setting, seeds, seed)
     late = RECORD >= 200  # before, the decaying mode has not died away
-    agree(reached[late], collapse_probability(exponent, linear)[late], seeds)  # nothing fitted
-    agree(collapsed[late], collapse_probability(exponent, fitted_factor() * critical)[late], seeds)
+    agree(reached[late], theory.collapse_probability(exponent, linear)[late], seeds)  # nothing fitted
+    agree(collapsed[late], theory.collapse_probability(exponent, fitted_factor() * critical)[late], seeds)
 
 
 @pytest.mark.parametrize("setting", SETTINGS[1:4])
@@ -219,16 +201,18 @@ def test_shares_of_collapsed_seeds_follow_in_all_settings(setting, seed: int) ->
 def check_adam(settings_, seeds) -> None:
     lr, noise, batch = 0.001, 0.05, 16
     for gamma, std in settings_:
-        ensemble = Ensemble(
+        ensemble = theory.Ensemble(
             seeds, batch, decoder_rate=lr, posterior_rate=lr, posterior_std_rate=0.0, prior_std_rate=0.0, optimizer="adam",
-            noise=noise, start=Start(0.0, 0.0, std, std), decoder_std=0.01, leak_std=0.01,
+            noise=noise, start=theory.Start(0.0, 0.0, std, std), decoder_std=0.01, leak_std=0.01,
         )  # fmt: skip
-        run = run_ensemble(ensemble, gamma, steps=RECORD[-1], record=RECORD, seed=1)
+        run = theory.run_ensemble(ensemble, gamma, steps=RECORD[-1], record=RECORD, seed=1)
         in_w = float(np.hypot(noise, std / 2 / np.sqrt(batch)))
-        model = ReadingModel(decoder_rate=lr / in_w, posterior_rate=lr / noise)  # Adam divides by the noise
-        growth = momentum_rate(reading_rate(model, std**2, gamma), 0.9)
-        first = initial_amplitude(model, std**2, gamma, (0.01, 0.01), noise_stds=(in_w, noise), times=RECORD)
-        expected = collapse_probability(growth * RECORD, amplitude_at_product(model, std**2, gamma, 0.06**2) / first)
+        model = theory.ReadingModel(decoder_rate=lr / in_w, posterior_rate=lr / noise)  # Adam divides by the noise
+        growth = theory.momentum_rate(theory.reading_rate(model, std**2, gamma), 0.9)
+        first = theory.initial_amplitude(model, std**2, gamma, (0.01, 0.01), noise_stds=(in_w, noise), times=RECORD)
+        expected = theory.collapse_probability(
+            growth * RECORD, theory.amplitude_at_product(model, std**2, gamma, 0.06**2) / first
+        )
         late = RECORD >= 300
         agree(run.reached(0.06)[late], expected[late], seeds)
 
@@ -243,31 +227,33 @@ def test_noisy_adam_at_further_weights_and_widths() -> None:
 
 
 def test_adam_without_noise_from_elsewhere_does_not_grow_exponentially() -> None:
-    ensemble = Ensemble(
+    ensemble = theory.Ensemble(
         300, 16, decoder_rate=0.001, posterior_rate=0.001, posterior_std_rate=0.0, prior_std_rate=0.0, optimizer="adam",
-        start=Start(0.0, 0.0, 0.3, 0.3), decoder_std=0.001, leak_std=0.001,
+        start=theory.Start(0.0, 0.0, 0.3, 0.3), decoder_std=0.001, leak_std=0.001,
     )  # fmt: skip
-    run = run_ensemble(ensemble, 0.0, steps=500, record=[100, 200, 300, 400, 500])
+    run = theory.run_ensemble(ensemble, 0.0, steps=500, record=[100, 200, 300, 400, 500])
     steps = np.diff(np.median(np.abs(run.leak), axis=1)) / 100 / 0.001  # in units of the learning rate
     assert steps.max() / steps.min() < 1.3, steps
 
 
 def test_a_posterior_narrower_than_its_leak_widens_first_and_more_seeds_collapse() -> None:
     collapsed, _, critical, _, exponent = shares((0.02, 0.2, 0.01, 0.03), 1000, 2)
-    expected = collapse_probability(exponent, fitted_factor() * critical)
+    expected = theory.collapse_probability(exponent, fitted_factor() * critical)
     assert collapsed[-1] - expected[-1] > 3 * np.sqrt(expected[-1] * (1 - expected[-1]) / 1000)
 
 
 def test_the_weight_that_holds_a_budget_holds_it() -> None:
     std, budget, target = 0.4, 500, 0.3
-    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
     gamma = 0.0
     for _ in range(20):  # a_0 depends a little on the weight
-        first = initial_amplitude(model, std**2, gamma, (0.02, 0.02), noise_stds=(std / 8, 0.0), times=budget)
-        critical = amplitude_at_product(model, std**2, gamma, 0.15**2) / first
-        gamma = float(holding_weight(budget, probability=target, critical=critical, model=model, variance=std**2))
-    ensemble = Ensemble(1500, 16, start=Start(0.0, 0.0, std, std))
-    found = run_ensemble(ensemble, gamma, steps=budget, record=[budget], seed=7).reached(0.15)
+        first = theory.initial_amplitude(model, std**2, gamma, (0.02, 0.02), noise_stds=(std / 8, 0.0), times=budget)
+        critical = theory.amplitude_at_product(model, std**2, gamma, 0.15**2) / first
+        gamma = float(
+            theory.holding_weight(budget, probability=target, critical=critical, model=model, variance=std**2)
+        )
+    ensemble = theory.Ensemble(1500, 16, start=theory.Start(0.0, 0.0, std, std))
+    found = theory.run_ensemble(ensemble, gamma, steps=budget, record=[budget], seed=7).reached(0.15)
     assert gamma > 0.05
     agree(found, np.array([target]), 1500)
 
@@ -275,16 +261,16 @@ def test_the_weight_that_holds_a_budget_holds_it() -> None:
 def test_a_weight_that_ramps_up_late_leaves_the_unprotected_start() -> None:
     steps, std, weight = np.arange(901), 0.3, 0.05
     gamma = weight * np.interp(steps, [0, 180, 360], [0, 0, 1])
-    ensemble = Ensemble(1500, 16, start=Start(0.0, 0.0, std, std))
-    found = run_ensemble(ensemble, gamma[:-1], steps=900, record=RECORD, seed=2).reached(0.15)
-    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
-    first = initial_amplitude(model, std**2, 0.0, (0.02, 0.02), noise_stds=(std / 8, 0.0), times=RECORD)
-    critical = amplitude_at_product(model, std**2, gamma[RECORD], 0.15**2) / first
-    exponent = reading_exponent(model, steps, std**2, gamma)[RECORD]
+    ensemble = theory.Ensemble(1500, 16, start=theory.Start(0.0, 0.0, std, std))
+    found = theory.run_ensemble(ensemble, gamma[:-1], steps=900, record=RECORD, seed=2).reached(0.15)
+    model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    first = theory.initial_amplitude(model, std**2, 0.0, (0.02, 0.02), noise_stds=(std / 8, 0.0), times=RECORD)
+    critical = theory.amplitude_at_product(model, std**2, gamma[RECORD], 0.15**2) / first
+    exponent = theory.reading_exponent(model, steps, std**2, gamma)[RECORD]
     late = RECORD >= 400
-    agree(found[late], collapse_probability(exponent, critical)[late], 1500)
+    agree(found[late], theory.collapse_probability(exponent, critical)[late], 1500)
     at_300 = list(RECORD).index(300)
-    protected = collapse_probability(reading_rate(model, std**2, weight) * 300, critical[at_300])
+    protected = theory.collapse_probability(theory.reading_rate(model, std**2, weight) * 300, critical[at_300])
     assert protected < 0.1 < 0.4 < found[at_300]
 
 
@@ -292,10 +278,10 @@ def test_a_weight_that_ramps_up_late_leaves_the_unprotected_start() -> None:
 
 
 def test_the_exact_exponent_is_the_flows_and_the_integral_follows_where_things_change_slowly() -> None:
-    model = ReadingModel(0.6, 0.4, 0.02, 0.03)
+    model = theory.ReadingModel(0.6, 0.4, 0.02, 0.03)
     times = np.linspace(0.0, 600.0, 1201)
     variance, gamma = 0.2 + times / 1000, 0.1 * times / 600
-    exact = reading_exponent(model, times, variance, gamma, exact=True)
+    exact = theory.reading_exponent(model, times, variance, gamma, exact=True)
 
     def flow(t, x):
         a, d = model.damping(np.interp(t, times, variance), np.interp(t, times, gamma))
@@ -305,56 +291,64 @@ def test_the_exact_exponent_is_the_flows_and_the_integral_follows_where_things_c
     end = solve_ivp(flow, (0, 600), np.eye(2).ravel(), rtol=1e-10, atol=1e-12).y[:, -1].reshape(2, 2)
     scale = np.sqrt([0.02, 0.03])
     assert exact[-1] == pytest.approx(np.log(np.linalg.norm(end / scale[:, None] * scale, 2)), abs=1e-3)
-    assert reading_exponent(model, times, variance, gamma)[-1] == pytest.approx(exact[-1], rel=0.01)
-    constant = reading_exponent(model, times, 0.3, 0.05)
-    np.testing.assert_allclose(constant, reading_rate(model, 0.3, 0.05) * times, rtol=1e-9)
+    assert theory.reading_exponent(model, times, variance, gamma)[-1] == pytest.approx(exact[-1], rel=0.01)
+    constant = theory.reading_exponent(model, times, 0.3, 0.05)
+    np.testing.assert_allclose(constant, theory.reading_rate(model, 0.3, 0.05) * times, rtol=1e-9)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.floats(100, 2000), st.floats(0.01, 0.9), st.floats(3.0, 50.0), st.floats(0.05, 1.0))
 def test_holding_a_budget_is_the_inverse_of_collapsing_by_it(budget, probability, critical, variance) -> None:
-    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.01)
-    gamma = float(holding_weight(budget, probability=probability, critical=critical, model=model, variance=variance))
-    reached = collapse_probability(reading_rate(model, variance, gamma) * budget, critical)
+    model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.01)
+    gamma = float(
+        theory.holding_weight(budget, probability=probability, critical=critical, model=model, variance=variance)
+    )
+    reached = theory.collapse_probability(theory.reading_rate(model, variance, gamma) * budget, critical)
     if gamma > 0:
         assert reached == pytest.approx(probability, rel=1e-6)
     else:
         assert reached <= probability * (1 + 1e-9)
     path = {"probability": probability, "critical": critical, "model": model}
-    assert holding_weight_on_path([0.0, budget], variance=variance, **path) == pytest.approx(gamma, rel=1e-6, abs=1e-9)
+    assert theory.holding_weight_on_path([0.0, budget], variance=variance, **path) == pytest.approx(
+        gamma, rel=1e-6, abs=1e-9
+    )
 
 
 def test_a_width_that_grows_needs_another_weight_and_a_late_ramp_more_of_it() -> None:
-    model = ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
+    model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
     times = np.linspace(0.0, 600.0, 601)
     common = {"probability": 0.3, "critical": 30.0, "model": model}
-    flat = holding_weight_on_path(times, variance=0.1, **common)
-    growing = holding_weight_on_path(times, variance=lambda gamma: 0.1 + np.cumsum(gamma) * 0.05, **common)
-    late = holding_weight_on_path(times, variance=0.1, shape=np.interp(times, [0, 120, 240], [0, 0, 1]), **common)
+    flat = theory.holding_weight_on_path(times, variance=0.1, **common)
+    growing = theory.holding_weight_on_path(times, variance=lambda gamma: 0.1 + np.cumsum(gamma) * 0.05, **common)
+    late = theory.holding_weight_on_path(
+        times, variance=0.1, shape=np.interp(times, [0, 120, 240], [0, 0, 1]), **common
+    )
     assert flat < growing and flat < late
     width = 0.1 + np.cumsum(np.full(601, growing)) * 0.05
-    assert collapse_probability(reading_exponent(model, times, width, growing)[-1], 30.0) == pytest.approx(
-        0.3, rel=1e-4
-    )
+    assert theory.collapse_probability(
+        theory.reading_exponent(model, times, width, growing)[-1], 30.0
+    ) == pytest.approx(0.3, rel=1e-4)
     with pytest.raises(ValueError, match="shape: expected a schedule with which some weight holds"):
-        holding_weight_on_path(times, variance=0.1, shape=np.interp(times, [0, 590, 600], [0, 0, 1]), **common)
+        theory.holding_weight_on_path(times, variance=0.1, shape=np.interp(times, [0, 590, 600], [0, 0, 1]), **common)
 
 
 def test_shares_predicted_in_november_for_the_projects_runs() -> None:
-    model = ReadingModel(1.0, 1e-12, 0.0054**2 / 8.27, 8.27)  # r_0 = 0.0054 and D = 8.27 gamma a step, A = 0
+    model = theory.ReadingModel(1.0, 1e-12, 0.0054**2 / 8.27, 8.27)  # r_0 = 0.0054 and D = 8.27 gamma a step, A = 0
     for gamma, budget, ramped, constant in (
         (0.0, 450, 0.45, 0.45), (0.0003, 600, 0.59, 0.52), (0.001, 1200, 0.89, 0.73), (0.003, 1200, 0.55, 0.03),
     ):  # fmt: skip
         times = np.linspace(0.0, budget, 2001)
         weight = gamma * np.interp(times / budget, [0, 0.2, 0.4], [0, 0, 1])
-        found = collapse_probability(reading_exponent(model, times, 1.0, weight)[-1], 8.5)
+        found = theory.collapse_probability(theory.reading_exponent(model, times, 1.0, weight)[-1], 8.5)
         assert found == pytest.approx(ramped, abs=0.015)
-        assert collapse_probability(reading_rate(model, 1.0, gamma) * budget, 8.5) == pytest.approx(constant, abs=0.01)
+        assert theory.collapse_probability(theory.reading_rate(model, 1.0, gamma) * budget, 8.5) == pytest.approx(
+            constant, abs=0.01
+        )
     # The last one leans on two approximations: that the mode follows the ramp, and that a_0 is the same at every weight.
-    exact = collapse_probability(reading_exponent(model, times, 1.0, weight, exact=True)[-1], 8.5)
+    exact = theory.collapse_probability(theory.reading_exponent(model, times, 1.0, weight, exact=True)[-1], 8.5)
     assert exact == pytest.approx(0.53, abs=0.01)
-    shape = amplitude_at_product(model, 1.0, gamma, 1.0) / amplitude_at_product(model, 1.0, 0.0, 1.0)
-    product = collapse_probability(reading_exponent(model, times, 1.0, weight)[-1], 8.5 * shape)
+    shape = theory.amplitude_at_product(model, 1.0, gamma, 1.0) / theory.amplitude_at_product(model, 1.0, 0.0, 1.0)
+    product = theory.collapse_probability(theory.reading_exponent(model, times, 1.0, weight)[-1], 8.5 * shape)
     assert product == pytest.approx(0.36, abs=0.01)
 
 
@@ -363,14 +357,14 @@ def test_momentum_slows_growth_by_its_lag() -> None:
     for _ in range(4000):
         mean = 0.9 * mean + 0.1 * 0.01 * state
         before, state = state, state + mean
-    assert state / before - 1 == pytest.approx(float(momentum_rate(0.01, 0.9)), rel=1e-9)
-    assert momentum_rate(0.01, 0.0) == pytest.approx(0.01)
+    assert state / before - 1 == pytest.approx(float(theory.momentum_rate(0.01, 0.9)), rel=1e-9)
+    assert theory.momentum_rate(0.01, 0.0) == pytest.approx(0.01)
 
 
 def test_no_gain_from_posterior_latents_is_above_the_leak_and_the_best_decoder_reaches_it() -> None:
     for ratio in (0.1, 1.0, 4.0):
-        leak = mixture_information(np.sqrt(ratio) * np.array([1.0, -1.0]), 1.0, np.array([0.5, 0.5]))
-        bound = float(answer_loss_bound(np.log(2.0), leak))
+        leak = theory.mixture_information(np.sqrt(ratio) * np.array([1.0, -1.0]), 1.0, np.array([0.5, 0.5]))
+        bound = float(theory.answer_loss_bound(np.log(2.0), leak))
         losses = [float(logistic_loss(gain * ratio, gain**2 * ratio)) for gain in (0.5, 2.0, 3.0)]  # w sigma_q^2/a
         assert losses[1] == pytest.approx(bound, rel=1e-6)
         assert losses[0] > bound and losses[2] > bound
@@ -379,67 +373,96 @@ def test_no_gain_from_posterior_latents_is_above_the_leak_and_the_best_decoder_r
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ReadingModel(gain=0.0), r"gain: expected numbers above 0, received 0"),
-        (lambda: ReadingModel(weight_decay=-1.0), r"weight_decay: expected numbers of at least 0"),
-        (lambda: reading_rate(ReadingModel(), 1.0, -0.1), r"gamma: expected numbers of at least 0"),
-        (lambda: reading_threshold(ReadingModel(), 0.0), r"variance: expected numbers above 0"),
-        (lambda: threshold_variance(ReadingModel(), 0.5), r"gamma, weight_decay: expected both above 0"),
-        (lambda: threshold_variance(ReadingModel(weight_decay=0.1), 1.0), r"gamma: expected less than kappa\^2/k = 1"),
-        (lambda: fastest_reading(ReadingModel(), 1.5), r"gamma: expected less than the threshold kappa\^2/k = 1"),
+        (lambda: theory.ReadingModel(gain=0.0), r"gain: expected numbers above 0, received 0"),
+        (lambda: theory.ReadingModel(weight_decay=-1.0), r"weight_decay: expected numbers of at least 0"),
+        (lambda: theory.reading_rate(theory.ReadingModel(), 1.0, -0.1), r"gamma: expected numbers of at least 0"),
+        (lambda: theory.reading_threshold(theory.ReadingModel(), 0.0), r"variance: expected numbers above 0"),
+        (lambda: theory.threshold_variance(theory.ReadingModel(), 0.5), r"gamma, weight_decay: expected both above 0"),
         (
-            lambda: fastest_reading(ReadingModel(weight_decay=0.1), 0.5),
+            lambda: theory.threshold_variance(theory.ReadingModel(weight_decay=0.1), 1.0),
+            r"gamma: expected less than kappa\^2/k = 1",
+        ),
+        (
+            lambda: theory.fastest_reading(theory.ReadingModel(), 1.5),
+            r"gamma: expected less than the threshold kappa\^2/k = 1",
+        ),
+        (
+            lambda: theory.fastest_reading(theory.ReadingModel(weight_decay=0.1), 0.5),
             r"model: expected no weight decay, received 0.1",
         ),
-        (lambda: answer_modes([1.0]), r"answer_probabilities: expected shape \(answers,\), at least 2"),
-        (lambda: collapse_probability(1.0, 0.0), r"critical_ratio: expected numbers above 0"),
-        (lambda: critical_ratio(1.0), r"probability: expected numbers between 0 and 1"),
+        (lambda: theory.answer_modes([1.0]), r"answer_probabilities: expected shape \(answers,\), at least 2"),
+        (lambda: theory.collapse_probability(1.0, 0.0), r"critical_ratio: expected numbers above 0"),
+        (lambda: theory.critical_ratio(1.0), r"probability: expected numbers between 0 and 1"),
         (
-            lambda: holding_weight(0.0, probability=0.1, critical=9.0, model=ReadingModel(), variance=1.0),
+            lambda: theory.holding_weight(
+                0.0, probability=0.1, critical=9.0, model=theory.ReadingModel(), variance=1.0
+            ),
             r"budget: expected numbers above 0, received 0",
         ),
         (
-            lambda: holding_weight(10.0, probability=0.01, critical=0.1, model=ReadingModel(), variance=0.1),
+            lambda: theory.holding_weight(
+                10.0, probability=0.01, critical=0.1, model=theory.ReadingModel(), variance=0.1
+            ),
             r"critical: expected a start that some weight holds",
         ),
-        (lambda: reading_exponent(ReadingModel(), [2.0, 1.0], 1.0, 0.0), r"times: expected shape"),
+        (lambda: theory.reading_exponent(theory.ReadingModel(), [2.0, 1.0], 1.0, 0.0), r"times: expected shape"),
         (
-            lambda: initial_amplitude(ReadingModel(), 1.0, 2.0, (1.0, 1.0), noise_stds=(0.1, 0.1)),
+            lambda: theory.initial_amplitude(theory.ReadingModel(), 1.0, 2.0, (1.0, 1.0), noise_stds=(0.1, 0.1)),
             r"gamma: expected a weight at which the leak grows",
         ),
-        (lambda: critical_product(ReadingModel(), 0.1, 0.0, 1.0), r"benefit: expected a number of nats between"),
         (
-            lambda: holding_weight_on_path([0.0], probability=0.1, critical=9.0, model=ReadingModel(), variance=1.0),
+            lambda: theory.critical_product(theory.ReadingModel(), 0.1, 0.0, 1.0),
+            r"benefit: expected a number of nats between",
+        ),
+        (
+            lambda: theory.holding_weight_on_path(
+                [0.0], probability=0.1, critical=9.0, model=theory.ReadingModel(), variance=1.0
+            ),
             r"times: expected a budget above 0 as the last time, received 0",
         ),
         (
-            lambda: holding_weight_on_path(
-                [0.0, 9.0], probability=0.1, critical=[1.0, 2.0], model=ReadingModel(), variance=1.0
+            lambda: theory.holding_weight_on_path(
+                [0.0, 9.0], probability=0.1, critical=[1.0, 2.0], model=theory.ReadingModel(), variance=1.0
             ),
             r"critical: expected one number, received an array of shape \(2,\)",
         ),
-        (lambda: ReadingModel(decoder_rate=-0.1), r"decoder_rate: expected numbers above 0, received -0.1"),
-        (lambda: reading_rate(ReadingModel(), 1.0, -0.1), r"gamma: expected numbers of at least 0, received -0.1"),
+        (lambda: theory.ReadingModel(decoder_rate=-0.1), r"decoder_rate: expected numbers above 0, received -0.1"),
         (
-            lambda: threshold_variance(ReadingModel(), 0.1),
+            lambda: theory.reading_rate(theory.ReadingModel(), 1.0, -0.1),
+            r"gamma: expected numbers of at least 0, received -0.1",
+        ),
+        (
+            lambda: theory.threshold_variance(theory.ReadingModel(), 0.1),
             r"gamma, weight_decay: expected both above 0.*received 0.1 and 0",
         ),
         (
-            lambda: initial_amplitude(ReadingModel(), 1.0, 0.1, (1.0,)),
+            lambda: theory.initial_amplitude(theory.ReadingModel(), 1.0, 0.1, (1.0,)),
             r"start_stds: expected two numbers, received shape \(1,\)",
         ),
         (
-            lambda: initial_amplitude(ReadingModel(), 1.0, 0.1, (1.0, 1.0), noise_stds=(0.1, 0.1), times=-1.0),
+            lambda: theory.initial_amplitude(
+                theory.ReadingModel(), 1.0, 0.1, (1.0, 1.0), noise_stds=(0.1, 0.1), times=-1.0
+            ),
             r"times: expected numbers of at least 0, received -1.0",
         ),
-        (lambda: critical_product(ReadingModel(), 0.1, 0.0, 1e-12), r"benefit: expected .* received 1e-12"),
-        (lambda: momentum_rate(-3.0, 0.5), r"rate: expected a decay slow enough .* received -3"),
-        (lambda: run_ensemble(Ensemble(), 0.1, steps=0, record=[0]), r"steps: expected at least 1, received 0"),
-        (lambda: momentum_rate(0.1, 1.0), r"momentum: expected less than 1, received 1"),
-        (lambda: Ensemble(optimizer="lion"), r"optimizer: expected one of sgd, adam, received 'lion'"),
-        (lambda: Ensemble(seeds=0), r"seeds: expected at least 1, received 0"),
-        (lambda: run_ensemble(Ensemble(), 0.1, steps=5, record=[6]), r"record: expected rising numbers from 0 to 5"),
         (
-            lambda: run_ensemble(Ensemble(), [0.1, 0.2], steps=5, record=[5]),
+            lambda: theory.critical_product(theory.ReadingModel(), 0.1, 0.0, 1e-12),
+            r"benefit: expected .* received 1e-12",
+        ),
+        (lambda: theory.momentum_rate(-3.0, 0.5), r"rate: expected a decay slow enough .* received -3"),
+        (
+            lambda: theory.run_ensemble(theory.Ensemble(), 0.1, steps=0, record=[0]),
+            r"steps: expected at least 1, received 0",
+        ),
+        (lambda: theory.momentum_rate(0.1, 1.0), r"momentum: expected less than 1, received 1"),
+        (lambda: theory.Ensemble(optimizer="lion"), r"optimizer: expected one of sgd, adam, received 'lion'"),
+        (lambda: theory.Ensemble(seeds=0), r"seeds: expected at least 1, received 0"),
+        (
+            lambda: theory.run_ensemble(theory.Ensemble(), 0.1, steps=5, record=[6]),
+            r"record: expected rising numbers from 0 to 5",
+        ),
+        (
+            lambda: theory.run_ensemble(theory.Ensemble(), [0.1, 0.2], steps=5, record=[5]),
             r"gamma: expected a number or shape \(5,\)",
         ),
     ],

@@ -6,123 +6,118 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from amvl_theory import (
-    Ensemble,
-    ReadingModel,
-    Start,
-    XRoute,
-    accuracy_with_prior_latents,
-    coadapted_asymptotics,
-    coadapted_trajectory,
-    fall_time,
-    late_leak,
-    prior_latent_accuracy,
-    protecting_weight,
-    reading_rate,
-    rest_gain,
-    run_ensemble,
-    starved_share,
-    starving_outcome,
-    tolerated_leak,
-)
+import amvl_theory as theory
 
 RATES = {"decoder_rate": 0.02, "posterior_rate": 0.02}
-MODELS = {"linear": ReadingModel(1.0, 1.0, **RATES), "logistic": ReadingModel(**RATES)}
-SLOW = XRoute(1.0, 1.0, 0.002)
+MODELS = {"linear": theory.ReadingModel(1.0, 1.0, **RATES), "logistic": theory.ReadingModel(**RATES)}
+SLOW = theory.XRoute(1.0, 1.0, 0.002)
 
 
 @pytest.mark.parametrize("decoder", ["linear", "logistic"])
 @pytest.mark.parametrize("gamma", [0.02, 0.1, 0.2])
 def test_late_leak_gain_and_accuracy_with_prior_latents_are_the_closed_forms(decoder, gamma: float) -> None:
     model = MODELS[decoder]
-    path = coadapted_trajectory(
-        [4e5, 8e5], model=model, gamma=gamma, decoder=decoder, route=SLOW, start=Start(0.01, 0.01, 0.5, 0.5)
+    path = theory.coadapted_trajectory(
+        [4e5, 8e5], model=model, gamma=gamma, decoder=decoder, route=SLOW, start=theory.Start(0.01, 0.01, 0.5, 0.5)
     )
-    leak = late_leak(model, gamma, SLOW.snr, decoder=decoder)
+    leak = theory.late_leak(model, gamma, SLOW.snr, decoder=decoder)
     assert path.snr[1] == pytest.approx(leak, rel=0.02, abs=0.01)
     if leak > 0:
-        assert leak == pytest.approx(coadapted_asymptotics(model, gamma, decoder=decoder).snr - SLOW.snr)
-    accuracy = accuracy_with_prior_latents(path, SLOW)
-    assert accuracy[1] == pytest.approx(float(prior_latent_accuracy(SLOW.snr, leak)), abs=0.005)
-    kept = starved_share(SLOW.snr, leak) if decoder == "linear" else 1.0
-    assert path.x_gain[1] == pytest.approx(float(kept) * rest_gain(SLOW, decoder=decoder), rel=0.02)
+        assert leak == pytest.approx(theory.coadapted_asymptotics(model, gamma, decoder=decoder).snr - SLOW.snr)
+    accuracy = theory.accuracy_with_prior_latents(path, SLOW)
+    assert accuracy[1] == pytest.approx(float(theory.prior_latent_accuracy(SLOW.snr, leak)), abs=0.005)
+    kept = theory.starved_share(SLOW.snr, leak) if decoder == "linear" else 1.0
+    assert path.x_gain[1] == pytest.approx(float(kept) * theory.rest_gain(SLOW, decoder=decoder), rel=0.02)
 
 
 def test_a_logistic_decoder_starves_on_the_way_only() -> None:
     times = np.linspace(0.0, 2e5, 4001)
-    path = coadapted_trajectory(
-        times, model=MODELS["logistic"], gamma=0.02, decoder="logistic", route=SLOW, start=Start(0.01, 0.01, 0.5, 0.5)
+    path = theory.coadapted_trajectory(
+        times,
+        model=MODELS["logistic"],
+        gamma=0.02,
+        decoder="logistic",
+        route=SLOW,
+        start=theory.Start(0.01, 0.01, 0.5, 0.5),
     )
-    alone = coadapted_trajectory(
-        times, model=MODELS["logistic"], gamma=2.0, decoder="logistic", route=SLOW, start=Start(0.0, 0.0, 0.5, 0.5)
+    alone = theory.coadapted_trajectory(
+        times,
+        model=MODELS["logistic"],
+        gamma=2.0,
+        decoder="logistic",
+        route=SLOW,
+        start=theory.Start(0.0, 0.0, 0.5, 0.5),
     )
-    full = rest_gain(SLOW, decoder="logistic")
+    full = theory.rest_gain(SLOW, decoder="logistic")
     slow, quick = (float(times[np.argmax(p.x_gain > 0.8 * full)]) for p in (path, alone))
     assert slow > 10 * quick > 0
-    outcome = starving_outcome(path, SLOW)
+    outcome = theory.starving_outcome(path, SLOW)
     assert (
-        outcome.least < prior_latent_accuracy(1.0, late_leak(MODELS["logistic"], 0.02, 1.0, decoder="logistic")) - 0.02
+        outcome.least
+        < theory.prior_latent_accuracy(1.0, theory.late_leak(MODELS["logistic"], 0.02, 1.0, decoder="logistic")) - 0.02
     )
 
 
 @pytest.mark.parametrize("decoder", ["linear", "logistic"])
 def test_accuracy_recovers_when_gamma_is_raised_later_and_only_then(decoder) -> None:
     times = np.linspace(0.0, 1e5, 2001)
-    common = {"model": MODELS[decoder], "decoder": decoder, "route": SLOW, "start": Start(0.01, 0.01, 0.5, 0.5)}
-    held = starving_outcome(coadapted_trajectory(times, gamma=0.02, **common), SLOW)
+    common = {"model": MODELS[decoder], "decoder": decoder, "route": SLOW, "start": theory.Start(0.01, 0.01, 0.5, 0.5)}
+    held = theory.starving_outcome(theory.coadapted_trajectory(times, gamma=0.02, **common), SLOW)
     raised = np.where(times < 2e4, 0.02, 0.6)
-    path = coadapted_trajectory(times, gamma=raised, **common)
-    outcome = starving_outcome(path, SLOW)
+    path = theory.coadapted_trajectory(times, gamma=raised, **common)
+    outcome = theory.starving_outcome(path, SLOW)
     assert outcome.best > 0.8 and outcome.least < 0.65 and held.recovered < 0.3
     assert outcome.final == pytest.approx(float(ndtr(1.0)), abs=0.01) and outcome.recovered > 0.95
-    assert protecting_weight(MODELS[decoder], SLOW.snr, decoder=decoder) < 0.6
+    assert theory.protecting_weight(MODELS[decoder], SLOW.snr, decoder=decoder) < 0.6
 
 
 @pytest.mark.parametrize("decoder", ["linear", "logistic"])
 def test_the_protecting_weight_is_where_the_late_leak_ends(decoder) -> None:
     model = MODELS[decoder]
     for x_snr, leak in ((1.0, 0.0), (0.5, 0.7), (2.0, 0.3)):
-        weight = protecting_weight(model, x_snr, leak, decoder=decoder)
-        assert late_leak(model, weight, x_snr, decoder=decoder) == pytest.approx(leak, abs=1e-6)
-        assert late_leak(model, 1.05 * weight, x_snr, decoder=decoder) <= leak
+        weight = theory.protecting_weight(model, x_snr, leak, decoder=decoder)
+        assert theory.late_leak(model, weight, x_snr, decoder=decoder) == pytest.approx(leak, abs=1e-6)
+        assert theory.late_leak(model, 1.05 * weight, x_snr, decoder=decoder) <= leak
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.01, 0.05])
 def test_accuracy_falls_when_t11_says_behind_a_route_at_rest(gamma: float) -> None:
     model, variance = MODELS["linear"], 0.25
     times = np.arange(4001.0)
-    path = coadapted_trajectory(
-        times, model=model, gamma=gamma, route=SLOW, start=Start(1e-4, 1e-4, 0.5, 0.5, rest_gain(SLOW))
+    path = theory.coadapted_trajectory(
+        times, model=model, gamma=gamma, route=SLOW, start=theory.Start(1e-4, 1e-4, 0.5, 0.5, theory.rest_gain(SLOW))
     )
-    found = times[np.argmax(accuracy_with_prior_latents(path, SLOW) < 0.8)]
+    found = times[np.argmax(theory.accuracy_with_prior_latents(path, SLOW) < 0.8)]
     early = 400  # the growing mode alone is left by then
-    rate = float(reading_rate(ReadingModel(0.5, 1.0, **RATES), variance, gamma))
+    rate = float(theory.reading_rate(theory.ReadingModel(0.5, 1.0, **RATES), variance, gamma))
     gain = path.decoder_gain[early] * np.exp(-rate * early)
-    expected = fall_time(model, SLOW, gamma=gamma, posterior_var=variance, start_gain=gain, accuracy=0.8)
+    expected = theory.fall_time(model, SLOW, gamma=gamma, posterior_var=variance, start_gain=gain, accuracy=0.8)
     assert found == pytest.approx(expected, rel=0.03)
 
 
 def test_tolerated_leak_inverts_accuracy() -> None:
     for accuracy in (0.55, 0.7, 0.84):
-        assert prior_latent_accuracy(1.0, tolerated_leak(1.0, accuracy)) == pytest.approx(accuracy, rel=1e-9)
-    half = tolerated_leak(2.0, float(ndtr(np.sqrt(2.0) / 2)))
+        assert theory.prior_latent_accuracy(1.0, theory.tolerated_leak(1.0, accuracy)) == pytest.approx(
+            accuracy, rel=1e-9
+        )
+    half = theory.tolerated_leak(2.0, float(ndtr(np.sqrt(2.0) / 2)))
     assert half + half**2 == pytest.approx(3 * 2.0)
 
 
 def check_ensemble(decoder, gamma, steps: int, seeds: int) -> None:
     """Minibatches, sampled latents and a gamma that is raised half-way."""
-    route = XRoute(1.0, 1.0, 0.01)
-    start = Start(0.05, 0.05, 0.5, 0.5)
-    ensemble = Ensemble(seeds, 32, decoder=decoder, start=start, decoder_std=0.0, leak_std=0.0, route=route)
+    route = theory.XRoute(1.0, 1.0, 0.01)
+    start = theory.Start(0.05, 0.05, 0.5, 0.5)
+    ensemble = theory.Ensemble(seeds, 32, decoder=decoder, start=start, decoder_std=0.0, leak_std=0.0, route=route)
     weights = np.where(np.arange(steps) < steps // 2, gamma, 0.6)
     record = np.array([steps // 4, steps // 2, steps])
-    run = run_ensemble(ensemble, weights, steps=steps, record=record, seed=9)
+    run = theory.run_ensemble(ensemble, weights, steps=steps, record=record, seed=9)
     times = np.unique([*record, steps // 2 + 1])
-    path = coadapted_trajectory(
+    path = theory.coadapted_trajectory(
         times, model=MODELS[decoder], gamma=np.where(times <= steps // 2, gamma, 0.6), std_rates=(0.02, 0.02),
         decoder=decoder, start=start, route=route,
     )  # fmt: skip
-    expected = accuracy_with_prior_latents(path, route)[np.isin(times, record)]
+    expected = theory.accuracy_with_prior_latents(path, route)[np.isin(times, record)]
     noise = np.sqrt(run.x_gain**2 + run.decoder_gain**2 * run.prior_var)
     found = ndtr(run.x_gain / noise)
     error = found.std(axis=1) / np.sqrt(seeds)
@@ -144,18 +139,22 @@ def test_sampled_minibatches_for_long(decoder) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: XRoute(noise=0.0), r"noise: expected numbers above 0, received 0"),
-        (lambda: XRoute(rate=-1.0), r"rate: expected numbers of at least 0"),
-        (lambda: prior_latent_accuracy(0.0, 1.0), r"x_snr: expected numbers above 0"),
-        (lambda: tolerated_leak(1.0, 0.9), r"accuracy: expected above 1/2 and at most 0.841"),
-        (lambda: late_leak(MODELS["linear"], 0.0, 1.0), r"gamma: expected numbers above 0"),
-        (lambda: protecting_weight(MODELS["linear"], -1.0), r"x_snr: expected numbers of at least 0"),
+        (lambda: theory.XRoute(noise=0.0), r"noise: expected numbers above 0, received 0"),
+        (lambda: theory.XRoute(rate=-1.0), r"rate: expected numbers of at least 0"),
+        (lambda: theory.prior_latent_accuracy(0.0, 1.0), r"x_snr: expected numbers above 0"),
+        (lambda: theory.tolerated_leak(1.0, 0.9), r"accuracy: expected above 1/2 and at most 0.841"),
+        (lambda: theory.late_leak(MODELS["linear"], 0.0, 1.0), r"gamma: expected numbers above 0"),
+        (lambda: theory.protecting_weight(MODELS["linear"], -1.0), r"x_snr: expected numbers of at least 0"),
         (
-            lambda: fall_time(MODELS["linear"], SLOW, gamma=0.3, posterior_var=0.2, start_gain=1e-3, accuracy=0.8),
+            lambda: theory.fall_time(
+                MODELS["linear"], SLOW, gamma=0.3, posterior_var=0.2, start_gain=1e-3, accuracy=0.8
+            ),
             r"gamma: expected a weight at which the leak grows, received 0.3",
         ),
         (
-            lambda: fall_time(MODELS["logistic"], SLOW, gamma=0.1, posterior_var=0.2, start_gain=1e-3, accuracy=0.8),
+            lambda: theory.fall_time(
+                MODELS["logistic"], SLOW, gamma=0.1, posterior_var=0.2, start_gain=1e-3, accuracy=0.8
+            ),
             r"model: expected gain and curvature 1",
         ),
     ],

@@ -9,19 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import amvl_theory as theory
 from amvl_theory.equilibria.counter_examples import COUNTER_EXAMPLES
-from amvl_theory.equilibria.fixed_variances import (
-    effective_anchor,
-    elbo_equilibrium,
-    equilibrium,
-    equivalent_gamma,
-    frozen_prior_response,
-    leaked_information,
-    mode_absorption,
-    mode_contamination,
-    relative_contamination,
-    spread,
-)
 from amvl_theory.equilibria.sweep import sweep_contamination
 from amvl_theory.model import MeanLeakageModel
 
@@ -62,7 +51,7 @@ def test_closed_form_is_the_rest_point_of_the_full_dense_system(seed):
     model = dense_model(seed)
     for beta, gamma in ((0.3, 0.0), (1.0, 0.7), (2.0, 30.0)):
         shift, contamination = rest_point(model, beta, gamma * model.Lambda_q)
-        result = equilibrium(model, beta, gamma)
+        result = theory.equilibrium(model, beta, gamma)
         np.testing.assert_allclose(result.posterior_shift, shift, rtol=1e-10)
         np.testing.assert_allclose(result.contamination, contamination, rtol=1e-10)
         np.testing.assert_allclose(result.absorption @ shift, contamination, rtol=1e-10)
@@ -77,45 +66,45 @@ def test_closed_form_is_the_rest_point_of_the_full_dense_system(seed):
 def test_frozen_prior_and_spread_are_linear_solves_of_every_answer(seed):
     model = dense_model(seed)
     stiffness = model.H + 0.7 * model.Lambda_q
-    np.testing.assert_allclose(stiffness @ frozen_prior_response(model, 0.7), model.g, rtol=1e-10)
+    np.testing.assert_allclose(stiffness @ theory.frozen_prior_response(model, 0.7), model.g, rtol=1e-10)
     forces = np.linalg.cholesky(model.G)  # columns as answers
     shifts = np.linalg.solve(stiffness, forces)
-    np.testing.assert_allclose(spread(model, 0.7), shifts @ shifts.T, rtol=1e-10)
-    np.testing.assert_allclose(equilibrium(model, 1.0, 0.7).spread_cov, shifts @ shifts.T, rtol=1e-10)
+    np.testing.assert_allclose(theory.spread(model, 0.7), shifts @ shifts.T, rtol=1e-10)
+    np.testing.assert_allclose(theory.equilibrium(model, 1.0, 0.7).spread_cov, shifts @ shifts.T, rtol=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_elbo_is_the_stop_gradient_game_where_the_pulls_agree_even_when_all_matrices_are_dense(seed):
     model = dense_model(seed)
     shift, contamination = rest_point(model, 0.6, 0.6 * model.Lambda_p)
-    result = elbo_equilibrium(model, 0.6)
+    result = theory.elbo_equilibrium(model, 0.6)
     np.testing.assert_allclose(result.posterior_shift, shift, rtol=1e-10)
     np.testing.assert_allclose(result.contamination, contamination, rtol=1e-10)
     same = MeanLeakageModel(model.H, model.g, model.G, model.Lambda_p / 2, model.Lambda_p, model.A)
-    np.testing.assert_allclose(equilibrium(same, 0.6, 1.2).contamination, contamination, rtol=1e-10)
+    np.testing.assert_allclose(theory.equilibrium(same, 0.6, 1.2).contamination, contamination, rtol=1e-10)
 
 
 def test_one_mode_formulas_are_the_diagonal_of_the_matrix_solution():
     model = dense_model(5, diagonal=True)
     h, lq, lp, a = (np.diagonal(m) for m in (model.H, model.Lambda_q, model.Lambda_p, model.A))
-    result = equilibrium(model, 0.8, 1.7)
-    s = mode_absorption(0.8, lp, a)
-    np.testing.assert_allclose(mode_contamination(model.g, h, lq, s, 1.7), result.contamination, rtol=1e-12)
-    stronger = mode_absorption(0.8, lp, effective_anchor(a, 1.7, lq, h))
+    result = theory.equilibrium(model, 0.8, 1.7)
+    s = theory.mode_absorption(0.8, lp, a)
+    np.testing.assert_allclose(theory.mode_contamination(model.g, h, lq, s, 1.7), result.contamination, rtol=1e-12)
+    stronger = theory.mode_absorption(0.8, lp, theory.effective_anchor(a, 1.7, lq, h))
     np.testing.assert_allclose(model.g / h * stronger, result.contamination, rtol=1e-12)
-    ratio = result.contamination / equilibrium(model, 0.8, 0.0).contamination
-    np.testing.assert_allclose(relative_contamination(s, 1.7, lq, h), ratio, rtol=1e-12)
+    ratio = result.contamination / theory.equilibrium(model, 0.8, 0.0).contamination
+    np.testing.assert_allclose(theory.relative_contamination(s, 1.7, lq, h), ratio, rtol=1e-12)
     np.testing.assert_allclose(
-        mode_contamination(model.g, h, lq, s, equivalent_gamma(0.8, lp, lq)),
-        elbo_equilibrium(model, 0.8).contamination,
+        theory.mode_contamination(model.g, h, lq, s, theory.equivalent_gamma(0.8, lp, lq)),
+        theory.elbo_equilibrium(model, 0.8).contamination,
         rtol=1e-12,
     )
 
 
 def test_forward_only_is_at_least_as_contaminated_as_either_and_equal_at_both_ends():
     s, h = np.linspace(0, 1, 11), 1.3
-    forward = mode_contamination(1.0, h, 1.0, s, 0.0)
-    dual = mode_contamination(1.0, h, 1.0, s, 0.7)
+    forward = theory.mode_contamination(1.0, h, 1.0, s, 0.0)
+    dual = theory.mode_contamination(1.0, h, 1.0, s, 0.7)
     assert (dual[1:-1] < forward[1:-1]).all()
     assert dual[0] == forward[0] == 0
     assert dual[-1] == forward[-1] == 1 / h
@@ -125,11 +114,11 @@ def test_forward_only_is_at_least_as_contaminated_as_either_and_equal_at_both_en
 @given(st.integers(0, 10_000))
 def test_energy_and_information_never_rise_with_gamma_under_a_diagonal_anchor(seed):
     model = dense_model(seed, size=3, diagonal_anchor=True)
-    energy = [equilibrium(model, 0.7, gamma).response_energy for gamma in GAMMAS]
-    frozen = [model.g @ frozen_prior_response(model, gamma) for gamma in GAMMAS]
-    size = [x @ model.Lambda_q @ x for x in (frozen_prior_response(model, gamma) for gamma in GAMMAS)]
-    trace = [np.trace(model.Lambda_q @ spread(model, gamma)) for gamma in GAMMAS]
-    nats = [leaked_information(model, gamma) for gamma in GAMMAS]
+    energy = [theory.equilibrium(model, 0.7, gamma).response_energy for gamma in GAMMAS]
+    frozen = [model.g @ theory.frozen_prior_response(model, gamma) for gamma in GAMMAS]
+    size = [x @ model.Lambda_q @ x for x in (theory.frozen_prior_response(model, gamma) for gamma in GAMMAS)]
+    trace = [np.trace(model.Lambda_q @ theory.spread(model, gamma)) for gamma in GAMMAS]
+    nats = [theory.leaked_information(model, gamma) for gamma in GAMMAS]
     for values in (energy, frozen, size, trace, nats):
         assert (np.diff(values) <= 1e-12 * abs(values[0])).all()
 
@@ -138,8 +127,8 @@ def test_energy_and_information_never_rise_with_gamma_under_a_diagonal_anchor(se
 @given(st.integers(0, 10_000))
 def test_every_mode_and_every_entry_of_the_spread_shrink_when_all_is_diagonal(seed):
     model = dense_model(seed, size=3, diagonal=True)
-    contamination = np.abs([equilibrium(model, 0.7, gamma).contamination for gamma in GAMMAS])
-    entries = np.abs([spread(model, gamma) for gamma in GAMMAS])
+    contamination = np.abs([theory.equilibrium(model, 0.7, gamma).contamination for gamma in GAMMAS])
+    entries = np.abs([theory.spread(model, gamma) for gamma in GAMMAS])
     assert (np.diff(contamination, axis=0) < 0).all()
     assert (np.diff(entries, axis=0) < 0).all()
 
@@ -157,32 +146,32 @@ def test_names_of_modes_and_unit_of_z_do_not_matter(seed, order, unit):
         model.Lambda_p[grid] / unit**2,
         model.A[grid] / unit**2,
     )
-    a, b = equilibrium(model, 0.7, 1.3), equilibrium(other, 0.7, 1.3)
+    a, b = theory.equilibrium(model, 0.7, 1.3), theory.equilibrium(other, 0.7, 1.3)
     np.testing.assert_allclose(b.contamination, unit * a.contamination[order], rtol=1e-8, atol=1e-12)
     assert b.response_energy == pytest.approx(a.response_energy, rel=1e-8)
-    assert leaked_information(other, 1.3) == pytest.approx(leaked_information(model, 1.3), rel=1e-8)
+    assert theory.leaked_information(other, 1.3) == pytest.approx(theory.leaked_information(model, 1.3), rel=1e-8)
 
 
 def test_limits_of_gamma_anchor_and_beta():
     model = dense_model(1, diagonal_anchor=True)
     free = np.linalg.solve(model.H, model.g)
-    np.testing.assert_allclose(equilibrium(model, 0.7, 0.0).posterior_shift, free, rtol=1e-10)
-    assert np.abs(equilibrium(model, 0.7, 1e12).contamination).max() < 1e-10
+    np.testing.assert_allclose(theory.equilibrium(model, 0.7, 0.0).posterior_shift, free, rtol=1e-10)
+    assert np.abs(theory.equilibrium(model, 0.7, 1e12).contamination).max() < 1e-10
 
     def with_anchor(anchor):
         return MeanLeakageModel(model.H, model.g, model.G, model.Lambda_q, model.Lambda_p, anchor)
 
     for gamma in (0.0, 5.0, 1e6):  # no anchor: full contamination at any gamma
-        np.testing.assert_allclose(equilibrium(with_anchor(0.0), 0.7, gamma).contamination, free, rtol=1e-9)
-    np.testing.assert_allclose(equilibrium(with_anchor(1e-13), 0.7, 5.0).contamination, free, rtol=1e-9)
-    held = equilibrium(with_anchor(1e13), 0.7, 5.0)
+        np.testing.assert_allclose(theory.equilibrium(with_anchor(0.0), 0.7, gamma).contamination, free, rtol=1e-9)
+    np.testing.assert_allclose(theory.equilibrium(with_anchor(1e-13), 0.7, 5.0).contamination, free, rtol=1e-9)
+    held = theory.equilibrium(with_anchor(1e13), 0.7, 5.0)
     assert np.abs(held.contamination).max() < 1e-10
-    np.testing.assert_allclose(held.posterior_shift, frozen_prior_response(model, 5.0), rtol=1e-9)
+    np.testing.assert_allclose(held.posterior_shift, theory.frozen_prior_response(model, 5.0), rtol=1e-9)
     np.testing.assert_allclose(
-        equilibrium(model, 1e-13, 5.0).posterior_shift, frozen_prior_response(model, 5.0), rtol=1e-9
+        theory.equilibrium(model, 1e-13, 5.0).posterior_shift, theory.frozen_prior_response(model, 5.0), rtol=1e-9
     )
     np.testing.assert_allclose(
-        equilibrium(model, 0.0, 5.0).posterior_shift, frozen_prior_response(model, 5.0), rtol=1e-12
+        theory.equilibrium(model, 0.0, 5.0).posterior_shift, theory.frozen_prior_response(model, 5.0), rtol=1e-12
     )
 
 
@@ -235,9 +224,9 @@ def _exact(example, gamma):
 
 def _in_floats(example, gamma):
     model = MeanLeakageModel(**{name: np.array(value, dtype=float) for name, value in example.arguments.items()})
-    result = equilibrium(model, float(example.beta), float(gamma))
+    result = theory.equilibrium(model, float(example.beta), float(gamma))
     return {
-        "shift_norm2": lambda: float(np.sum(frozen_prior_response(model, float(gamma)) ** 2)),
+        "shift_norm2": lambda: float(np.sum(theory.frozen_prior_response(model, float(gamma)) ** 2)),
         "contamination_norm2": lambda: float(np.sum(result.contamination**2)),
         "contamination_0": lambda: float(result.contamination[0]),
         "response_energy": lambda: result.response_energy,
@@ -256,24 +245,24 @@ def test_counter_examples_grow_in_exact_fractions_and_in_floats(example):
 
 def test_fully_absorbed_mode_goes_from_0_to_1_as_gamma_grows():
     model = MeanLeakageModel([[1, 1], [1, 2]], [1, 2], anchor=[0, 10])
-    assert equilibrium(model, 1.0, 0.0).contamination[0] == pytest.approx(0, abs=1e-14)
-    assert equilibrium(model, 1.0, 1e9).contamination[0] == pytest.approx(1, rel=1e-8)
+    assert theory.equilibrium(model, 1.0, 0.0).contamination[0] == pytest.approx(0, abs=1e-14)
+    assert theory.equilibrium(model, 1.0, 1e9).contamination[0] == pytest.approx(1, rel=1e-8)
 
 
 def test_sweep_is_the_one_mode_formula_for_any_shape_chunk_and_number_of_threads():
     rng = np.random.default_rng(0)
     beta, gamma, s = rng.uniform(0.1, 2, (30, 40)), rng.uniform(0, 5, (30, 40)), rng.uniform(0, 1, (30, 40))
-    expected = mode_contamination(0.7, 1.3, 2.0, mode_absorption(beta, s, 1 - s + 1e-300), gamma)
+    expected = theory.mode_contamination(0.7, 1.3, 2.0, theory.mode_absorption(beta, s, 1 - s + 1e-300), gamma)
     numbers = {"force": 0.7, "curvature": 1.3, "posterior_precision": 2.0}
     for chunk, workers in ((7, 1), (100, 2), (10**6, 1)):
         result = sweep_contamination(beta, gamma, s, chunk=chunk, workers=workers, **numbers)
         np.testing.assert_allclose(result, expected, rtol=1e-12)
     out = np.empty((30, 40))
     assert sweep_contamination(beta[:, :1], gamma[:1], 0.5, out=out, chunk=64, **numbers) is out
-    grid = mode_contamination(0.7, 1.3, 2.0, mode_absorption(beta[:, :1], 1.0, 1.0), gamma[:1])
+    grid = theory.mode_contamination(0.7, 1.3, 2.0, theory.mode_absorption(beta[:, :1], 1.0, 1.0), gamma[:1])
     np.testing.assert_allclose(out, grid, rtol=1e-12)
     assert sweep_contamination(1.0, 0.0, 1.0).shape == ()
-    unit = mode_contamination(1.0, 1.0, 1.0, mode_absorption(beta, s, 1 - s + 1e-300), gamma)
+    unit = theory.mode_contamination(1.0, 1.0, 1.0, theory.mode_absorption(beta, s, 1 - s + 1e-300), gamma)
     np.testing.assert_allclose(sweep_contamination(beta, gamma, s), unit, rtol=1e-12)
     assert sweep_contamination([1.0, 2.0], 3.0, [0.0, 1.0]).tolist() == [0.0, 1.0]
 
@@ -348,12 +337,12 @@ def test_one_bad_point_anywhere_is_refused_by_name(where, column, bad):
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda: equilibrium(dense_model(0), -1.0, 0.0), "beta"),
-        (lambda: equilibrium(dense_model(0), 1.0, np.nan), "gamma"),
-        (lambda: frozen_prior_response(dense_model(0), -0.1), "gamma"),
-        (lambda: mode_contamination(1.0, 0.0, 1.0, 0.5, 1.0), "curvature"),
-        (lambda: mode_contamination(1.0, 1.0, 1.0, 1.5, 1.0), "absorption"),
-        (lambda: mode_absorption(1.0, 1.0, -1.0), "anchor"),
+        (lambda: theory.equilibrium(dense_model(0), -1.0, 0.0), "beta"),
+        (lambda: theory.equilibrium(dense_model(0), 1.0, np.nan), "gamma"),
+        (lambda: theory.frozen_prior_response(dense_model(0), -0.1), "gamma"),
+        (lambda: theory.mode_contamination(1.0, 0.0, 1.0, 0.5, 1.0), "curvature"),
+        (lambda: theory.mode_contamination(1.0, 1.0, 1.0, 1.5, 1.0), "absorption"),
+        (lambda: theory.mode_absorption(1.0, 1.0, -1.0), "anchor"),
         (lambda: sweep_contamination([1.0, 0.0], 1.0, 0.5), "beta"),
         (lambda: sweep_contamination([1.0, 1.0], [1.0, np.nan], 0.5), "gamma"),
         (lambda: sweep_contamination(1.0, np.inf, 0.5), "gamma"),
@@ -374,4 +363,4 @@ def test_a_game_without_a_single_rest_point_is_refused():
     H, A = np.array([[1.0, 2.0], [2.0, 7.0]]), np.full((2, 2), 1.5)
     model, singular = MeanLeakageModel(H, [1, 0], 0.0, [1.0, 6.0], 1.0, A), [8.0]
     with pytest.raises(ValueError, match="^model: expected a game with one rest point"):
-        equilibrium(model, 1.0, min(singular))
+        theory.equilibrium(model, 1.0, min(singular))

@@ -7,16 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import amvl_theory as theory
 from amvl_theory.learnt_prior.amortised import (
     AmortisedModel,
     ForceStatistics,
     absorption,
-    amortised_equilibrium,
-    excess_risk,
-    noise_contamination,
-    optimal_gamma,
-    optimal_ridge,
-    protection,
     retention,
     ridge_parameter,
     smoother,
@@ -53,7 +48,7 @@ def coupled_solution(model, forces, beta, gamma):
 def test_equilibrium_solves_the_coupled_stationarity_equations(n, p, reduction):
     model = random_model(1, n, p, reduction=reduction)
     forces = np.random.default_rng(2).normal(size=(n, 2))
-    result = amortised_equilibrium(model, forces, BETA, GAMMA)
+    result = theory.amortised_equilibrium(model, forces, BETA, GAMMA)
     shift, weights = coupled_solution(model, forces, BETA, GAMMA)
     np.testing.assert_allclose(result.posterior_shift, shift, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(result.weights, weights, rtol=1e-10, atol=1e-12)
@@ -62,7 +57,7 @@ def test_equilibrium_solves_the_coupled_stationarity_equations(n, p, reduction):
 
 def test_contamination_is_the_smoother_applied_to_the_posterior_shift():
     model, forces = random_model(3), np.random.default_rng(4).normal(size=12)
-    result, kept = amortised_equilibrium(model, forces, BETA, GAMMA), smoother(model, BETA)
+    result, kept = theory.amortised_equilibrium(model, forces, BETA, GAMMA), smoother(model, BETA)
     np.testing.assert_allclose(kept @ result.posterior_shift, result.contamination, rtol=1e-10)
     matrix = model.curvature * np.eye(12) + GAMMA * model.posterior_precision * (np.eye(12) - kept)
     np.testing.assert_allclose(result.posterior_shift, np.linalg.solve(matrix, forces), rtol=1e-10)
@@ -71,7 +66,7 @@ def test_contamination_is_the_smoother_applied_to_the_posterior_shift():
 
 def test_the_prior_is_a_ridge_regression_with_the_effective_ridge():
     model, forces = random_model(5), np.random.default_rng(6).normal(size=12)
-    result = amortised_equilibrium(model, forces, BETA, GAMMA)
+    result = theory.amortised_equilibrium(model, forces, BETA, GAMMA)
     rho = 0.8 / (BETA * 0.6) * (1 + GAMMA * 2.1 / 1.3)
     np.testing.assert_allclose(result.effective_ridge, rho)
     gram = model.Phi.T @ model.Phi + rho * np.eye(5)
@@ -81,7 +76,9 @@ def test_the_prior_is_a_ridge_regression_with_the_effective_ridge():
 def test_reverse_kl_and_a_ridge_multiplied_alike_leave_the_same_prior_but_not_the_same_posterior():
     model, forces = random_model(7), np.random.default_rng(8).normal(size=12)
     decayed = dataclasses.replace(model, ridge=0.8 * (1 + GAMMA * 2.1 / 1.3))
-    with_gamma, with_ridge = (amortised_equilibrium(m, forces, BETA, g) for m, g in ((model, GAMMA), (decayed, 0.0)))
+    with_gamma, with_ridge = (
+        theory.amortised_equilibrium(m, forces, BETA, g) for m, g in ((model, GAMMA), (decayed, 0.0))
+    )
     np.testing.assert_allclose(with_gamma.weights, with_ridge.weights, rtol=1e-12)
     assert np.linalg.norm(with_gamma.posterior_shift) < 0.9 * np.linalg.norm(with_ridge.posterior_shift)
 
@@ -90,11 +87,11 @@ def test_noise_contamination_equals_the_spread_over_seeded_labels_within_4_stand
     model, rng = random_model(9), np.random.default_rng(10)
     fresh, runs = rng.normal(size=(3, 5)), 40_000
     noise = 0.9 * rng.standard_normal((12, runs))
-    result = fresh @ amortised_equilibrium(model, noise, BETA, GAMMA).weights
-    expected = noise_contamination(model, fresh, 0.81, BETA, GAMMA)
+    result = fresh @ theory.amortised_equilibrium(model, noise, BETA, GAMMA).weights
+    expected = theory.noise_contamination(model, fresh, 0.81, BETA, GAMMA)
     error = (result**2).std(axis=1) / np.sqrt(runs)
     assert (np.abs((result**2).mean(axis=1) - expected) < 4 * error).all()
-    several = noise_contamination(model, fresh, 0.81, BETA, [0.0, GAMMA])
+    several = theory.noise_contamination(model, fresh, 0.81, BETA, [0.0, GAMMA])
     assert several.shape == (2, 3)
     np.testing.assert_allclose(several[1], expected)
     assert (several[1] < several[0]).all()
@@ -104,7 +101,7 @@ def test_the_determined_part_is_retained_by_the_same_factors_as_the_noise():
     model = random_model(11)
     theta = np.random.default_rng(12).normal(size=5)
     _, _, basis = model.svd
-    result = amortised_equilibrium(model, model.Phi @ theta, BETA, GAMMA)
+    result = theory.amortised_equilibrium(model, model.Phi @ theta, BETA, GAMMA)
     expected = retention(model, BETA, GAMMA) * (basis.T @ theta) / model.curvature
     np.testing.assert_allclose(basis.T @ result.weights, expected, rtol=1e-10)
 
@@ -115,9 +112,9 @@ def test_excess_risk_equals_its_definition_over_seeded_noise_within_4_standard_e
     theta, factor, runs = rng.normal(size=p), rng.normal(size=(p, p)), 40_000
     cov = factor @ factor.T
     forces = (model.Phi @ theta)[:, None] + 0.7 * rng.standard_normal((n, runs))
-    wrong = amortised_equilibrium(model, forces, BETA, GAMMA).weights - theta[:, None] / model.curvature
+    wrong = theory.amortised_equilibrium(model, forces, BETA, GAMMA).weights - theta[:, None] / model.curvature
     losses = 0.5 * model.curvature * np.einsum("pr,pq,qr->r", wrong, cov, wrong)
-    curve = excess_risk(model, ForceStatistics(0.49, coefficients=theta, test_cov=cov), BETA, GAMMA)
+    curve = theory.excess_risk(model, ForceStatistics(0.49, coefficients=theta, test_cov=cov), BETA, GAMMA)
     assert abs(losses.mean() - curve.total) < 4 * losses.std() / np.sqrt(runs)
     mean = 0.5 * model.curvature * wrong.mean(axis=1) @ cov @ wrong.mean(axis=1)
     np.testing.assert_allclose(curve.bias, mean, rtol=0.05)
@@ -125,9 +122,13 @@ def test_excess_risk_equals_its_definition_over_seeded_noise_within_4_standard_e
 
 def test_risk_of_random_coefficients_is_the_mean_over_unit_vectors():
     model = random_model(15, 4, 7)
-    random = excess_risk(model, ForceStatistics(0.3, signal_var=0.5, test_cov=np.arange(1.0, 8.0)), BETA, [0.0, 2.0])
+    random = theory.excess_risk(
+        model, ForceStatistics(0.3, signal_var=0.5, test_cov=np.arange(1.0, 8.0)), BETA, [0.0, 2.0]
+    )
     item = [
-        excess_risk(model, ForceStatistics(0.3, coefficients=unit, test_cov=np.arange(1.0, 8.0)), BETA, [0.0, 2.0])
+        theory.excess_risk(
+            model, ForceStatistics(0.3, coefficients=unit, test_cov=np.arange(1.0, 8.0)), BETA, [0.0, 2.0]
+        )
         for unit in np.eye(7)
     ]
     np.testing.assert_allclose(random.bias, 0.5 * sum(curve.bias for curve in item), rtol=1e-10)
@@ -140,12 +141,12 @@ def test_optimal_gamma_of_random_coefficients_does_not_depend_on_spectrum_or_tes
     model = random_model(seed, *shape)
     factor = np.random.default_rng(seed).normal(size=(shape[1], shape[1]))
     statistics = ForceStatistics(v, signal_var=tau2, test_cov=factor @ factor.T)
-    best = optimal_gamma(model, statistics, BETA)
+    best = theory.optimal_gamma(model, statistics, BETA)
     closed = (model.curvature / model.posterior_precision) * (
         v * BETA * model.prior_precision / (tau2 * model.ridge) - 1
     )
     np.testing.assert_allclose(best, max(closed, 0.0), rtol=1e-9, atol=1e-12)
-    around = excess_risk(model, statistics, BETA, np.array([best, 0.8 * best, 1.25 * best + 0.01])).total
+    around = theory.excess_risk(model, statistics, BETA, np.array([best, 0.8 * best, 1.25 * best + 0.01])).total
     assert around[0] <= around[1:].min() * (1 + 1e-12)
 
 
@@ -154,12 +155,14 @@ def test_optimal_ridge_of_given_coefficients_is_the_lowest_point_of_the_curve(se
     rng = np.random.default_rng(seed)
     model, factor = random_model(seed, ridge=0.05), rng.normal(size=(5, 5))
     statistics = ForceStatistics(2.0, coefficients=rng.normal(size=5), test_cov=factor @ factor.T)
-    best = optimal_ridge(model, statistics)
+    best = theory.optimal_ridge(model, statistics)
     gamma = (np.geomspace(0.02, 50, 401) * best / ridge_parameter(model, BETA) - 1) * 1.3 / 2.1
-    curve = excess_risk(model, statistics, BETA, np.maximum(gamma, 0.0))
+    curve = theory.excess_risk(model, statistics, BETA, np.maximum(gamma, 0.0))
     lowest = curve.effective_ridge[np.argmin(curve.total)]
     assert abs(np.log(lowest / best)) < 0.02
-    np.testing.assert_allclose(optimal_gamma(model, statistics, BETA), max(0, gamma[np.argmin(curve.total)]), rtol=0.05)
+    np.testing.assert_allclose(
+        theory.optimal_gamma(model, statistics, BETA), max(0, gamma[np.argmin(curve.total)]), rtol=0.05
+    )
 
 
 def test_optimal_ridge_has_its_closed_form_for_isotropic_features_and_a_single_mode():
@@ -167,18 +170,20 @@ def test_optimal_ridge_has_its_closed_form_for_isotropic_features_and_a_single_m
     isotropic = AmortisedModel(3.0 * np.linalg.qr(rng.normal(size=(9, 4)))[0])
     theta = rng.normal(size=4)
     np.testing.assert_allclose(
-        optimal_ridge(isotropic, ForceStatistics(0.6, coefficients=theta)), 0.6 * 4 / (theta @ theta), rtol=1e-9
+        theory.optimal_ridge(isotropic, ForceStatistics(0.6, coefficients=theta)), 0.6 * 4 / (theta @ theta), rtol=1e-9
     )
     single = AmortisedModel(rng.normal(size=(9, 1)))
-    np.testing.assert_allclose(optimal_ridge(single, ForceStatistics(0.6, coefficients=[1.7])), 0.6 / 1.7**2, rtol=1e-9)
+    np.testing.assert_allclose(
+        theory.optimal_ridge(single, ForceStatistics(0.6, coefficients=[1.7])), 0.6 / 1.7**2, rtol=1e-9
+    )
 
 
 def test_pure_noise_is_best_not_learnt_and_no_noise_is_best_learnt_in_full():
     model = random_model(0)
-    assert optimal_gamma(model, ForceStatistics(1.0, signal_var=0.0), BETA) == np.inf
-    assert optimal_gamma(model, ForceStatistics(1.0, coefficients=0.0), BETA) == np.inf
-    assert optimal_gamma(model, ForceStatistics(0.0, signal_var=1.0), BETA) == 0.0
-    assert optimal_gamma(model, ForceStatistics(0.0, coefficients=1.0), BETA) == 0.0
+    assert theory.optimal_gamma(model, ForceStatistics(1.0, signal_var=0.0), BETA) == np.inf
+    assert theory.optimal_gamma(model, ForceStatistics(1.0, coefficients=0.0), BETA) == np.inf
+    assert theory.optimal_gamma(model, ForceStatistics(0.0, signal_var=1.0), BETA) == 0.0
+    assert theory.optimal_gamma(model, ForceStatistics(0.0, coefficients=1.0), BETA) == 0.0
 
 
 def test_a_prior_that_memorises_is_not_protected_at_convergence():
@@ -186,11 +191,11 @@ def test_a_prior_that_memorises_is_not_protected_at_convergence():
     forces, features = rng.normal(size=6), rng.normal(size=(6, 20))
     free = AmortisedModel(features, ridge=0.0)
     for gamma in (0.0, 1.0, 100.0):
-        result = amortised_equilibrium(free, forces, BETA, gamma)
+        result = theory.amortised_equilibrium(free, forces, BETA, gamma)
         np.testing.assert_allclose(result.contamination, forces, rtol=1e-10)
-    np.testing.assert_array_equal(protection([0.0, 0.5, 1.0], 2.0, 1.0, 1.0), [2 / 3, 0.5, 0.0])
+    np.testing.assert_array_equal(theory.protection([0.0, 0.5, 1.0], 2.0, 1.0, 1.0), [2 / 3, 0.5, 0.0])
     for ridge, kept in ((1e-6, 0.999), (1.0, 0.9)):
-        result = amortised_equilibrium(AmortisedModel(features, ridge=ridge), forces, BETA, 1.0)
+        result = theory.amortised_equilibrium(AmortisedModel(features, ridge=ridge), forces, BETA, 1.0)
         ratio = np.linalg.norm(result.contamination) / np.linalg.norm(forces)
         assert ratio > kept if ridge < 1e-3 else ratio < kept
 
@@ -198,8 +203,10 @@ def test_a_prior_that_memorises_is_not_protected_at_convergence():
 def test_protection_is_the_relative_fall_of_every_mode():
     model, forces = random_model(2), np.random.default_rng(3).normal(size=12)
     left, _, _ = model.svd
-    before, after = (left.T @ amortised_equilibrium(model, forces, BETA, g).contamination for g in (0.0, GAMMA))
-    np.testing.assert_allclose(1 - after / before, protection(absorption(model, BETA), GAMMA, 1.3, 2.1), rtol=1e-9)
+    before, after = (left.T @ theory.amortised_equilibrium(model, forces, BETA, g).contamination for g in (0.0, GAMMA))
+    np.testing.assert_allclose(
+        1 - after / before, theory.protection(absorption(model, BETA), GAMMA, 1.3, 2.1), rtol=1e-9
+    )
 
 
 def options(seed, n, count=4, modes=6):
@@ -217,13 +224,19 @@ def options(seed, n, count=4, modes=6):
         (lambda m: ForceStatistics(1.0), "^signal_var: expected exactly one .* received neither"),
         (lambda m: ForceStatistics(1.0, 1.0, [1.0]), "^signal_var: expected exactly one .* received both"),
         (lambda m: ForceStatistics(-1.0, 1.0), "^noise_var: expected numbers of at least 0"),
-        (lambda m: optimal_ridge(m, ForceStatistics(0.0, 0.0)), "^signal_var: expected noise or signal above 0"),
-        (lambda m: amortised_equilibrium(m, np.ones(3), 1.0, 1.0), r"^forces: expected shape \(12,\)"),
-        (lambda m: amortised_equilibrium(m, np.ones(12), 0.0, 1.0), "^beta: expected numbers above 0"),
-        (lambda m: amortised_equilibrium(m, np.ones(12), 1.0, -1.0), "^gamma: expected numbers of at least 0"),
-        (lambda m: noise_contamination(m, np.ones(3), 1.0, 1.0, 1.0), r"^fresh_features: expected shape \(m, 5\)"),
-        (lambda m: excess_risk(m, ForceStatistics(1.0, coefficients=[1.0, 2.0]), 1.0, 1.0), "^coefficients: expected"),
-        (lambda m: protection(1.5, 1.0, 1.0, 1.0), "^absorbed: expected numbers from 0 to 1, received 1.5"),
+        (lambda m: theory.optimal_ridge(m, ForceStatistics(0.0, 0.0)), "^signal_var: expected noise or signal above 0"),
+        (lambda m: theory.amortised_equilibrium(m, np.ones(3), 1.0, 1.0), r"^forces: expected shape \(12,\)"),
+        (lambda m: theory.amortised_equilibrium(m, np.ones(12), 0.0, 1.0), "^beta: expected numbers above 0"),
+        (lambda m: theory.amortised_equilibrium(m, np.ones(12), 1.0, -1.0), "^gamma: expected numbers of at least 0"),
+        (
+            lambda m: theory.noise_contamination(m, np.ones(3), 1.0, 1.0, 1.0),
+            r"^fresh_features: expected shape \(m, 5\)",
+        ),
+        (
+            lambda m: theory.excess_risk(m, ForceStatistics(1.0, coefficients=[1.0, 2.0]), 1.0, 1.0),
+            "^coefficients: expected",
+        ),
+        (lambda m: theory.protection(1.5, 1.0, 1.0, 1.0), "^absorbed: expected numbers from 0 to 1, received 1.5"),
         (lambda m: average_risk(10, 5, 0.0, 1.0, 1.0), "^effective_ridge: expected numbers above 0"),
         (lambda m: ridgeless_noise(0, 5, 1.0), "^questions: expected numbers above 0"),
         (lambda m: amortised_trajectory(m, np.ones(12), 1.0, 1.0, [-1.0]), "^times: expected numbers of at least 0"),
