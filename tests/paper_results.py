@@ -104,7 +104,8 @@ def _laboratory(root: Path, study: Study, rng: np.random.Generator) -> None:
                     "leaked_3": 0.5,
                 }
                 extra["warmup"] = [{"step": 300, "accuracy_3": 0.9}]
-            extra["curve"] = [{"step": step, "accuracy_3": 0.9} for step in (200, 400)]
+            row = {"accuracy_3": 0.9, "accuracy_posterior_3": 0.95, "leaked_3": 0.5}
+            extra["curve"] = [{"step": step, **row} for step in (200, 400)]
             config = {**settings, "recipe": {"hops": {"1": 1.0, "2": 1.0, "3": 2.0}, "objects": 8, "seed": seed}}
             write(root, study.name, cell, seed, config, metrics, extra)
 

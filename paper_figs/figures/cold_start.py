@@ -38,7 +38,7 @@ def draw(sources: Sources) -> Drawn:
         above.axhline(100 / options, **RULE)
         below.axhline(math.log(options), **RULE)
         below.set_xlabel("step")
-        above.set_title(f"{look.label} ({len(own)} seeds)", color=look.colour)
+        above.set_title(f"{look.label} (n = {len(own)})", color=look.colour)
     axes[0, 0].set(ylim=(0, 104), ylabel=f"accuracy, {hops} hops [%]")
     axes[1, 0].set(ylim=(-0.05, 1.08 * math.log(options)), ylabel="leaked [nats]", xlim=(0, None))
     handles = [

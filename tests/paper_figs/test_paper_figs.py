@@ -75,6 +75,7 @@ def test_without_results_no_figure_fails_and_each_names_commands(name: str, empt
                 "leakage_frontier",
                 "length_and_size",
                 "laboratory",
+                "cold_start",
             )
             assert name in without
         else:
