@@ -74,6 +74,7 @@ class Mutant:
         outcome: "killed", "out of time" (run it again, or look why it hangs), "survived", "harmless" or "not run".
         by: the test that failed first, or the reason why the mutation is harmless.
         seconds: wall time of the tests.
+        commit: of the tree that was mutated.
     """
 
     place: str
@@ -82,6 +83,7 @@ class Mutant:
     outcome: str = "not run"
     by: str = ""
     seconds: float = 0.0
+    commit: str | None = None
 
     @property
     def name(self) -> str:
@@ -170,7 +172,8 @@ def run_mutant(root: Path, entry: tuple[Path, int, int, Mutant], limit: float) -
             outcome, by = _run_tests(tree, tests, limit)
     if outcome == "survived" and mutant.name in HARMLESS:
         outcome, by = "harmless", HARMLESS[mutant.name]
-    return replace(mutant, outcome=outcome, by=by, seconds=round(time.monotonic() - began, 1))
+    seconds, commit = round(time.monotonic() - began, 1), provenance()["commit"]
+    return replace(mutant, outcome=outcome, by=by, seconds=seconds, commit=commit)
 
 
 def _prove(tree: Path, name: str, limit: float) -> tuple[str, str]:
@@ -221,6 +224,8 @@ def main() -> None:
         if options.list:
             print(number, entry[3].name)
         elif options.only is None or number in options.only:
+            if table[number].name != entry[3].name:
+                raise SystemExit(f"{options.out} has other mutants than this tree: draw them anew into another file")
             table[number] = run_mutant(ROOT, entry, options.limit)
             print(number, table[number].outcome, table[number].name, table[number].by, flush=True)
             outcomes = [mutant.outcome for mutant in table]
