@@ -11,14 +11,7 @@ from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.evaluation.scorers import (
-    EncodedQuery,
-    LatentScorer,
-    QuestionBatch,
-    batches,
-    inference,
-    latent_scorer,
-)
+from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, QuestionBatch, batches, inference, latent_scorer
 
 
 @dataclass(frozen=True, kw_only=True)
