@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ def positive_number(name: str, value: ArrayLike) -> float:
 def weight(name: str, value: ArrayLike) -> float:
     """A loss weight or rate: one finite number of at least 0."""
     return float(not_negative(name, scalar(name, value)))
+
+
+def check_fields(instance: object, check: Callable[[str, ArrayLike], float], *names: str) -> None:
+    """Put the named fields of a frozen dataclass through ``check``, such as `weight`, and store what it returns."""
+    for name in names:
+        object.__setattr__(instance, name, check(name, getattr(instance, name)))
 
 
 def pair(name: str, value: ArrayLike) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import SyntheticBlink
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.tiny import tiny_config, tiny_image_processor, tiny_tokenizer
+from amvl_model.objectives import Term
 
 NOISE = 0.3
 
@@ -30,6 +31,14 @@ SCRATCH = {
     "model.latent_dim": 3,
 }
 """Settings of the smallest untrained model that a run can be made with."""
+FREE_BITS = Term(
+    "free_bits",
+    "max(KL(sg[p] || q), 1)",
+    "posterior",
+    lambda out: out.kl(out.prior.detach(), out.posterior).clamp(min=1.0),
+    weight="gamma",
+)
+"""A term of a user's own: the reverse KL, trained only above one nat."""
 
 CORPUS = (
     "user\nHow many circles are there in the picture?\nSelect from the following choices.\n(A) 1\n(B) 2\n(C) 3\n(D) 4",

@@ -327,16 +327,22 @@ def latent_scorer(model: Any, processor: AMVLProcessor) -> LatentScorer:
 
 
 @contextmanager
-def inference(model: Any) -> Iterator[None]:
-    """Evaluation mode without autograd; every module gets its own mode back."""
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode; every module gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
+    """Evaluation mode without autograd."""
+    with evaluating(model), torch.inference_mode():
+        yield
 
 
 def latent_noise(seed: int, index: int, samples: int, shape: tuple[int, ...]) -> Tensor:

@@ -78,44 +78,52 @@ def tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640) -> Any:
     return wrapped
 
 
-def tiny_config(tokenizer: Any, *, hidden_size: int = 192, num_layers: int = 4, vision_size: int = 128) -> Any:
-    """Qwen2_5_VLConfig of about three million parameters whose token ids are those of ``tokenizer``."""
+def qwen_config(tokenizer: Any, *, text: dict[str, Any], vision: dict[str, Any]) -> Any:
+    """Qwen2_5_VLConfig of the given shapes whose token ids, and vocabulary, are those of ``tokenizer``."""
     from transformers import Qwen2_5_VLConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    head_dim = 32
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": -(-len(tokenizer) // 64) * 64,
+            "rms_norm_eps": 1e-6,
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+            **text,
+        },
+        vision_config={"out_hidden_size": text["hidden_size"], "patch_size": 14, "spatial_merge_size": 2, **vision},
+        tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+
+
+def tiny_config(tokenizer: Any, *, hidden_size: int = 192, num_layers: int = 4, vision_size: int = 128) -> Any:
+    """Qwen2_5_VLConfig of about three million parameters whose token ids are those of ``tokenizer``."""
+    head_dim = 32
+    return qwen_config(
+        tokenizer,
+        text={
             "hidden_size": hidden_size,
             "intermediate_size": round(hidden_size * 8 / 3 / 64) * 64,
             "num_hidden_layers": num_layers,
             "num_attention_heads": hidden_size // head_dim,
             "num_key_value_heads": max(1, hidden_size // head_dim // 3),
             "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-6,
             # head_dim / 2 = 16 rotary frequencies: 4 for time, 6 for height, 6 for width
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={
+        vision={
             "depth": 4,
             "hidden_size": vision_size,
             "intermediate_size": vision_size * 3,
             "num_heads": vision_size // 32,
-            "out_hidden_size": hidden_size,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
             "window_size": 112,
             "fullatt_block_indexes": [1, 3],
         },
-        tie_word_embeddings=True,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
     )
 
 

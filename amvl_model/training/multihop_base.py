@@ -30,7 +30,7 @@ from torch import Tensor
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
-from amvl_model.models.tiny import SPECIAL_TOKENS, tiny_image_processor, tiny_tokenizer
+from amvl_model.models.tiny import qwen_config, tiny_image_processor, tiny_tokenizer
 from amvl_model.training.pretraining import append_row, patchify
 from amvl_model.two_pass.attention import install_attention
 
@@ -127,43 +127,28 @@ class MultihopRecipe:
 
 def base_config(tokenizer: Any, shape: BaseShape) -> Any:
     """Qwen2_5_VLConfig of the given shape whose token ids are those of ``tokenizer``."""
-    from transformers import Qwen2_5_VLConfig
-
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     hidden, heads = shape.hidden_size, shape.hidden_size // 16
-    return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": -(-len(tokenizer) // 64) * 64,
+    return qwen_config(
+        tokenizer,
+        text={
             "hidden_size": hidden,
             "intermediate_size": 2 * hidden,
             "num_hidden_layers": shape.num_layers,
             "num_attention_heads": heads,
             "num_key_value_heads": heads,
             "max_position_embeddings": 1024,
-            "rms_norm_eps": 1e-6,
             "initializer_range": shape.initializer_range,
             # head_dim / 2 = 8 rotary frequencies: 2 for time, 3 for height, 3 for width
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [2, 3, 3]},
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={
+        vision={
             "depth": shape.vision_layers,
             "hidden_size": shape.vision_size,
             "intermediate_size": shape.vision_size * 2,
             "num_heads": shape.vision_size // 32,
-            "out_hidden_size": hidden,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
             "window_size": shape.window,
             "fullatt_block_indexes": [],
         },
-        tie_word_embeddings=True,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
     )
 
 

@@ -29,7 +29,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive_number, real_array, scalar, weight
+from amvl_theory.checks import Array, check_fields, not_negative, one_of, positive_number, real_array, scalar, weight
 
 ORDERS: tuple[str, ...] = ("forward-first", "reverse-first", "simultaneous", "constant")
 
@@ -52,9 +52,8 @@ class Ramp:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "full", weight("full", self.full))
-        object.__setattr__(self, "start", weight("start", self.start))
-        object.__setattr__(self, "end", scalar("end", self.end))
+        check_fields(self, weight, "full", "start")
+        check_fields(self, scalar, "end")
         if self.end < self.start:
             raise ValueError(f"end: expected a time of at least the ramp's start {self.start:g}, received {self.end:g}")
 
@@ -128,9 +127,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         one_of("order", self.order, ORDERS)
-        for name in ("beta", "gamma"):
-            object.__setattr__(self, name, weight(name, getattr(self, name)))
-        object.__setattr__(self, "horizon", positive_number("horizon", self.horizon))
+        check_fields(self, weight, "beta", "gamma")
+        check_fields(self, positive_number, "horizon")
         for name in ("beta_warmup", "gamma_delay", "gamma_warmup"):
             fraction = weight(name, getattr(self, name))
             if fraction > 1:

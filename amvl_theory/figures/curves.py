@@ -70,6 +70,13 @@ class Mode:
         if grid.ndim != 1 or len(grid) < 2 or (np.diff(grid) <= 0).any() or grid[0] <= 0:
             raise ValueError(f"gamma: expected two or more rising numbers above 0, received {list(self.gamma)}")
 
+    @property
+    def model(self) -> MeanLeakageModel:
+        """The same mode with fixed variances and one answer."""
+        return MeanLeakageModel(
+            self.curvature, [self.force_mean], 0.0, self.posterior_precision, self.prior_precision, self.anchor
+        )
+
 
 def contamination(mode: Mode) -> Table:
     """c against gamma for several absorptions, closed form and simulation (T3)."""
@@ -98,9 +105,7 @@ def contamination(mode: Mode) -> Table:
 
 def orders(mode: Mode, horizon: float = 10.0) -> Table:
     """Contamination and posterior shift in time under the three orders, exact and simulated (T7)."""
-    model = MeanLeakageModel(
-        mode.curvature, [mode.force_mean], 0.0, mode.posterior_precision, mode.prior_precision, mode.anchor
-    )
+    model = mode.model
     times = np.linspace(0.0, horizon, 201)
     seen = times[::20]
     rows: dict[str, list[Array]] = {
@@ -220,9 +225,7 @@ def objectives(mode: Mode, points: int = 90) -> Table:
 
 def stability_maps(mode: Mode, points: int = 41) -> Table:
     """Slowest rate and largest stable step over eta_p/eta_q and gamma: the given mode, and the dense unstable instance (T7)."""
-    model = MeanLeakageModel(
-        mode.curvature, [mode.force_mean], 0.0, mode.posterior_precision, mode.prior_precision, mode.anchor
-    )
+    model = mode.model
     ratio, gamma = (x.ravel() for x in np.meshgrid(np.geomspace(0.01, 100.0, points), np.geomspace(0.03, 30.0, points)))
     table: dict[str, Array] = {"eta_ratio": ratio, "gamma": gamma}
     for name, instance, beta in (("mode", model, mode.beta), ("dense", UNSTABLE_EXAMPLE, 1.0)):

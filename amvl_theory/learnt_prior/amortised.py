@@ -52,6 +52,7 @@ from scipy.optimize import brentq
 
 from amvl_theory.checks import (
     Array,
+    check_fields,
     not_negative,
     one_of,
     positive,
@@ -96,9 +97,8 @@ class AmortisedModel:
             raise ValueError(f"features: expected a matrix (n, p) that is not 0, received shape {features.shape}")
         features.flags.writeable = False
         object.__setattr__(self, "features", features)
-        for name in ("curvature", "posterior_precision", "prior_precision"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
-        object.__setattr__(self, "ridge", weight("ridge", self.ridge))
+        check_fields(self, positive_number, "curvature", "posterior_precision", "prior_precision")
+        check_fields(self, weight, "ridge")
         one_of("reduction", self.reduction, ("sum", "mean"))
         left, sizes, right = np.linalg.svd(features, full_matrices=False)
         nonzero = sizes**2 > RANK_TOLERANCE * sizes[0] ** 2
@@ -176,12 +176,12 @@ class ForceStatistics:
     test_cov: ArrayLike = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "noise_var", weight("noise_var", self.noise_var))
+        check_fields(self, weight, "noise_var")
         if (self.signal_var is None) == (self.coefficients is None):
             given = "neither" if self.signal_var is None else "both"
             raise ValueError(f"signal_var: expected exactly one of signal_var and coefficients, received {given}")
         if self.signal_var is not None:
-            object.__setattr__(self, "signal_var", weight("signal_var", self.signal_var))
+            check_fields(self, weight, "signal_var")
 
     def moments(self, size: int) -> tuple[Array, Array]:
         """E theta theta^T and Sigma, both (p, p), for p = `size` features."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, positive_number, real_array, weight
+from amvl_theory.checks import Array, check_fields, not_negative, positive, positive_number, real_array, weight
 from amvl_theory.nonlinear import common
 from amvl_theory.nonlinear.common import NonlinearEquilibrium
 
@@ -75,8 +75,7 @@ class MixtureGame:
             values["prior_std"] = positive("prior_std", self.prior_std)
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        for name in ("component_std", "curvature"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
+        check_fields(self, positive_number, "component_std", "curvature")
         object.__setattr__(self, "absorption", common.checked_absorption(self.absorption))
 
     @property

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, positive_number, real_array, weight
+from amvl_theory.checks import Array, check_fields, not_negative, one_of, positive, positive_number, real_array, weight
 from amvl_theory.nonlinear import common
 from amvl_theory.nonlinear.common import NonlinearEquilibrium
 
@@ -72,8 +72,7 @@ class SaturatingGame:
         forces, chance = common.checked_answers(self.forces, self.answer_probabilities)
         object.__setattr__(self, "forces", forces)
         object.__setattr__(self, "answer_probabilities", chance)
-        for name in ("saturation", "curvature", "posterior_precision"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
+        check_fields(self, positive_number, "saturation", "curvature", "posterior_precision")
         object.__setattr__(self, "absorption", common.checked_absorption(self.absorption))
 
 

@@ -23,7 +23,7 @@ from amvl_model.objectives import (
     amvl_objective,
     register_objective,
 )
-from tests.helpers import collate, examples, tiny_model
+from tests.helpers import FREE_BITS, collate, examples, tiny_model
 
 B, K, D = 5, 3, 4
 BETA, GAMMA = 0.7, 0.2
@@ -87,14 +87,7 @@ def test_there_are_eight_objectives_with_a_posterior_three_without_and_one_with_
 @pytest.fixture
 def own_objective() -> Iterator[Objective]:
     """An entry made by a user: AMVL without the stop-gradient of the forward KL, and at least one nat of the reverse KL."""
-    free = Term(
-        "free_bits",
-        "max(KL(sg[p] || q), 1)",
-        "posterior",
-        lambda out: out.kl(out.prior.detach(), out.posterior).clamp(min=1.0),
-        weight="gamma",
-    )
-    yield register_objective(Objective("mine", (NTP, FORWARD_OF_BOTH, free)))
+    yield register_objective(Objective("mine", (NTP, FORWARD_OF_BOTH, FREE_BITS)))
     del OBJECTIVES["mine"]
 
 

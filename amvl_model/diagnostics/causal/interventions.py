@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +45,13 @@ from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.diagnostics.common.effects import answer_kl, answer_scores, option_log_shares, total_variation
+from amvl_model.diagnostics.common.effects import (
+    PlainReport,
+    answer_kl,
+    answer_scores,
+    option_log_shares,
+    total_variation,
+)
 from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import LatentScorer, batches, inference, latent_scorer, sample_latents, scorer_for
 from amvl_model.models.distributions import DiagonalGaussian
@@ -80,7 +86,7 @@ class ConditionEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterventionReport:
+class InterventionReport(PlainReport):
     """Effect of the latents on one checkpoint (definitions at the top of this module).
 
     Attributes:
@@ -104,10 +110,6 @@ class InterventionReport:
     samples: int
     seed: int
     level: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON; NLL in nats, accuracies as fractions."""
-        return asdict(self)
 
     def table(self) -> str:
         """Plain text: a line per condition, accuracies in percent, NLL in nats, intervals in brackets."""
@@ -367,7 +369,7 @@ class PauseEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PauseReport:
+class PauseReport(PlainReport):
     """Effect of the pause tokens on one checkpoint.
 
     Attributes:
@@ -379,10 +381,6 @@ class PauseReport:
     conditions: dict[str, PauseEffect]
     n: int
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON; NLL in nats, accuracies as fractions."""
-        return asdict(self)
 
 
 def pause_report(

@@ -26,7 +26,7 @@ slot at once. Effects of single slots need not add up to it: slots can say the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ from torch import Tensor
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.causal.interventions import all_priors, derangement
-from amvl_model.diagnostics.common.effects import answer_kl, option_log_shares, total_variation
+from amvl_model.diagnostics.common.effects import PlainReport, answer_kl, option_log_shares, total_variation
 from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, QuestionBatch, batches, inference, latent_scorer
 from amvl_model.results.statistics import Interval, bootstrap_mean
@@ -54,7 +54,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediationReport:
+class MediationReport(PlainReport):
     """Effects of swapped posteriors and of single slots (definitions at the top of this module).
 
     Attributes:
@@ -78,10 +78,6 @@ class MediationReport:
     n_bootstrap: int
     seed: int
     level: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON."""
-        return asdict(self)
 
 
 def measure_mediation(

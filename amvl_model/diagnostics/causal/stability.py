@@ -26,19 +26,18 @@ the questions, since what a slot says of every question alike is not information
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.causal.interventions import derangement
 from amvl_model.diagnostics.common.changes import PERTURBATIONS, Perturbed, perturbed
-from amvl_model.diagnostics.common.effects import answer_kl, option_log_shares, total_variation
+from amvl_model.diagnostics.common.effects import PlainReport, answer_kl, option_log_shares, total_variation
+from amvl_model.diagnostics.common.posteriors import as_numpy
 from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import LatentScorer, batches, inference, latent_scorer, sample_latents
 from amvl_model.results.statistics import Interval, bootstrap_mean
@@ -48,7 +47,7 @@ Columns = dict[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StabilityReport:
+class StabilityReport(PlainReport):
     """Stability of one checkpoint on one set of questions (definitions at the top of this module).
 
     Attributes:
@@ -81,10 +80,6 @@ class StabilityReport:
     n_bootstrap: int
     seed: int
     level: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -198,13 +193,13 @@ def _originals(
         prior, posterior = query.prior, scorer.posterior(query, answers)
         assert prior is not None
         reference = option_log_shares(scorer.option_log_probs(query, prior.mean, batch.options))
-        parts = [_numpy(t) for t in (prior.mean, prior.std, posterior.mean, posterior.std)]
+        parts = [as_numpy(t) for t in (prior.mean, prior.std, posterior.mean, posterior.std)]
         for i, index in enumerate(batch.index):
             rows[index] = (*(part[i] for part in parts), reference[i])
         for temperature in temperatures:
             drawn = sample_latents(prior, batch.index, samples, temperature=temperature, seed=seed)
             shares = np.stack([option_log_shares(scorer.option_log_probs(query, z, batch.options)) for z in drawn])
-            figures = _sampling_figures(shares, reference, np.array(answers), _numpy(drawn))
+            figures = _sampling_figures(shares, reference, np.array(answers), as_numpy(drawn))
             for i, index in enumerate(batch.index):
                 sampling[f"{temperature:g}"][index] = {name: float(v[i]) for name, v in figures.items()}
     everyone = range(len(questions))
@@ -269,7 +264,7 @@ def _changed(
         prior, posterior = query.prior, scorer.posterior(query, answers)
         assert prior is not None
         shares = option_log_shares(scorer.option_log_probs(query, prior.mean, batch.options))
-        means, posteriors = _numpy(prior.mean), _numpy(posterior.mean)
+        means, posteriors = as_numpy(prior.mean), as_numpy(posterior.mean)
         for row, place in enumerate(batch.index):
             index = places[place]
             moved = np.full_like(own.log_shares[index], -np.inf)
@@ -335,7 +330,3 @@ def _without_slots(columns: Columns) -> Columns:
 
 def _intervals(columns: Columns, settings: dict[str, Any]) -> dict[str, Interval]:
     return {name: bootstrap_mean(values, **settings) for name, values in columns.items()}
-
-
-def _numpy(tensor: Tensor) -> Array:
-    return np.asarray(tensor.detach().to(torch.float64).cpu().numpy())

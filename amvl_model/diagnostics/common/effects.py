@@ -8,22 +8,27 @@ An option's probability is the softmax of the options' log-likelihoods: what els
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-from collections.abc import Sequence
-
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from amvl_model.diagnostics.common.posteriors import _numpy
+from amvl_model.diagnostics.common.posteriors import as_numpy
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlainReport:
+    """Base of reports that consist of plain data: NLL and information in nats, accuracies as fractions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python types, ready for JSON."""
+        return asdict(self)
 
 
 def option_log_shares(log_probs: Tensor) -> Array:
@@ -53,4 +58,4 @@ def answer_scores(log_probs: Tensor, answers: Sequence[int]) -> tuple[np.ndarray
     """
     given = torch.tensor(answers, device=log_probs.device)
     nll = -log_probs.gather(1, given[:, None])[:, 0]
-    return _numpy(nll), _numpy((log_probs.argmax(1) == given).double())
+    return as_numpy(nll), as_numpy((log_probs.argmax(1) == given).double())

@@ -14,22 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer
+from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, evaluating
 
 
 @contextmanager
 def differentiable(model: Any) -> Iterator[None]:
-    """Evaluation mode in which autograd works (`scoring.inference` forbids it); parameters collect no gradients."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Evaluation mode in which autograd works (`scorers.inference` forbids it); parameters collect no gradients."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
     for parameter, _ in wanted:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
 

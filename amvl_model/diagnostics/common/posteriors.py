@@ -11,14 +11,8 @@ from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.evaluation.scorers import (
-    EncodedQuery,
-    LatentScorer,
-    QuestionBatch,
-    batches,
-    inference,
-    latent_scorer,
-)
+from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, QuestionBatch, batches, inference, latent_scorer
+from amvl_model.models.distributions import DiagonalGaussian, kl_per_dimension
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +70,8 @@ def option_posteriors(
 def _distributions(scorer: LatentScorer, query: EncodedQuery, batch: QuestionBatch) -> list[OptionPosteriors]:
     assert query.prior is not None
     posterior = scorer.option_posteriors(query, batch.options)
-    prior_mean, prior_std = _numpy(query.prior.mean), _numpy(query.prior.std)
-    means, stds = _numpy(posterior.mean), _numpy(posterior.std)
+    prior_mean, prior_std = as_numpy(query.prior.mean), as_numpy(query.prior.std)
+    means, stds = as_numpy(posterior.mean), as_numpy(posterior.std)
     return [
         OptionPosteriors(
             question=question,
@@ -90,5 +84,16 @@ def _distributions(scorer: LatentScorer, query: EncodedQuery, batch: QuestionBat
     ]
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def divergences_and_spreads(prior: DiagonalGaussian, posterior: DiagonalGaussian) -> dict[str, np.ndarray]:
+    """Both KLs, summed over the latents [nats], and the mean standard deviation of both [latent], each (B,), by name."""
+    return {
+        "forward_kl": as_numpy(kl_per_dimension(posterior, prior).flatten(1).sum(1)),
+        "reverse_kl": as_numpy(kl_per_dimension(prior, posterior).flatten(1).sum(1)),
+        "prior_spread": as_numpy(prior.std.flatten(1).mean(1)),
+        "posterior_spread": as_numpy(posterior.std.flatten(1).mean(1)),
+    }
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """The tensor as float64 on the CPU."""
     return tensor.detach().double().cpu().numpy()

@@ -33,7 +33,7 @@ Each slot's figures use the products over its own dimensions alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.diagnostics.common.effects import PlainReport
 from amvl_model.diagnostics.common.posteriors import OptionPosteriors, option_posteriors
 from amvl_model.evaluation.evaluate import given_answer
 from amvl_model.evaluation.scorers import check_question
@@ -78,7 +79,7 @@ class DirectionShift:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerDirectionReport:
+class AnswerDirectionReport(PlainReport):
     """Held-out questions beside training questions.
 
     Attributes:
@@ -98,10 +99,6 @@ class AnswerDirectionReport:
     n_bootstrap: int
     seed: int
     level: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON; the figures have no unit."""
-        return asdict(self)
 
 
 def answer_direction_shift(prior_mean: Any, posterior_means: Any, precision: Any = 1.0) -> Array:

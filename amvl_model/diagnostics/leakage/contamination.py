@@ -29,7 +29,7 @@ import torch
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.common.effects import answer_scores
-from amvl_model.diagnostics.common.posteriors import OptionPosteriors, _distributions, _numpy
+from amvl_model.diagnostics.common.posteriors import OptionPosteriors, _distributions, divergences_and_spreads
 from amvl_model.diagnostics.leakage.information import (
     answer_sensitivity,
     entropy,
@@ -46,7 +46,7 @@ from amvl_model.evaluation.scorers import (
     latent_scorer,
     sample_latents,
 )
-from amvl_model.models.distributions import DiagonalGaussian, kl_per_dimension
+from amvl_model.models.distributions import DiagonalGaussian
 from amvl_model.results.statistics import Interval, bootstrap_mean
 
 __all__ = [
@@ -241,12 +241,7 @@ def _given_answer_measures(
         torch.from_numpy(np.stack([mean for mean, _ in given])).to(prior.mean),
         torch.from_numpy(np.log(np.stack([std for _, std in given]))).to(prior.mean),
     )
-    result = {
-        "forward_kl": _numpy(kl_per_dimension(posterior, prior).flatten(1).sum(1)),
-        "reverse_kl": _numpy(kl_per_dimension(prior, posterior).flatten(1).sum(1)),
-        "prior_spread": _numpy(prior.std.flatten(1).mean(1)),
-        "posterior_spread": _numpy(posterior.std.flatten(1).mean(1)),
-    }
+    result = divergences_and_spreads(prior, posterior)
     for name, gaussian in (("prior", prior), ("posterior", posterior)):
         drawn = sample_latents(gaussian, batch.index, samples, temperature=temperature, seed=seed)
         for kind, item in (("mean", [gaussian.mean]), ("sample", list(drawn))):

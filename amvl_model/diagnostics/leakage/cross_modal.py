@@ -43,15 +43,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.common.changes import REPLACEMENTS, ReplacedQuestions, find_donors
 from amvl_model.diagnostics.common.effects import answer_kl, option_log_shares, total_variation
+from amvl_model.diagnostics.common.posteriors import as_numpy, divergences_and_spreads
 from amvl_model.diagnostics.leakage.information import answer_sensitivity, leaked_information_batch
 from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, QuestionBatch, batches, inference, latent_scorer
-from amvl_model.models.distributions import DiagonalGaussian, kl_per_dimension
+from amvl_model.models.distributions import DiagonalGaussian
 from amvl_model.results.statistics import Interval, bootstrap_mean, paired_difference
 
 REPLACED = ("image", "text", "both")
@@ -224,7 +224,7 @@ class _Run:
     def _record(self, condition: str, query: EncodedQuery, batch: QuestionBatch) -> None:
         assert query.prior is not None
         posterior = self.scorer.option_posteriors(query, batch.options)
-        parts = [_numpy(t) for t in (query.prior.mean, query.prior.std, posterior.mean, posterior.std)]
+        parts = [as_numpy(t) for t in (query.prior.mean, query.prior.std, posterior.mean, posterior.std)]
         for row, index in enumerate(batch.index):
             options = batch.options[row]
             self.rows[condition][index] = (
@@ -237,7 +237,7 @@ class _Run:
             z = np.stack([self._latents(source, index, latents) for index in batch.index])
             tensor = torch.from_numpy(z).to(query.prior.mean)  # type: ignore[union-attr]
             log_probs = self.scorer.option_log_probs(query, tensor, batch.options)
-            shares, own = option_log_shares(log_probs), _numpy(log_probs)
+            shares, own = option_log_shares(log_probs), as_numpy(log_probs)
             key = (source, behind, latents)
             self.shares[key][batch.index, : shares.shape[1]] = shares
             self.log_probs[key][batch.index] = own[np.arange(len(own)), self.given[batch.index]]
@@ -251,12 +251,7 @@ class _Run:
         prior = _gaussian([row[0] for row in self.rows[condition]], [row[1] for row in self.rows[condition]])
         rows = list(zip(self.rows[condition], self.given, strict=True))
         posterior = _gaussian([row[2][a] for row, a in rows], [row[3][a] for row, a in rows])
-        result = {
-            "forward_kl": _numpy(kl_per_dimension(posterior, prior).flatten(1).sum(1)),
-            "reverse_kl": _numpy(kl_per_dimension(prior, posterior).flatten(1).sum(1)),
-            "prior_spread": _numpy(prior.std.flatten(1).mean(1)),
-            "posterior_spread": _numpy(posterior.std.flatten(1).mean(1)),
-        }
+        result = divergences_and_spreads(prior, posterior)
         for latents in ("prior", "posterior"):
             key = (condition, condition, latents)
             result[f"nll_{latents}_mean"] = -self.log_probs[key]
@@ -337,7 +332,3 @@ def _path_effects(run: _Run, condition: str, latents: str, settings: dict[str, A
 
 def _gaussian(means: list[Array], stds: list[Array]) -> DiagonalGaussian:
     return DiagonalGaussian(torch.from_numpy(np.stack(means)), torch.from_numpy(np.log(np.stack(stds))))
-
-
-def _numpy(tensor: Tensor) -> Array:
-    return np.asarray(tensor.detach().double().cpu().numpy())

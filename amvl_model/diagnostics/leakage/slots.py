@@ -13,7 +13,7 @@ slot have draws of their own, so the redundancy may fall below 0 by its Monte Ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.diagnostics.common.effects import PlainReport
 from amvl_model.diagnostics.common.posteriors import OptionPosteriors, option_posteriors
 from amvl_model.diagnostics.leakage.information import answer_sensitivity, entropy, leaked_information_batch
 from amvl_model.evaluation.evaluate import given_answer
@@ -51,7 +52,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotReport:
+class SlotReport(PlainReport):
     """Figures of the whole latent and of every slot (definitions at the top of this module).
 
     Attributes:
@@ -77,10 +78,6 @@ class SlotReport:
     n_bootstrap: int
     seed: int
     level: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python types, ready for JSON."""
-        return asdict(self)
 
 
 def measure_slots(

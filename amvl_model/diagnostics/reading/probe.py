@@ -20,8 +20,7 @@ of x are held fixed; the derivative of g along u is a difference over one poster
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ from amvl_model.data.schema import VisualQuestion
 from amvl_model.diagnostics.leakage.information import leaked_information_batch
 from amvl_model.diagnostics.reading.growth import adam_crossover, answer_variance
 from amvl_model.evaluation.question_batches import QuestionBatch, batches
-from amvl_model.evaluation.scorers import LatentScorer
+from amvl_model.evaluation.scorers import LatentScorer, evaluating
 from amvl_model.models.distributions import DiagonalGaussian, answer_nll
 
 QUESTIONS = 8
@@ -115,7 +114,7 @@ class ReadingProbe:
             clip_factor: c of the last steps, in (0, 1].
             gamma: the reverse KL's present weight [1/nat], whose part in Adam's second moment gamma_x leaves out.
         """
-        with _evaluating(self.model):
+        with evaluating(self.model):
             return self._measure(_Adam(optimizer, clip_factor) if optimizer is not None else None, gamma)
 
     def _measure(self, adam: _Adam | None, gamma: float) -> ProbeReport:
@@ -246,14 +245,3 @@ class _Adam:
         size = float(gradient[rows:].square().mean().sqrt())
         moment = float(self.scales[index][2][rows:].mean()) - (gamma * self.clip * size) ** 2
         return adam_crossover(moment, size, self.clip) if moment > 0 and size > 0 else None
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -14,38 +14,20 @@ them); its rows attend all that stands before them and causally themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from amvl_model.profiling.footprint import KNOWN, Architecture
 
 METHODS = ("sft", "two-pass", "three-pass", "sequential")
+_60M = Architecture(
+    vocab=32768, hidden=512, intermediate=1408, layers=12, heads=8, kv_heads=2, tied=True,
+    vision_hidden=256, vision_intermediate=768, vision_layers=4,
+)  # fmt: skip
 SIZES: dict[str, Architecture] = {
     "tiny": Architecture.scratch(192, 4, 128),
-    "60m": Architecture(
-        vocab=32768,
-        hidden=512,
-        intermediate=1408,
-        layers=12,
-        heads=8,
-        kv_heads=2,
-        tied=True,
-        vision_hidden=256,
-        vision_intermediate=768,
-        vision_layers=4,
-    ),
-    "300m": Architecture(
-        vocab=32768,
-        hidden=1024,
-        intermediate=2816,
-        layers=24,
-        heads=16,
-        kv_heads=4,
-        tied=True,
-        vision_hidden=256,
-        vision_intermediate=768,
-        vision_layers=4,
-    ),
+    "60m": _60M,
+    "300m": replace(_60M, hidden=1024, intermediate=2816, layers=24, heads=16, kv_heads=4),
     "3b": KNOWN["qwen/qwen2.5-vl-3b-instruct"],
     "7b": KNOWN["qwen/qwen2.5-vl-7b-instruct"],
 }

@@ -51,7 +51,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from amvl_theory.checks import Array, objective_name, pair, positive, positive_number, scalar, weight
+from amvl_theory.checks import Array, check_fields, objective_name, pair, positive, positive_number, scalar, weight
 from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive, logistic_moments
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 from amvl_theory.dynamics.in_training.reading import ReadingModel
@@ -77,9 +77,8 @@ class XRoute:
     rate: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "signal", weight("signal", self.signal))
-        object.__setattr__(self, "noise", positive_number("noise", self.noise))
-        object.__setattr__(self, "rate", weight("rate", self.rate))
+        check_fields(self, weight, "signal", "rate")
+        check_fields(self, positive_number, "noise")
 
     @property
     def snr(self) -> float:
@@ -98,10 +97,8 @@ class Start:
     x_gain: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("decoder_gain", "leak", "x_gain"):
-            object.__setattr__(self, name, scalar(name, getattr(self, name)))
-        for name in ("posterior_std", "prior_std"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
+        check_fields(self, scalar, "decoder_gain", "leak", "x_gain")
+        check_fields(self, positive_number, "posterior_std", "prior_std")
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,7 @@ from scipy.special import erfc, erfcinv
 
 from amvl_theory.checks import (
     Array,
+    check_fields,
     not_negative,
     pair,
     positive,
@@ -72,9 +73,8 @@ class ReadingModel:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("gain", "curvature", "decoder_rate", "posterior_rate"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name)))
-        object.__setattr__(self, "weight_decay", weight("weight_decay", self.weight_decay))
+        check_fields(self, positive_number, "gain", "curvature", "decoder_rate", "posterior_rate")
+        check_fields(self, weight, "weight_decay")
 
     @classmethod
     def of_variance(cls, answer_variance: float, **rates: float) -> ReadingModel:

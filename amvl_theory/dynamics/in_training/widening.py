@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, positive_number, real_array, scalar, weight
+from amvl_theory.checks import Array, check_fields, not_negative, positive, positive_number, real_array, scalar, weight
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 
 
@@ -55,8 +55,7 @@ class HeadRates:
     prior_mean: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("posterior_std", "prior_std", "posterior_mean", "prior_mean"):
-            object.__setattr__(self, name, weight(name, getattr(self, name)))
+        check_fields(self, weight, "posterior_std", "prior_std", "posterior_mean", "prior_mean")
 
 
 @dataclass(frozen=True, eq=False)

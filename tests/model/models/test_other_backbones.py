@@ -15,7 +15,7 @@ from transformers import AutoConfig, Qwen2VLConfig, Qwen2VLForConditionalGenerat
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.configuration import AMVLConfig
-from amvl_model.models.tiny import SPECIAL_TOKENS
+from amvl_model.models.tiny import tiny_config
 from tests import helpers
 from tests.model.two_pass.test_layout import TOLERANCE, assert_same_gradients, three_pass_step, two_pass_step
 
@@ -23,22 +23,9 @@ from tests.model.two_pass.test_layout import TOLERANCE, assert_same_gradients, t
 @lru_cache(maxsize=1)
 def cached() -> AMVLForConditionalGeneration:
     """A random tiny Qwen2-VL with latents, its weights as large as those of `helpers.tiny_model`."""
-    tokenizer = helpers.processor().tokenizer
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    tiny = tiny_config(helpers.processor().tokenizer, hidden_size=64, num_layers=2)
     config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": -(-len(tokenizer) // 64) * 64,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
+        text_config={**tiny.text_config.to_dict(), "model_type": "qwen2_vl_text"},
         vision_config={
             "depth": 2,
             "embed_dim": 32,
@@ -48,10 +35,10 @@ def cached() -> AMVLForConditionalGeneration:
             "patch_size": 14,
         },
         tie_word_embeddings=True,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        image_token_id=tiny.image_token_id,
+        video_token_id=tiny.video_token_id,
+        vision_start_token_id=tiny.vision_start_token_id,
+        vision_end_token_id=tiny.vision_end_token_id,
     )
     torch.manual_seed(0)
     model = AMVLForConditionalGeneration.from_backbone(Qwen2VLForConditionalGeneration(config), 3, 8)

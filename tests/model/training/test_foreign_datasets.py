@@ -15,11 +15,11 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import EarlyStoppingCallback, EvalPrediction
 
 from amvl_model.data.rows import RowQuestions, question_of
-from amvl_model.objectives import FORWARD, NTP, OBJECTIVES, Objective, Term, register_objective
+from amvl_model.objectives import FORWARD, NTP, OBJECTIVES, Objective, register_objective
 from amvl_model.training.arguments import AMVLTrainingArguments
 from amvl_model.training.batches import EVALUATION, INDEX, WEIGHT, AMVLCollator, QuestionStream, sample_noise
 from amvl_model.training.trainer import AMVLTrainer
-from tests.helpers import processor, question, tiny_model
+from tests.helpers import FREE_BITS, processor, question, tiny_model
 
 QUESTIONS = [question(1 + i % 2, seed=i, answer=f"({'AB'[i % 2]})") for i in range(6)]
 MESSAGES = [
@@ -305,14 +305,7 @@ def test_compute_metrics_gets_logits_and_answers_and_can_choose_the_best_model(t
 
 def test_an_objective_of_ones_own_is_one_entry_and_its_term_is_logged(tmp_path: Path) -> None:
     """Free bits: the reverse KL is trained only above one nat."""
-    free_bits = Term(
-        "free_bits",
-        "max(KL(sg[p] || q), 1)",
-        "posterior",
-        lambda out: out.kl(out.prior.detach(), out.posterior).clamp(min=1.0),
-        weight="gamma",
-    )
-    register_objective(Objective("amvl-free-bits", (NTP, FORWARD, free_bits)))
+    register_objective(Objective("amvl-free-bits", (NTP, FORWARD, FREE_BITS)))
     try:
         trainer = trainer_on(MESSAGES, tmp_path, eval_dataset=MESSAGES, objective="amvl-free-bits", max_steps=1)
         trainer.train()

@@ -32,21 +32,11 @@ def test_late_leak_gain_and_accuracy_with_prior_latents_are_the_closed_forms(dec
 
 def test_a_logistic_decoder_starves_on_the_way_only() -> None:
     times = np.linspace(0.0, 2e5, 4001)
-    path = theory.coadapted_trajectory(
-        times,
-        model=MODELS["logistic"],
-        gamma=0.02,
-        decoder="logistic",
-        route=SLOW,
-        start=theory.Start(0.01, 0.01, 0.5, 0.5),
-    )
-    alone = theory.coadapted_trajectory(
-        times,
-        model=MODELS["logistic"],
-        gamma=2.0,
-        decoder="logistic",
-        route=SLOW,
-        start=theory.Start(0.0, 0.0, 0.5, 0.5),
+    path, alone = (
+        theory.coadapted_trajectory(
+            times, model=MODELS["logistic"], gamma=gamma, decoder="logistic", route=SLOW, start=start
+        )
+        for gamma, start in ((0.02, theory.Start(0.01, 0.01, 0.5, 0.5)), (2.0, theory.Start(0.0, 0.0, 0.5, 0.5)))
     )
     full = theory.rest_gain(SLOW, decoder="logistic")
     slow, quick = (float(times[np.argmax(p.x_gain > 0.8 * full)]) for p in (path, alone))
