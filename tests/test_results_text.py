@@ -46,8 +46,10 @@ def studies() -> dict[str, pd.DataFrame]:
 @lru_cache(maxsize=16)
 def intervals(study: str) -> np.ndarray:
     """(n, 3) mean, low and high of every cell and of the paired difference of every two cells, of either sign; in the laboratory
-    also over the seeds whose warm-up started, at 90 %, and what exchanging the latents costs."""
+    also against the study of that name, over the seeds whose warm-up started, at 90 %, and what exchanging the latents costs."""
     results = studies()[study]
+    if STUDIES[study].bases and study != "laboratory":
+        results = pd.concat([results, studies()["laboratory"]])
     rows = _rows(results)
     if STUDIES[study].bases:
         started = {r.seed for r in study_results(STUDIES[study], ROOT / "results") if r.extra.get("started")}
