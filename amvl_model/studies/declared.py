@@ -212,9 +212,16 @@ def _laboratory_varied(
 
 
 def _laboratory_cold() -> dict[str, Mapping[str, object]]:
-    """All 2,000 steps, as many as the longest arms of the study laboratory have, on an arm's own objective."""
+    """All 2,000 steps, as many as the longest arms of the study laboratory have, on an arm's own objective; late: NTP only for
+    the first quarter, then with the KL at its full weight (does a prior that was spoilt recover?)."""
     cold = {"warmup": 0, "recipe.steps": 2000}
-    return {f"{name},cold": {**_VARIATIONAL[name], **cold} for name in ("ntp", "amvl", "elbo", "ntp+fwd", "prior")}
+    late = {"gamma_delay": 0.25, "gamma_warmup": 0.0}
+    cells: dict[str, Mapping[str, object]] = {
+        f"{name},cold": {**_VARIATIONAL[name], **cold} for name in ("ntp", "amvl", "elbo", "ntp+fwd", "prior")
+    }
+    for name, order in (("ntp+rev", "forward-first"), ("elbo", "reverse-first")):
+        cells[f"{name},late"] = {"objective": name, "schedule": {**late, "order": order}, **cold}
+    return cells
 
 
 _IN_LABORATORY = {str(settings["objective"]): cell for cell, settings in _LABORATORY.items()}
