@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from amvl_model.results.files import Result
-from amvl_model.studies.declared import STUDIES
 from amvl_model.studies.laboratory.analysis import hardest
 from amvl_style import GREY, METHODS, RULE
 from paper_figs.build import Drawn, NothingToDrawError
@@ -18,14 +17,16 @@ from paper_figs.style import page
 
 TITLE = "no warm-up: accuracy with prior and posterior latents, and leaked information, in training"
 STUDY = "laboratory-cold"
+CELLS = ("ntp,cold", "amvl,cold", "elbo,cold", "ntp+rev,late")
+"""Those shown."""
 
 
 def draw(sources: Sources) -> Drawn:
-    """A column per objective with a posterior, a line per seed."""
-    results = [result for result in sources.merged(STUDY) if result.config["objective"] != "prior"]
+    """A column per cell, a line per seed."""
+    results = [result for result in sources.merged(STUDY) if result.cell in CELLS]
     if not results:
         raise NothingToDrawError
-    cells = [cell for cell in STUDIES[STUDY].cells if cell in {result.cell for result in results}]
+    cells = [cell for cell in CELLS if cell in {result.cell for result in results}]
     hops, options = hardest(results), results[0].config["recipe"]["objects"]
     figure = page(3.6)
     axes = figure.subplots(2, len(cells), sharex=True, sharey="row", squeeze=False, height_ratios=(1.5, 1))
@@ -38,7 +39,9 @@ def draw(sources: Sources) -> Drawn:
         above.axhline(100 / options, **RULE)
         below.axhline(math.log(options), **RULE)
         below.set_xlabel("step")
-        above.set_title(f"{look.label} (n = {len(own)})", color=look.colour)
+        late = own[0].config.get("schedule", {}).get("gamma_delay", 0) * own[0].extra["curve"][-1]["step"]
+        title = f"{look.label}\nfrom step {late:.0f}" if late else look.label
+        above.set_title(f"{title} (n = {len(own)})", color=look.colour)
     axes[0, 0].set(ylim=(0, 104), ylabel=f"accuracy, {hops} hops [%]")
     axes[1, 0].set(ylim=(-0.05, 1.08 * math.log(options)), ylabel="leaked [nats]", xlim=(0, None))
     handles = [
