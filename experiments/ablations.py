@@ -15,6 +15,7 @@ its own and writes results/<study>/<cell>/seed<k>.json.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,26 +71,31 @@ def main() -> int:
                 print(f"  read from the study {other} where not run: {cell} = {name}")
         return 0
     from amvl_model.studies import runner
+    from amvl_model.training.run_folder import RunStopped, signals, stop_now, tell
 
     study = STUDIES[options.study]
     try:
         if not options.figure:
-            failed = runner.run_study(
-                study,
-                options.out,
-                seeds=options.seeds or None,
-                cells=options.cells or None,
-                workers=options.workers,
-                keep=options.keep,
-                cluster=options.submit,
-                options=runner.slurm_options(options.slurm),
-            )
+            with signals(stop_now):
+                failed = runner.run_study(
+                    study,
+                    options.out,
+                    seeds=options.seeds or None,
+                    cells=options.cells or None,
+                    workers=options.workers,
+                    keep=options.keep,
+                    cluster=options.submit,
+                    options=runner.slurm_options(options.slurm),
+                )
             if failed:
                 print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
                 return 1
         print(runner.draw_study(study, options.out))
         if text := planned_report(study, options.out):
             print(f"\n{text}")
+    except RunStopped:
+        tell(f"stopped; what is finished is stored, go on with: {shlex.join(['python', *sys.argv])}")
+        raise
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 2

@@ -230,6 +230,9 @@ class DataConfig(Settings):
             value = getattr(self, name)
             if value is not None and not all(part.strip() for part in value.split("+")):
                 raise problem(f"data.{name}", "a name, a path, or names joined by +", value, "name a source")
+        names = ["all"] if self.tasks is None else [name.strip() for name in self.tasks]
+        if not names or not all(names) or len({*names}) < len(names):
+            raise problem("data.tasks", "names of tasks, each once, or null for all", self.tasks, "correct the list")
         endless = [name for name in ("synthetic-blink", "multihop") if name in self.sources]
         if self.train_size is None and endless:
             fix = "say how many questions to draw, for example 600"

@@ -20,8 +20,9 @@ from transformers import ProcessorMixin
 from transformers.image_utils import make_flat_list_of_images
 
 from amvl_model.data.hub import answering
+from amvl_model.data.image_settings import FILE, check_settings, pixel_limits, stored_object
 from amvl_model.data.images import load_image, to_rgb
-from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.schema import VisualQuestion, short, text_of
 
 IMAGE_PLACEHOLDER = "<image>"
 _IMAGE_TOKEN = "<|image_pad|>"
@@ -78,7 +79,7 @@ class AMVLProcessor(ProcessorMixin):
             max_pixels: largest image area in pixels; larger ones are shrunk. Default: the checkpoint's.
 
         Raises:
-            ValueError: if the checkpoint's ``size`` gives no such areas, or the smallest exceeds the largest.
+            ValueError: for image settings that cannot be used or do not fit the model in the same folder, areas among them.
         """
         for name in ("_from_auto", "_from_pipeline", "code_revision"):
             kwargs.pop(name, None)
@@ -89,8 +90,13 @@ class AMVLProcessor(ProcessorMixin):
             raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
         chat_template = kwargs.pop("chat_template", None)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **kwargs)
+        folder = Path(path) / (kwargs.get("subfolder") or "")
+        size = stored_object(folder / FILE).get("size")
+        if size is not None and not (isinstance(size, dict) and size):
+            raise ValueError(f"{folder / FILE}, size: expected an object of areas, got {short(size)}; correct the file")
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
-        limits = _pixel_limits(dict(image_processor.size), min_pixels, max_pixels, str(path))
+        check_settings(image_processor, folder)
+        limits = pixel_limits(dict(image_processor.size), min_pixels, max_pixels, folder)
         image_processor.size = type(image_processor.size)(**limits)
         return cls(tokenizer, image_processor, chat_template)
 
@@ -234,9 +240,10 @@ class AMVLProcessor(ProcessorMixin):
             question_id: of its question, for messages.
 
         Raises:
-            ValueError: if the text is empty (a hidden answer, for example) or contains a special token.
+            ValueError: if the text is empty (a hidden answer, for example), contains a special token, or is no valid Unicode.
         """
         place = f"question {question_id!r}: " if question_id else ""
+        text = text_of(text, f"{place}the answer")
         self._refuse_special_tokens(text, f"{place}the answer", "remove it: the processor adds the end of the turn")
         if not text.strip():
             raise ValueError(
@@ -283,7 +290,7 @@ class AMVLProcessor(ProcessorMixin):
         messages = list(question.messages) or self._user_turn(question)
         for text in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
             self._refuse_special_tokens(
-                text,
+                text_of(text, f"question {question.id!r}: its text"),
                 f"question {question.id!r}: its text",
                 f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
             )
@@ -376,22 +383,6 @@ def _flat(images: Any) -> list[Any]:
     if isinstance(images, list | tuple):
         return [image for item in images for image in _flat(item)]
     return [] if images is None else list(make_flat_list_of_images(images))
-
-
-def _pixel_limits(size: dict[str, Any], least: int | None, most: int | None, path: str) -> dict[str, int]:
-    """The areas that the image processor takes as edges, of a ``size`` that names them edges or pixels."""
-    limits = {
-        "shortest_edge": size.get("shortest_edge", size.get("min_pixels")) if least is None else least,
-        "longest_edge": size.get("longest_edge", size.get("max_pixels")) if most is None else most,
-    }
-    low, high = limits.values()
-    if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
-        raise ValueError(
-            f"{path}, preprocessor_config.json: expected areas [pixels] 0 < shortest_edge <= longest_edge in size, or "
-            f"min_pixels and max_pixels, got {size} and, as arguments, min_pixels={least} and max_pixels={most}; correct "
-            "the file or pass both"
-        )
-    return {"shortest_edge": low, "longest_edge": high}
 
 
 @contextmanager

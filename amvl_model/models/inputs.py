@@ -37,6 +37,8 @@ def teacher_forced(
         raise ValueError(
             "forward needs answer_ids and answer_mask (B, M), or labels (B, N); to answer a question, call generate"
         )
+    elif len(answer_ids) != len(input_ids):
+        raise ValueError(f"expected an answer to each of {len(input_ids)} queries, got {len(answer_ids)}")
     else:
         batch |= {"answer_ids": answer_ids, "answer_mask": answer_mask}
     return right_padded(batch)
@@ -48,8 +50,8 @@ def vision_batch(
     """What is given of a query's images, checked against its ids (B, N).
 
     Raises:
-        ValueError: for ids that are no tensor (B, N), for image tokens without images, for images without their sizes, and for
-            a model whose weights were offloaded.
+        ValueError: for ids that are no tensor (B, N), for image tokens without images, for images without their sizes or with
+            others, for token types that do not mark the image tokens, and for a model whose weights were offloaded.
         TypeError: for ``unknown`` arguments, which nothing would read.
     """
     if unknown:
@@ -66,19 +68,36 @@ def vision_batch(
     images = given.keys() & {"pixel_values", "image_features"}
     if images and "image_grid_thw" not in given:
         raise ValueError(f"got {images.pop()} without image_grid_thw; pass the whole batch, as the processor makes it")
-    if not images and not input_ids.is_meta:
-        tokens = int((input_ids == model.config.vlm_config.image_token_id).sum())
-        if tokens:
-            raise ValueError(
-                f"input_ids name images ({tokens} tokens), but pixel_values is missing; pass the whole batch, as the processor "
-                "makes it"
-            )
+    if not input_ids.is_meta:
+        _check_images(input_ids == model.config.vlm_config.image_token_id, given)
     if model.get_input_embeddings().weight.is_meta and not input_ids.is_meta:
         raise ValueError(
             "the model's weights are on the meta device: they were not loaded, or were offloaded, which these models cannot "
             "use; load them with from_pretrained and device_map={'': DEVICE}"
         )
     return given
+
+
+def _check_images(is_image: Tensor, given: Mapping[str, Tensor]) -> None:
+    """Raise unless image tokens (B, N), images, their sizes and the token types belong together."""
+    if not given.keys() & {"pixel_values", "image_features"} and (tokens := int(is_image.sum())):
+        raise ValueError(
+            f"input_ids name images ({tokens} tokens), but pixel_values is missing; pass the whole batch, as the processor "
+            "makes it"
+        )
+    types = given.get("mm_token_type_ids")
+    if types is not None and types.shape == is_image.shape and not torch.equal(types == 1, is_image):
+        raise ValueError(
+            "expected mm_token_type_ids of 1 at image tokens and 0 elsewhere, got others; leave it out, or pass the "
+            "processor's"
+        )
+    if "pixel_values" in given:
+        patches, expected = len(given["pixel_values"]), int(given["image_grid_thw"].prod(dim=1).sum())
+        if patches != expected:
+            raise ValueError(
+                f"expected {expected} patches in pixel_values, as image_grid_thw says, got {patches}; pass the whole batch, as "
+                "the processor makes it"
+            )
 
 
 def query_and_answer(

@@ -18,9 +18,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from amvl_model.config import RunConfig, load_preset
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies import runner as submission
 from amvl_model.studies.declared import STUDIES, Study
+from amvl_model.studies.pool import worker_pool
 from amvl_model.studies.saved import checkpoint_folder, load_saved
 
 
@@ -50,6 +50,7 @@ def run_study(
     Raises:
         ValueError: for a cell that the study does not have, or a study that evaluates checkpoints and no folder of them.
         FileNotFoundError: if a checkpoint that is to be evaluated is not there; the message says which commands make them.
+        RunStopped: a SystemExit, after SIGTERM or Ctrl-C; the workers have ended by then.
     """
     from tqdm import tqdm
 
@@ -76,7 +77,7 @@ def run_study(
         submission.tell(wrong)
         return list(wrong)
     failed = []
-    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         jobs = {pool.submit(run, *arguments): name for name, arguments in runs.items()}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc=study.name, unit="run"):
             try:

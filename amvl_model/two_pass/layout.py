@@ -111,7 +111,7 @@ def real_first(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The mask (B, N) and tensors of its shape with the real tokens of every row first: right-padded.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, a row has no real token, or the mask is an additive one.
     """
     for tensor in tensors:
         if tensor.shape != mask.shape:
@@ -119,9 +119,19 @@ def real_first(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
                 f"expected a mask of the shape of its tokens, {tuple(tensor.shape)}, got {tuple(mask.shape)}; pass both as "
                 "the processor makes them"
             )
-    if not bool((mask[:, 1:].bool() & ~mask[:, :-1].bool()).any()):
+    real = mask.bool()
+    empty, additive, mixed = torch.stack(
+        [(~real.any(dim=1)).any(), (mask < 0).any(), (real[:, 1:] & ~real[:, :-1]).any()]
+    ).tolist()
+    if additive or empty:
+        raise ValueError(
+            "expected a mask of 1 at real tokens and 0 elsewhere, with a real token in every row, got "
+            + ("negative numbers" if additive else "a row of zeros")
+            + "; pass the mask that the processor makes"
+        )
+    if not mixed:
         return mask, *tensors
-    order = (~mask.bool()).long().argsort(dim=1, stable=True)
+    order = (~real).long().argsort(dim=1, stable=True)
     return tuple(tensor.gather(1, order) for tensor in (mask, *tensors))
 
 

@@ -404,9 +404,11 @@ def check_unique(identifiers: Sequence[str], place: str) -> None:
 
 
 def check_tasks(tasks: Sequence[str] | None, available: Iterable[str], place: str) -> None:
-    """Raises a ValueError for a task that the data set does not have."""
+    """Raises a ValueError for a task that the data set does not have, and for no task at all."""
     if isinstance(tasks, str):
         raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
+    if tasks is not None and not tasks:
+        raise ValueError(f"{place}: expected names of tasks, or None for all, got an empty sequence")
     names = sorted(set(available))
     for task in tasks or ():
         if task not in names:

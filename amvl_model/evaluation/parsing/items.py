@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import punctuation
 from typing import Any, Final
+from unicodedata import category
 
 from amvl_model.evaluation.parsing.kinds import (
     ADVERBS,
@@ -110,7 +112,7 @@ class Options:
             if (result := node.get(words[position].text)) is None:
                 break
             node, position = result, position + 1
-            if "" in node and _ends_well(words, start, position):
+            if "" in node and _ends_well(words, start, position) and _is_apart(words, start, position):
                 value, length = (next(iter(node[""])) if len(node[""]) == 1 else UNSURE), position - start
         return (value, length) if length and _begins_well(words, start) else (UNSURE, 0)
 
@@ -250,6 +252,16 @@ def _ends_well(words: Sequence[Token], start: int, end: int) -> bool:
     if not last[-1].isdecimal():
         return True
     return after not in {"%", "°"} and not (after in "-–+*×÷^" and (further[0].isdecimal() or _is_letter(further)))
+
+
+def _is_apart(words: Sequence[Token], start: int, end: int) -> bool:
+    """Whether punctuation may be an option: it ends a clause or stands before "is", with a blank before it, or is quoted."""
+    if not all(category(sign)[0] == "P" or sign in punctuation for word in words[start:end] for sign in word.text):
+        return True
+    before, after = (SIGNS.get(_text(words, position), K.WORD) for position in (start - 1, end))
+    if _glued(words, start):
+        return _glued(words, end) and before in {K.QUOTE, K.OPEN} and after in {K.QUOTE, K.CLOSE}
+    return end == len(words) or after in STOPS or _longest_phrase(words, end)[0] in IS
 
 
 # Letters.

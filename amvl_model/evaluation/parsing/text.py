@@ -65,6 +65,7 @@ _LATEX_SIGN = re.compile(rf"\\({'|'.join(_LATEX_SIGNS)})(?![A-Za-z])")
 _MATH = re.compile(r"(?<!\\)(\$\$?)(?=[^\s$])([^$\n]*[^\s$\\])\1(?!\d)")
 _LONE_DOLLAR = re.compile(r"\\?\$(?!\s?\d)")
 _EMPHASIS = re.compile(r"\*+|_+|`+|~~+")
+_MARKUP = frozenset("*_`~$# \t")
 _LINE_START = re.compile(r"^[ \t]*(?:(?:#{1,6}|-(?![ \t]+\d)|[•*·‣▪●])[ \t]+)+", re.MULTILINE)
 _MINUS = re.compile(r"(?<![\w.)\]])(?:[‐–—]|\b(?:minus|negative)\s)(?=\d)", re.IGNORECASE)
 _WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -99,7 +100,14 @@ def without_thoughts(reply: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Plain text: Unicode, HTML, LaTeX and Markdown reduced to what is meant, marked answers marked."""
+    """Plain text: Unicode, HTML, LaTeX and Markdown reduced to what is meant, marked answers marked.
+
+    A text of nothing but signs of Markdown or LaTeX ("*", "$") means them.
+    """
+    return _cleaned(text) or (text.strip() if set(text) <= _MARKUP else "")
+
+
+def _cleaned(text: str) -> str:
     longest = 2 * len(text) + 16  # some characters stand for whole phrases
     text = unicodedata.normalize("NFKC", text.replace("\r\n", "\n").translate(_CHARACTERS)).translate(_SLASH)[-longest:]
     text = _MINUS.sub("-", text)

@@ -8,9 +8,8 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from amvl_model.studies.laboratory.measures import Probe, chain_states, measure,
 from amvl_model.studies.laboratory.options import ARMS, SETTINGS, LaboratoryOptions
 from amvl_model.studies.laboratory.study import run_arm, warmed_up
 from amvl_model.studies.laboratory.training import silent
+from amvl_model.studies.pool import worker_pool
 from amvl_model.training.multihop_base import MultihopRecipe
 from amvl_model.training.run_folder import RunStopped, locked, signals, stop_now, tell, write_text
 
@@ -93,7 +93,7 @@ def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -
     files = {name: result_path(out, "laboratory", name, options.seed) for name in ARMS}
     pending = {name: objective for name, objective in ARMS.items() if not files[name].exists()}
     print(f"training {', '.join(pending) or 'nothing: all arms are finished'}; {workers} at a time", flush=True)
-    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         jobs = [pool.submit(_train, options, name, objective, out, progress) for name, objective in pending.items()]
         for job in as_completed(jobs):
             job.result()
