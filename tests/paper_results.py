@@ -179,7 +179,7 @@ def _main_job(root: Path, rng: np.random.Generator) -> None:
 
 
 def _predictions(root: Path, rng: np.random.Generator) -> None:
-    from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, write_table
+    from experiments.theory_vs_model.scoring.tables import REFERENCE, TRAINED, Table, write_table
 
     for reference in ("amvl,gamma=0.0003", "ntp+fwd"):
         for seed in (0, 1, 2):

@@ -33,8 +33,8 @@ from amvl_theory import (
 from amvl_theory.checks import OBJECTIVES, Array, not_negative, positive
 from amvl_theory.dynamics.stability import UNSTABLE_EXAMPLE, game_matrix
 from amvl_theory.verification.core import Table
-from amvl_theory.verification.learnt import descend
-from amvl_theory.verification.motion import ORDERS, simulated_order
+from amvl_theory.verification.evidence.learnt import descend
+from amvl_theory.verification.evidence.motion import ORDERS, simulated_order
 
 BALANCED = np.array([[[1.0], [-1.0]]])
 ABSORPTIONS = (0.1, 0.5, 0.9, 0.99, 1.0)

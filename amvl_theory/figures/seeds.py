@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 import amvl_theory as theory
 from amvl_style import METHODS, RULE, SIMULATION, Look, axes, graded, look, marks
 from amvl_theory.verification.core import Table
-from amvl_theory.verification.in_motion import collapse_shares
+from amvl_theory.verification.evidence.in_motion import collapse_shares
 
 
 def _stacked(rows: list[dict[str, np.ndarray]]) -> Table:

@@ -7,8 +7,8 @@ import sympy as sp
 
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import DENSE, SYMBOLIC_2X2, Proof, theorem
-from amvl_theory.theorems.proving.coupled import E, dual, elbo, forward
 from amvl_theory.theorems.proving.dense import instances, relative
+from amvl_theory.theorems.proving.free_variances.coupled import E, dual, elbo, forward
 from amvl_theory.theorems.proving.gaussian import matrix_gradients, one_mode_gradients, positive_matrix
 from amvl_theory.theorems.proving.symbols import (
     R,

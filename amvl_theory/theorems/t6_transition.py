@@ -9,9 +9,13 @@ import sympy as sp
 
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import DENSE, QUADRATURE, Proof, theorem
-from amvl_theory.theorems.proving.coupled import Coupled, E, dual, elbo
-from amvl_theory.theorems.proving.per_answer import balanced_information, check_kurtosis, per_answer_spread
-from amvl_theory.theorems.proving.several_modes import check_group_lasso, check_hysteresis
+from amvl_theory.theorems.proving.free_variances.coupled import Coupled, E, dual, elbo
+from amvl_theory.theorems.proving.free_variances.per_answer import (
+    balanced_information,
+    check_kurtosis,
+    per_answer_spread,
+)
+from amvl_theory.theorems.proving.free_variances.several_modes import check_group_lasso, check_hysteresis
 from amvl_theory.theorems.proving.symbols import R, beta, gamma, h, v0
 
 

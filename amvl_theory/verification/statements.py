@@ -10,14 +10,14 @@ from multiprocessing import get_context
 import numpy as np
 
 from amvl_theory.titles import TITLES
-from amvl_theory.verification.beyond import t9
 from amvl_theory.verification.core import Evidence, Proof, Verdict
-from amvl_theory.verification.fixed import t1, t2, t3, t4
-from amvl_theory.verification.free import t5
-from amvl_theory.verification.in_motion import t10, t11, t12
-from amvl_theory.verification.learnt import t8
-from amvl_theory.verification.motion import t7
-from amvl_theory.verification.transition import t6
+from amvl_theory.verification.evidence.beyond import t9
+from amvl_theory.verification.evidence.fixed import t1, t2, t3, t4
+from amvl_theory.verification.evidence.free import t5
+from amvl_theory.verification.evidence.in_motion import t10, t11, t12
+from amvl_theory.verification.evidence.learnt import t8
+from amvl_theory.verification.evidence.motion import t7
+from amvl_theory.verification.evidence.transition import t6
 
 Numbers = Callable[[np.random.Generator, int], Evidence]
 

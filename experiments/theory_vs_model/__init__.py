@@ -25,9 +25,7 @@ reference      forces, curvature and distributions of the reference checkpoint, 
 levels/        linear (T4 and T6, solved by amvl_theory.equilibria.measured_response), decoder (softmax, free), heads,
                transient (T10)
 predictions    all levels of one reference checkpoint, and the same figures of trained checkpoints
-tables         the figures of every question as a CSV file
-scores         errors beside baselines, gaps between levels, rank correlations over questions
-summary        scores as metrics and as text
+scoring/       tables of every question's figures, scores beside baselines, their summary
 study          cells of the study, result files, figure
 collapse       planned test of T11 on the study `reading`: how often the decoder reads the leak; prior widths (T12)
 forecasts      how right the calculator of T11 is on the runs of that study

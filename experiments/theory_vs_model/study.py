@@ -22,9 +22,9 @@ from amvl_style import METHODS, look_of, over_seeds, save, styled
 from experiments.theory_vs_model.levels.transient import transient_rows
 from experiments.theory_vs_model.plan import FLOORS, QUANTITIES, Plan
 from experiments.theory_vs_model.predictions import Prediction, trained_figures
-from experiments.theory_vs_model.scores import measured_over_seeds
-from experiments.theory_vs_model.summary import means, report, summarise
-from experiments.theory_vs_model.tables import (
+from experiments.theory_vs_model.scoring.scores import measured_over_seeds
+from experiments.theory_vs_model.scoring.summary import means, report, summarise
+from experiments.theory_vs_model.scoring.tables import (
     REFERENCE,
     TRAINED,
     Table,

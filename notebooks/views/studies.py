@@ -358,7 +358,7 @@ def prediction_summary() -> list[bytes | str]:
     scores = [run for run in results if run.cell.endswith(",scores")]
     if not scores:
         return [missing("prediction", "no scores")]
-    from experiments.theory_vs_model.summary import digest
+    from experiments.theory_vs_model.scoring.summary import digest
 
     text = "\n\n".join(digest(run.metrics, run.cell.removesuffix(",scores")) for run in scores)
     return [*([image.read_bytes()] if image.is_file() else []), text]

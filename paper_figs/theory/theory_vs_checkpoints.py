@@ -10,7 +10,7 @@ from paper_figs.sources import Sources
 from paper_figs.style import PAGE
 
 if TYPE_CHECKING:
-    from experiments.theory_vs_model.tables import Table
+    from experiments.theory_vs_model.scoring.tables import Table
 
 TITLE = "predicted and trained leaked information against gamma"
 STUDY = "prediction"

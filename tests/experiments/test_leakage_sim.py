@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from amvl_theory.figures import curves, figures
-from amvl_theory.verification import fixed, statements
+from amvl_theory.verification import statements
 from amvl_theory.verification.core import Batch, Comparison, Evidence, Ledger, Proof, Verdict, draw, growth, relative
+from amvl_theory.verification.evidence import fixed
 from amvl_theory.verification.grid import SweepError, read_sweep, run_sweep
 from experiments import leakage_sim
 from tests.command_lines import unframed

@@ -26,7 +26,7 @@ from experiments.theory_vs_model.levels.transient import transient_rows
 from experiments.theory_vs_model.plan import Plan
 from experiments.theory_vs_model.predictions import direction, figures, predict, predict_with_heads
 from experiments.theory_vs_model.reference import Reference, halves, letter_averages, measure_references
-from experiments.theory_vs_model.scores import (
+from experiments.theory_vs_model.scoring.scores import (
     baseline_points,
     error_of,
     level_gap,
@@ -34,9 +34,9 @@ from experiments.theory_vs_model.scores import (
     pair_means,
     rank_correlation,
 )
+from experiments.theory_vs_model.scoring.summary import digest, verdict
+from experiments.theory_vs_model.scoring.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from experiments.theory_vs_model.study import cell_gamma, draw, measure_trained, read_tables, score, write_prediction
-from experiments.theory_vs_model.summary import digest, verdict
-from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table, read_table, write_table
 from tests import helpers
 
 NOISE, ROOT = helpers.NOISE, Path(__file__).resolve().parents[2]

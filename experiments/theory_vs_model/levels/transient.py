@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from amvl_theory.dynamics.in_training.widening import adam_effective_weight
-from experiments.theory_vs_model.tables import REFERENCE, Key, Table
+from experiments.theory_vs_model.scoring.tables import REFERENCE, Key, Table
 
 GAMMA_X = 1e-4
 """gamma_x of the tiny preset [1/nat]: 0.6e-4 to 1.4e-4 in four seeds (THEORY.md, T10)."""

@@ -31,9 +31,9 @@ from amvl_theory.theorems import (
 from amvl_theory.theorems.__main__ import main
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import KINDS, SYMBOLIC, escape_latex, is_zero, plain_text
+from amvl_theory.theorems.proving.free_variances.per_answer import balanced_information, per_answer_spread
+from amvl_theory.theorems.proving.free_variances.several_modes import coupled_modes
 from amvl_theory.theorems.proving.gaussian import StopGradient, kl, one_mode_gradients
-from amvl_theory.theorems.proving.per_answer import balanced_information, per_answer_spread
-from amvl_theory.theorems.proving.several_modes import coupled_modes
 from amvl_theory.theorems.t9_beyond import linear_range, mixture_pull, saturating_response
 from amvl_theory.titles import TITLES
 from amvl_theory.verification.statements import STATEMENTS

@@ -29,7 +29,7 @@ from scipy.stats import rankdata
 
 from amvl_model.results.statistics import Interval
 from experiments.theory_vs_model.plan import FLOORS
-from experiments.theory_vs_model.tables import REFERENCE, TRAINED, Table
+from experiments.theory_vs_model.scoring.tables import REFERENCE, TRAINED, Table
 
 Array = NDArray[np.float64]
 BASELINES = ("power law", "power law, other seeds", "gamma alone", "persistence", "persistence, scaled")

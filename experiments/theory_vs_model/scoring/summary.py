@@ -11,7 +11,7 @@ from amvl_model.results.files import Metric
 from amvl_model.results.seeds import interval
 from amvl_model.results.statistics import Interval, bootstrap_mean
 from experiments.theory_vs_model.plan import DIRECTION, QUANTITIES, UNITS, Plan
-from experiments.theory_vs_model.scores import (
+from experiments.theory_vs_model.scoring.scores import (
     BASELINES,
     Error,
     baseline_points,
@@ -24,7 +24,7 @@ from experiments.theory_vs_model.scores import (
     rank_correlation,
     seed_points,
 )
-from experiments.theory_vs_model.tables import TRAINED, Table
+from experiments.theory_vs_model.scoring.tables import TRAINED, Table
 
 GAPS = (
     ("T4", "free"),

@@ -32,7 +32,7 @@ from amvl_theory.verification.core import (
     definite,
     relative,
 )
-from amvl_theory.verification.free import BALANCED, H0, PER_ANSWER
+from amvl_theory.verification.evidence.free import BALANCED, H0, PER_ANSWER
 
 TABLE_T6 = ((0.05, 0.3976, 2.2735), (0.2, 0.24195, 0.8868), (1.0, 0.02222, 0.1202))
 """gamma, V and SNR that gradient descent gave before this program existed; the same in T5's table."""
