@@ -18,10 +18,10 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-cpu.txt
 	@echo "Setting up $(VENV), about 2,000 MB; the first time takes a few minutes."
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@(n=0; while sleep 10 && kill -0 $$$$ 2>/dev/null; do n=$$((n + 10)); \
 		echo "  $$n s, $$(du -sm $(VENV) | cut -f1) MB installed"; done) & \
 	trap "kill $$! 2>/dev/null" EXIT INT TERM; \
+	{ test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
 	$(BIN)/python -m pip install --quiet --constraint constraints-cpu.txt --editable '.[dev,notebooks]'
 	touch $@
 

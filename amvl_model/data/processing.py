@@ -158,10 +158,14 @@ class AMVLProcessor(ProcessorMixin):
         """transformers' own, for a list of messages or a list of such lists.
 
         Raises:
-            ValueError: for messages without a user turn, parts other than text and images, and tools that the template ignores.
+            ValueError: for messages without a user turn, parts other than text and images, and tools or documents that the
+                template ignores.
         """
-        if kwargs.get("tools") and "tools" not in str(kwargs.get("chat_template") or self.chat_template):
-            raise ValueError("expected no tools, got some, and the chat template has no place for them; leave them out")
+        for name in ("tools", "documents"):
+            if kwargs.get(name) and name not in str(kwargs.get("chat_template") or self.chat_template):
+                raise ValueError(
+                    f"expected no {name}, got some, and the chat template has no place for them; leave them out"
+                )
         batch = conversation if conversation and isinstance(conversation[0], list | tuple) else [conversation]
         for number, messages in enumerate(batch, start=1):
             roles = [_field(message, "role") for message in _field(messages, "messages", messages)]
@@ -185,7 +189,13 @@ class AMVLProcessor(ProcessorMixin):
             )
         if not all(isinstance(item, str) for item in text):
             raise ValueError("expected text as a string or a list of strings; pass messages to apply_chat_template")
-        named, given = sum(item.count(_IMAGE_TOKEN) for item in text), len(_flat(images))
+        places = [item.count(_IMAGE_TOKEN) for item in text]
+        named, given = sum(places), len(_flat(images))
+        lists = [len(item) for item in images or () if isinstance(item, list | tuple)]
+        if named == given and len(lists) == len(text) and lists != places:
+            raise ValueError(
+                f"expected for each text as many images as it names, {places}, got {lists}; give each text the list of its own"
+            )
         if named != given:
             raise ValueError(
                 f"expected as many images as the text names ({_IMAGE_TOKEN}), got {given} for {named}; "

@@ -93,7 +93,8 @@ _SKIPPED_MODULES = ("llm_int8_skip_modules", "modules_to_not_convert")
 
 
 def _refuse_attention(name: Any) -> None:
-    if name not in (None, "sdpa"):
+    names = name.values() if isinstance(name, Mapping) else [name]  # a mapping has one for each part of the model
+    if not set(names) <= {None, "sdpa"}:
         raise ValueError(
             f"attn_implementation must be 'sdpa', got {name!r}: both passes read the question through this package's own "
             "attention function, which runs on torch's SDPA kernels; leave it out"
@@ -192,6 +193,7 @@ class AroundBackbone:
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
         _refuse_parallel_plans(kwargs)
+        _refuse_attention(kwargs.get("attn_implementation"))
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError(
                 "use_safetensors: expected True, got False; pickles are not read, as they may contain code"

@@ -209,6 +209,14 @@ class PrefixGenerationMixin(GenerationMixin):
         step["decode_mask"] = second_pass_mask(attention_mask[:, :past], new.shape[1])
         return step
 
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """Refuse continuous batching, which transformers' `generate_batch` also begins with.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("continuous batching is not supported, as its cache has no place for latents; call generate")
+
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         """transformers would refuse the keys of the decoding steps; unknown ones are refused by `_settings`."""
 
@@ -333,6 +341,9 @@ _REFUSED = {
     "assistant_model": "tokens cannot be taken back from the cache",
     "prompt_lookup_num_tokens": "tokens cannot be taken back from the cache",
     "assistant_early_exit": "tokens cannot be taken back from the cache",
+    "is_assistant": "tokens cannot be taken back from the cache",
+    "past_key_values": "the query is encoded by generate itself",
+    "inputs_embeds": "the images are put into the embeddings of input_ids",
     "guidance_scale": "a second pass without the query is not defined",
     "negative_prompt_ids": "a second pass without the query is not defined",
     "token_healing": "the query ends with the assistant's turn",
@@ -363,7 +374,7 @@ def generation_settings(
     others = {name: value for name, value in settings.update(**options).items() if value is not None}
     for name, reason in _REFUSED.items():
         value = others.get(name, setting(model, settings, name))
-        if value is not None and value != _HARMLESS.get(name, False):
+        if value is not None and (isinstance(value, Tensor) or value != _HARMLESS.get(name, False)):
             shown = value if isinstance(value, bool | int | float | str) else type(value).__name__
             raise ValueError(f"generate cannot use {name}={shown}: {reason}; leave it out")
     accepted = inspect.signature(GenerationMixin.generate).parameters.keys() | _EXTRA

@@ -87,6 +87,13 @@ class AMVLTrainingArguments(TrainingArguments):
         ModelConfig(**{name: getattr(self, name) for name in MODEL_FIELDS})
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the trainer reads the columns of a row itself")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor must be 0, got {self.label_smoothing_factor:g}: the loss is the objective's, which has "
+                "no smoothing"
+            )
+        if self.fp16 and (self.use_cpu or not torch.accelerator.is_available()):
+            raise ValueError("fp16 needs a GPU, got True on a CPU; use bf16 or leave it out")
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
                 "train_sampling_strategy must be random, group_by_length or sequential, got batch_rebalance, whose batches "

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from amvl_model import distributed
+from amvl_model.data.hub import answering
 from amvl_model.models.checkpoints import writing
 from amvl_model.models.checkpoints.adapters import FOLDER, read_lora_state
 from amvl_model.models.checkpoints.sharing import write_card
@@ -111,6 +112,11 @@ class AMVLTrainer(GuardedTrainer):
         if not isinstance(args, AMVLTrainingArguments):
             raise ValueError(
                 f"args: expected AMVLTrainingArguments, which name the objective and its weights, got {type(args).__name__}"
+            )
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                "compute_loss_func: expected none, as the loss is the objective's; register a loss of your own with "
+                "amvl_model.objectives.register_objective"
             )
         self.objective, self.probe = objective or args.objective_config(), probe
         model, processor = prepare_model(model, args, processor if processing_class is None else processing_class)
@@ -294,14 +300,14 @@ class AMVLTrainer(GuardedTrainer):
             return existing
         model = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(model))
-        rate = self.args.learning_rate
+        kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+        rate = options.get("lr", self.args.learning_rate)
         latent_rate = rate if self.args.latent_learning_rate is None else self.args.latent_learning_rate
         groups: dict[tuple[bool, bool], list[Any]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 latent = any(part in self.model.own_modules for part in name.split("."))
                 groups[latent, name in decayed].append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         created: torch.optim.Optimizer = kind(
             [
                 {
@@ -351,6 +357,11 @@ class AMVLTrainer(GuardedTrainer):
             self.model.config.training = self._record
             write_card(Path(self.args.output_dir), self.model.config, tags=tags)
 
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, with one error for a Hub that does not answer."""
+        with answering(f"push_to_hub to {self.args.hub_model_id or Path(self.args.output_dir).name}"):
+            super().init_hf_repo(*args, **kwargs)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """The Trainer's, with the adapter's folder."""
         if (Path(checkpoint_folder) / FOLDER).is_dir() and self.is_world_process_zero():
@@ -359,7 +370,7 @@ class AMVLTrainer(GuardedTrainer):
 
     def _questions(self, dataset: Any, place: str, batch_size: int) -> Any:
         """A data set, or each of a dictionary of them, as encoded questions or as a stream of questions."""
-        if isinstance(dataset, dict):
+        if isinstance(dataset, dict) and place != "train_dataset":
             return {name: self._questions(part, f"{place}[{name!r}]", batch_size) for name, part in dataset.items()}
         world = self._prepared["world_size"]
         multiple = world * batch_size if world > 1 else 1

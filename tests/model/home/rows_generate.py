@@ -126,6 +126,8 @@ def sampling_penalties_and_the_prompt_are_options(home: Home) -> None:
 
 @row("generate")
 def generate_refuses_what_it_does_not_know(home: Home) -> None:
+    from transformers import DynamicCache
+
     refused: list[tuple[dict[str, Any], str]] = [
         ({"max_new_token": 3}, "max_new_token; did you mean max_new_tokens"),
         ({"answer_ids": home.batch["input_ids"]}, "answer_ids.*answers=False"),
@@ -137,11 +139,16 @@ def generate_refuses_what_it_does_not_know(home: Home) -> None:
         ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3"),
         ({"assistant_model": home.amvl}, "assistant_model=AMVL"),
         ({"guidance_scale": 2.0}, r"guidance_scale=2\.0"),
+        ({"negative_prompt_ids": home.batch["input_ids"]}, "negative_prompt_ids=Tensor"),
+        ({"is_assistant": True}, "is_assistant=True"),
+        ({"past_key_values": DynamicCache()}, "past_key_values=DynamicCache: the query is encoded by generate"),
+        ({"inputs_embeds": home.batch["pixel_values"]}, "inputs_embeds=Tensor"),
     ]
     for model, options in home.models:
         for wrong, message in refused:
             refuses(message, lambda m=model, w=wrong, o=options: m.generate(**home.batch, **w, **o))
         refuses("needs input_ids", lambda m=model: m.generate(max_new_tokens=3))
+        refuses("continuous batching is not supported", lambda m=model: m.generate_batch([[1, 2, 3]]))
         ids, mask = home.batch["input_ids"], home.batch["attention_mask"]
         refuses("pass attention_mask .* by name", lambda m=model, i=ids, k=mask: m.generate(i, k), TypeError)
     refuses("unknown arguments: seed", lambda: home.models[1][0].generate(**home.batch, seed=0))

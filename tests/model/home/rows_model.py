@@ -93,6 +93,8 @@ def another_attention_is_refused_by_every_door(home: Home) -> None:
 
     from amvl_model import AMVLForConditionalGeneration
 
+    parts = {"text_config": "eager"}
+    refuses("must be 'sdpa'", lambda: AMVLForConditionalGeneration.from_pretrained(AMVL, attn_implementation=parts))
     for wrong in ("eager", "flash_attention_2"):
         refuses(
             "must be 'sdpa'", lambda w=wrong: AutoModelForImageTextToText.from_pretrained(AMVL, attn_implementation=w)

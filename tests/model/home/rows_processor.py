@@ -102,6 +102,7 @@ def parts_that_the_template_would_drop_are_refused(home: Home) -> None:
         chat = [{"role": "user", "content": [part]}]
         refuses(message, lambda c=chat: home.encode(c))
         refuses(message, lambda c=chat: home.processor.apply_chat_template([home.chats[0], c]))
+    refuses("no documents", lambda: home.processor.apply_chat_template(home.chats[0], documents=[{"text": "x"}]))
     refuses("no tools", lambda: home.processor.apply_chat_template(home.chats[0], tools=[{"type": "function"}]))
 
 
@@ -175,6 +176,8 @@ def bad_input_is_refused_in_one_sentence(home: Home) -> None:
     refuses("got 1 for 0", lambda: processor(text="no place for it", images=[image]))
     refuses("got 0 for 1", lambda: processor(text="<|image_pad|>"))
     refuses("got 2 for 1", lambda: processor(text=["<|image_pad|>", "x"], images=[[image], [image]]))
+    swapped = [[image], []]
+    refuses(r"it names, \[0, 1\], got \[1, 0\]", lambda: processor(text=["x", "<|image_pad|>"], images=swapped))
     refuses("got none", lambda: processor(images=[image]))
     refuses("video or audio", lambda: processor(text="x", videos=[[image]]))
     refuses("string or a list of strings", lambda: processor(text=[1], images=None))

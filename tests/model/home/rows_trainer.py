@@ -21,7 +21,8 @@ def chat_rows(home: Home, number: int = 4) -> list[dict[str, Any]]:
 def trainer(home: Home, name: str, **options: Any) -> Any:
     from amvl_model import AMVLTrainer, AMVLTrainingArguments
 
-    data = {key: options.pop(key) for key in ("train_dataset", "eval_dataset") if key in options}
+    own = ("train_dataset", "eval_dataset", "compute_loss_func", "optimizer_cls_and_kwargs")
+    data = {key: options.pop(key) for key in own if key in options}
     args = AMVLTrainingArguments(str(home.folder / name), beta=0.01, gamma=0.001, **{**QUIET, **options})
     return AMVLTrainer(model=str(AMVL), args=args, **data)
 
@@ -90,6 +91,16 @@ def transformers_own_trainer_trains_evaluates_and_predicts(home: Home) -> None:
 
 
 @row("trainer")
+def an_optimizer_and_its_rate_are_honoured(home: Home) -> None:
+    import torch
+
+    chosen = (torch.optim.SGD, {"lr": 0.125})
+    options: Any = {"train_dataset": chat_rows(home), "optimizer_cls_and_kwargs": chosen, "latent_learning_rate": 0.5}
+    created = trainer(home, "x", **options).create_optimizer()
+    assert type(created) is torch.optim.SGD and {group["lr"] for group in created.param_groups} == {0.125, 0.5}
+
+
+@row("trainer")
 def peft_wraps_trains_saves_merges_and_reloads(home: Home) -> None:
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -135,6 +146,8 @@ def a_lora_checkpoint_of_ours_is_one_of_peft_and_merges(home: Home) -> None:
 
 @row("trainer")
 def bad_rows_and_arguments_are_one_clear_error(home: Home) -> None:
+    from unittest import mock
+
     image = home.images[0]
     refuses(
         "a user turn",
@@ -147,3 +160,16 @@ def bad_rows_and_arguments_are_one_clear_error(home: Home) -> None:
         ).train(),
     )
     refuses("remove_unused_columns must be False", lambda: trainer(home, "x", remove_unused_columns=True))
+    refuses(
+        "train_dataset: expected a data set, got dict; .* one of its splits",
+        lambda: trainer(home, "x", train_dataset={"train": chat_rows(home)}),
+    )
+    refuses("compute_loss_func: expected none", lambda: trainer(home, "x", compute_loss_func=lambda *_: 0))
+    refuses("label_smoothing_factor must be 0", lambda: trainer(home, "x", label_smoothing_factor=0.1))
+    refuses("fp16 needs a GPU", lambda: trainer(home, "x", fp16=True))
+    with mock.patch("huggingface_hub.HfApi.create_repo", side_effect=OSError("no route to host")):
+        refuses(
+            "push_to_hub to org/x: the Hub did not answer",
+            lambda: trainer(home, "x", train_dataset=chat_rows(home), push_to_hub=True, hub_model_id="org/x"),
+            ConnectionError,
+        )
