@@ -11,7 +11,7 @@ LMMS_VENV ?= .venv-lmms
 LMMS_BIN = $(LMMS_VENV)/bin
 LMMS_STAMP = $(LMMS_VENV)/.set-up
 
-.PHONY: setup main test lint types tests faults audit test-oldest test-newest format doctor figures \
+.PHONY: setup main test lint types tests test-kernels faults audit test-oldest test-newest format doctor figures \
 	notebooks notebook-tests docs lmms-eval-setup lmms-eval-test clean
 
 setup: $(STAMP)
@@ -40,6 +40,15 @@ types: setup
 tests: setup
 	@# one thread each: with more, every parallel region waits for a thread that another worker has displaced
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+# The theory's tests with two kernels of OpenBLAS and one and two threads, the model's with the plainest kernels of torch and MKL.
+test-kernels: setup
+	for kernel in Haswell Prescott; do for threads in 1 2; do echo "OpenBLAS $$kernel, $$threads thread(s)"; \
+		OPENBLAS_CORETYPE=$$kernel OPENBLAS_NUM_THREADS=$$threads OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		--numprocesses $$(($(WORKERS) / threads)) --dist loadfile tests/theory tests/experiments/test_theory_vs_model_rounding.py $(ARGS) || exit 1; \
+	done; done
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		--numprocesses $(WORKERS) --dist loadfile tests/model $(ARGS)
 
 # Interrupted runs, damaged files, planted code and fuzzed inputs, in two minutes; at length: python tests/faults/long.py
 faults: setup

@@ -88,8 +88,10 @@ def held_out(options: Options) -> Sequence[Any]:
     )
     if len(result) == 0:
         raise ValueError(f"{options.source} contains no such questions; check --tasks and --path")
-    step = max(1, len(result) // options.questions)  # spread over the tasks, which follow one another
-    return [result[i] for i in range(0, len(result), step)][: options.questions]
+    from amvl_model.data.schema import ChosenQuestions
+
+    count = min(options.questions, len(result))  # spread over the tasks, which follow one another
+    return ChosenQuestions(result, [i * len(result) // count for i in range(count)])
 
 
 def training(checkpoint: str, count: int) -> Sequence[Any] | None:
@@ -154,6 +156,7 @@ def run(options: Options, out: Path) -> int:
     began = time.perf_counter()
     chosen = [name for name in DIAGNOSTICS if not options.only or name in options.only]
     questions = held_out(options)
+    tasks = len({question.task for question in questions})  # reads every image once, before the work begins
     diagnosed = []
     for name in options.checkpoint:
         print(f"{name}: {len(questions)} questions, {', '.join(chosen)}", flush=True)
@@ -161,7 +164,6 @@ def run(options: Options, out: Path) -> int:
     from amvl_model.diagnostics.report.html import sentences, write_report
 
     settings = {name: value for name, value in asdict(options).items() if name not in ("out", "no_progress")}
-    tasks = len({question.task for question in questions})
     source = options.path if options.model_class == "coconut" else options.source
     description = f"{len(questions)} questions of {tasks} task{'s' * (tasks != 1)} from {source}"
     if source == "synthetic-blink":

@@ -108,6 +108,20 @@ class QuestionSet(Sequence[VisualQuestion]):
         return self.question(item % size)
 
 
+class ChosenQuestions(QuestionSet):
+    """Questions of a set by their places in it, each read on access as before."""
+
+    def __init__(self, questions: Sequence[VisualQuestion], places: Sequence[int]) -> None:
+        self._questions, self._places = questions, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def question(self, index: int) -> VisualQuestion:
+        """Question ``index`` (0 to size - 1)."""
+        return self._questions[self._places[index]]
+
+
 def option_letter(index: int) -> str:
     """``0 -> "(A)"``, the form in which BLINK writes answers."""
     if not 0 <= index < len(LETTERS):

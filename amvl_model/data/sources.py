@@ -50,7 +50,9 @@ _BENCHMARKS: Final[dict[str, Callable[..., Sequence[VisualQuestion]]]] = {
 }
 _DRAWN: Final = ("synthetic-blink", MULTIHOP_SOURCE)
 TRAINING_SOURCES: Final = (*_DRAWN, "blink", *_TRAINING)
-EVALUATION_SOURCES: Final = (*_DRAWN, SHIFTED_SOURCE, SHIFTED_MULTIHOP_SOURCE, *_BENCHMARKS)
+DRAWN_SOURCES: Final = (*_DRAWN, SHIFTED_SOURCE, SHIFTED_MULTIHOP_SOURCE)
+"""Sources without files."""
+EVALUATION_SOURCES: Final = (*DRAWN_SOURCES, *_BENCHMARKS)
 _WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
 
 

@@ -23,7 +23,7 @@ import torch
 
 from amvl_model.config import RunConfig, override
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.schema import ChosenQuestions, VisualQuestion
 from amvl_model.data.sources import evaluation_questions, training_questions
 from amvl_model.data.synthetic import SHIFTED_SOURCE
 from amvl_model.diagnostics import contamination_report, intervention_report
@@ -90,6 +90,8 @@ def measure(
         "progress": progress,
     }
     evaluation = evaluate(model, processor, held_out, scoring=scoring, max_new_tokens=settings.max_new_tokens, **common)
+    usable = [place for place, record in enumerate(evaluation.records) if record.problem is None]
+    held_out = held_out if len(usable) == len(held_out) else ChosenQuestions(held_out, usable)
     if not isinstance(model, AMVLForConditionalGeneration):
         pauses = None
         if isinstance(model, PauseForConditionalGeneration) and model.config.num_pauses:
@@ -99,18 +101,25 @@ def measure(
     few = _spread(held_out, settings.leakage_questions)
     contamination = contamination_report(model, processor, few, **drawn)
     memorised = None
-    choice_questions = (
-        [] if training is None else [q for q in _spread(training, settings.leakage_questions) if len(q.choices) > 1]
-    )
-    if choice_questions:  # open questions (the paper's training sets) have no options to tell apart
-        memorised = contamination_report(model, processor, choice_questions, **drawn)
+    asked = () if training is None else _spread(training, settings.leakage_questions)
+    # open questions (the paper's training sets) have no options to tell apart
+    if choice_questions := [place for place, question in enumerate(asked) if _is_choice(question, processor)]:
+        memorised = contamination_report(model, processor, ChosenQuestions(asked, choice_questions), **drawn)
     interventions = intervention_report(model, processor, held_out, **drawn)
     return Measurement(evaluation, contamination, memorised, interventions, time.perf_counter() - began)
 
 
-def _spread(questions: Sequence[VisualQuestion], count: int) -> list[VisualQuestion]:
+def _spread(questions: Sequence[VisualQuestion], count: int) -> Sequence[VisualQuestion]:
     """The first ``count`` questions; sources cycle through their tasks, so these are spread over the tasks."""
-    return [questions[i] for i in range(min(count, len(questions)))]
+    return ChosenQuestions(questions, range(min(count, len(questions))))
+
+
+def _is_choice(question: VisualQuestion, processor: AMVLProcessor) -> bool:
+    """Whether a training question has options, and images that can be used."""
+    try:
+        return len(question.choices) > 1 and bool(processor.encode(question, answers=False))
+    except ValueError:
+        return False
 
 
 SHIFTED_SIZE = 25

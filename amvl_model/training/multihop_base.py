@@ -30,7 +30,9 @@ from torch import Tensor
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
+from amvl_model.models.checkpoints import check_weights
 from amvl_model.models.tiny import qwen_config, tiny_image_processor, tiny_tokenizer
+from amvl_model.training.monitoring.guard import clip_gradients
 from amvl_model.training.pretraining import append_row, patchify
 from amvl_model.two_pass.attention import install_attention
 
@@ -325,7 +327,7 @@ def train_multihop(
             group["lr"] = recipe.rate(step)
         loss, answer_nll = _losses(model, processor, recipe, questions, step)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        clip_gradients(parameters, float(loss.detach()), step + 1, f"questions from {step * item} on")
         optimizer.step()
         optimizer.zero_grad()
         losses.append(answer_nll)
@@ -363,7 +365,8 @@ def _sum_nll(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def save_multihop_base(model: Any, processor: AMVLProcessor, folder: Path, recipe: MultihopRecipe) -> None:
-    """Write a checkpoint that `from_pretrained` reads, with the recipe beside it."""
+    """Write a checkpoint that `from_pretrained` reads, with the recipe beside it; refuses weights that are not finite."""
+    check_weights(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")

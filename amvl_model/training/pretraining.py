@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter, question_from_blink
 from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, TASKS, synthetic_blink, synthetic_question
+from amvl_model.models.checkpoints import check_weights, writing
 from amvl_model.models.tiny import build_base
+from amvl_model.training.monitoring.guard import clip_gradients
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.transformers_compat import call_backbone
 
@@ -332,20 +335,31 @@ def pretrain(
     for step, batches in enumerate(loader, start=first):
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-        losses.append(_update(model, processor, optimizer, batches, world))
+        losses.append(_update(model, processor, optimizer, batches, step + 1, world))
         if rank == 0 and ((step + 1) % config.eval_every == 0 or step + 1 == config.steps):
             accuracy = letter_accuracy(model, processor, split="val", size=config.eval_size)
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, state_file)
+            check_weights(model)
+            _save_state(model, optimizer, step + 1, state_file)
             row = {"step": step + 1, "seconds": round(time.perf_counter() - began, 1), "loss": float(np.mean(losses))}
             append_row(folder / "curve.csv", {**row, "accuracy": float(np.mean(list(accuracy.values()))), **accuracy})
             losses = []
     return model, processor
 
 
+def _save_state(model: Any, optimizer: Any, step: int, file: Path) -> None:
+    """Replace the state that a resumed run begins with; a process that dies here leaves the one before."""
+    part = file.with_name(file.name + ".part")
+    with writing(file), part.open("wb") as opened:
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+    part.replace(file)
+
+
 def _update(
-    model: Any, processor: AMVLProcessor, optimizer: Any, batches: list[dict[str, Tensor]], world: int = 1
+    model: Any, processor: AMVLProcessor, optimizer: Any, batches: list[dict[str, Tensor]], step: int, world: int = 1
 ) -> float:
-    """One step; returns the mean answer-letter NLL of this process's questions, in nats."""
+    """Step ``step`` (from 1); returns the mean answer-letter NLL of this process's questions, in nats."""
     total = sum(len(batch["input_ids"]) for batch in batches)
     value = 0.0
     for batch in batches:
@@ -357,7 +371,7 @@ def _update(
         value += first.item() / total
     if world > 1:
         _average_gradients(model, world)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    clip_gradients(model.parameters(), value, step)
     optimizer.step()
     optimizer.zero_grad()
     return value

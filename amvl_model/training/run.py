@@ -15,9 +15,10 @@ import torch
 
 from amvl_model import distributed
 from amvl_model.config import RunConfig
+from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.data.schema import VisualQuestion
-from amvl_model.data.sources import evaluation_questions, training_questions
+from amvl_model.data.schema import ChosenQuestions, VisualQuestion
+from amvl_model.data.sources import DRAWN_SOURCES, evaluation_questions, training_questions
 from amvl_model.models.loading import TrainedModel, build_model, load_checkpoint, save_checkpoint
 from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import QuestionDataset
@@ -178,12 +179,14 @@ def _save_whole(model: Any, processor: AMVLProcessor, folder: Path, **options: A
 
 def _monitored(config: RunConfig, processor: AMVLProcessor) -> QuestionDataset | None:
     """Held-out questions, evenly spaced over the set, whose loss is logged during training (synthetic ones from the split
-    "val"); None without train.eval_every."""
+    "val"); None without train.eval_every. Those of files are read when they are needed, and skipped as in training."""
     if not config.train.eval_every:
         return None
     held_out = evaluation_questions(config.data, split="val")
     count = min(MONITORED, len(held_out))
-    return QuestionDataset([held_out[i * len(held_out) // count] for i in range(count)], processor)
+    chosen = ChosenQuestions(held_out, [i * len(held_out) // count for i in range(count)])
+    drawn = set(config.data.eval_sources) <= set(DRAWN_SOURCES)
+    return QuestionDataset(chosen if drawn else MixedQuestions({"the evaluation set": chosen}), processor)
 
 
 def _silence(trainer: Any) -> None:

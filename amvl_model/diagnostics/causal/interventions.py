@@ -35,7 +35,7 @@ interventions.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -304,12 +304,29 @@ def _verdict(
             f"{accuracy:.1%}, chance {chance:.1%}): what replacing its latents changes is no evidence about them.",
         )
     corrected = 1 - (1 - level) / (2 * len(ABLATIONS))
+    reference = scores["prior_mean"]
+    changes: dict[str, dict[str, Interval]] = {
+        name: {
+            measure: paired_difference(scores[name][measure], reference[measure], level=corrected, **settings)
+            for measure, *_ in _MEASURES
+        }
+        for name in ABLATIONS
+    }
+    return in_words(changes, len(options))
+
+
+def in_words(changes: Mapping[str, Mapping[str, Interval]], n: int) -> tuple[bool, bool, str]:
+    """Whether any change is an effect, whether one of the shuffled latents is, and the sentence.
+
+    Args:
+        changes: by name of `ABLATIONS` and measure ("accuracy", a fraction; "nll", nats), at the corrected level.
+        n: questions.
+    """
     result: dict[str, list[str]] = {name: [] for name in ABLATIONS}
     largest = {"accuracy": 0.0, "nll": 0.0}
     for name in ABLATIONS:
         for measure, what, scale, digits, unit in _MEASURES:
-            own, reference = scores[name][measure], scores["prior_mean"][measure]
-            change = paired_difference(own, reference, level=corrected, **settings)
+            change = changes[name][measure]
             largest[measure] = max(largest[measure], scale * abs(change.mean))
             if is_effect(change, measure):
                 result[name].append(f"{what} by {_cell(change, scale, digits)} {unit}")
@@ -327,7 +344,7 @@ def _verdict(
         )
     sentence = (
         "No causal effect of the latents was found on this checkpoint: zeroed, shuffled and N(0, I) latents change neither "
-        f"accuracy nor answer NLL beyond their intervals and {threshold} ({len(options)} questions, largest changes of the "
+        f"accuracy nor answer NLL beyond their intervals and {threshold} ({n} questions, largest changes of the "
         f"means {largest['accuracy']:.1f} points and {largest['nll']:.3f} nats)."
     )
     return False, False, sentence

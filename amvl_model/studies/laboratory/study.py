@@ -7,6 +7,7 @@ steps and their own, so that all arms of a seed see equally many questions.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from amvl_model.models.checkpoints import write_text
 from amvl_model.models.loading import save_checkpoint
 from amvl_model.results.files import result_path, write_result
 from amvl_model.results.provenance import to_jsonable
@@ -137,8 +139,10 @@ def warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, 
         result = {name: value.clone() for name, value in model.state_dict().items()}, curve
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(result[0], path)
-            path.with_suffix(".json").write_text(json.dumps(curve))
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            save_file(result[0], part)
+            part.replace(path)
+            write_text(path.with_suffix(".json"), json.dumps(curve))
     _WARM.clear()
     _WARM[key] = result
     return result

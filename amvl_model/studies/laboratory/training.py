@@ -20,6 +20,7 @@ from amvl_model.data.processing import AMVLProcessor
 from amvl_model.objectives import Loss
 from amvl_model.studies.laboratory.arm import Arm, encode_scenes
 from amvl_model.studies.laboratory.measures import measure_accuracy, measure_leak
+from amvl_model.training.monitoring.guard import clip_gradients
 from amvl_model.training.multihop_base import MultihopRecipe
 
 Row = dict[str, Any]
@@ -95,11 +96,12 @@ def _steps(
         batch = encode_scenes(model, processor, questions[first : first + each], recipe.questions_per_scene)
         output = model(**batch, **own, loss=loss)
         output.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
+        place = f"objective {loss.objective.name}, questions {first} to {first + each - 1} of stream {stream}"
+        norm = clip_gradients(parameters, float(output.loss.detach()), step + 1, place)
         optimizer.step()
         optimizer.zero_grad()
         terms = {name: float(value.detach().mean()) for name, value in output.terms.named().items()}
-        losses.append(terms | {"grad_norm": float(norm)})
+        losses.append(terms | {"grad_norm": norm})
         if (step + 1) % recipe.eval_every == 0 or step + 1 == steps:
             row: Row = {
                 "step": step + 1,

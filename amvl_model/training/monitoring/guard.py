@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,26 @@ class GuardedTrainer(Trainer):
             f"The step is stored in {file}; compute it again with `amvl train --replay {file}`. "
             + ("There is no earlier checkpoint." if good is None else f"The last good checkpoint is {good}.")
         )
+
+
+def clip_gradients(parameters: Iterable[Tensor], loss: float, step: int, place: str = "") -> float:
+    """Scale gradients down to norm 1 in a loop without the Trainer; returns the norm before.
+
+    Args:
+        parameters: whose gradients are clipped.
+        loss: of the step.
+        step: its number, from 1; ``place``: which questions, for the message.
+
+    Raises:
+        NonFiniteError: if loss or norm is not finite; the optimiser has not changed a weight.
+    """
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
+    if not (math.isfinite(norm) and math.isfinite(loss)):
+        raise NonFiniteError(
+            f"stopped at step {step}, before the optimiser changed the weights: the loss is {loss:g} and the gradient norm "
+            f"{norm:g}" + (f"; {place}" if place else "")
+        )
+    return norm
 
 
 @contextmanager

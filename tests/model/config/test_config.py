@@ -425,3 +425,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         parse(f"--resume={tmp_path}")
     assert "unknown argument --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tasks", ["", "[]", ",", "Counting,", [], ["", "Jigsaw"], "Counting,Counting"])
+def test_a_list_of_tasks_names_some_and_each_once(tasks: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"^data\.tasks: expected names of tasks, each once, or null for all, received "
+    ):
+        load_preset("tiny", {"data.tasks": tasks})

@@ -268,3 +268,11 @@ def test_files_that_chat_messages_name_are_opened_by_our_rules(tmp_path: Path) -
     assert bool((encoded("logo.png")["pixel_values"] == wanted["pixel_values"]).all())
     with pytest.raises(ValueError, match="expected one of PNG"):
         encoded("a.eps")
+
+
+def test_half_a_surrogate_pair_is_refused_like_other_bad_texts() -> None:
+    with pytest.raises(ValueError, match="question 'q': the answer: expected valid Unicode"):
+        processor().encode_answer("\ud800", "q")
+    image = Image.new("RGB", (60, 60))
+    with pytest.raises(ValueError, match="question 'q': its text: expected valid Unicode"):
+        processor().encode(VisualQuestion(id="q", images=(image,), prompt="a \udfff", answer_text="x"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from amvl_model.diagnostics import InterventionReport, derangement, intervention
 from amvl_model.diagnostics.causal.interventions import CONDITIONS, _verdict
 from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.evaluation.scorers import latent_noise
+from amvl_model.results.thresholds import SMALLEST
 from tests import helpers
 from tests.model.evaluation.test_evaluation import OPTIONS, choice_question, questions
 
@@ -174,3 +176,15 @@ def test_what_cannot_be_intervened_on_is_refused() -> None:
 def test_importing_the_diagnostics_does_not_import_transformers(python: Any) -> None:
     result = python("-c", "import sys, amvl_model.diagnostics; sys.exit('transformers' in sys.modules)", timeout=110)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("run", ["main_job", "main_job_again"])
+def test_stored_verdicts_need_an_effect_size(run: str) -> None:
+    file = Path(__file__).parents[3] / "results" / run / "diagnostics.json"
+    for name, model in json.loads(file.read_text()).items():
+        report = model["interventions"]
+        shuffled = report["conditions"]["shuffled"]
+        sizes = {kind: abs(shuffled[f"{kind}_difference"]["mean"]) for kind in ("accuracy", "nll")}
+        if all(size < SMALLEST[kind] for kind, size in sizes.items()):
+            assert not report["content_matters"], name
+        assert ("so does what they say" in report["verdict"]) == report["content_matters"], name

@@ -331,3 +331,24 @@ def test_long_degenerate_replies_are_read_in_bounded_time(unit: str) -> None:
     start = time.process_time()
     assert parse_choice(unit * (4096 // len(unit)), LETTERS) in (None, 0)
     assert time.process_time() - start < 2.0
+
+
+SIGNS = [*"!\"#%&'()+,-./:;<=>?@[]^{|}", "“", "”", "。", "、", "?!", "—"]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_an_option_that_is_a_sign_is_read_where_it_stands_apart_and_nowhere_else(sign: str) -> None:
+    choices = [sign, "zebra"]
+    assert parse_choice(sign, choices) == 0
+    assert parse_choice(f"(A) {sign}", choices) == 0
+    for reply in (
+        *('The answer is "B".', '"zebra"', "(B) zebra", "The answer is zebra.", "Not A but B.", "B: zebra!"),
+        *("It is 'zebra', not that.", "B, because of /that/ + {this} = [it] & 5% #1 ^ | @ <x>", "**B**", r"\boxed{B}"),
+    ):
+        assert parse_choice(reply, choices) == 1, reply
+
+
+@pytest.mark.parametrize("sign", ["*", "_", "$", "~", "`", "**", "#"])
+def test_a_text_of_nothing_but_markup_means_its_signs(sign: str) -> None:
+    assert parse_choice(sign, [sign, "zebra"]) == 0
+    assert parse_choice(f"{sign} B {sign}", [sign, "zebra"]) in (1, None)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from amvl_model.config import load_preset
+from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers.blink import export_blink_parquet, load_blink
 from amvl_model.data.readers.question_files import QuestionFile
 from amvl_model.data.readers.records import MissingImages, UnreadableImages
@@ -16,6 +18,8 @@ from amvl_model.data.sources import load_benchmark
 from amvl_model.data.synthetic import synthetic_blink
 from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
 from amvl_model.evaluation.evaluate import evaluate
+from amvl_model.studies.measurement import measure
+from amvl_model.training.run import _monitored
 from experiments import evaluate_benchmark
 from tests import helpers, miniatures
 
@@ -88,3 +92,24 @@ def test_every_reader_names_the_question_whose_image_is_damaged_or_missing(tmp_p
     with pytest.raises(MissingImages) as missing:
         QuestionFile(tmp_path / "own.jsonl")[0]
     assert missing.value.question.answer == 1
+
+
+def test_diagnostics_and_monitoring_of_a_run_leave_them_out(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "images": [f"{i}.png"], "question": f"Which {i}?", "choices": ["x", "y"]} for i in range(12)]
+    for i, row in enumerate(rows):
+        Image.new("RGB", (900, 4) if i == 5 else (60, 60), (20 * i, 9 * i, 7)).save(tmp_path / f"{i}.png")
+        row["answer"] = "AB"[i % 2]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    questions = QuestionFile(tmp_path / "q.jsonl")
+    settings = {"eval.bootstrap": 20, "eval.samples": 1, "eval.leakage_questions": 12, "train.eval_every": 2}
+    config = load_preset("tiny", {**settings, "data.eval_source": str(tmp_path / "q.jsonl")})
+    model, processor = helpers.tiny_model(), helpers.processor()
+    result = measure(model, processor, config, questions, questions, scoring=("likelihood",), progress=False)
+    assert result.evaluation.accuracy["likelihood"].unparsed == 1
+    assert result.interventions is not None and result.interventions.n == 11
+    for report in (result.contamination, result.train_contamination):
+        assert report is not None and report.ids == [str(i) for i in range(12) if i != 5]
+    monitored = _monitored(config, processor)
+    assert monitored is not None and all("input_ids" in monitored[i] for i in range(12))
+    assert isinstance(monitored.questions, MixedQuestions)
+    assert [skipped.index for skipped in monitored.questions.skipped] == [5]

@@ -198,3 +198,28 @@ def test_code_from_checkpoints_is_never_run(tmp_path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForImageTextToText": "evil.Evil"}}))
     load_checkpoint(path)
     assert not (tmp_path / "ran").exists()
+
+
+UNFIT: dict[str, tuple[str, Any]] = {
+    "a row of zeros": ("attention_mask", lambda mask: mask * torch.tensor([[1], [0]])),
+    "negative numbers": ("attention_mask", lambda mask: (1.0 - mask) * -1e9),
+    "an answer of no token": ("answer_mask", lambda mask: mask * torch.tensor([[1], [0]])),
+    "the answer of one row": ("answer_ids", lambda ids: ids[:1]),
+    "token types of zeros": ("mm_token_type_ids", torch.zeros_like),
+    "one image's size too few": ("image_grid_thw", lambda grid: grid[:-1]),
+    "half of the patches": ("pixel_values", lambda pixels: pixels[: len(pixels) // 2]),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_parts_of_a_batch_that_do_not_fit_are_refused(name: str) -> None:
+    key, spoil = UNFIT[name]
+    batch = collate(examples()[:2])
+    batch |= {key: spoil(batch[key])} | ({"answer_mask": batch["answer_mask"][:1]} if key == "answer_ids" else {})
+    pause = PauseForConditionalGeneration.from_backbone(SHIPPED["tiny"], 2)
+    for model in (tiny_model(), pause):
+        with pytest.raises(ValueError, match="expected .*, got"):
+            model(**batch)
+    if not key.startswith("answer"):
+        with pytest.raises(ValueError, match="expected .*, got"):
+            tiny_model().generate(**without_answers(batch), max_new_tokens=1)

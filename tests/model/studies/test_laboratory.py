@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.files import Metric, Result, read_result
 from amvl_model.studies import declared
 from amvl_model.studies.declared import Study
@@ -438,3 +439,11 @@ def test_the_declared_study_names_arms_that_exist() -> None:
     assert {first for pair in (*analysis.PRIMARY, *analysis.EQUIVALENCE) for first in pair} <= set(
         declared.STUDIES["laboratory"].cells
     )
+
+
+def test_a_number_that_is_not_finite_stops_warm_up_and_arm_and_names_the_step(base: tuple[Any, Any]) -> None:
+    model = built(base, arm())
+    model.injector.weight.data.fill_(float("nan"))
+    for train in (warm_up, train_arm):
+        with pytest.raises(NonFiniteError, match=r"stopped at step 1, before .*; objective .*, questions 0 to "):
+            train(model, base[1], arm(), silent)

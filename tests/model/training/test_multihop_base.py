@@ -14,6 +14,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from amvl_model import AMVLForConditionalGeneration
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.checkpoints import NonFiniteError
+from amvl_model.training import pretraining
 from amvl_model.training.multihop_base import (
     BaseShape,
     MultihopRecipe,
@@ -162,3 +164,31 @@ def test_the_command_line_trains_a_base_and_goes_on_from_it(tmp_path: Path) -> N
     assert (tmp_path / "sft" / "curve.csv").read_text().startswith("step,seconds,loss,hop_1")
     with pytest.raises(SystemExit):
         train_script.main(["--out", str(tmp_path / "base"), "--hops", "1,2"])
+
+
+def test_weights_that_are_not_finite_are_neither_trained_nor_saved(tmp_path: Path) -> None:
+    model, processor = build_multihop_base(BaseShape(hidden_size=32, vision_size=32))
+    next(model.parameters()).data.fill_(float("inf"))
+    with pytest.raises(NonFiniteError, match="stopped at step 1, before the optimiser changed the weights"):
+        train_multihop(model, processor, MultihopRecipe(steps=2, eval_size=8, scenes=1))
+    with pytest.raises(NonFiniteError):
+        save_multihop_base(model, processor, tmp_path / "base", MultihopRecipe())
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_state_that_is_half_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, file = (
+        torch.nn.Linear(2, 2),
+        torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]),
+        tmp_path / "state.pt",
+    )
+    pretraining._save_state(model, optimizer, 1, file)
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="free space there"):
+        pretraining._save_state(model, optimizer, 2, file)
+    monkeypatch.undo()
+    assert torch.load(file, weights_only=True)["step"] == 1
