@@ -106,11 +106,8 @@ def pixel_limits(size: dict[str, Any], least: int | None, most: int | None, fold
     Raises:
         ValueError: if it has no such areas, or the smallest exceeds the largest.
     """
-    limits = {
-        "shortest_edge": size.get("shortest_edge", size.get("min_pixels")) if least is None else least,
-        "longest_edge": size.get("longest_edge", size.get("max_pixels")) if most is None else most,
-    }
-    low, high = limits.values()
+    low: Any = size.get("shortest_edge", size.get("min_pixels")) if least is None else least
+    high: Any = size.get("longest_edge", size.get("max_pixels")) if most is None else most
     if not _count(low) or not _count(high) or low > high:
         raise ValueError(
             f"{folder / FILE}, size: expected areas [pixels] 0 < shortest_edge <= longest_edge, or min_pixels and max_pixels, "

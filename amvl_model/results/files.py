@@ -275,9 +275,9 @@ def _check_record(source: Path, record: Mapping[str, Any]) -> None:
     seconds = record["wall_seconds"]
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0):
         raise ResultError(f"{source}: expected wall_seconds as a number of at least 0 or null, got {seconds!r:.80}")
-    for name, kind in (("commit", str), ("dirty", bool)):
-        if record[name] is not None and not isinstance(record[name], kind):
-            raise ResultError(f"{source}: expected {name} as a {kind.__name__} or null, got {record[name]!r:.80}")
+    for name, optional in (("commit", str), ("dirty", bool)):
+        if record[name] is not None and not isinstance(record[name], optional):
+            raise ResultError(f"{source}: expected {name} as a {optional.__name__} or null, got {record[name]!r:.80}")
     study, cell, seed = (record[name] for name in ("study", "cell", "seed"))
     try:
         _check_run(study, cell, seed)
