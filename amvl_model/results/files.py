@@ -209,7 +209,7 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     if not source.is_file():
         raise FileNotFoundError(f"no result file at {source}; run the study that writes it, or correct the path")
     try:
-        record = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        record = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # truncated, not UTF-8, or NaN
         raise ResultError(f"{source} is not complete JSON ({error}); delete it and run its cell again") from error
     if not isinstance(record, dict) or "schema_version" not in record:
@@ -272,6 +272,12 @@ def _check_record(source: Path, record: Mapping[str, Any]) -> None:
     for name, kind in (("config", dict), ("extra", dict), ("versions", dict), ("device", str), ("created", str)):
         if not isinstance(record[name], kind):
             raise ResultError(f"{source}: expected {name} as a {kind.__name__}, got {record[name]!r:.80}")
+    seconds = record["wall_seconds"]
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0):
+        raise ResultError(f"{source}: expected wall_seconds as a number of at least 0 or null, got {seconds!r:.80}")
+    for name, optional in (("commit", str), ("dirty", bool)):
+        if record[name] is not None and not isinstance(record[name], optional):
+            raise ResultError(f"{source}: expected {name} as a {optional.__name__} or null, got {record[name]!r:.80}")
     study, cell, seed = (record[name] for name in ("study", "cell", "seed"))
     try:
         _check_run(study, cell, seed)
@@ -322,3 +328,9 @@ def _write_whole(target: Path, text: str) -> None:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not valid JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number

@@ -437,3 +437,26 @@ def test_results_and_evaluation_import_neither_torch_nor_transformers() -> None:
         [sys.executable, "-c", code], cwd=provenance_module.PROJECT_ROOT, capture_output=True, text=True, check=False
     )
     assert done.stderr.strip() == "", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("wall_seconds", "fast"), ("wall_seconds", -5), ("wall_seconds", True), ("commit", 5), ("dirty", "no")],
+)
+def test_what_stands_beside_the_metrics_has_its_type(tmp_path: Path, name: str, value: Any) -> None:
+    path = write_result(
+        result_path(tmp_path, "study", "cell", 0),
+        study="study",
+        cell="cell",
+        seed=0,
+        config={},
+        wall_seconds=1.0,
+        device="cpu",
+        metrics={"accuracy": Metric(0.5, "fraction")},
+    )
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ResultError, match=f"expected {name} as a .* or null, got {value!r}"):
+        read_result(path)
+    path.write_text(path.read_text().replace("0.5", "1e999"))
+    with pytest.raises(ResultError, match="1e999 is no finite number"):
+        read_result(path)
