@@ -185,8 +185,9 @@ def report(results: Sequence[Result], cells: Sequence[str], study: Sequence[Resu
         pairs, both = secondary(results, study), [*results, *study]
         going = [result for result in both if result.extra.get("started")]
         for title, chosen in (("all seeds", both), ("seeds whose warm-up started", going)):
-            if {result.cell for result in chosen} >= {cell for pair in pairs for cell in pair}:
-                parts.append(f"Accuracy at {hops} hops, {title} [points]\n{_differences(primary(chosen, pairs))}")
+            present = {result.cell for result in chosen}
+            if there := [pair for pair in pairs if present >= {*pair}]:
+                parts.append(f"Accuracy at {hops} hops, {title} [points]\n{_differences(primary(chosen, there))}")
     labels = outcomes([result for result in results if "warmup" in result.extra], hops)
     if len(labels):
         table = counts(labels)
