@@ -92,7 +92,8 @@ class AMVLProcessor(ProcessorMixin):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **kwargs)
         folder = Path(path) / (kwargs.get("subfolder") or "")
         size = stored_object(folder / FILE).get("size")
-        if size is not None and not (isinstance(size, dict) and size):
+        replaced = isinstance(size, int) and None not in (min_pixels, max_pixels)
+        if size is not None and not (isinstance(size, dict) and size) and not replaced:
             raise ValueError(f"{folder / FILE}, size: expected an object of areas, got {short(size)}; correct the file")
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **kwargs)
         check_settings(image_processor, folder)
@@ -253,8 +254,7 @@ class AMVLProcessor(ProcessorMixin):
             ValueError: if the text is empty (a hidden answer, for example), contains a special token, or is no valid Unicode.
         """
         place = f"question {question_id!r}: " if question_id else ""
-        text = text_of(text, f"{place}the answer")
-        self._refuse_special_tokens(text, f"{place}the answer", "remove it: the processor adds the end of the turn")
+        text = self._checked(text, f"{place}the answer", "remove it: the processor adds the end of the turn")
         if not text.strip():
             raise ValueError(
                 f"{place}expected an answer to encode, got an empty text; questions with hidden answers can be answered "
@@ -291,16 +291,19 @@ class AMVLProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "mm_token_type_ids"]
 
-    def _refuse_special_tokens(self, text: str, place: str, fix: str) -> None:
+    def _checked(self, text: Any, place: str, fix: str) -> str:
+        if not (isinstance(text, str) and text.isascii()):
+            text = text_of(text, place)
         result = next((token for token in self._reserved if token in text), None)
         if result is not None:
             raise ValueError(f"{place} contains the special token {result}; {fix}")
+        return text
 
     def _query_text(self, question: VisualQuestion) -> str:
         messages = list(question.messages) or self._user_turn(question)
         for text in (part["text"] for message in messages for part in message["content"] if part["type"] == "text"):
-            self._refuse_special_tokens(
-                text_of(text, f"question {question.id!r}: its text"),
+            self._checked(
+                text,
                 f"question {question.id!r}: its text",
                 f"remove it: the chat template writes it, and the place of an image is written {IMAGE_PLACEHOLDER}",
             )
