@@ -52,7 +52,7 @@ test-kernels: setup
 
 # Interrupted runs, damaged files, planted code and fuzzed inputs, in two minutes; at length: python tests/faults/long.py
 faults: setup
-	$(BIN)/python -m pytest -m "" tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/faults $(ARGS)
 
 # Known vulnerabilities of the pinned dependencies, from an environment of its own (needs a network).
 audit:
