@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.training import run
 from amvl_model.training.run_folder import checkpoints, newest_checkpoint
@@ -54,6 +56,7 @@ def forked(act: Callable[[], Any], errors: Path) -> int:
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115, those of pytest are elsewhere
+        torch.set_num_threads(1)  # the reference and every run alike, whenever they are forked
         status = _ended(act)
         sys.stderr.flush()
     finally:
