@@ -144,7 +144,10 @@ def _within(objective: Mapping[str, str]) -> list[tuple[str, str]]:
     """Of cells and their objectives: AMVL's cells and the others that are named by the same variation."""
     cells = [(cell, cell.removeprefix(name)) for cell, name in objective.items() if name == "amvl"]
     return [
-        (cell, other) for cell, varied in cells for other, name in objective.items() if other == name + varied != cell
+        (cell, other)
+        for cell, varied in cells
+        for other, name in objective.items()
+        if other == name + varied and other != cell
     ]
 
 
