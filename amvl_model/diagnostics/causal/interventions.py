@@ -297,19 +297,14 @@ def _verdict(
     nll, accuracy = (float(scores["prior_mean"][measure].mean()) for measure in ("nll", "accuracy"))
     guess, chance = float(np.log(options).mean()), float((1 / options).mean())
     if not answers(nll, accuracy, guess, chance):
-        return (
-            False,
-            False,
+        sentence = (
             f"This checkpoint does not answer yet (answer NLL {nll:.2f} nats, a guess over the options {guess:.2f}; accuracy "
-            f"{accuracy:.1%}, chance {chance:.1%}): what replacing its latents changes is no evidence about them.",
+            f"{accuracy:.1%}, chance {chance:.1%}): what replacing its latents changes is no evidence about them."
         )
-    corrected = 1 - (1 - level) / (2 * len(ABLATIONS))
-    reference = scores["prior_mean"]
+        return False, False, sentence
+    settings = {**settings, "level": 1 - (1 - level) / (2 * len(ABLATIONS))}
     changes: dict[str, dict[str, Interval]] = {
-        name: {
-            measure: paired_difference(scores[name][measure], reference[measure], level=corrected, **settings)
-            for measure, *_ in _MEASURES
-        }
+        name: {m: paired_difference(scores[name][m], scores["prior_mean"][m], **settings) for m, *_ in _MEASURES}
         for name in ABLATIONS
     }
     return in_words(changes, len(options))
@@ -336,12 +331,11 @@ def in_words(changes: Mapping[str, Mapping[str, Interval]], n: int) -> tuple[boo
         return True, True, f"The latents matter causally on this checkpoint, and so does what they say: {listed}."
     threshold = f"{smallest('accuracy')} or {smallest('nll')}"
     if listed:
-        return (
-            True,
-            False,
-            f"The decoder depends on the presence of the latents on this checkpoint, but no effect of their content was found "
-            f"(shuffling them between questions changes nothing beyond its interval and {threshold}): {listed}.",
+        sentence = (
+            "The decoder depends on the presence of the latents on this checkpoint, but no effect of their content was found "
+            f"(shuffling them between questions changes nothing beyond its interval and {threshold}): {listed}."
         )
+        return True, False, sentence
     sentence = (
         "No causal effect of the latents was found on this checkpoint: zeroed, shuffled and N(0, I) latents change neither "
         f"accuracy nor answer NLL beyond their intervals and {threshold} ({n} questions, largest changes of the "
