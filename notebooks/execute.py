@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 MACHINE_PATH = re.compile(r"(?:/(?:home|root|Users|work|tmp|usr|opt)/|site-packages)[\w./-]*")
 
 
-def execute(source: Path, *, timeout: float = 600, told: Callable[[str], None] | None = None) -> Any:
+def execute(source: Path, *, timeout: float = 600, progress: Callable[[str], None] | None = None) -> Any:
     """A notebook's cells run from an empty kernel in its own folder; returns it with new outputs and clean metadata.
 
     Args:
         source: the .ipynb; it is not changed.
         timeout: of one cell, seconds.
-        told: called with a line after every code cell.
+        progress: called with a line after every code cell.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
@@ -49,8 +50,8 @@ def execute(source: Path, *, timeout: float = 600, told: Callable[[str], None] |
     began = time.perf_counter()
 
     def done(cell: Any, cell_index: int, **_: Any) -> None:
-        if told is not None:
-            told(f"cell {cell_index} after {time.perf_counter() - began:.0f} s")
+        if progress is not None:
+            progress(f"cell {cell_index} after {time.perf_counter() - began:.0f} s")
 
     NotebookClient(
         book,
@@ -71,7 +72,7 @@ def machine_paths(book: Any) -> list[str]:
         for output in cell.get("outputs", ()):
             plain = {key: value for key, value in output.get("data", {}).items() if not key.startswith("image/")}
             texts.append(json.dumps([output.get("text"), plain, output.get("traceback")]))
-    return sorted({found for text in texts for found in MACHINE_PATH.findall(text)})
+    return sorted({path for text in texts for path in MACHINE_PATH.findall(text)})
 
 
 def chosen(names: list[str]) -> list[Path]:
@@ -95,9 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of file names (default: all)")
     parser.add_argument("--out", type=Path, help="folder for the executed notebooks (default: in place)")
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="of one cell, seconds (default: 600)")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        sources = chosen(asked.names)
+        sources = chosen(options.names)
     except FileNotFoundError as error:
         print(f"execute_notebooks: {error}", file=sys.stderr)
         return 2
@@ -107,16 +108,16 @@ def main(arguments: list[str] | None = None) -> int:
     for source in sources:
         began = time.perf_counter()
         try:
-            book = execute(source, timeout=asked.timeout)
+            book = execute(source, timeout=options.timeout, progress=partial(print, f"{source.name}:", flush=True))
         except Exception as error:  # a cell's own error of whatever kind; the other notebooks still run
             print(f"{source.name}: {type(error).__name__}: {error}", file=sys.stderr)
             failed += 1
             continue
-        if found := machine_paths(book):
-            print(f"{source.name}: not stored, its outputs hold {', '.join(found)}", file=sys.stderr)
+        if paths := machine_paths(book):
+            print(f"{source.name}: not stored, its outputs hold {', '.join(paths)}", file=sys.stderr)
             failed += 1
             continue
-        target = (asked.out or source.parent) / source.name
+        target = (options.out or source.parent) / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(book, target)
         size = target.stat().st_size / 1e6

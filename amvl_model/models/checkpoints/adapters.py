@@ -13,13 +13,16 @@ names and leave out the heads without a message. Older checkpoints, with adapter
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from amvl_model.models.checkpoints.inspection import is_lora
@@ -33,6 +36,8 @@ TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|d
 
 _HEADS = "model.safetensors"
 _ADAPTER = "adapter_model.safetensors"
+_BASE = "amvl_base"
+"""Key of the metadata of adapter_model.safetensors that holds `_fingerprints` of the base."""
 # names of one weight: in the model, and in peft's file, which counts from the backbone and leaves out the adapter's name
 _OURS, _PEFTS = ("backbone.", ".default.weight"), ("base_model.model.", ".weight")
 
@@ -124,7 +129,8 @@ def write_adapter(folder: Path, state: Mapping[str, Tensor], config: Any) -> Non
     settings = lora_config(config.lora, config.backbone_path)
     settings.inference_mode = True
     settings.save_pretrained(str(folder / FOLDER))
-    save_file(adapter, folder / FOLDER / _ADAPTER, metadata={"format": "pt"})
+    metadata = {"format": "pt", _BASE: json.dumps(_fingerprints(state))}
+    save_file(adapter, folder / FOLDER / _ADAPTER, metadata=metadata)
     if not (folder / _HEADS).is_file():
         save_file({}, folder / _HEADS, metadata={"format": "pt"})
 
@@ -142,6 +148,35 @@ def read_lora_state(folder: Path) -> dict[str, Tensor]:
     for name, value in _read(folder / FOLDER / _ADAPTER).items():
         state[_OURS[0] + name.removeprefix(_PEFTS[0]).removesuffix(_PEFTS[1]) + _OURS[1]] = value
     return state
+
+
+def _fingerprints(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """A digest of the first 256 numbers of every weight of the base, in bfloat16, so that loading a base in float32 or bfloat16
+    gives the same; packed weights (quantised ones) and float16, which rounds otherwise, are left out."""
+    return {
+        name: sha256(value.detach().flatten()[:256].to(torch.bfloat16).view(torch.int16).cpu().numpy()).hexdigest()[:8]
+        for name, value in state.items()
+        if name.startswith(_OURS[0]) and "lora_" not in name and value.dtype in (torch.float32, torch.bfloat16)
+    }
+
+
+def _refuse_other_base(model: Any, path: Path, backbone: str) -> None:
+    """Raises ValueError if the weights of the base are not those that the adapters were trained on."""
+    from safetensors import safe_open
+
+    file = path / FOLDER / _ADAPTER
+    if not file.is_file():  # an earlier version's, without fingerprints
+        return
+    with safe_open(file, framework="pt") as opened:
+        trained_on = json.loads((opened.metadata() or {}).get(_BASE, "{}"))
+    loaded = _fingerprints(model.state_dict())
+    both = loaded.keys() & trained_on.keys()
+    if different := sorted(name for name in both if loaded[name] != trained_on[name]):
+        raise ValueError(
+            f"the LoRA checkpoint {path} was not trained on the weights of {backbone}: {len(different)} of {len(both)} differ, "
+            f"such as {different[0].removeprefix(_OURS[0])}; pass backbone_path=FOLDER_OR_HUB_ID (--backbone) of the base "
+            "that it was trained on"
+        )
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -179,6 +214,10 @@ def load_lora_checkpoint(
         path: of the checkpoint.
         stored: its config.json.
         **kwargs: for ``cls.from_backbone``.
+
+    Raises:
+        FileNotFoundError: if the backbone or a file is missing.
+        ValueError: if the adapters do not fit the backbone, or were trained on other weights.
     """
     backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
     try:
@@ -199,6 +238,7 @@ def load_lora_checkpoint(
             f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "
             f"unexpected {problems.unexpected_keys[:3]}"
         )
+    _refuse_other_base(model, Path(path), backbone)
     model.eval()
     return model
 

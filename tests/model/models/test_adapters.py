@@ -219,6 +219,21 @@ def test_a_lora_checkpoint_on_another_backbone_is_refused(backbone_folder: Path,
     assert_refused(tmp_path, ValueError, "does not fit the backbone .*deeper: missing .*layers.2")
 
 
+def test_a_lora_checkpoint_on_other_weights_of_the_same_shape_is_refused(backbone_folder: Path, tmp_path: Path) -> None:
+    """A base that was fine-tuned in one matrix since, however it is loaded; the base itself in either precision is taken."""
+    lora_model(backbone_folder).save_pretrained(tmp_path / "lora")
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(backbone_folder)
+    with torch.no_grad():
+        base.model.language_model.layers[1].self_attn.q_proj.weight.mul_(1.1)
+    base.save_pretrained(tmp_path / "tuned")
+    for dtype in (torch.float32, torch.bfloat16):
+        AMVLForConditionalGeneration.from_pretrained(tmp_path / "lora", dtype=dtype)
+        with pytest.raises(ValueError, match=r"1 of \d+ differ, such as .*layers\.1\.self_attn\.q_proj.*--backbone"):
+            AMVLForConditionalGeneration.from_pretrained(
+                tmp_path / "lora", dtype=dtype, backbone_path=str(tmp_path / "tuned")
+            )
+
+
 def test_lora_refuses_a_rank_of_zero_and_a_second_set_of_adapters() -> None:
     pytest.importorskip("peft")
     model = tiny_model()
