@@ -40,6 +40,7 @@ SHIPPED = {
     "multihop": ASSETS / "multihop-base",
     "multihop-1": ASSETS / "multihop-base-1",
     "multihop-2": ASSETS / "multihop-base-2",
+    "changing-cells": ASSETS / "changing-cells-base",
     "multihop-forward-only": ASSETS / "multihop-forward-only",
     "multihop-amvl": ASSETS / "multihop-amvl",
 }

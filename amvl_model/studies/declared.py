@@ -307,6 +307,14 @@ STUDIES = {
             )
         ),
         Study(
+            name="laboratory-tasks",
+            purpose="another task (a map for every hop) without a warm-up: does the leak take the prior along there too?",
+            common={"recipe.task": "Changing_Cells", "warmup": 0, "recipe.steps": 1000},
+            cells={f"{name},Changing_Cells": {"objective": name} for name in ("ntp", "amvl", "elbo", "sft")},
+            seeds=(100, 101, 102, 103, 104),
+            bases=("changing-cells",),
+        ),
+        Study(
             name="laboratory-elsewhere",
             purpose="checkpoints of the study laboratory on other shades and marks, on a hop more, and at other temperatures",
             common={},

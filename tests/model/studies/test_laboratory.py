@@ -430,6 +430,20 @@ def test_without_a_warm_up_a_run_that_leaks_can_only_collapse() -> None:
     assert "amvl,cold - ntp,cold" in text and "only ntp,cold: 6" in text
 
 
+def test_on_another_task_amvl_is_compared_at_every_number_of_hops() -> None:
+    cells = {"amvl,Changing_Cells": (1.0, 0.5), "ntp,Changing_Cells": (0.3, 0.5)}
+    results = [run(cell, seed, hard) for cell, (_, hard) in cells.items() for seed in range(4)]
+    for result in results:
+        result.config["recipe"]["task"] = "Changing_Cells"
+        result.config["recipe"]["hops"] = {1: 1.0, 3: 1.0}
+        easy = cells[result.cell][0] + 0.001 * result.seed * (result.cell[0] == "a")
+        result.metrics["accuracy_1"] = Metric(easy, "fraction")  # type: ignore[index]
+    text = analysis.report(results, list(cells), [run("ntp", seed, 0.9) for seed in range(4)])
+    rows = [line for line in text.splitlines() if line.startswith("amvl,Changing_Cells - ntp,Changing_Cells")]
+    assert len(rows) == 2 and "1 hops" in rows[0] and "3 hops" in rows[1]
+    assert "advantage" in rows[0] and "no difference" in rows[1] and "- ntp " not in text
+
+
 def test_the_declared_study_names_arms_that_exist() -> None:
     for declared_study in (each for each in declared.STUDIES.values() if each.bases):
         for cell in declared_study.cells:
