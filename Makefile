@@ -54,11 +54,12 @@ test-kernels: setup
 faults: setup
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/faults $(ARGS)
 
-# Known vulnerabilities of the pinned dependencies, from an environment of its own (needs a network).
+# Known vulnerabilities of the pinned dependencies, from an environment of its own (needs a network); fails where a package
+# could not be audited.
 audit:
 	test -x .venv-audit/bin/pip-audit || ($(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet pip-audit)
 	grep -E '^[A-Za-z0-9_.-]+==' constraints-cpu.txt | sed -E 's/\+[A-Za-z0-9.]+//' > .venv-audit/requirements.txt
-	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement .venv-audit/requirements.txt $(ARGS)
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement .venv-audit/requirements.txt $(ARGS)
 
 # The suite with the oldest or the newest transformers that pyproject.toml allows, in an environment of its own.
 test-oldest: REQUIREMENT = transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
