@@ -310,8 +310,14 @@ STUDIES = {
             name="laboratory-tasks",
             purpose="another task (a map for every hop) without a warm-up: does the leak take the prior along there too?",
             common={"recipe.task": "Changing_Cells", "warmup": 0, "recipe.steps": 1000},
-            cells={f"{name},Changing_Cells": {"objective": name} for name in ("ntp", "amvl", "elbo", "sft")},
-            seeds=(100, 101, 102, 103, 104),
+            cells={
+                **{
+                    f"{name},Changing_Cells": {"objective": name}
+                    for name in ("ntp", "amvl", "elbo", "sft", "prior", "ntp+fwd", "pause")
+                },
+                "sft,layers=6,Changing_Cells": {"objective": "sft", "extra_layers": 3},
+            },
+            seeds=tuple(range(100, 115)),
             bases=("changing-cells",),
         ),
         Study(
