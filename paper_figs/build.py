@@ -41,6 +41,7 @@ NAMES = {
     "laboratory": "figures.laboratory",
     "table_laboratory": "figures.laboratory:table",
     "cold_start": "figures.cold_start",
+    "changing_cells": "figures.changing_cells",
     "phase_diagram": "theory.phase_diagram",
     "counter_examples": "theory.counter_examples",
     "reading": "theory.reading",

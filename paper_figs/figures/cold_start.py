@@ -23,19 +23,27 @@ CELLS = ("ntp,cold", "amvl,cold", "elbo,cold", "ntp+rev,late")
 
 def draw(sources: Sources) -> Drawn:
     """A column per cell, a line per seed."""
-    results = [result for result in sources.merged(STUDY) if result.cell in CELLS]
+    return draw_training(sources, STUDY, CELLS)
+
+
+def draw_training(sources: Sources, study: str, shown: Sequence[str]) -> Drawn:
+    """Those of the cells ``shown`` of a study of the laboratory that have results: a column per cell, a line per seed."""
+    results = [result for result in sources.merged(study) if result.cell in shown]
     if not results:
         raise NothingToDrawError
-    cells = [cell for cell in CELLS if cell in {result.cell for result in results}]
+    cells = [cell for cell in shown if cell in {result.cell for result in results}]
     hops, options = hardest(results), results[0].config["recipe"]["objects"]
     figure = page(3.6)
     axes = figure.subplots(2, len(cells), sharex=True, sharey="row", squeeze=False, height_ratios=(1.5, 1))
     for (above, below), cell in zip(axes.T, cells, strict=True):
         own = [result for result in results if result.cell == cell]
         look = METHODS[own[0].config["objective"]]
-        _lines(above, own, f"accuracy_posterior_{hops}", 100.0, color=GREY, linestyle=(0, (3, 1.2)))
         _lines(above, own, f"accuracy_{hops}", 100.0, color=look.colour)
-        _lines(below, own, f"leaked_{hops}", 1.0, color=look.colour)
+        if f"leaked_{hops}" in own[0].extra["curve"][-1]:  # the posterior is trained
+            _lines(above, own, f"accuracy_posterior_{hops}", 100.0, color=GREY, linestyle=(0, (3, 1.2)))
+            _lines(below, own, f"leaked_{hops}", 1.0, color=look.colour)
+        else:
+            below.text(0.5, 0.5, "no posterior", transform=below.transAxes, ha="center", va="center", color=GREY)
         above.axhline(100 / options, **RULE)
         below.axhline(math.log(options), **RULE)
         below.set_xlabel("step")

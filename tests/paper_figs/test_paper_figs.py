@@ -76,6 +76,7 @@ def test_without_results_no_figure_fails_and_each_names_commands(name: str, empt
                 "length_and_size",
                 "laboratory",
                 "cold_start",
+                "changing_cells",
             )
             assert name in without
         else:
