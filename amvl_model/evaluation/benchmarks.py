@@ -225,9 +225,9 @@ def submit_blink(
                 processor,
                 batch_size,
                 description="predict",
-                progress=progress and distributed.is_main(),
+                progress=progress,
                 needs_answer=False,
-                share=(distributed.rank(), distributed.world_size()),
+                shared=True,
                 unusable=unusable,
             ):
                 query = scorer.encode_batch(batch)

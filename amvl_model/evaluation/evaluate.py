@@ -168,8 +168,8 @@ def evaluate(
                 processor,
                 batch_size,
                 description="evaluate",
-                progress=progress and distributed.is_main(),
-                share=(distributed.rank(), distributed.world_size()),
+                progress=progress,
+                shared=True,
                 unusable=unusable,
             ):
                 query = scorer.encode_batch(batch)

@@ -22,14 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from amvl_model.models.backbone import (
-    AroundBackbone,
-    backbone_options,
-    install_passes,
-    load_backbone,
-    take_over,
-)
-from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
+from amvl_model.models.backbone import AroundBackbone, install_passes, load_backbone, take_over
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll, choose_latents
 from amvl_model.models.generation import LatentGenerationMixin
@@ -130,29 +123,6 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         for name in ("prior_queries", "posterior_queries"):
             getattr(model, name).to(backbone.get_input_embeddings().weight.dtype)
         return model
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
-
-        Raises:
-            FileNotFoundError: if a folder is missing, or holds no checkpoint.
-            ValueError: if the checkpoint is half written, is no AMVL checkpoint, or was trained with another
-                ``num_latents`` or ``latent_dim`` than the ones asked for.
-        """
-        wanted = {name: kwargs.pop(name) for name in ("num_latents", "latent_dim") if name in kwargs}
-        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
-        stored = inspect_checkpoint(path, expected_type="amvl", **placed)
-        for name, value in wanted.items():
-            if stored is not None and stored[name] != value:
-                raise ValueError(
-                    f"{name}={value} was requested, but the checkpoint in {path} was trained with {name}={stored[name]}; "
-                    f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
-                )
-        if stored is not None and stored.get("lora"):
-            folder = Path(path) / kwargs.pop("subfolder", "")
-            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
-        return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
