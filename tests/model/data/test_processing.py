@@ -16,7 +16,7 @@ from amvl_model.data.images import to_rgb
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import TASKS, synthetic_blink, synthetic_question
-from amvl_model.training.pretraining import PAD_TO, collate_fast, patchify
+from amvl_model.training.pretraining.tiny_base import PAD_TO, collate_fast, patchify
 from amvl_model.two_pass.layout import short_positions
 from tests.helpers import collate, examples, processor, question, random_image, tiny_model
 

@@ -21,7 +21,12 @@ from amvl_model.studies.laboratory import analysis, study, training
 from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.training import train_arm, warm_up
-from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base
+from amvl_model.training.pretraining.multihop_base import (
+    BaseShape,
+    MultihopRecipe,
+    build_multihop_base,
+    save_multihop_base,
+)
 
 SHAPE = BaseShape(num_layers=2, hidden_size=32, vision_size=32)
 
