@@ -110,14 +110,14 @@ def test_the_warm_up_of_a_seed_and_its_arms_draw_different_questions(
     base: tuple[Any, Any], objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    original = MultihopRecipe.questions
+    original = multihop_base.MultihopRecipe.questions
 
-    def spy(self: MultihopRecipe, split: str, *args: Any) -> Any:
+    def spy(self: multihop_base.MultihopRecipe, split: str, *args: Any) -> Any:
         if split == "train":
             seeds.append(self.seed)
         return original(self, split, *args)
 
-    monkeypatch.setattr(MultihopRecipe, "questions", spy)
+    monkeypatch.setattr(multihop_base.MultihopRecipe, "questions", spy)
     model = built(base, arm(objective))
     warm_up(model, base[1], arm(objective), silent)
     train_arm(model, base[1], arm(objective), silent)
