@@ -51,7 +51,7 @@ def work(rank: int, options: Options) -> None:
     """What one process does."""
     import torch
 
-    from amvl_model.training.pretraining import PretrainConfig, finish, pretrain
+    from amvl_model.training.pretraining.tiny_base import PretrainConfig, finish, pretrain
 
     torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.processes))
     if options.processes > 1:

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     hops = hop_mixture(options.hops)
 
     from amvl_model.data.processing import AMVLProcessor
-    from amvl_model.training.multihop_base import (
+    from amvl_model.training.pretraining.multihop_base import (
         BaseShape,
         MultihopRecipe,
         build_multihop_base,

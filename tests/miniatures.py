@@ -46,7 +46,7 @@ def _save(path: Path, seed: int) -> None:
     random_image(seed).save(path)
 
 
-def _parquet(path: Path, rows: list[dict[str, Any]], pictures: tuple[str, ...], lists: tuple[str, ...] = ()) -> Path:
+def _parquet(path: Path, rows: list[dict[str, Any]], images: tuple[str, ...], lists: tuple[str, ...] = ()) -> Path:
     """Rows as Parquet with the datasets library's image structures."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -54,7 +54,7 @@ def _parquet(path: Path, rows: list[dict[str, Any]], pictures: tuple[str, ...], 
     kinds: dict[str, Any] = {}
     for name, value in rows[0].items():
         kinds[name] = pa.int64() if isinstance(value, int) else pa.string()
-        if name in pictures:
+        if name in images:
             kinds[name] = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         if name in lists:
             kinds[name] = pa.list_(pa.string())

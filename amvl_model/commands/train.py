@@ -30,7 +30,8 @@ import tyro
 
 from amvl_model.commands.ask import CHECKPOINT, answer
 from amvl_model.config import RunConfig, changed_settings, command_line, load_preset, usage_error, usage_errors
-from amvl_model.studies.laboratory.options import SETTINGS, LaboratoryOptions
+from amvl_model.config.loading import LABORATORY_SETTINGS
+from amvl_model.studies.laboratory import LaboratoryOptions
 
 PRESET = "tiny"
 
@@ -113,7 +114,7 @@ def run(options: Options, *, laboratory: bool) -> int:
 def in_laboratory(options: Options, arguments: Sequence[str]) -> bool:
     """Whether the command line names neither a preset nor a setting of one, nor a run folder of a preset."""
     if options.resume is not None:
-        return (options.resume / SETTINGS).exists()
+        return (options.resume / LABORATORY_SETTINGS).exists()
     named = any(argument.partition("=")[0] == "--preset" for argument in arguments)
     return not named and not changed_settings(load_preset(PRESET), options.config)
 

@@ -28,11 +28,11 @@ from typing import Any
 from amvl_model import distributed
 from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import QuestionSet, VisualQuestion, option_letter
-from amvl_model.evaluation.evaluate import Evaluation, evaluate
+from amvl_model.evaluation.evaluate import Evaluation, evaluate, per_question
 from amvl_model.evaluation.harness_readers import READERS
 from amvl_model.evaluation.parsing import parse_choice
 from amvl_model.evaluation.position_bias import OrderReport, order_report, outcomes_of
-from amvl_model.evaluation.scorers import batches, inference, scorer_for
+from amvl_model.evaluation.scorers import QuestionBatch, scorer_for
 from amvl_model.results.files import Metric, write_result
 from amvl_model.results.statistics import Interval, bootstrap_mean
 
@@ -216,35 +216,26 @@ def submit_blink(
     """
     scorer = scorer_for(model, processor)
 
-    def own_share() -> dict[int, int | None]:
-        chosen: dict[int, int | None] = {}
-        unusable: dict[int, tuple[VisualQuestion, str]] = {}
-        with inference(model):
-            for batch in batches(
-                questions,
-                processor,
-                batch_size,
-                description="predict",
-                progress=progress and distributed.is_main(),
-                needs_answer=False,
-                share=(distributed.rank(), distributed.world_size()),
-                unusable=unusable,
-            ):
-                query = scorer.encode_batch(batch)
-                latents = None if query.prior is None else query.prior.mean
-                replies = scorer.greedy(query, latents, max_new_tokens)
-                for index, question, reply in zip(batch.index, batch.questions, replies, strict=True):
-                    chosen[index] = parse_choice(reply, question.choices)
-        return chosen | dict.fromkeys(unusable)
+    def predicted(batch: QuestionBatch) -> list[int | None]:
+        query = scorer.encode_batch(batch)
+        latents = None if query.prior is None else query.prior.mean
+        replies = scorer.greedy(query, latents, max_new_tokens)
+        return [parse_choice(reply, q.choices) for q, reply in zip(batch.questions, replies, strict=True)]
 
-    chosen: dict[int, int | None] = {}
-    for part in distributed.gather_or_raise(own_share):
-        chosen.update(part)
+    chosen: list[int | None] = per_question(
+        model,
+        scorer,
+        questions,
+        predicted,
+        lambda question, problem: None,
+        batch_size=batch_size,
+        description="predict",
+        progress=progress,
+        needs_answer=False,
+    )
 
     def write() -> dict[str, int] | None:
-        if not distributed.is_main():
-            return None
-        return write_blink_submission(path, questions, [chosen[i] for i in range(len(questions))])
+        return write_blink_submission(path, questions, chosen) if distributed.is_main() else None
 
     written: dict[str, int] = distributed.gather_or_raise(write)[0]
     return written

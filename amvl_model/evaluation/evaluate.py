@@ -12,9 +12,9 @@ every process returns the same evaluation, the one that a single process compute
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ from amvl_model.evaluation.scorers import (
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.statistics import AccuracyReport, Interval, accuracy_report, bootstrap_mean
 
+T = TypeVar("T")
 SCORINGS = ("likelihood", "generation")
 LATENTS = ("prior_mean", "prior", "posterior_mean", "posterior")
 
@@ -159,35 +160,28 @@ def evaluate(
     scorer = scorer_for(model, processor)
     _check(scorer, scoring, latents, samples, temperature, max_new_tokens)
 
-    def own_share() -> dict[int, QuestionRecord]:
-        result: dict[int, QuestionRecord] = {}
-        unusable: dict[int, tuple[VisualQuestion, str]] = {}
-        with inference(model):
-            for batch in batches(
-                questions,
-                processor,
-                batch_size,
-                description="evaluate",
-                progress=progress and distributed.is_main(),
-                share=(distributed.rank(), distributed.world_size()),
-                unusable=unusable,
-            ):
-                query = scorer.encode_batch(batch)
-                drawn = _latents(scorer, query, batch, latents, samples, temperature, seed)
-                log_probs = mean_log_probs(scorer, query, drawn, batch.options) if "likelihood" in scoring else None
-                replies = scorer.greedy(query, drawn[0], max_new_tokens) if "generation" in scoring else None
-                for row, (index, question) in enumerate(zip(batch.index, batch.questions, strict=True)):
-                    scores = None if log_probs is None else log_probs[row].tolist()
-                    result[index] = _record(question, scores, None if replies is None else replies[row])
-        return result | {index: _unread(question, why, scoring) for index, (question, why) in unusable.items()}
+    def scored(batch: QuestionBatch) -> Iterator[QuestionRecord]:
+        query = scorer.encode_batch(batch)
+        drawn = _latents(scorer, query, batch, latents, samples, temperature, seed)
+        log_probs = mean_log_probs(scorer, query, drawn, batch.options) if "likelihood" in scoring else None
+        replies = scorer.greedy(query, drawn[0], max_new_tokens) if "generation" in scoring else None
+        for row, question in enumerate(batch.questions):
+            scores = None if log_probs is None else log_probs[row].tolist()
+            yield _record(question, scores, None if replies is None else replies[row])
 
-    result: dict[int, QuestionRecord] = {}
-    for part in distributed.gather_or_raise(own_share):
-        result.update(part)
-    records = tuple(result[i] for i in range(len(questions)))
+    records = per_question(
+        model,
+        scorer,
+        questions,
+        scored,
+        lambda question, problem: _unread(question, problem, scoring),
+        batch_size=batch_size,
+        description="evaluate",
+        progress=progress,
+    )
     nll = [record.answer_nll for record in records if record.answer_nll is not None]
     return Evaluation(
-        records=records,
+        records=tuple(records),
         accuracy={name: _accuracy(records, name, n_bootstrap, seed) for name in SCORINGS if name in scoring},
         answer_nll=bootstrap_mean(nll, n_bootstrap=n_bootstrap, seed=seed) if nll else None,
         latents=latents if isinstance(scorer, LatentScorer) else None,
@@ -195,6 +189,37 @@ def evaluate(
         temperature=temperature,
         seed=seed,
     )
+
+
+def per_question(
+    model: Any,
+    scorer: Scorer,
+    questions: Sequence[VisualQuestion],
+    measured: Callable[[QuestionBatch], Iterable[T]],
+    unusable: Callable[[VisualQuestion, str], T],
+    **options: Any,
+) -> list[T]:
+    """The result of every question, in order; each process measures its share of the batches and has all results.
+
+    Args:
+        model, scorer, questions: the model, its scorer, and what it is measured on.
+        measured: the results of a batch's questions.
+        unusable: the result of a question whose images cannot be used, from the question and the reason.
+        **options: of `batches`.
+    """
+
+    def own_share() -> dict[int, T]:
+        result: dict[int, T] = {}
+        left_out: dict[int, tuple[VisualQuestion, str]] = {}
+        with inference(model):
+            for batch in batches(questions, scorer.processor, shared=True, unusable=left_out, **options):
+                result |= zip(batch.index, measured(batch), strict=True)
+        return result | {index: unusable(*question) for index, question in left_out.items()}
+
+    result: dict[int, T] = {}
+    for part in distributed.gather_or_raise(own_share):
+        result |= part
+    return [result[i] for i in range(len(questions))]
 
 
 def _accuracy(records: Sequence[QuestionRecord], scoring: str, n_bootstrap: int, seed: int) -> AccuracyReport:

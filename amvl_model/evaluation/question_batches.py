@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from amvl_model import distributed
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.readers.records import UnreadableImages
 from amvl_model.data.schema import VisualQuestion
@@ -76,15 +77,15 @@ def batches(
     progress: bool = True,
     least_options: int = 1,
     needs_answer: bool = True,
-    share: tuple[int, int] = (0, 1),
+    shared: bool = False,
     unusable: dict[int, tuple[VisualQuestion, str]] | None = None,
 ) -> Iterator[QuestionBatch]:
     """The questions in padded batches with a progress bar; each is drawn once.
 
     Within windows of 16 batches, or as many as `WINDOW_BYTES` allows, the questions are sorted by number of options and
-    length, so little is padded, yet sets that are drawn or read lazily are never in memory as a whole. ``share`` (rank,
-    processes) deals the windows out in turn: a process reads and yields its own ones only, and the batches are those that
-    one process would make.
+    length, so little is padded, yet sets that are drawn or read lazily are never in memory as a whole. ``shared`` deals
+    the windows out to the processes in turn: a process reads and yields its own ones only, the batches are those that one
+    process would make, and the first process has the progress bar.
 
     With ``unusable``, questions whose images cannot be read or encoded are left out of the batches and put there, by place,
     with the reason.
@@ -102,10 +103,12 @@ def batches(
     if isinstance(questions, list | tuple):
         for question in questions:
             check_question(question, least_options=least_options, needs_answer=needs_answer)
-    with tqdm(total=len(questions), desc=description, unit="question", disable=not progress, leave=False) as bar:
+    rank, processes = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
+    shown = progress and rank == 0
+    with tqdm(total=len(questions), desc=description, unit="question", disable=not shown, leave=False) as bar:
         for number, start in enumerate(range(0, len(questions), WINDOW * batch_size)):
             places = range(start, min(len(questions), start + WINDOW * batch_size))
-            if number % share[1] != share[0]:
+            if number % processes != rank:
                 bar.update(len(places))
                 continue
 

@@ -14,6 +14,7 @@ Shapes: B batch, N query tokens, M answer tokens, k latents, d latent dimension,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import (
-    AroundBackbone,
-    backbone_options,
-    install_passes,
-    load_backbone,
-    take_over,
-)
-from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
+from amvl_model.models.backbone import AroundBackbone, install_passes, load_backbone, take_over
 from amvl_model.models.configuration import AMVLConfig
 from amvl_model.models.distributions import AnswerBias, DiagonalGaussian, GaussianHead, answer_nll, choose_latents
 from amvl_model.models.generation import LatentGenerationMixin
 from amvl_model.models.inputs import embed, norm_ratio, teacher_forced, vision_batch
-from amvl_model.models.outputs import AMVLOutput
 from amvl_model.two_pass.layout import (
     PrefixCache,
     QueryState,
@@ -51,8 +45,49 @@ from amvl_model.two_pass.passes import Pass, SharedWeights, run_text_model
 Batch = Mapping[str, Tensor]
 INITIAL_LOG_STD = -1.0
 """Log standard deviation of fresh priors and posteriors, beside means of unit size."""
-
 LATENT_MODULES = ("prior_queries", "posterior_queries", "prior_head", "posterior_head", "injector")
+
+
+@dataclass
+class AMVLOutput(ModelOutput):
+    """What `AMVLForConditionalGeneration.forward` returns.
+
+    Attributes:
+        loss: mean over the examples of the loss that was given; None without one.
+        terms: what it is made of, example by example (`amvl_model.objectives.ObjectiveTerms`); None without a loss.
+        logits: (B, M, V), logits[:, j] predicts answer token j from x, Z and the tokens before j.
+        answer_nll: (B,), -log p(y|x,Z), nats; summed over the answer's tokens unless the loss says otherwise.
+        prior_mean, prior_log_std, posterior_mean, posterior_log_std: (B, k, d).
+        latents: (B, k, d), the Z that was injected.
+        latent_norm_ratio: mean norm of the injected tokens over that of the query's text embeddings, without image features.
+    """
+
+    loss: Tensor | None = None
+    terms: Any = None
+    logits: Tensor | None = None
+    answer_nll: Tensor | None = None
+    prior_mean: Tensor | None = None
+    prior_log_std: Tensor | None = None
+    posterior_mean: Tensor | None = None
+    posterior_log_std: Tensor | None = None
+    latents: Tensor | None = None
+    latent_norm_ratio: Tensor | None = None
+
+    @property
+    def prior(self) -> DiagonalGaussian:
+        """p(Z|x)."""
+        return _gaussian(self.prior_mean, self.prior_log_std)
+
+    @property
+    def posterior(self) -> DiagonalGaussian:
+        """q(Z|x,y)."""
+        return _gaussian(self.posterior_mean, self.posterior_log_std)
+
+
+def _gaussian(mean: Tensor | None, log_std: Tensor | None) -> DiagonalGaussian:
+    if mean is None or log_std is None:
+        raise ValueError("pass answer_ids to get a posterior, and no loss that reads the prior's pass alone")
+    return DiagonalGaussian(mean, log_std)
 
 
 class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenerationMixin):
@@ -98,8 +133,7 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
 
         Args:
             path_or_model: folder or hub id of a Qwen-VL checkpoint, or a loaded model (used, not copied).
-            num_latents: k.
-            latent_dim: d.
+            num_latents, latent_dim: k, d.
             posterior_std, latent_order: see `AMVLConfig`.
             seed: of the new modules' initial weights.
             initial_log_std: log standard deviation of fresh priors and posteriors, beside means of unit size.
@@ -130,29 +164,6 @@ class AMVLForConditionalGeneration(AroundBackbone, PreTrainedModel, LatentGenera
         for name in ("prior_queries", "posterior_queries"):
             getattr(model, name).to(backbone.get_input_embeddings().weight.dtype)
         return model
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
-
-        Raises:
-            FileNotFoundError: if a folder is missing, or holds no checkpoint.
-            ValueError: if the checkpoint is half written, is no AMVL checkpoint, or was trained with another
-                ``num_latents`` or ``latent_dim`` than the ones asked for.
-        """
-        wanted = {name: kwargs.pop(name) for name in ("num_latents", "latent_dim") if name in kwargs}
-        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
-        stored = inspect_checkpoint(path, expected_type="amvl", **placed)
-        for name, value in wanted.items():
-            if stored is not None and stored[name] != value:
-                raise ValueError(
-                    f"{name}={value} was requested, but the checkpoint in {path} was trained with {name}={stored[name]}; "
-                    f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
-                )
-        if stored is not None and stored.get("lora"):
-            folder = Path(path) / kwargs.pop("subfolder", "")
-            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
-        return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

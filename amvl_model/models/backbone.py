@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.models.checkpoints import absolute, inspect_checkpoint, refuse_wrong_weights
+from amvl_model.models.checkpoints import absolute, inspect_checkpoint, load_lora_checkpoint, refuse_wrong_weights
 from amvl_model.models.checkpoints.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints.sharing import lora_snapshot, upload, write_card
 from amvl_model.two_pass.attention import install_attention
@@ -165,6 +165,7 @@ class AroundBackbone:
 
     backbone: Any
     config: Any
+    config_class: ClassVar[Any]
     base_model_prefix = "backbone"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -180,6 +181,29 @@ class AroundBackbone:
         return "lora_" in name or name.split(".", 1)[0] in cls.own_modules
 
     @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
+
+        Raises:
+            FileNotFoundError: if a folder is missing, or holds no checkpoint.
+            ValueError: if the checkpoint is half written, is of another type, or was trained with other sizes (AMVL's
+                ``num_latents`` and ``latent_dim``) than the ones asked for.
+        """
+        wanted = {name: kwargs.pop(name) for name in cls.config_class.sizes if name in kwargs}
+        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
+        stored = inspect_checkpoint(path, expected_type=cls.config_class.model_type, **placed)
+        for name, value in wanted.items():
+            if stored is not None and stored[name] != value:
+                raise ValueError(
+                    f"{name}={value} was requested, but the checkpoint in {path} was trained with {name}={stored[name]}; "
+                    f"leave {name} out, or train a new model with from_backbone(..., {name}={value})"
+                )
+        if stored is not None and stored.get("lora"):
+            folder = Path(path) / kwargs.pop("subfolder", "")
+            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
+        return cls.from_whole_checkpoint(path, *args, **kwargs)
+
+    @classmethod
     def from_whole_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``from_pretrained``, which would draw random numbers for weights that the checkpoint lacks.
 
@@ -189,7 +213,7 @@ class AroundBackbone:
             ValueError: if it lacks some, or has some that the model does not; for several devices.
         """
         if (folder := lora_snapshot(path, kwargs)) is not None:
-            return cls.from_pretrained(folder, *args, **kwargs)  # type: ignore[attr-defined]
+            return cls.from_pretrained(folder, *args, **kwargs)
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
         _refuse_parallel_plans(kwargs)

@@ -58,7 +58,7 @@ class AroundBackboneConfig(PreTrainedConfig):
     how_to_load: str = HOW_TO_LOAD
 
     def __post_init__(self, **kwargs: Any) -> None:
-        importlib.import_module("amvl_model.models.registration")  # whoever has a configuration can ask for its model
+        importlib.import_module("amvl_model.models.loading")  # whoever has a configuration can ask for its model
         if not isinstance(self.vlm_config, PreTrainedConfig):
             settings = dict(self.vlm_config or {})
             self.vlm_config = AutoConfig.for_model(settings.pop("model_type", BACKBONES[0]), **settings)

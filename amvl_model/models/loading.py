@@ -1,4 +1,7 @@
-"""From a name, a folder or a preset to a model, and back: shipped checkpoints, bases, checkpoints of a run."""
+"""From a name, a folder or a preset to a model, and back: shipped checkpoints, bases, checkpoints of a run.
+
+An import makes the models known to transformers' Auto classes and its pipelines; the first configuration does so.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    PreTrainedModel,
+)
 
 from amvl_model.config import RunConfig
 from amvl_model.data.processing import AMVLProcessor
@@ -23,11 +32,19 @@ from amvl_model.models.checkpoints import (
     write_manifest,
     writing,
 )
-from amvl_model.models.configuration import PAUSE_TYPE
+from amvl_model.models.configuration import PAUSE_TYPE, AMVLConfig, PauseConfig
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.two_pass.attention import install_attention
 
 TrainedModel = AMVLForConditionalGeneration | PauseForConditionalGeneration
+
+for _config, _model in (
+    (AMVLConfig, AMVLForConditionalGeneration),
+    (PauseConfig, PauseForConditionalGeneration),
+):
+    for _auto in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        _auto.register(_config, _model)
+    AutoProcessor.register(_config, AMVLProcessor)
 
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -26,9 +26,8 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from amvl_model.models.backbone import AroundBackbone, backbone_options, load_backbone, take_over
-from amvl_model.models.checkpoints import inspect_checkpoint, load_lora_checkpoint
-from amvl_model.models.configuration import PAUSE_TYPE, PauseConfig
+from amvl_model.models.backbone import AroundBackbone, load_backbone, take_over
+from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
 from amvl_model.models.generation import PrefixGenerationMixin, generation_settings
 from amvl_model.models.inputs import query_of, teacher_forced, vision_batch
@@ -107,20 +106,6 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
                 model.pause_tokens.weight.copy_(drawn * scale)
             model.pause_tokens.to(embeddings.device, embeddings.dtype)
         return model
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load a checkpoint written by `save_pretrained`; LoRA checkpoints load their backbone by themselves.
-
-        Raises:
-            FileNotFoundError, ValueError: if there is no whole checkpoint of this type.
-        """
-        placed = {name: kwargs[name] for name in ("subfolder", "variant") if kwargs.get(name)}
-        stored = inspect_checkpoint(path, expected_type=PAUSE_TYPE, **placed)
-        if stored is not None and stored.get("lora"):
-            folder = Path(path) / kwargs.pop("subfolder", "")
-            return load_lora_checkpoint(cls, folder, stored, **backbone_options(stored, kwargs))
-        return cls.from_whole_checkpoint(path, *args, **kwargs)
 
     def export_backbone(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the fine-tuned backbone as a plain checkpoint, which transformers' own class loads.

@@ -238,33 +238,29 @@ _LABORATORY_ELSEWHERE: Mapping[str, Mapping[str, object]] = {
 STUDIES = {
     study.name: study
     for study in (
-        Study(
-            name="laboratory",
-            purpose="planned test: latents that are needed, and which objective keeps them (RESULTS.md)",
-            common={},
-            cells=_LABORATORY,
-            seeds=tuple(range(100, 115)),
-            bases=MULTIHOP_BASES,
-        ),
-        Study(
-            name="laboratory-weights",
-            purpose="other weights and objectives in the laboratory, and SFT with twice the layers (the ceiling)",
-            common={},
-            cells=_LABORATORY_WEIGHTS,
-            seeds=tuple(range(100, 105)),
-            bases=MULTIHOP_BASES,
-        ),
         *(
-            Study(name=f"laboratory-{name}", purpose=purpose, common={}, cells=cells, seeds=seeds, bases=MULTIHOP_BASES)
+            Study(name=name, purpose=purpose, common={}, cells=cells, seeds=seeds, bases=MULTIHOP_BASES)
             for name, purpose, cells, seeds in (
                 (
-                    "baselines",
+                    "laboratory",
+                    "planned test: latents that are needed, and which objective keeps them (RESULTS.md)",
+                    _LABORATORY,
+                    tuple(range(100, 115)),
+                ),
+                (
+                    "laboratory-weights",
+                    "other weights and objectives in the laboratory, and SFT with twice the layers (the ceiling)",
+                    _LABORATORY_WEIGHTS,
+                    (100, 101, 102, 103, 104),
+                ),
+                (
+                    "laboratory-baselines",
                     "latents one after another, a repeated question, a prior-sample term, rising weights",
                     _LABORATORY_BASELINES,
                     (100, 101, 102, 103, 104),
                 ),
                 (
-                    "noise",
+                    "laboratory-noise",
                     "wrong labels after a warm-up on right ones: does the posterior leak them, and do latents keep working",
                     _laboratory_varied(
                         "recipe.label_noise",
@@ -274,7 +270,7 @@ STUDIES = {
                     (100, 101, 102, 103, 104),
                 ),
                 (
-                    "few",
+                    "laboratory-few",
                     "6,400 or 1,280 different training questions after the warm-up (8 and 40 passes over them)",
                     _laboratory_varied(
                         "recipe.different",
@@ -284,19 +280,19 @@ STUDIES = {
                     (100, 101, 102, 103, 104),
                 ),
                 (
-                    "long",
+                    "laboratory-long",
                     "2,000 steps after the warm-up, five times the study laboratory's",
                     _laboratory_varied("recipe.steps", "steps", {2000: ("amvl", "elbo", "ntp", "prior", "ntp+fwd")}),
                     (100, 101, 102, 103, 104),
                 ),
                 (
-                    "cold",
+                    "laboratory-cold",
                     "no warm-up: does a posterior that sees the answer spoil the prior before it has learnt anything?",
                     _laboratory_cold(),
                     tuple(range(115, 125)),
                 ),
                 (
-                    "latents",
+                    "laboratory-latents",
                     "number of latents k and their dimension d; k = 2, d = 16 is in the study laboratory",
                     {
                         f"amvl,k={k},d={d}": {"objective": "amvl", "num_latents": k, "latent_dim": d}

@@ -43,7 +43,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -112,7 +112,14 @@ def free_contamination(
     if model.size != 1:
         raise ValueError(f"model: expected one mode, received {model.size}")
     gbar, v0, h, alpha = (float(item.item()) for item in (model.g, model.G, model.H, model.A))
-    return _roots(gbar, v0, h, alpha, beta, gamma, objective, eta_q, eta_p)
+    name = objective_name(objective)
+    push = positive_number("beta", beta)
+    pull = weight("gamma", gamma)
+    mode = _Mode(gbar, v0, h, alpha, push, pull, "ntp+fwd" if name == "amvl" and pull == 0 else name)
+    rates = positive_number("eta_q", eta_q), positive_number("eta_p", eta_p)
+    result = sorted(_all_roots(mode), key=lambda root: mode.gbar * root[0])
+    stable = [_stable(mode, *root, *rates) for root in result]
+    return Roots(np.array([gbar * x / h for x, _, _ in result]), np.asarray(stable, dtype=bool))
 
 
 def self_consistent_contamination(
@@ -120,25 +127,17 @@ def self_consistent_contamination(
     force_var: float,
     curvature: float,
     anchor: float,
-    beta: float,
-    gamma: float = 0.0,
-    objective: Objective = "amvl",
-    *,
-    eta_q: float = 1.0,
-    eta_p: float = 1.0,
+    *weights: Any,
+    **settings: Any,
 ) -> Roots:
-    """`free_contamination` from bare numbers: gbar, v0, h and alpha in place of the model."""
-    return _roots(
-        scalar("force_mean", force_mean),
-        weight("force_var", force_var),
-        positive_number("curvature", curvature),
-        weight("anchor", anchor),
-        beta,
-        gamma,
-        objective,
-        eta_q,
-        eta_p,
+    """`free_contamination` from bare numbers: gbar, v0, h and alpha in place of the model; its other arguments follow."""
+    model = MeanLeakageModel(
+        curvature=positive_number("curvature", curvature),
+        force_mean=scalar("force_mean", force_mean),
+        force_cov=weight("force_var", force_var),
+        anchor=weight("anchor", anchor),
     )
+    return free_contamination(model, *weights, **settings)
 
 
 @dataclass(frozen=True)
@@ -163,27 +162,6 @@ class _Mode:
     def collapsed(self, rest: float) -> bool:
         """Whether the posterior is a point there (for forward-only: whether it and the prior are)."""
         return self.energy(rest) <= self.threshold
-
-
-def _roots(
-    gbar: float,
-    v0: float,
-    h: float,
-    alpha: float,
-    beta: float,
-    gamma: float,
-    objective: str,
-    eta_q: float,
-    eta_p: float,
-) -> Roots:
-    name = objective_name(objective)
-    push = positive_number("beta", beta)
-    pull = weight("gamma", gamma)
-    mode = _Mode(gbar, v0, h, alpha, push, pull, "ntp+fwd" if name == "amvl" and pull == 0 else name)
-    rates = positive_number("eta_q", eta_q), positive_number("eta_p", eta_p)
-    result = sorted(_all_roots(mode), key=lambda root: mode.gbar * root[0])
-    stable = [_stable(mode, *root, *rates) for root in result]
-    return Roots(np.array([gbar * x / h for x, _, _ in result]), np.asarray(stable, dtype=bool))
 
 
 def _all_roots(mode: _Mode) -> list[tuple[float, float, bool]]:

@@ -115,7 +115,7 @@ def test_counted_parameters_are_those_of_transformers_own_model(hidden: int, lay
 
     from amvl_model.models.tiny import tiny_config, tiny_tokenizer
 
-    tokenizer = tiny_tokenizer(["a picture of nothing in particular"])
+    tokenizer = tiny_tokenizer(["an image of nothing in particular"])
     config = tiny_config(tokenizer, hidden_size=hidden, num_layers=layers, vision_size=vision)
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)

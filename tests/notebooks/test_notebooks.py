@@ -39,7 +39,7 @@ def code(book: Any) -> list[Any]:
     return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
-def pictures(cells: list[Any]) -> list[bytes]:
+def images(cells: list[Any]) -> list[bytes]:
     """All PNG images of some cells."""
     found = [
         output["data"]["image/png"]
@@ -65,7 +65,7 @@ def test_a_stored_notebook_is_valid_and_holds_the_outputs_of_one_clean_run(name:
         assert not {"error", "stderr"} & set(kinds), f"{name}: {cell.source!r} wrote to stderr or failed"
         assert "execution" not in cell.metadata
     assert all(cell.outputs for cell in code(book)[1:]), f"{name}: a cell after the first shows nothing"
-    assert len(pictures(code(book))) >= 2
+    assert len(images(code(book))) >= 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,7 +202,7 @@ def test_a_notebook_runs_from_an_empty_kernel_within_its_time(
     assert took < SLACK * LIMITS[name]
     assert [cell.execution_count for cell in code(book)] == list(range(1, len(code(book)) + 1))
     assert machine_paths(book) == []
-    assert len(pictures(code(book))) == len(pictures(code(read(name))))
+    assert len(images(code(book))) == len(images(code(read(name))))
 
 
 @pytest.mark.slow
@@ -214,8 +214,8 @@ def test_another_checkpoint_and_other_results_change_the_figures_of_04(
     pair = run("04_contamination", monkeypatch, **few)
     one = run("04_contamination", monkeypatch, **few, AMVL_CHECKPOINTS="tiny-amvl", AMVL_RESULTS=str(tmp_path))
     again = run("04_contamination", monkeypatch, **few)
-    digests = [[hashlib.sha256(each).hexdigest() for each in pictures(code(book))] for book in (pair, one, again)]
-    assert digests[0] == digests[2], "the same data must give the same pictures"
+    digests = [[hashlib.sha256(each).hexdigest() for each in images(code(book))] for book in (pair, one, again)]
+    assert digests[0] == digests[2], "the same data must give the same images"
     assert not set(digests[0][:5]) & set(digests[1][:5])
     said = "".join(output.get("text", "") for cell in code(one) for output in cell.outputs)
     assert "results/main_job is not there; make it with: python experiments/full_blink.py" in said

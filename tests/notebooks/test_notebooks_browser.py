@@ -138,11 +138,11 @@ def cleared(page: Any) -> None:
 
 def move_a_slider(page: Any, keys: str, times: int) -> tuple[str, str]:
     """The image under the first slider before and after it is moved with the keyboard (its data address)."""
-    picture = page.locator(".widget-vbox:has(.noUi-handle) .jp-OutputArea img")
+    image = page.locator(".widget-vbox:has(.noUi-handle) .jp-OutputArea img")
     handle = page.locator(".widget-vbox .noUi-handle").first
     handle.scroll_into_view_if_needed()
-    picture.first.wait_for(timeout=120_000)
-    before = picture.first.get_attribute("src")
+    image.first.wait_for(timeout=120_000)
+    before = image.first.get_attribute("src")
     handle.focus()
     for _ in range(times):
         page.keyboard.press(keys)
@@ -152,7 +152,7 @@ def move_a_slider(page: Any, keys: str, times: int) -> tuple[str, str]:
         arg=before,
         timeout=120_000,
     )
-    return before, picture.first.get_attribute("src")
+    return before, image.first.get_attribute("src")
 
 
 @pytest.mark.parametrize(("name", "times"), [("01_theory_by_hand", 5), ("04_contamination", 1)])

@@ -4,10 +4,10 @@
 """
 
 from amvl_model.data.synthetic.canvas import IMAGE_SIZE
-from amvl_model.data.synthetic.checks import SPLITS
 from amvl_model.data.synthetic.generator import (
     DEFAULT_DIFFICULTY,
     SOURCE,
+    SPLITS,
     TASKS,
     SyntheticBlink,
     answer_distribution,

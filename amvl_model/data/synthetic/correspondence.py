@@ -157,9 +157,15 @@ View = tuple[Image.Image, list[Point]]
 
 
 def _two_views(
-    rng: np.random.Generator, difficulty: float, target: int, answer: int, view: Callable[[int], View]
-) -> tuple[tuple[Image.Image, ...], dict[str, int]]:
-    """Two noisy views, the first with its reference point and the second with the options, and the part of each option."""
+    rng: np.random.Generator,
+    difficulty: float,
+    target: int,
+    answer: int,
+    view: Callable[[int], View],
+    question: str,
+    parts: tuple[str, ...],
+) -> Drawing:
+    """A question on two noisy views: the first has its reference point on a part, the second the options on its parts."""
     shown: list[Image.Image] = []
     on: dict[str, int] = {}
     for i in range(2):
@@ -169,7 +175,7 @@ def _two_views(
         else:
             on = _mark_options(image, rng, points, target, answer)
         shown.append(canvas.add_noise(image, rng, difficulty))
-    return tuple(shown), on
+    return Drawing(images=tuple(shown), question=question, choices=LETTERS, explanation=_explain(parts, target, on))
 
 
 def draw_semantic_correspondence(rng: np.random.Generator, difficulty: float, answer: int) -> Drawing:
@@ -188,13 +194,8 @@ def draw_semantic_correspondence(rng: np.random.Generator, difficulty: float, an
             animal, _ANIMAL_PARTS, canvas.chance(rng, min(0.5, difficulty)), False, _move(rng, 5 * difficulty)
         )
 
-    images, on = _two_views(rng, difficulty, target, answer, view)
-    return Drawing(
-        images=images,
-        question="Which point is on the same part as R?",
-        choices=LETTERS,
-        explanation=_explain(("head", "tail", "legs", "back"), target, on),
-    )
+    parts = ("head", "tail", "legs", "back")
+    return _two_views(rng, difficulty, target, answer, view, "Which point is on the same part as R?", parts)
 
 
 @lru_cache(maxsize=4)
@@ -254,10 +255,5 @@ def draw_functional_correspondence(rng: np.random.Generator, difficulty: float, 
         flip, turn = canvas.chance(rng, min(0.5, difficulty)), canvas.chance(rng, 0.5 * min(1.0, 2 * hard))
         return _placed(tool, _TOOL_PARTS, flip, turn, _move(rng, 5 * difficulty))
 
-    images, on = _two_views(rng, difficulty, target, answer, view)
-    return Drawing(
-        images=images,
-        question="Which point has the same use as R?",
-        choices=LETTERS,
-        explanation=_explain(("ring", "grip", "shaft", "end"), target, on),
-    )
+    parts = ("ring", "grip", "shaft", "end")
+    return _two_views(rng, difficulty, target, answer, view, "Which point has the same use as R?", parts)

@@ -20,8 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from amvl_model.data.schema import QuestionSet, VisualQuestion
-from amvl_model.data.synthetic.checks import SPLITS
-from amvl_model.data.synthetic.generator import TASKS, SyntheticBlink
+from amvl_model.data.synthetic.generator import SPLITS, TASKS, SyntheticBlink
 
 SHIFTED_SOURCE: Final = "synthetic-blink-shifted"
 SHIFTED_DIFFICULTY: Final = 0.5

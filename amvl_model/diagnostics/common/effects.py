@@ -8,7 +8,7 @@ An option's probability is the softmax of the options' log-likelihoods: what els
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amvl_model.diagnostics.common.posteriors import as_numpy
+from amvl_model.results.statistics import Interval
 
 Array = NDArray[np.float64]
 
@@ -29,6 +30,34 @@ class PlainReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types, ready for JSON."""
         return asdict(self)
+
+
+def measures_to_dict(measures: Mapping[str, Interval | None], units: Mapping[str, str]) -> dict[str, Any]:
+    """Measures with their units, ready for JSON."""
+    return {name: None if value is None else {**asdict(value), "unit": units[name]} for name, value in measures.items()}
+
+
+def measures_table(
+    measures: Mapping[str, Interval | None], units: Mapping[str, str], further: Mapping[str, float | None] | None = None
+) -> str:
+    """Plain text: a line per measure with its interval and unit; "-" where there is no figure.
+
+    Args:
+        measures: per name, the mean with its interval.
+        units: of every measure.
+        further: figures without interval and unit.
+    """
+    rows = []
+    for name, value in measures.items():
+        ends = "-"
+        if value is not None and value.low is not None and value.high is not None:
+            ends = f"{value.low:.4g} to {value.high:.4g}"
+        rows.append((name, "-" if value is None else f"{value.mean:.4g}", ends, units[name]))
+    rows += [(name, "-" if x is None else f"{x:.4g}", "-", "1") for name, x in (further or {}).items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(
+        f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {unit}" for a, b, c, unit in rows
+    )
 
 
 def option_log_shares(log_probs: Tensor) -> Array:

@@ -28,7 +28,7 @@ import torch
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.diagnostics.common.effects import answer_scores
+from amvl_model.diagnostics.common.effects import answer_scores, measures_table, measures_to_dict
 from amvl_model.diagnostics.common.posteriors import OptionPosteriors, _distributions, divergences_and_spreads
 from amvl_model.diagnostics.leakage.information import (
     answer_sensitivity,
@@ -110,12 +110,7 @@ class ContaminationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types with units, ready for JSON."""
-        return asdict(self) | {
-            "measures": {
-                name: None if value is None else {**asdict(value), "unit": MEASURES[name]}
-                for name, value in self.measures.items()
-            }
-        }
+        return asdict(self) | {"measures": measures_to_dict(self.measures, MEASURES)}
 
     def by_task(self, measure: str, *, n_bootstrap: int = 2000) -> dict[str, Interval | None]:
         """One measure, task by task."""
@@ -129,17 +124,8 @@ class ContaminationReport:
         }
 
     def table(self) -> str:
-        """Plain text: a line per measure with its interval and unit; "-" where there is no figure."""
-        rows = []
-        for name, value in self.measures.items():
-            ends = "-"
-            if value is not None and value.low is not None and value.high is not None:
-                ends = f"{value.low:.4g} to {value.high:.4g}"
-            rows.append((name, "-" if value is None else f"{value.mean:.4g}", ends, MEASURES[name]))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(
-            f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {unit}" for a, b, c, unit in rows
-        )
+        """Plain text: a line per measure with its interval and unit."""
+        return measures_table(self.measures, MEASURES)
 
     def sentence(self) -> str:
         """The leaked information in one sentence."""

@@ -48,7 +48,7 @@ Source: derived for this project; the model that takes these arrays is `amvl_the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.diagnostics.common.effects import measures_table, measures_to_dict
 from amvl_model.diagnostics.common.gradients import answer_forces, differentiable
 from amvl_model.diagnostics.response.response_arrays import (
     Absorption,
@@ -165,10 +166,7 @@ class LinearResponseReport:
     def to_dict(self, *, arrays: bool = False) -> dict[str, Any]:
         """Plain Python types, ready for JSON; with ``arrays`` also every question's, without those of size k d."""
         result: dict[str, Any] = {
-            "measures": {
-                name: None if value is None else {**asdict(value), "unit": MEASURES[name]}
-                for name, value in self.measures.items()
-            },
+            "measures": measures_to_dict(self.measures, MEASURES),
             "absorption": None
             if self.absorption is None
             else {
@@ -188,20 +186,10 @@ class LinearResponseReport:
         return result
 
     def table(self) -> str:
-        """Plain text: a line per measure with its interval and unit; "-" where there is no figure."""
-        rows = []
-        for name, value in self.measures.items():
-            ends = "-"
-            if value is not None and value.low is not None and value.high is not None:
-                ends = f"{value.low:.4g} to {value.high:.4g}"
-            rows.append((name, "-" if value is None else f"{value.mean:.4g}", ends, MEASURES[name]))
-        for part in (0, 1) if self.absorption else ():
-            share = self.absorption.share[part] if self.absorption else None
-            rows.append((f"absorption, half {part + 1}", "-" if share is None else f"{share:.4g}", "-", "1"))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(
-            f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {unit}" for a, b, c, unit in rows
-        )
+        """Plain text: a line per measure with its interval and unit."""
+        shares = self.absorption.share if self.absorption else ()
+        halves = {f"absorption, half {part}": share for part, share in enumerate(shares, 1)}
+        return measures_table(self.measures, MEASURES, halves)
 
 
 def measure_linear_response(

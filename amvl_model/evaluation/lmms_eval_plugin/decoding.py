@@ -25,6 +25,7 @@ from amvl_model.evaluation.scorers import EncodedQuery, LatentScorer, inference,
 from amvl_model.models.distributions import DiagonalGaussian
 
 LATENTS = ("prior_mean", "prior")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,39 @@ class Answerer:
                 f"latents={settings.latents} was passed for a plain backbone, which has none; leave it out, or load an AMVL "
                 "checkpoint"
             )
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        name: str,
+        settings: LatentSettings,
+        *,
+        dtype: str,
+        device: str | torch.device | None,
+        min_pixels: int | None,
+        max_pixels: int | None,
+    ) -> Answerer:
+        """Load a model and its processor.
+
+        Args:
+            name: folder of a checkpoint, or tiny, tiny-amvl, tiny-forward-only.
+            settings: which latents.
+            dtype: of the weights, one of `DTYPES`; auto: as stored.
+            device: default: a GPU if there is one.
+            min_pixels, max_pixels: limits of an image's area [pixels]; None: the checkpoint's.
+
+        Raises:
+            ValueError: for another dtype, and as the class.
+            FileNotFoundError: if the checkpoint is missing or incomplete.
+        """
+        from amvl_model.models.loading import load_checkpoint, resolve
+
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        model, _ = load_checkpoint(name, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
+        processor = AMVLProcessor.from_pretrained(resolve(name), min_pixels=min_pixels, max_pixels=max_pixels)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(chosen), processor, settings)
 
     @property
     def has_latents(self) -> bool:

@@ -41,7 +41,6 @@ _OPTIONS = (
     "max_pixels",
     "max_new_tokens",
 )
-_DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 class AMVLModel(lmms):
@@ -88,8 +87,6 @@ class AMVLModel(lmms):
             raise ValueError(
                 "--model_args lacks pretrained=DIR, the folder of an AMVL checkpoint or a Qwen-VL backbone"
             )
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}; correct --model_args")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(
                 f"--batch_size must be a whole number of at least 1, got {batch_size!r}; auto is not supported"
@@ -99,24 +96,19 @@ class AMVLModel(lmms):
         )
         from accelerate import Accelerator
 
-        from amvl_model.data.processing import AMVLProcessor
-        from amvl_model.models.loading import load_checkpoint, resolve
-
         self.accelerator = Accelerator()
-        self._device = self._choose_device(device)
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.batch_size, self.max_new_tokens = int(batch_size), max_new_tokens
-        model, _ = load_checkpoint(pretrained, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
-        limits: dict[str, Any] = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        processor = AMVLProcessor.from_pretrained(resolve(pretrained), **limits)
-        self.answerer: Answerer | None = Answerer(model.to(self._device), processor, settings)
+        self.answerer: Answerer | None = Answerer.from_checkpoint(
+            pretrained,
+            settings,
+            dtype=dtype,
+            device=self.accelerator.device if self._world_size > 1 else device,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
+        self._device = self.answerer.scorer.device
         self._ignored: set[str] = set()
-
-    def _choose_device(self, device: str | None) -> torch.device:
-        if self.accelerator.num_processes > 1:
-            result: torch.device = self.accelerator.device
-            return result
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def device(self) -> torch.device:

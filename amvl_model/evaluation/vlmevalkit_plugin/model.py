@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from vlmeval.vlm.base import BaseModel
 
 from amvl_model.config.schema import did_you_mean
@@ -67,18 +66,12 @@ class AMVL(BaseModel):
             raise ValueError("expected pretrained, the folder of an AMVL checkpoint or a Qwen-VL backbone, got none")
         if prompt not in PROMPTS:
             raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
-        if dtype not in ("float32", "bfloat16", "float16", "auto"):
-            raise ValueError(f"dtype must be one of float32, bfloat16, float16, auto, got {dtype!r}")
-        from amvl_model.data.processing import AMVLProcessor
-        from amvl_model.models.loading import load_checkpoint, resolve
-
         self.prompt = prompt
         self.decoding = DecodingSettings(max_new_tokens=max_new_tokens)
         settings = LatentSettings(latents=latents, temperature=float(latent_temperature), seed=seed)
-        model, _ = load_checkpoint(pretrained, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
-        processor = AMVLProcessor.from_pretrained(resolve(pretrained), min_pixels=min_pixels, max_pixels=max_pixels)
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.answerer = Answerer(model.to(chosen), processor, settings)
+        self.answerer = Answerer.from_checkpoint(
+            pretrained, settings, dtype=dtype, device=device, min_pixels=min_pixels, max_pixels=max_pixels
+        )
 
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
         """The reply to one message.

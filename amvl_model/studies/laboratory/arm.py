@@ -23,7 +23,7 @@ from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.loading import resolve
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.objectives import Loss, objective_named
-from amvl_model.training.multihop_base import MultihopRecipe, deepened, query_rows, scene_features
+from amvl_model.training.pretraining.multihop_base import MultihopRecipe, deepened, query_rows, scene_features
 from amvl_model.two_pass.attention import install_attention
 
 

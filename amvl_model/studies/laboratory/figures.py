@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic.multihop.spec import PALETTE
 from amvl_model.results.files import Result
-from amvl_model.studies.laboratory.options import ARMS
+from amvl_model.studies.laboratory import ARMS
 from amvl_style import GREY, RULE, look_of, styled
 
 CONDITIONS = {

@@ -15,18 +15,19 @@ from typing import Any
 
 import torch
 
+from amvl_model.config.loading import LABORATORY_SETTINGS
 from amvl_model.models.loading import load_checkpoint, save_checkpoint
 from amvl_model.results.files import Result, read_result, result_path, write_result
 from amvl_model.results.provenance import provenance, to_jsonable
 from amvl_model.results.text import text_table
+from amvl_model.studies.laboratory import ARMS, LaboratoryOptions
 from amvl_model.studies.laboratory.arm import Arm
 from amvl_model.studies.laboratory.figures import Reading, draw_job
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, prior_means
-from amvl_model.studies.laboratory.options import ARMS, SETTINGS, LaboratoryOptions
 from amvl_model.studies.laboratory.study import run_arm, warmed_up
 from amvl_model.studies.laboratory.training import silent
 from amvl_model.studies.pool import worker_pool
-from amvl_model.training.multihop_base import MultihopRecipe
+from amvl_model.training.pretraining.multihop_base import MultihopRecipe
 from amvl_model.training.run_folder import RunStopped, locked, signals, stop_now, tell, write_text
 
 
@@ -61,7 +62,7 @@ def full(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if not resume:
-            write_text(out / SETTINGS, json.dumps(asdict(options), indent=2) + "\n")
+            write_text(out / LABORATORY_SETTINGS, json.dumps(asdict(options), indent=2) + "\n")
             write_text(out / "environment.json", json.dumps(to_jsonable(provenance()), indent=2) + "\n")
         try:
             with signals(stop_now):
@@ -77,9 +78,11 @@ def stored_options(out: Path) -> LaboratoryOptions:
     Raises:
         FileNotFoundError: if it is not the folder of such a run.
     """
-    if not (out / SETTINGS).is_file():
-        raise FileNotFoundError(f"{out} contains no run to resume (no {SETTINGS}); give the folder that --out named")
-    return LaboratoryOptions(**json.loads((out / SETTINGS).read_text(encoding="utf-8")))
+    if not (out / LABORATORY_SETTINGS).is_file():
+        raise FileNotFoundError(
+            f"{out} contains no run to resume (no {LABORATORY_SETTINGS}); give the folder that --out named"
+        )
+    return LaboratoryOptions(**json.loads((out / LABORATORY_SETTINGS).read_text(encoding="utf-8")))
 
 
 def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -> int:

@@ -30,7 +30,7 @@ from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.results.files import Metric
 from amvl_model.results.statistics import Interval, wilson
 from amvl_model.studies.laboratory.arm import encode_scenes
-from amvl_model.training.multihop_base import MultihopRecipe
+from amvl_model.training.pretraining.multihop_base import MultihopRecipe
 
 CHUNK = 128
 """Rows of one forward pass."""

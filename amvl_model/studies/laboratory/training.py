@@ -21,7 +21,7 @@ from amvl_model.objectives import Loss
 from amvl_model.studies.laboratory.arm import Arm, encode_scenes
 from amvl_model.studies.laboratory.measures import measure_accuracy, measure_leak
 from amvl_model.training.monitoring.guard import clip_gradients
-from amvl_model.training.multihop_base import MultihopRecipe
+from amvl_model.training.pretraining.multihop_base import MultihopRecipe
 
 Row = dict[str, Any]
 """A look at fresh questions: step, steps (in all), seconds (of processor time), objective, means of its terms since the last

@@ -101,20 +101,26 @@ class Start:
         check_fields(self, positive_number, "posterior_std", "prior_std")
 
 
-@dataclass(frozen=True, eq=False)
-class CoadaptedTrajectory:
-    """All that moves, at given times; every array (T,).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingState:
+    """All that moves in training.
 
     Attributes:
-        times: [steps]. decoder_gain: w. leak: a. posterior_var, prior_var: Q, P. x_gain: u.
+        decoder_gain: w. leak: a. posterior_var, prior_var: Q, P. x_gain: u.
     """
 
-    times: Array
     decoder_gain: Array
     leak: Array
     posterior_var: Array
     prior_var: Array
     x_gain: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CoadaptedTrajectory(TrainingState):
+    """All that moves, at given times [steps]; every array (T,)."""
+
+    times: Array
 
     @property
     def snr(self) -> Array:
@@ -175,7 +181,10 @@ def coadapted_trajectory(
     weights = np.stack([on_grid("gamma", gamma, time), on_grid("beta", beta, time)])
     first = [begin.decoder_gain, begin.leak, 2 * np.log(begin.posterior_std), 2 * np.log(begin.prior_std), begin.x_gain]
     path = integrate(velocity, first, time, weights)
-    return CoadaptedTrajectory(time, path[:, 0], path[:, 1], np.exp(path[:, 2]), np.exp(path[:, 3]), path[:, 4])
+    w, a, log_q, log_p, u = path.T
+    return CoadaptedTrajectory(
+        times=time, decoder_gain=w, leak=a, posterior_var=np.exp(log_q), prior_var=np.exp(log_p), x_gain=u
+    )
 
 
 def scale_charge(

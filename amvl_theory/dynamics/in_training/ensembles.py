@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, weight
-from amvl_theory.dynamics.in_training.coadaptation import Start, XRoute
+from amvl_theory.dynamics.in_training.coadaptation import Start, TrainingState, XRoute
 from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, logistic_loss
 from amvl_theory.dynamics.in_training.widening import HeadRates
 
@@ -80,20 +80,11 @@ class Ensemble:
             weight(name, getattr(self, name))
 
 
-@dataclass(frozen=True, eq=False)
-class EnsembleRun:
-    """Parameters of every seed after the recorded steps; arrays (T, seeds).
-
-    Attributes:
-        steps: (T,). decoder_gain: w. leak: a. posterior_var, prior_var: Q, P. x_gain: u.
-    """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EnsembleRun(TrainingState):
+    """What moves of every seed, each (T, seeds), after the recorded steps (T,)."""
 
     steps: Array
-    decoder_gain: Array
-    leak: Array
-    posterior_var: Array
-    prior_var: Array
-    x_gain: Array
 
     @property
     def benefit(self) -> Array:
@@ -152,7 +143,9 @@ def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: Arr
             gradient = _gradients(setting, state, float(weights[step]), rng)
             state = state - rates * _direction(setting.optimizer, gradient, moments, step + 1)
     w, a, log_q, log_p, u = np.stack(found, axis=1)
-    return EnsembleRun(kept, w, a, np.exp(2 * log_q), np.exp(2 * log_p), u)
+    return EnsembleRun(
+        steps=kept, decoder_gain=w, leak=a, posterior_var=np.exp(2 * log_q), prior_var=np.exp(2 * log_p), x_gain=u
+    )
 
 
 def _gradients(setting: Ensemble, state: Array, gamma: float, rng: np.random.Generator) -> Array:

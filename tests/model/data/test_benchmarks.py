@@ -141,7 +141,7 @@ def test_damaged_pages_behind_a_sound_header_are_named(folder: Path) -> None:
         load_blink(folder, tasks=["Jigsaw"])[0]
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", None, "half a picture"])
+@pytest.mark.parametrize("data", [b"", b"no image", None, "half an image"])
 def test_an_unreadable_image_names_its_record(folder: Path, data: bytes | str | None) -> None:
     if isinstance(data, str):
         whole = pq.read_table(folder / "Jigsaw" / "val-00000-of-00001.parquet").to_pylist()[0]["image_2"]["bytes"]

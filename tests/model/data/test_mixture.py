@@ -24,7 +24,7 @@ class Source(Sequence[VisualQuestion]):
     def __getitem__(self, item: Any) -> Any:
         self.asked[item] += 1
         if item in self.bad:
-            raise ValueError(f"record {item} of {self.name}.parquet: image is not a readable picture")
+            raise ValueError(f"record {item} of {self.name}.parquet: image is not a readable image")
         return VisualQuestion(id=f"{self.name}{item}", images=(), prompt="?", answer_text="!", source=self.name)
 
 
@@ -83,7 +83,7 @@ def test_one_bad_question_is_skipped_counted_named_and_never_read_again() -> Non
     assert len(first) == 50
     assert source.asked[7] == 1
     assert [(s.source, s.index, s.reason) for s in mixed.skipped] == [
-        ("a", 7, "record 7 of a.parquet: image is not a readable picture")
+        ("a", 7, "record 7 of a.parquet: image is not a readable image")
     ]
 
 

@@ -16,7 +16,7 @@ from amvl_model.data.images import to_rgb
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.data.synthetic import TASKS, synthetic_blink, synthetic_question
-from amvl_model.training.pretraining import PAD_TO, collate_fast, patchify
+from amvl_model.training.pretraining.tiny_base import PAD_TO, collate_fast, patchify
 from amvl_model.two_pass.layout import short_positions
 from tests.helpers import collate, examples, processor, question, random_image, tiny_model
 
@@ -59,11 +59,11 @@ def test_the_answer_ends_its_turn_and_is_nowhere_in_the_query() -> None:
     assert "answer_ids" not in processor().encode(asked, answers=False)
 
 
-@pytest.mark.parametrize("pictures", [1, 2, 3, 4])
-def test_every_image_gets_as_many_tokens_as_its_grid_has_cells(pictures: int) -> None:
-    encoded = processor().encode(question(pictures, seed=1))
+@pytest.mark.parametrize("images", [1, 2, 3, 4])
+def test_every_image_gets_as_many_tokens_as_its_grid_has_cells(images: int) -> None:
+    encoded = processor().encode(question(images, seed=1))
     grids = encoded["image_grid_thw"]
-    assert grids.shape == (pictures, 3) and (pictures == 1 or len(grids.unique(dim=0)) > 1)
+    assert grids.shape == (images, 3) and (images == 1 or len(grids.unique(dim=0)) > 1)
     is_image = encoded["input_ids"] == processor().image_token_id
     assert torch.equal(encoded["mm_token_type_ids"], is_image.int())
     runs = "".join("i" if image else " " for image in is_image.tolist()).split()
@@ -187,10 +187,10 @@ def test_captions_follow_the_answer_and_count_with_their_weight() -> None:
 # ---------------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(("pictures", "named"), [(1, 2), (3, 2), (4, 1)])
-def test_another_number_of_images_than_the_prompt_names_is_refused(pictures: int, named: int) -> None:
-    asked = question(pictures, prompt="Compare " + "<image>" * named)
-    with pytest.raises(ValueError, match=rf"'q0': its prompt names {named} image\(s\) .*, but {pictures} came with it"):
+@pytest.mark.parametrize(("images", "named"), [(1, 2), (3, 2), (4, 1)])
+def test_another_number_of_images_than_the_prompt_names_is_refused(images: int, named: int) -> None:
+    asked = question(images, prompt="Compare " + "<image>" * named)
+    with pytest.raises(ValueError, match=rf"'q0': its prompt names {named} image\(s\) .*, but {images} came with it"):
         processor()([asked])
 
 

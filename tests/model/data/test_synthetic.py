@@ -47,12 +47,12 @@ CHOICES = {
 }
 
 
-def pictures(record: dict[str, Any]) -> list[np.ndarray]:
+def images(record: dict[str, Any]) -> list[np.ndarray]:
     return [np.asarray(record[f"image_{i}"]) for i in range(1, 5) if record[f"image_{i}"] is not None]
 
 
 def same_images(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(pictures(one), pictures(other), strict=True))
+    return all(np.array_equal(a, b) for a, b in zip(images(one), images(other), strict=True))
 
 
 def chi_square(counts: list[int]) -> float:
@@ -123,13 +123,13 @@ def test_splits_seeds_indices_and_difficulties_give_different_images(task: str) 
     others = [("train", 0, 0, 0.3), ("test", 0, 0, 0.3), ("val", 1, 0, 0.3), ("val", 0, 1, 0.3), ("val", 0, 0, 0.9)]
     for split, seed, index, difficulty in others:
         other = synthetic_blink(task, split, seed, index, difficulty)
-        assert not any(np.array_equal(a, b) for a, b in zip(pictures(base), pictures(other), strict=True))
+        assert not any(np.array_equal(a, b) for a, b in zip(images(base), images(other), strict=True))
 
 
 def test_train_and_val_share_no_image_at_difficulty_zero() -> None:
     for task in TASKS:
-        train = {pictures(synthetic_blink(task, "train", 0, i, 0.0))[0].tobytes() for i in range(40)}
-        val = {pictures(synthetic_blink(task, "val", 0, i, 0.0))[0].tobytes() for i in range(40)}
+        train = {images(synthetic_blink(task, "train", 0, i, 0.0))[0].tobytes() for i in range(40)}
+        val = {images(synthetic_blink(task, "val", 0, i, 0.0))[0].tobytes() for i in range(40)}
         assert not train & val, task
 
 
@@ -197,7 +197,7 @@ def test_the_rank_of_a_count_is_uniform_for_each_set_of_options() -> None:
 
 
 def _coloured_like(record: dict[str, Any], colour: tuple[int, int, int]) -> int:
-    image = pictures(record)[0].astype(int)
+    image = images(record)[0].astype(int)
     return int((np.abs(image - np.array(colour)).sum(-1) < 30).sum())
 
 
@@ -224,7 +224,7 @@ def test_relations_are_what_is_drawn() -> None:
     for index in range(60):
         record = synthetic_blink("Spatial_Relation", "val", 0, index, 0.0)
         words = record["question"].rstrip("?").split()
-        image = pictures(record)[0].astype(int)
+        image = images(record)[0].astype(int)
         centres = []
         for colour in (words[2], words[-2]):
             rows, columns = np.nonzero(np.abs(image - np.array(COLOURS[colour])).sum(-1) < 30)
@@ -238,7 +238,7 @@ def test_the_missing_jigsaw_piece_is_the_enlarged_continuation() -> None:
     """The right piece has the colours of the image, the wrong one none of them (mild difficulty)."""
     for index in range(40):
         record = synthetic_blink("Jigsaw", "val", 0, index, 0.0)
-        whole, *pieces = pictures(record)
+        whole, *pieces = images(record)
         colours = {tuple(c) for c in whole[:50].reshape(-1, 3)}
         shared = [bool(colours & {tuple(c) for c in piece.reshape(-1, 3)}) for piece in pieces]
         assert shared == [record["answer"] == "(A)", record["answer"] == "(B)"]

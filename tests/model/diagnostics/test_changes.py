@@ -55,7 +55,7 @@ def test_images_change_by_the_stated_amounts() -> None:
 
 
 def test_shuffled_patches_are_the_same_patches_elsewhere() -> None:
-    question = choice_question(0, 2, pictures=1)  # 112 x 112
+    question = choice_question(0, 2, images=1)  # 112 x 112
     before, after = (pixels(q.images[0]) for q in (question, change(question, "patch_shuffle").question))
     cells = [
         sorted(x[r : r + 28, c : c + 28].tobytes() for r in range(0, 112, 28) for c in range(0, 112, 28))
@@ -95,7 +95,7 @@ def test_changed_text_leaves_the_images_and_holds_every_option(name: str) -> Non
 
 
 def test_the_same_seed_and_place_give_the_same_and_others_do_not() -> None:
-    question = choice_question(3, 4, pictures=1)
+    question = choice_question(3, 4, images=1)
     for name in ("noise", "patch_shuffle"):
         first, again, other, third = (
             pixels(change(question, name, *where).question.images[0]) for where in ((0, 1), (0, 1), (1, 1), (0, 2))

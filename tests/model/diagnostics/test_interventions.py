@@ -83,7 +83,7 @@ def test_latents_that_are_not_read_have_no_effect() -> None:
 
 def test_latents_that_decide_the_answer_are_found_to_matter() -> None:
     model = helpers.tiny_model()
-    asked = [choice_question(i, 4, pictures=1) for i in range(24)]
+    asked = [choice_question(i, 4, images=1) for i in range(24)]
     scored = evaluate(model, helpers.processor(), asked, scoring=("likelihood",), batch_size=12, progress=False)
     # what the model answers with the prior mean is declared right: without its latents it cannot know
     asked = [q.with_answer(r.predicted["likelihood"] or 0) for q, r in zip(asked, scored.records, strict=True)]
@@ -103,7 +103,7 @@ def test_one_latent_for_all_questions_matters_without_content() -> None:
     with torch.no_grad():
         model.prior_head.linear.weight.zero_()
         model.prior_head.linear.bias.fill_(1.0)
-    asked = [choice_question(i, 4, pictures=1) for i in range(24)]
+    asked = [choice_question(i, 4, images=1) for i in range(24)]
     scored = evaluate(model, helpers.processor(), asked, scoring=("likelihood",), batch_size=12, progress=False)
     asked = [q.with_answer(r.predicted["likelihood"] or 0) for q, r in zip(asked, scored.records, strict=True)]
     report = run(model, asked, batch_size=12)

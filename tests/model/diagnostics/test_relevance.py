@@ -30,7 +30,7 @@ from amvl_model.evaluation.scorers import latent_scorer
 from tests import helpers
 from tests.model.evaluation.test_evaluation import choice_question
 
-ASKED = [choice_question(0, 2, pictures=1), choice_question(3, 4, pictures=3)]
+ASKED = [choice_question(0, 2, images=1), choice_question(3, 4, images=3)]
 
 
 @lru_cache(maxsize=1)

@@ -23,9 +23,9 @@ from tests import helpers
 OPTIONS = (2, 4, 3, 4, 2, 3, 2)
 
 
-def choice_question(seed: int, options: int, pictures: int | None = None) -> VisualQuestion:
+def choice_question(seed: int, options: int, images: int | None = None) -> VisualQuestion:
     """A question with that many options and one to three images."""
-    plain = helpers.question(1 + seed % 3 if pictures is None else pictures, seed)
+    plain = helpers.question(1 + seed % 3 if images is None else images, seed)
     choices = tuple(f"thing {i}" for i in range(options))
     answer = seed % options
     return replace(

@@ -14,7 +14,7 @@ from amvl_model.evaluation.evaluate import evaluate
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.loading import SHIPPED, load_checkpoint
 from amvl_model.studies import main_job
-from amvl_model.training.multihop_base import MultihopRecipe, hop_accuracy
+from amvl_model.training.pretraining.multihop_base import MultihopRecipe, hop_accuracy
 
 LIMIT = 10 * 10**6  # bytes
 

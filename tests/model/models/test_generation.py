@@ -16,9 +16,9 @@ STEPS = 10
 NO_END: dict[str, Any] = {"max_new_tokens": STEPS, "suppress_tokens": [2]}  # token 2 ends the turn
 
 
-def queries(pictures: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
+def queries(images: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
     """A padded batch of questions to answer, images of many shapes."""
-    return processor()([question(count, seed + i) for i, count in enumerate(pictures)], answers=False)
+    return processor()([question(count, seed + i) for i, count in enumerate(images)], answers=False)
 
 
 def teacher_forced(model: Any, batch: dict[str, Tensor], answer: Tensor, z: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ def test_token_2_ends_the_turn() -> None:
     assert processor().end_of_turn_id == NO_END["suppress_tokens"][0]
 
 
-@pytest.mark.parametrize("pictures", [(1,), (1, 1, 1), (4, 2), (1, 3, 2, 4)], ids=str)
-def test_greedy_generation_is_the_teacher_forced_argmax_on_two_calls_in_a_row(pictures: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("images", [(1,), (1, 1, 1), (4, 2), (1, 3, 2, 4)], ids=str)
+def test_greedy_generation_is_the_teacher_forced_argmax_on_two_calls_in_a_row(images: tuple[int, ...]) -> None:
     model = tiny_model()
     for seed in (0, 7):  # the second call has other images of other shapes
-        batch = queries(pictures, seed)
+        batch = queries(images, seed)
         answer = model.generate(**batch, latent_temperature=0.0, **NO_END)
-        assert answer.shape == (len(pictures), STEPS)
+        assert answer.shape == (len(images), STEPS)
         logits = teacher_forced(model, batch, answer, prior_mean(model, batch))
         logits[..., NO_END["suppress_tokens"]] = -torch.inf
         assert torch.equal(logits.argmax(-1), answer)
@@ -177,13 +177,13 @@ def plain_beam_search(model: Any, batch: dict[str, Tensor], beams: int, steps: i
     return alive[0], float(scores[0])
 
 
-@pytest.mark.parametrize("pictures", [(1,), (1, 3)], ids=str)
-def test_beam_search_is_a_plain_beam_search(pictures: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("images", [(1,), (1, 3)], ids=str)
+def test_beam_search_is_a_plain_beam_search(images: tuple[int, ...]) -> None:
     model, options, seed = tiny_model(), {"max_new_tokens": 6, "suppress_tokens": [2]}, 5
-    answer = model.generate(**queries(pictures, seed), latent_temperature=0.0, num_beams=4, **options)
-    greedy = model.generate(**queries(pictures, seed), latent_temperature=0.0, **options)
+    answer = model.generate(**queries(images, seed), latent_temperature=0.0, num_beams=4, **options)
+    greedy = model.generate(**queries(images, seed), latent_temperature=0.0, **options)
     assert not torch.equal(answer, greedy)
-    for i, count in enumerate(pictures):
+    for i, count in enumerate(images):
         alone = processor()([question(count, seed + i)], answers=False)
         expected, _ = plain_beam_search(model, alone, beams=4, steps=6)
         assert torch.equal(answer[i], expected)
@@ -243,16 +243,16 @@ def count_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tu
     return seen
 
 
-@pytest.mark.parametrize("pictures", [(1,), (1, 3, 2)], ids=str)
-def test_samples_that_share_x_answer_as_they_do_one_by_one(pictures: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("images", [(1,), (1, 3, 2)], ids=str)
+def test_samples_that_share_x_answer_as_they_do_one_by_one(images: tuple[int, ...]) -> None:
     model, samples, d = tiny_model(), 4, 8
     for seed in (0, 5):
-        batch = queries(pictures, seed)
+        batch = queries(images, seed)
         with torch.no_grad():
             prior = model.encode_query(batch)[1].repeat_interleave(samples)
         z = prior.rsample(generator=torch.Generator().manual_seed(seed))
         together = model.generate(**batch, seed=seed, num_return_sequences=samples, **NO_END)
-        apart = z.view(len(pictures), samples, -1, d)
+        apart = z.view(len(images), samples, -1, d)
         for i in range(samples):
             alone = model.generate(**batch, latents=apart[:, i], **NO_END)
             assert torch.equal(together[i::samples], alone)

@@ -84,7 +84,7 @@ def test_everything_that_stands_in_the_way_is_named_at_once(data: Path, tmp_path
 
 def test_a_damaged_image_among_those_looked_at_is_a_problem(data: Path, tmp_path: Path) -> None:
     miniatures.vstar(tmp_path)
-    next((tmp_path / "direct_attributes").iterdir()).write_bytes(b"no picture")
+    next((tmp_path / "direct_attributes").iterdir()).write_bytes(b"no image")
     result = plan(seven_b(data, **{"data.eval_source": str(tmp_path / "nothing")}))  # type: ignore[arg-type]
     assert any("evaluation data" in text for text in result.problems)
     damaged = {

@@ -21,17 +21,17 @@ from amvl_model.studies.laboratory import analysis, study, training
 from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.training import train_arm, warm_up
-from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base
+from amvl_model.training.pretraining import multihop_base
 
-SHAPE = BaseShape(num_layers=2, hidden_size=32, vision_size=32)
+SHAPE = multihop_base.BaseShape(num_layers=2, hidden_size=32, vision_size=32)
 
 
 @pytest.fixture(scope="module")
 def base() -> tuple[Any, Any]:
-    return build_multihop_base(SHAPE, seed=0)
+    return multihop_base.build_multihop_base(SHAPE, seed=0)
 
 
-RECIPE = MultihopRecipe(
+RECIPE = multihop_base.MultihopRecipe(
     hops={1: 1.0, 2: 1.0}, steps=4, scenes=2, questions_per_scene=4, eval_every=2, eval_size=8, freeze_vision=True
 )
 
@@ -110,14 +110,14 @@ def test_the_warm_up_of_a_seed_and_its_arms_draw_different_questions(
     base: tuple[Any, Any], objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    original = MultihopRecipe.questions
+    original = multihop_base.MultihopRecipe.questions
 
-    def spy(self: MultihopRecipe, split: str, *args: Any) -> Any:
+    def spy(self: multihop_base.MultihopRecipe, split: str, *args: Any) -> Any:
         if split == "train":
             seeds.append(self.seed)
         return original(self, split, *args)
 
-    monkeypatch.setattr(MultihopRecipe, "questions", spy)
+    monkeypatch.setattr(multihop_base.MultihopRecipe, "questions", spy)
     model = built(base, arm(objective))
     warm_up(model, base[1], arm(objective), silent)
     train_arm(model, base[1], arm(objective), silent)
@@ -236,7 +236,7 @@ def test_states_of_a_chain_are_colours_and_questions_without_a_chain_are_refused
 def small_study(tmp_path: Path, base: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, name: str = "small") -> Study:
     folder = tmp_path / "base"
     if not folder.exists():
-        save_multihop_base(*base, folder, arm().recipe)
+        multihop_base.save_multihop_base(*base, folder, arm().recipe)
     settings: dict[str, object] = {
         f"recipe.{n}": getattr(arm().recipe, n) for n in ("hops", "steps", "scenes", "eval_every")
     }

@@ -12,9 +12,13 @@ from PIL import Image
 
 from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
 from amvl_model.results.files import read_result
-from amvl_model.studies.laboratory import job, quick
-from amvl_model.studies.laboratory.options import LaboratoryOptions
-from amvl_model.training.multihop_base import BaseShape, MultihopRecipe, build_multihop_base, save_multihop_base
+from amvl_model.studies.laboratory import LaboratoryOptions, job, quick
+from amvl_model.training.pretraining.multihop_base import (
+    BaseShape,
+    MultihopRecipe,
+    build_multihop_base,
+    save_multihop_base,
+)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_ask_answers_with_any_checkpoint(run_folder: Path, tmp_path: Path, capsy
 
 
 def test_ask_names_an_unreadable_image(run_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     checkpoint = str(run_folder / "amvl" / "checkpoint")
     with pytest.raises(ValueError, match="broken.png cannot be read"):
         main_job.ask([str(tmp_path / "broken.png")], "What is it?", ["a", "b"], checkpoint)

@@ -15,8 +15,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from amvl_model import AMVLForConditionalGeneration
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.models.checkpoints import NonFiniteError
-from amvl_model.training import pretraining
-from amvl_model.training.multihop_base import (
+from amvl_model.training.pretraining import tiny_base
+from amvl_model.training.pretraining.multihop_base import (
     BaseShape,
     MultihopRecipe,
     build_multihop_base,
@@ -182,13 +182,13 @@ def test_a_state_that_is_half_written_leaves_the_one_before(tmp_path: Path, monk
         torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]),
         tmp_path / "state.pt",
     )
-    pretraining._save_state(model, optimizer, 1, file)
+    tiny_base._save_state(model, optimizer, 1, file)
 
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="free space there"):
-        pretraining._save_state(model, optimizer, 2, file)
+        tiny_base._save_state(model, optimizer, 2, file)
     monkeypatch.undo()
     assert torch.load(file, weights_only=True)["step"] == 1

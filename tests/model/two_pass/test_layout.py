@@ -82,7 +82,7 @@ def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor], t
 
 
 BATCHES = {
-    "1 to 4 pictures, answers of 1 to 23 tokens": ((1, 3, 2, 4), (1, 23, 4, 2)),
+    "1 to 4 images, answers of 1 to 23 tokens": ((1, 3, 2, 4), (1, 23, 4, 2)),
     "answers of one token": ((2, 1), (1, 1)),
     "short questions with long answers": ((1, 1, 2), (25, 3, 21)),
 }

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
-from amvl_model.data.synthetic.checks import SPLITS, check_count, check_name, check_unit, checked_cycle, noisy_answer
+from amvl_model.data.synthetic.generator import SPLITS, check_count, check_name, check_unit, checked_cycle, noisy_answer
 from amvl_model.data.synthetic.multihop import bars, cells, dots, grid
 from amvl_model.data.synthetic.multihop.spec import (
     COLOUR_NAMES,

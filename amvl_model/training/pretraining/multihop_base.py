@@ -33,7 +33,7 @@ from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
 from amvl_model.models.checkpoints import check_weights
 from amvl_model.models.tiny import qwen_config, tiny_image_processor, tiny_tokenizer
 from amvl_model.training.monitoring.guard import clip_gradients
-from amvl_model.training.pretraining import append_row, patchify
+from amvl_model.training.pretraining.tiny_base import append_row, patchify
 from amvl_model.two_pass.attention import install_attention
 
 LARGEST_IMAGE = 28 * 28 * 72  # pixels: 12 cells in six rows
