@@ -96,6 +96,32 @@ def stored_config(run: Path) -> RunConfig:
         raise ValueError(f"{run / 'config.json'}: {error}") from error
 
 
+def stored_laboratory(run: Path, options: type[OptionsT]) -> OptionsT:
+    """The options that the folder of a run in the laboratory stores.
+
+    Args:
+        run: the folder.
+        options: their class, a dataclass.
+
+    Raises:
+        FileNotFoundError: if the folder contains no ``laboratory.json``.
+        ValueError: if that does not contain such options.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    file = run / LABORATORY_SETTINGS
+    if not file.is_file():
+        raise FileNotFoundError(f"{run} contains no run to resume (no {file.name}); give the folder that --out named")
+    try:
+        return TypeAdapter(options).validate_json(file.read_bytes())
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        name = ".".join(map(str, detail["loc"]))
+        raise ValueError(
+            f"{file}: expected the options of a run, got {name and name + ': '}{detail['msg']}; copy the file again"
+        ) from error
+
+
 def changed_settings(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted path to both values of every setting, ``preset`` included, that differs between two configurations."""
     old, new = before.to_dict(), now.to_dict()
@@ -133,9 +159,12 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
             folder = Path(run) if run and not named.preset else None
             stored = folder is not None and not (folder / LABORATORY_SETTINGS).exists()
             config = stored_config(folder) if folder and stored else load_preset(named.preset or preset)
+            own = {"config": config}
+            if folder and not stored:
+                own["laboratory"] = stored_laboratory(folder, get_type_hints(options)["laboratory"])
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
-        extra["default"] = options(config=config)  # type: ignore[call-arg]
+        extra["default"] = options(**own)
     with _one_line():
         result, unknown = tyro.cli(
             options,

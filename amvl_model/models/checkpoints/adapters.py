@@ -160,7 +160,7 @@ def _fingerprints(state: Mapping[str, Tensor]) -> dict[str, str]:
     }
 
 
-def _refuse_other_base(model: Any, path: Path, backbone: str) -> None:
+def refuse_other_base(model: Any, path: Path, backbone: str) -> None:
     """Raises ValueError if the weights of the base are not those that the adapters were trained on."""
     from safetensors import safe_open
 
@@ -174,8 +174,8 @@ def _refuse_other_base(model: Any, path: Path, backbone: str) -> None:
     if different := sorted(name for name in both if loaded[name] != trained_on[name]):
         raise ValueError(
             f"the LoRA checkpoint {path} was not trained on the weights of {backbone}: {len(different)} of {len(both)} differ, "
-            f"such as {different[0].removeprefix(_OURS[0])}; pass backbone_path=FOLDER_OR_HUB_ID (--backbone) of the base "
-            "that it was trained on"
+            f"such as {different[0].removeprefix(_OURS[0])}; give the base that it was trained on "
+            "(backbone_path=FOLDER_OR_HUB_ID, --backbone, in training model.base)"
         )
 
 
@@ -238,7 +238,7 @@ def load_lora_checkpoint(
             f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "
             f"unexpected {problems.unexpected_keys[:3]}"
         )
-    _refuse_other_base(model, Path(path), backbone)
+    refuse_other_base(model, Path(path), backbone)
     model.eval()
     return model
 

@@ -128,6 +128,11 @@ def test_option_plane_is_orthonormal_and_holds_the_difference_of_two_options() -
         (["--ask", "missing.png", "What?"], "does not exist"),
         (["--ask", "What?"], "at least one image"),
         (["--choices", "a", "b"], "belongs to --ask"),
+        (["--checkpoint", "tiny-amvl"], "belongs to --ask"),
+        (["--index", "3"], "belongs to --quick"),
+        (["--processes", "2"], "belongs to --dry-run"),
+        (["--quick", "--dry-run"], "exclude each other"),
+        (["--preset", "tiny", "--laboratory.gamma", "0.5"], "--laboratory.gamma belongs to"),
     ],
 )
 def test_bad_command_lines_are_refused_with_the_way_out(arguments: list[str], message: str) -> None:

@@ -398,3 +398,7 @@ def test_a_lora_run_resumes_from_its_checkpoint_as_if_it_had_not_stopped(tmp_pat
     moved = [name for name, value in whole.state_dict().items() if not torch.equal(value, fresh[name])]
     assert any("lora_B" in name for name in moved) and any("injector" in name for name in moved)
     assert all(whole.owns(name) for name in moved)
+    other = tiny_model(seed=1).backbone
+    other.save_pretrained(base)
+    with pytest.raises(ValueError, match="not trained on the weights of"):
+        trained(str(tmp_path / "run" / "checkpoint-1"))
