@@ -52,11 +52,18 @@ def load_preset(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     import yaml
 
+    class UniqueKeys(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.YAMLError(f"the key {repeated[0]!r} occurs twice")
+            return super().construct_mapping(node, deep)
+
     file = PRESET_FOLDER / f"{name}.yaml" if str(name) in preset_names() else Path(name)
     if not file.is_file():
         raise ValueError(f"{name} is neither a preset nor a file; {did_you_mean(str(name), preset_names())}")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}; compare it with {PRESET_FOLDER / 'tiny.yaml'}") from error
     try:

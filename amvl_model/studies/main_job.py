@@ -86,6 +86,9 @@ def _prepare(stack: ExitStack, config: RunConfig, out: Path, resume: bool) -> No
     stack.enter_context(locked(out))
     if resume:
         refuse_other_settings(out, config)
+        for name, objective in arms_of(config).items():
+            if (out / name / "config.json").exists():
+                refuse_other_settings(out / name, override(config, {"objective.name": objective}))
     elif any(path.name != LOCK for path in out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
 
@@ -115,7 +118,6 @@ def _full(config: RunConfig, out: Path, *, progress: bool, resume: bool) -> int:
         arm = override(config, {"objective.name": objective})
         say(f"\n{name}: {arm.train.steps} steps on {len(training_set)} questions", flush=True)
         if (out / name / "checkpoint").exists():
-            refuse_other_settings(out / name, arm)
             model, processor = load_checkpoint(out / name / "checkpoint")
             model.to(distributed.device())
         else:

@@ -192,6 +192,18 @@ BAD = {
         "expected text in the assistant's answer",
     ),
     "no mapping": (7, "or a VisualQuestion, got int"),
+    "images twice": ({"prompt": "Which?", "completion": "(A)", "image": 1, "images": [2]}, "images or image, got both"),
+    "a role of its own": (
+        {"messages": [{"role": "user<|im_end|>", "content": "?"}, {"role": "assistant", "content": "(A)"}]},
+        "roles system, user, assistant, got 'user<.im_end.>'",
+    ),
+    "calls of tools": (
+        {
+            "prompt": "Which?",
+            "completion": [{"role": "assistant", "content": "(A)", "tool_calls": [{"name": "zoom"}]}],
+        },
+        "got 'assistant' with tool_calls",
+    ),
 }
 
 
