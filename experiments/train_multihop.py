@@ -14,7 +14,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config import command_line, usage_error
+from amvl_model.config import command_line, usage_error, usage_errors
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS
 
 
@@ -67,10 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.base is None:
         model, processor = build_multihop_base(shape, seed=options.seed)
     else:
-        from transformers import Qwen2_5_VLForConditionalGeneration
+        from amvl_model.models.backbone import load_backbone
 
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.base)
-        processor = AMVLProcessor.from_pretrained(options.base)
+        with usage_errors():
+            model, _ = load_backbone(options.base)
+            processor = AMVLProcessor.from_pretrained(options.base)
         install_attention(model)
         model = deepened(model, options.deepen) if options.deepen else model
     recipe = MultihopRecipe(

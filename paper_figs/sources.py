@@ -205,8 +205,10 @@ def _run(folder: Path) -> dict[str, Any]:
     known: dict[str, Any] = {}
     environment, config = folder / "environment.json", folder / "config.json"
     if environment.is_file():
-        record = json.loads(environment.read_text(encoding="utf-8"))
-        known |= {"run_commit": record.get("commit"), "run_dirty": record.get("dirty")}
+        stored = json.loads(environment.read_text(encoding="utf-8"))
+        starts = stored if isinstance(stored, list) else [stored]  # a resumed run has several
+        commits, dirty = {start.get("commit") for start in starts}, [start.get("dirty") for start in starts]
+        known |= {"run_commit": starts[-1].get("commit"), "run_dirty": len(commits) > 1 or any(dirty) or dirty[-1]}
     if config.is_file():
         known["seed"] = json.loads(config.read_text(encoding="utf-8"))["train"]["seed"]
     return known

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_line(Options, arguments, preset=PRESET)
     if options.choices and not options.ask:
         usage_error("--choices belongs to --ask IMAGE QUESTION")
+    _refuse_unused(options, arguments)
     if options.replay and (changes := changed_settings(load_preset(PRESET), options.config)):
         usage_error(f"--replay takes the settings stored with the step; remove {', '.join(changes)}")
     with usage_errors():
@@ -109,6 +110,30 @@ def run(options: Options, *, laboratory: bool) -> int:
     status = main_job.full(config, options.resume or out, progress=not options.no_progress, resume=resume)
     distributed.stop()
     return status
+
+
+def _refuse_unused(options: Options, arguments: Sequence[str]) -> None:
+    """End with a usage error for options that the mode on the command line does not read."""
+    modes = {"--ask": options.ask, "--replay": options.replay, "--ship": options.ship, "--quick": options.quick}
+    modes |= {"--dry-run": options.dry_run, "--resume": options.resume}
+    chosen = [name for name, value in modes.items() if value]
+    if len(chosen) > 1:
+        usage_error(f"{' and '.join(chosen)} exclude each other; choose one")
+    belongs = {"--checkpoint": "--ask", "--backbone": "--ask", "--task": "--quick", "--index": "--quick"}
+    named = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+    for name, mode in {**belongs, "--processes": "--dry-run"}.items():
+        if name in named and mode not in chosen:
+            usage_error(f"{name} belongs to {mode}")
+    own = [name for name in named if name.startswith("--laboratory.")]
+    if own and (set(chosen) - {"--resume"} or not in_laboratory(options, arguments)):
+        usage_error(
+            f"{', '.join(sorted(own))} belongs to the run in the laboratory, which needs neither a preset nor a mode"
+        )
+    laboratory = options.resume is not None and in_laboratory(options, arguments)
+    if laboratory and (changes := changed_settings(load_preset(PRESET), options.config)):
+        usage_error(
+            f"{options.resume} is a run in the laboratory; remove {', '.join(changes)}, which belong to presets"
+        )
 
 
 def in_laboratory(options: Options, arguments: Sequence[str]) -> bool:

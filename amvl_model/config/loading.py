@@ -52,11 +52,18 @@ def load_preset(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     import yaml
 
+    class UniqueKeys(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.YAMLError(f"the key {repeated[0]!r} occurs twice")
+            return super().construct_mapping(node, deep)
+
     file = PRESET_FOLDER / f"{name}.yaml" if str(name) in preset_names() else Path(name)
     if not file.is_file():
         raise ValueError(f"{name} is neither a preset nor a file; {did_you_mean(str(name), preset_names())}")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}; compare it with {PRESET_FOLDER / 'tiny.yaml'}") from error
     try:
@@ -96,6 +103,32 @@ def stored_config(run: Path) -> RunConfig:
         raise ValueError(f"{run / 'config.json'}: {error}") from error
 
 
+def stored_laboratory(run: Path, options: type[OptionsT]) -> OptionsT:
+    """The options that the folder of a run in the laboratory stores.
+
+    Args:
+        run: the folder.
+        options: their class, a dataclass.
+
+    Raises:
+        FileNotFoundError: if the folder contains no ``laboratory.json``.
+        ValueError: if that does not contain such options.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    file = run / LABORATORY_SETTINGS
+    if not file.is_file():
+        raise FileNotFoundError(f"{run} contains no run to resume (no {file.name}); give the folder that --out named")
+    try:
+        return TypeAdapter(options).validate_json(file.read_bytes())
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        name = ".".join(map(str, detail["loc"]))
+        raise ValueError(
+            f"{file}: expected the options of a run, got {name and name + ': '}{detail['msg']}; copy the file again"
+        ) from error
+
+
 def changed_settings(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted path to both values of every setting, ``preset`` included, that differs between two configurations."""
     old, new = before.to_dict(), now.to_dict()
@@ -133,9 +166,12 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
             folder = Path(run) if run and not named.preset else None
             stored = folder is not None and not (folder / LABORATORY_SETTINGS).exists()
             config = stored_config(folder) if folder and stored else load_preset(named.preset or preset)
+            own = {"config": config}
+            if folder and not stored:
+                own["laboratory"] = stored_laboratory(folder, get_type_hints(options)["laboratory"])
         except (ValueError, FileNotFoundError) as error:
             usage_error(error)
-        extra["default"] = options(config=config)  # type: ignore[call-arg]
+        extra["default"] = options(**own)
     with _one_line():
         result, unknown = tyro.cli(
             options,

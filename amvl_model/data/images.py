@@ -167,16 +167,25 @@ def read_image(path: Path, place: str) -> Image.Image:
         FileNotFoundError: if there is no such file.
         ValueError: for a pipe or a device, which is not opened, or as in `decode_image`.
     """
-    if not path.exists() or path.is_dir():
-        raise FileNotFoundError(
-            f"{place}: expected the image {path}, found no such file; download the images or correct their folder"
-        )
-    if not path.is_file():
-        raise ValueError(f"{place}: expected an image file, got {path}, a pipe or a device; copy the image to a file")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{place}: {path} has {size:,} bytes, expected at most {MAX_BYTES:,}; shrink the image first")
-    with path.open("rb") as file:
-        return _decode(file, f"{place}: {path}")
+    try:
+        if not path.exists() or path.is_dir():
+            raise FileNotFoundError(
+                f"{place}: expected the image {path}, found no such file; download the images or correct their folder"
+            )
+        if not path.is_file():
+            raise ValueError(
+                f"{place}: expected an image file, got {path}, a pipe or a device; copy the image to a file"
+            )
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(
+                f"{place}: {path} has {size:,} bytes, expected at most {MAX_BYTES:,}; shrink the image first"
+            )
+        with path.open("rb") as file:
+            return _decode(file, f"{place}: {path}")
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # no permission, a name that is too long, a disk that fails
+        raise ValueError(f"{place}: the image {path!s:.200} cannot be read ({error.strerror}); {_ADVICE}") from error
 
 
 def load_image(value: Any, place: str = "image") -> Any:
@@ -201,10 +210,12 @@ def load_image(value: Any, place: str = "image") -> Any:
     kind = str(getattr(value, "dtype", ""))
     if not kind:
         return to_rgb(value, place)
-    if kind.rpartition(".")[2] != "uint8" or value.ndim not in (2, 3):
+    shape = tuple(value.shape)
+    coloured = len(shape) == 2 or (len(shape) == 3 and {shape[0], shape[-1]} & {1, 3, 4})
+    if kind.rpartition(".")[2] != "uint8" or not coloured or 0 in shape:
         raise ValueError(
-            f"{place}: expected an array of 8-bit values (height, width, 3), got {kind} {tuple(value.shape)}; scale the pixels "
-            "to 0 to 255 and convert them to uint8"
+            f"{place}: expected an array of 8-bit values (height, width, 3), got {kind} {shape}; scale the pixels to 0 to "
+            "255, convert them to uint8 and give every image pixels"
         )
     return to_rgb(Image.fromarray(np.asarray(value)), place) if value.ndim == 2 else value
 

@@ -24,6 +24,7 @@ from amvl_model.data.images import decode_image, read_image, to_rgb
 from amvl_model.data.schema import VisualQuestion, short
 
 PLACEHOLDER = "<image>"
+ROLES = ("system", "user", "assistant")
 EXPECTED = "expected the columns messages, or prompt and completion, with images where there are some"
 
 
@@ -120,6 +121,13 @@ def _turns(value: Any, role: str, place: str) -> list[Mapping[str, Any]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if isinstance(value, Sequence) and all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in value):
+        for message in value:
+            further = [name for name in ("tool_calls", "tools") if message.get(name)]
+            if message["role"] not in ROLES or further:
+                raise ValueError(
+                    f"{place}: expected messages of the roles {', '.join(ROLES)}, got "
+                    f"{short(message['role'])}{f' with {further[0]}' if further else ''}; rename the role or leave the row out"
+                )
         return list(value)
     raise ValueError(
         f'{place}: expected a text or a list of messages {{"role": ..., "content": ...}}, got {short(value)}'
@@ -161,6 +169,8 @@ def _in_order(messages: list[dict[str, Any]], images: list[Image.Image], place: 
 
 
 def _images(row: Mapping[str, Any], place: str) -> list[Any]:
+    if row.get("images") is not None and row.get("image") is not None:
+        raise ValueError(f"{place}: expected images or image, got both; leave one out")
     value = row.get("images") if row.get("images") is not None else row.get("image")
     if value is None:
         return []

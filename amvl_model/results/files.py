@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from amvl_model.results.checks import digest, problem
-from amvl_model.results.provenance import _without_machine_paths, provenance, to_jsonable
+from amvl_model.results.provenance import provenance, to_jsonable, without_machine_paths
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
@@ -187,7 +187,7 @@ def write_result(
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
         "extra": extra or {},
     }
-    plain = _without_machine_paths(to_jsonable(record))
+    plain = without_machine_paths(to_jsonable(record))
     text = json.dumps(plain | _digests(plain), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if target.exists() and not overwrite:
         raise FileExistsError(

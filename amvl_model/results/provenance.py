@@ -127,12 +127,12 @@ def _key(key: Any, place: str) -> str:
     return str(plain)
 
 
-def _without_machine_paths(value: Any) -> Any:
+def without_machine_paths(value: Any) -> Any:
     """Cut absolute paths in all texts (keys included) to their part inside the project, or to their last name."""
     if isinstance(value, dict):
-        return {_without_machine_paths(key): _without_machine_paths(item) for key, item in value.items()}
+        return {without_machine_paths(key): without_machine_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_machine_paths(item) for item in value]
+        return [without_machine_paths(item) for item in value]
     if not isinstance(value, str):
         return value
     if _ABSOLUTE.fullmatch(value) and not re.search(r"\s[~/]|\n", value):

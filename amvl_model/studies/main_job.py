@@ -26,13 +26,14 @@ from amvl_model.evaluation.scorers import inference, scorer_for
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.loading import SHIPPED, load_base, load_checkpoint, resolve, save_checkpoint
 from amvl_model.models.pause import PauseForConditionalGeneration
-from amvl_model.results.provenance import provenance, to_jsonable
+from amvl_model.results.provenance import to_jsonable
 from amvl_model.studies.measurement import Measurement, measure
 from amvl_model.training.run import train
 from amvl_model.training.run_folder import (
     LOCK,
     RunStopped,
     locked,
+    note_environment,
     refuse_other_settings,
     signals,
     stop_now,
@@ -85,6 +86,9 @@ def _prepare(stack: ExitStack, config: RunConfig, out: Path, resume: bool) -> No
     stack.enter_context(locked(out))
     if resume:
         refuse_other_settings(out, config)
+        for name, objective in arms_of(config).items():
+            if (out / name / "config.json").exists():
+                refuse_other_settings(out / name, override(config, {"objective.name": objective}))
     elif any(path.name != LOCK for path in out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
 
@@ -97,7 +101,7 @@ def _full(config: RunConfig, out: Path, *, progress: bool, resume: bool) -> int:
     if main:
         out.mkdir(parents=True, exist_ok=True)
         _write(out / "config.json", config.to_dict())
-        _write(out / "environment.json", provenance())
+        note_environment(out)
     held_out, training_set = evaluation_questions(config.data), training_questions(config.data)
     measured: dict[str, Measurement] = {}
     say(f"base: {config.model.base}, {len(held_out)} held-out questions", flush=True)

@@ -28,6 +28,7 @@ from amvl_model import distributed
 from amvl_model.config import RunConfig, changed_settings
 from amvl_model.models.checkpoints import MANIFEST, damage, write_text, writing
 from amvl_model.models.checkpoints.pickles import foreign_code
+from amvl_model.results.provenance import provenance
 
 LOCK = "run.lock"
 STATE = "trainer_state.json"
@@ -140,6 +141,19 @@ def refuse_other_settings(folder: Path, config: RunConfig) -> None:
         )
 
 
+def note_environment(folder: Path) -> None:
+    """Append when this process started and what code it runs (`provenance`) to environment.json, a list of all starts."""
+    file, earlier = folder / "environment.json", []
+    try:
+        if file.exists():
+            stored = json.loads(file.read_text())
+            earlier = stored if isinstance(stored, list) else [stored]
+    except ValueError as error:
+        tell(f"{file} is not valid JSON ({error}); the starts that it listed are lost")
+    entries = [*earlier, {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **provenance()}]
+    write_text(file, json.dumps(entries, indent=2) + "\n")
+
+
 def forget_after(log: Path, step: int) -> None:
     """Drop the log lines that a resumed run writes again, the summary of a finished training, and half-written lines."""
     if not log.is_file():
@@ -160,6 +174,9 @@ class RunStopped(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code - 128,)  # type: ignore[operator]  # from a worker to its parent
 
 
 @contextmanager

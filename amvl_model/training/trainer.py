@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 from amvl_model import distributed
 from amvl_model.data.hub import answering
 from amvl_model.models.checkpoints import writing
-from amvl_model.models.checkpoints.adapters import FOLDER, read_lora_state
+from amvl_model.models.checkpoints.adapters import FOLDER, read_lora_state, refuse_other_base
 from amvl_model.models.checkpoints.sharing import write_card
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.training.arguments import AMVLTrainingArguments
@@ -157,6 +157,12 @@ class AMVLTrainer(GuardedTrainer):
         if begun is None:
             return 0.0
         return (self.state.global_step - begun) / max(1, self.state.max_steps - begun)
+
+    def _replayed_with(self, done: int) -> dict[str, Any]:
+        ended = 0 if self.warm_up is None else self.warm_up.ended
+        if ended is None or done < ended:
+            return {"progress": 0.0, "warming": True}
+        return {"progress": (done - ended) / max(1, self.state.max_steps - ended), "warming": False}
 
     def _warm_up(self) -> PriorWarmUp | None:
         """The warm-up that the objective asks for, as a callback of this trainer; None: none, or no posterior to warm up for.
@@ -343,6 +349,7 @@ class AMVLTrainer(GuardedTrainer):
         """Whether ``checkpoint`` is a LoRA checkpoint in peft's format, whose weights are then loaded."""
         if self.is_deepspeed_enabled or not (Path(checkpoint) / FOLDER).is_dir():
             return False
+        refuse_other_base(self.model, Path(checkpoint), str(self.model.config.backbone_path))
         self._issue_warnings_after_load(self.model.load_state_dict(read_lora_state(Path(checkpoint)), strict=False))
         return True
 

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 from PIL import Image
 
 from amvl_model.data import schema
-from amvl_model.data.images import decode_base64, decode_image
+from amvl_model.data.images import decode_base64, decode_image, path_inside, read_image
 from amvl_model.data.readers import files
 from amvl_model.data.readers.records import images_of, unique_keys, usable_records
 from amvl_model.data.schema import QuestionSet, VisualQuestion
@@ -73,7 +73,7 @@ def _entry(
         question=question,
         choices=choices,
         answer=index,
-        task=str(record["category"]),
+        task=schema.text_of(record["category"], f"question {identifier!r}: category"),
     )
     return _Entry(texts, load_image)
 
@@ -119,7 +119,8 @@ def load_vstar(
 
     Raises:
         FileNotFoundError, ConnectionError: if the folder or a file is missing, or the hub is not reached.
-        ValueError: for a record that lacks a field or options, an answer outside its options, or an unknown task.
+        ValueError: for a record that lacks a field or options, an answer outside its options, an image outside the folder, or an
+            unknown task.
     """
     layout = "test_questions.jsonl and the folders direct_attributes and relative_position"
     folder = files.data_folder(path_or_id, hub_id=VSTAR_ID, patterns=["*"], layout=layout, stream=stream)
@@ -150,18 +151,11 @@ def _vstar_entry(folder: files.DataFolder, line: str, place: str, prompt: Prompt
         )
     question = text[: result[0].start()].strip()
     choices = tuple(match[2].strip() for match in result)
-    identifier = f"{record['category']}/{record['question_id']}"
-    image_path = str(record["image"])
+    category, number, name = (schema.text_of(record[n], f"{place}: {n}") for n in ("category", "question_id", "image"))
+    identifier, path = f"{category}/{number}", path_inside(Path(folder.root), name, place)
 
     def read() -> Image.Image:
-        try:
-            data = folder.read_bytes(image_path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{place}: expected the image {folder.place(image_path)}, found no such file; "
-                "download the folder of the category"
-            ) from error
-        return decode_image(data, f"{place}: {image_path}")
+        return decode_image(folder.read_bytes(name), f"{place}: {name}") if folder.on_hub else read_image(path, place)
 
     shown = schema.format_prompt(question, choices) if prompt == "blink" else text
     return _entry(identifier, question, choices, record, "label", shown, read)
@@ -207,12 +201,8 @@ def load_hrbench(
         texts, loaders = _read_tsv(folder, f"{stem}.tsv")
     else:
         raise FileNotFoundError(f"{folder}: expected {layout}, found neither; download HRBench or correct the path")
-    entries = [
-        _hrbench_entry(record, f"{place}, row {index}", identifier, prompt, load_image)
-        for index, (record, identifier, load_image) in enumerate(
-            zip(texts, _cycle_ids(texts, f"hrbench_{size}"), loaders, strict=True)
-        )
-    ]
+    records = zip(texts, _cycle_ids(texts, f"hrbench_{size}"), loaders, strict=True)
+    entries = [_hrbench_entry(f"{place}, row {number}", prompt, *each) for number, each in enumerate(records)]
     return BenchmarkQuestions(_selected(entries, tasks, limit, place), f"HRBench{size.upper()}", place)
 
 
@@ -233,11 +223,12 @@ def _cycle_ids(records: Sequence[dict[str, Any]], prefix: str) -> list[str]:
 
 
 def _hrbench_entry(
-    record: dict[str, Any], place: str, identifier: str, prompt: PromptStyle, load_image: Callable[[], Image.Image]
+    place: str, prompt: PromptStyle, record: dict[str, Any], identifier: str, load_image: Callable[[], Image.Image]
 ) -> _Entry:
     _require(record, [name for name in _HRBENCH_TEXTS if name not in "ABCD"], place)
     given = [record[letter] for letter in "ABCD"]
-    choices = tuple(str(text) for text in given if text is not None and str(text) != "nan")
+    texts = [text for text in given if text is not None and str(text) != "nan"]
+    choices = schema.option_texts(texts, f"{place}: options")
     if len(choices) < 2 or any(text is None or str(text) == "nan" for text in given[: len(choices)]):
         raise ValueError(f"{place}: expected options in A, B, ... without a gap, got {given}; correct the record")
     question = schema.text_of(record["question"], f"{place}: question")

@@ -154,13 +154,15 @@ def _fingerprints(state: Mapping[str, Tensor]) -> dict[str, str]:
     """A digest of the first 256 numbers of every weight of the base, in bfloat16, so that loading a base in float32 or bfloat16
     gives the same; packed weights (quantised ones) and float16, which rounds otherwise, are left out."""
     return {
-        name: sha256(value.detach().flatten()[:256].to(torch.bfloat16).view(torch.int16).cpu().numpy()).hexdigest()[:8]
+        name: sha256(
+            value.detach().flatten()[:256].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
+        ).hexdigest()[:8]
         for name, value in state.items()
         if name.startswith(_OURS[0]) and "lora_" not in name and value.dtype in (torch.float32, torch.bfloat16)
     }
 
 
-def _refuse_other_base(model: Any, path: Path, backbone: str) -> None:
+def refuse_other_base(model: Any, path: Path, backbone: str) -> None:
     """Raises ValueError if the weights of the base are not those that the adapters were trained on."""
     from safetensors import safe_open
 
@@ -174,8 +176,8 @@ def _refuse_other_base(model: Any, path: Path, backbone: str) -> None:
     if different := sorted(name for name in both if loaded[name] != trained_on[name]):
         raise ValueError(
             f"the LoRA checkpoint {path} was not trained on the weights of {backbone}: {len(different)} of {len(both)} differ, "
-            f"such as {different[0].removeprefix(_OURS[0])}; pass backbone_path=FOLDER_OR_HUB_ID (--backbone) of the base "
-            "that it was trained on"
+            f"such as {different[0].removeprefix(_OURS[0])}; give the base that it was trained on "
+            "(backbone_path=FOLDER_OR_HUB_ID, --backbone, in training model.base)"
         )
 
 
@@ -238,7 +240,7 @@ def load_lora_checkpoint(
             f"the LoRA checkpoint {path} does not fit the backbone {backbone}: missing {missing[:3]}, "
             f"unexpected {problems.unexpected_keys[:3]}"
         )
-    _refuse_other_base(model, Path(path), backbone)
+    refuse_other_base(model, Path(path), backbone)
     model.eval()
     return model
 

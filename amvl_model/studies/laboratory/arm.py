@@ -20,6 +20,7 @@ from amvl_model.config import ObjectiveConfig
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.models.amvl import AMVLForConditionalGeneration
+from amvl_model.models.backbone import load_backbone
 from amvl_model.models.loading import resolve
 from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.objectives import Loss, objective_named
@@ -89,11 +90,10 @@ def load_base(arm: Arm) -> tuple[Any, AMVLProcessor]:
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it is damaged, or weights are missing or superfluous.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     folder = resolve(arm.base)
-    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    base, _ = load_backbone(folder, dtype=torch.float32)
     install_attention(base)
     return deepened(base, arm.extra_layers) if arm.extra_layers else base, AMVLProcessor.from_pretrained(folder)
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import as_completed
@@ -15,10 +16,10 @@ from typing import Any
 
 import torch
 
-from amvl_model.config.loading import LABORATORY_SETTINGS
+from amvl_model.config.loading import LABORATORY_SETTINGS, stored_laboratory
 from amvl_model.models.loading import load_checkpoint, save_checkpoint
 from amvl_model.results.files import Result, read_result, result_path, write_result
-from amvl_model.results.provenance import provenance, to_jsonable
+from amvl_model.results.provenance import to_jsonable, without_machine_paths
 from amvl_model.results.text import text_table
 from amvl_model.studies.laboratory import ARMS, LaboratoryOptions
 from amvl_model.studies.laboratory.arm import Arm
@@ -28,7 +29,7 @@ from amvl_model.studies.laboratory.study import run_arm, warmed_up
 from amvl_model.studies.laboratory.training import silent
 from amvl_model.studies.pool import worker_pool
 from amvl_model.training.pretraining.multihop_base import MultihopRecipe
-from amvl_model.training.run_folder import RunStopped, locked, signals, stop_now, tell, write_text
+from amvl_model.training.run_folder import RunStopped, locked, note_environment, signals, stop_now, tell, write_text
 
 
 def arm_for(options: LaboratoryOptions, objective: str) -> Arm:
@@ -44,7 +45,7 @@ def full(
     """Warm up once, train every arm of `ARMS`, measure, and write it all to ``out``.
 
     Args:
-        options: of the run; with ``resume`` the folder's own count.
+        options: of the run; with ``resume`` those of the folder.
         out: an empty or new folder, or with ``resume`` that of a run which was cut short.
         progress: print a line for every look at fresh questions.
         resume: keep the warm-up and the arms that are finished.
@@ -53,17 +54,18 @@ def full(
     Raises:
         FileExistsError: if the folder is not empty and the run is not to be resumed, or another process writes there.
         FileNotFoundError: if there is no run to resume.
+        ValueError: if the run to be resumed, or an arm of it, has other settings.
         RunStopped: a SystemExit, after SIGTERM (status 143) or Ctrl-C (130); prints how to resume.
     """
     if resume:
-        options = stored_options(out)
+        _refuse_other_options(out, options)
     elif out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if not resume:
             write_text(out / LABORATORY_SETTINGS, json.dumps(asdict(options), indent=2) + "\n")
-            write_text(out / "environment.json", json.dumps(to_jsonable(provenance()), indent=2) + "\n")
+        note_environment(out)
         try:
             with signals(stop_now):
                 return _full(options, out, progress, workers or min(len(ARMS), os.cpu_count() or 1))
@@ -76,13 +78,27 @@ def stored_options(out: Path) -> LaboratoryOptions:
     """The options that a run folder stores.
 
     Raises:
-        FileNotFoundError: if it is not the folder of such a run.
+        FileNotFoundError, ValueError: if it is not the folder of such a run.
     """
-    if not (out / LABORATORY_SETTINGS).is_file():
-        raise FileNotFoundError(
-            f"{out} contains no run to resume (no {LABORATORY_SETTINGS}); give the folder that --out named"
+    return stored_laboratory(out, LaboratoryOptions)
+
+
+def _refuse_other_options(out: Path, options: LaboratoryOptions) -> None:
+    """Raises ValueError, naming what differs, if the run or an arm of it was made with other options."""
+    stored = stored_options(out)
+    pairs = {name: (value, getattr(options, name)) for name, value in asdict(stored).items()}
+    for name, objective in ARMS.items():
+        path = result_path(out, "laboratory", name, options.seed)
+        if path.exists():
+            expected = without_machine_paths(to_jsonable(asdict(arm_for(options, objective))))
+            there = read_result(path).config
+            pairs |= {f"{path}: {key}": (value, expected.get(key)) for key, value in there.items()}
+    changed = [f"{name} is {old} there, got {new}" for name, (old, new) in pairs.items() if old != new]
+    if changed:
+        raise ValueError(
+            f"{out} was started with other settings: {'; '.join(changed)}; resume with its own settings, or start another run "
+            "in another folder"
         )
-    return LaboratoryOptions(**json.loads((out / LABORATORY_SETTINGS).read_text(encoding="utf-8")))
 
 
 def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -> int:
@@ -109,6 +125,7 @@ def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -
         out / "question.json", json.dumps(to_jsonable([reading.to_dict() for reading in readings]), indent=2) + "\n"
     )
     redraw(out)
+    shutil.rmtree(out / "unfinished", ignore_errors=True)
     print(f"\n{time.perf_counter() - began:.0f} s in all.\n{_closing(out)}")
     return 0
 

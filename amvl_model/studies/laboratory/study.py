@@ -6,8 +6,10 @@ steps and their own, so that all arms of a seed see equally many questions.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -15,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from amvl_model.models.checkpoints import write_text
+from amvl_model.models.checkpoints import write_text, writing
 from amvl_model.models.loading import save_checkpoint
 from amvl_model.results.files import result_path, write_result
 from amvl_model.results.provenance import to_jsonable
@@ -26,6 +29,7 @@ from amvl_model.studies.laboratory.arm import Arm, build_arm, load_base
 from amvl_model.studies.laboratory.measures import measure
 from amvl_model.studies.laboratory.training import Report, silent, train_arm, warm_up
 from amvl_model.studies.saved import checkpoint_folder, load_saved
+from amvl_model.training.run_folder import tell
 
 EVALUATED = 1024
 """Test questions for each number of hops."""
@@ -88,12 +92,18 @@ def run_seed(
                 extra=extra,
             )
         )
+        if folder is not None:
+            shutil.rmtree(_state_folder(arm, folder), ignore_errors=True)
     return written
 
 
 def run_arm(arm: Arm, folder: Path | None, report: Report) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
-    """Warm up (or read the warm-up that another arm of the seed left in ``folder``) and train; model, processor, both curves."""
+    """Warm up (or read the warm-up that another arm of the seed left in ``folder``) and train; model, processor, both curves.
+
+    Where there is a folder, a run that was cut short goes on from its last look at fresh questions.
+    """
     state, warmed = warmed_up(arm, folder, report)
+    unfinished = None if folder is None else _state_folder(arm, folder)
     base, processor = load_base(arm)
     model = build_arm(base, processor, arm)
     if arm.has_latents:
@@ -101,7 +111,7 @@ def run_arm(arm: Arm, folder: Path | None, report: Report) -> tuple[Any, Any, di
     else:
         arm = replace(arm, recipe=replace(arm.recipe, steps=arm.recipe.steps + warmed["warmup_steps"]))
         warmed = {name: warmed[name] for name in ("warmup_steps", "started")}
-    return model, processor, warmed, train_arm(model, processor, arm, report)
+    return model, processor, warmed, train_arm(model, processor, arm, report, unfinished)
 
 
 _WARM: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
@@ -130,25 +140,57 @@ def warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, 
     if key in _WARM:
         return _WARM[key]
     path = None if folder is None else folder / "warm-up" / f"{_digest(key)}.safetensors"
-    if path is not None and path.with_suffix(".json").exists():
-        result = load_file(path), json.loads(path.with_suffix(".json").read_text())
+    stored = None if path is None else _stored_warm_up(path)
+    if stored is not None:
+        result = stored
     else:
         base, processor = load_base(warm)
         model = build_arm(base, processor, warm)
-        curve = warm_up(model, processor, warm, report)
+        unfinished = None if folder is None else _state_folder(warm, folder)
+        curve = warm_up(model, processor, warm, report, unfinished)
         result = {name: value.clone() for name, value in model.state_dict().items()}, curve
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
-            save_file(result[0], part)
-            part.replace(path)
-            write_text(path.with_suffix(".json"), json.dumps(curve))
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(result[0], part)
+                digest = _sha256(part)
+                part.replace(path)
+            write_text(path.with_suffix(".json"), json.dumps(curve | {_SHA256: digest}))
+            shutil.rmtree(_state_folder(warm, path.parents[1]), ignore_errors=True)
     _WARM.clear()
     _WARM[key] = result
     return result
 
 
-def _digest(text: str) -> str:
-    import hashlib
+_SHA256 = "sha256"
+"""Entry of a warm-up's report that holds the digest of its weights; those of earlier versions have none."""
 
+
+def _stored_warm_up(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """State and report of a stored warm-up; None if there is none, or one that was altered, with a message."""
+    try:
+        report = json.loads(path.with_suffix(".json").read_text())
+        digest = report.pop(_SHA256, None)
+        if digest is None or digest == _sha256(path):
+            return load_file(path), report
+        problem = f"its sha256 is not the one in {path.with_suffix('.json').name}"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        problem = str(error)
+    tell(f"the warm-up {path} is refused: {problem}; warming up again")
+    return None
+
+
+def _state_folder(arm: Arm, folder: Path) -> Path:
+    return folder / "unfinished" / _digest(json.dumps(to_jsonable(asdict(arm)), sort_keys=True))
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.models.checkpoints import check_weights
 from amvl_model.objectives import Loss
 from amvl_model.studies.laboratory.arm import Arm, encode_scenes
 from amvl_model.studies.laboratory.measures import measure_accuracy, measure_leak
+from amvl_model.studies.laboratory.unfinished import Unfinished
 from amvl_model.training.monitoring.guard import clip_gradients
 from amvl_model.training.pretraining.multihop_base import MultihopRecipe
 
@@ -33,8 +36,12 @@ def silent(*_: Any, **__: Any) -> None:
     """A report that prints nothing."""
 
 
-def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print) -> dict[str, Any]:
+def warm_up(
+    model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print, state: Path | None = None
+) -> dict[str, Any]:
     """Prior-sample training in place, until the hardest questions are answered or ``arm.warmup`` steps are over.
+
+    With ``state``, a folder, it goes on from what is kept there (`Unfinished`).
 
     Returns:
         warmup_steps (int), started (whether the accuracy was reached), and warmup, the curve.
@@ -43,24 +50,32 @@ def warm_up(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = pri
     hardest = f"accuracy_{max(arm.recipe.hops)}"
     rate = partial(arm.recipe.rate, decay=False)
     loss = replace(arm, objective="prior").loss
-    for row in _steps(model, processor, arm.recipe, loss, arm.warmup, rate=rate, stream=2 * arm.recipe.seed):
-        curve.append(row | {"warming": True})
-        report(curve[-1])
-        if row[hardest] >= arm.warmup_accuracy:
-            break
+    kept = Unfinished(state)
+    with kept.signals():
+        for row in _steps(model, processor, arm.recipe, loss, arm.warmup, kept, rate=rate, stream=2 * arm.recipe.seed):
+            curve.append(row | {"warming": True})
+            report(curve[-1])
+            if row[hardest] >= arm.warmup_accuracy:
+                break
     done = curve[-1]["step"] if curve else 0
     return {"warmup_steps": done, "started": bool(curve) and curve[-1][hardest] >= arm.warmup_accuracy, "warmup": curve}
 
 
-def train_arm(model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print) -> list[Row]:
-    """Train in place on the arm's objective; returns the curve, a row for every look at fresh questions."""
+def train_arm(
+    model: Any, processor: AMVLProcessor, arm: Arm, report: Report = print, state: Path | None = None
+) -> list[Row]:
+    """Train in place on the arm's objective; returns the curve, a row for every look at fresh questions.
+
+    With ``state``, a folder, it goes on from what is kept there (`Unfinished`).
+    """
     if "posterior" in arm.loss(0.0).passes:
         model.start_posterior_as_prior()
     recipe, curve = arm.recipe, []
-    stream = 2 * recipe.seed + 1
-    for row in _steps(model, processor, recipe, arm.loss, recipe.steps, rate=recipe.rate, stream=stream):
-        curve.append(row)
-        report(row)
+    kept, stream = Unfinished(state), 2 * recipe.seed + 1
+    with kept.signals():
+        for row in _steps(model, processor, recipe, arm.loss, recipe.steps, kept, rate=recipe.rate, stream=stream):
+            curve.append(row)
+            report(row)
     return curve
 
 
@@ -70,11 +85,12 @@ def _steps(
     recipe: MultihopRecipe,
     loss_at: Callable[[float], Loss],
     steps: int,
+    kept: Unfinished,
     *,
     rate: Callable[[int], float],
     stream: int,
 ) -> Iterator[Row]:
-    """Train on ``loss_at(share of steps)``; yields a row every ``eval_every`` steps and at the end.
+    """Train on ``loss_at(share of steps)``; yields a row every ``eval_every`` steps and at the end, those that are kept first.
 
     ``stream`` names the questions and the latent noise: one for the warm-up of a seed, another for all of its arms.
     """
@@ -86,9 +102,12 @@ def _steps(
         raise ValueError(f"different must be a multiple of the {each} questions of a step, got {different}")
     questions = replace(recipe, seed=stream).questions("train", recipe.hops, different)
     loss = loss_at(0.0)
-    own = {"generator": torch.Generator().manual_seed(stream)} if loss.objective.latents else {}
-    began, losses, hardest = time.process_time(), [], max(recipe.hops)
-    for step in range(steps):
+    noise = torch.Generator().manual_seed(stream)
+    own = {"generator": noise} if loss.objective.latents else {}
+    kept.restore(model, optimizer, noise)
+    yield from kept.rows
+    began, hardest = time.process_time() - kept.seconds, max(recipe.hops)
+    for step in range(kept.step, steps):
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
@@ -101,20 +120,26 @@ def _steps(
         optimizer.step()
         optimizer.zero_grad()
         terms = {name: float(value.detach().mean()) for name, value in output.terms.named().items()}
-        losses.append(terms | {"grad_norm": norm})
-        if (step + 1) % recipe.eval_every == 0 or step + 1 == steps:
+        kept.terms.append(terms | {"grad_norm": norm})
+        kept.step = step + 1
+        at_look = (step + 1) % recipe.eval_every == 0 or step + 1 == steps
+        if at_look:
+            check_weights(model)
             row: Row = {
                 "step": step + 1,
                 "steps": steps,
                 "seconds": time.process_time() - began,
                 "objective": loss.objective.name,
             }
-            row |= {name: float(np.mean([each[name] for each in losses])) for name in losses[-1]}
+            row |= {name: float(np.mean([each[name] for each in kept.terms])) for name in kept.terms[-1]}
             row |= {name: share.mean for name, share in measure_accuracy(model, processor, recipe).items()}
             if "posterior" in loss.passes:
                 row[f"leaked_{hardest}"] = float(measure_leak(model, processor, recipe, hardest).mean())
-            losses = []
-            yield row
+            kept.rows, kept.terms = [*kept.rows, row], []
+        kept.seconds = time.process_time() - began
+        kept.keep(model, optimizer, noise, at_look=at_look)
+        if at_look:
+            yield kept.rows[-1]
 
 
 def _optimizer(parameters: list[Any], recipe: MultihopRecipe) -> torch.optim.Optimizer:

@@ -23,6 +23,7 @@ from amvl_model import distributed
 from amvl_model.config import RunConfig
 from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights, write_manifest, writing
 from amvl_model.models.loading import build_model
+from amvl_model.objectives import Loss, objective_named
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
 from amvl_model.training.run_folder import newest_checkpoint, rotate
 from amvl_model.training.sharding import whole_state
@@ -113,6 +114,11 @@ class GuardedTrainer(Trainer):
             write_manifest(checkpoint)
             rotate(folder, step, keep)
 
+    def _replayed_with(self, done: int) -> dict[str, Any]:
+        """What the loss of a step depends on beside its batches and weights, after ``done`` steps: ``progress``, the share of
+        the schedule, and ``warming``, whether the step belongs to a warm-up by prior-sample training."""
+        return {"progress": done / max(1, self.state.max_steps), "warming": False}
+
     def _fail(self, problem: str, *, completed: bool = False) -> None:
         """Store the step and raise; all processes have to call this."""
         broken = [i for i, loss in enumerate(self._losses) if not bool(loss.isfinite())]
@@ -144,7 +150,7 @@ class GuardedTrainer(Trainer):
                 "step": step,
                 "step_of_noise": step - 1,
                 "seed": self.args.seed,
-                "progress": (step - 1) / max(1, self.state.max_steps),
+                **self._replayed_with(step - 1),
                 "batches": gathered,
                 "weights": weights,
             }
@@ -216,6 +222,9 @@ def replay(file: Path) -> int:
     model.to(distributed.device()).train()
     print(f"step {step}: {stored['problem']}")
     items = sum(float(part["inputs"][WEIGHT].sum()) for part in batches)
+    loss: Any = config.objective.loss(stored["progress"])
+    if stored.get("warming"):  # files of earlier versions do not say
+        loss = Loss(objective_named("prior"), nll_reduction=config.objective.nll_reduction)
     finite = True
     for part in batches:
         inputs = {name: value.to(distributed.device()) for name, value in part["inputs"].items()}
@@ -224,7 +233,7 @@ def replay(file: Path) -> int:
             shape = (model.config.num_latents, model.config.latent_dim)
             inputs["noise"] = sample_noise(index, shape, seed=stored["seed"], step=stored["step_of_noise"])
         with torch.autocast(distributed.device().type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            output = model(**inputs, loss=config.objective.loss(stored["progress"]))
+            output = model(**inputs, loss=loss)
         ((output.terms.total * weight).sum() / items).backward()
         terms = {name: values.tolist() for name, values in output.terms.named().items()}
         for row, (question, total) in enumerate(zip(part["questions"], output.terms.total.tolist(), strict=True)):

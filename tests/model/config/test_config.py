@@ -433,3 +433,13 @@ def test_a_list_of_tasks_names_some_and_each_once(tasks: object) -> None:
         ValueError, match=r"^data\.tasks: expected names of tasks, each once, or null for all, received "
     ):
         load_preset("tiny", {"data.tasks": tasks})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["objective:\n  gamma: 1.0\n  gamma: 2.0\n", "data: {seed: 1}\ndata: {}\n", '{"preset": "a", "preset": "b"}'],
+)
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.yaml is not valid YAML: the key '\w+' occurs twice"):
+        load_preset(tmp_path / "mine.yaml")

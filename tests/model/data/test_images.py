@@ -145,6 +145,27 @@ def test_no_pipe_and_no_device_is_opened(tmp_path: Path) -> None:
             read_image(tmp_path / name, "line 1")
 
 
+def test_an_image_that_the_system_does_not_read_is_refused_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"^record 1: the image .* cannot be read \(File name too long\)"):
+        read_image(tmp_path / ("a" * 300), "record 1")
+    (tmp_path / "a.png").write_bytes(b"")
+
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read \(Permission denied\)"):
+        read_image(tmp_path / "a.png", "record 1")
+
+
+@pytest.mark.parametrize("shape", [(0, 56, 3), (56, 0), (56, 56, 2), (3,), (2, 2, 2, 2)])
+def test_arrays_that_are_no_image_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"image 2: expected an array of 8-bit values \(height, width, 3\), got uint8"):
+        load_image(np.zeros(shape, np.uint8), "image 2")
+
+
 def test_written_questions_are_upright_and_rgb(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x112] = 6

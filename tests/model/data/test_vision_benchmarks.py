@@ -61,6 +61,11 @@ def test_tasks_and_limit_choose_questions(tmp_path: Path) -> None:
         ({"text": "Where is it?"}, "expected options"),
         ({"text": "Where?\n(A) left\n(C) right"}, "in order"),
         ({"label": None}, "line 1: expected a value in label"),
+        ({"image": "../secret.png"}, "line 1: expected a path inside .*, which leads out of it"),
+        ({"image": "/etc/passwd"}, "line 1: expected a path inside"),
+        ({"image": ["a.jpg"]}, "line 1: image: expected a text"),
+        ({"question_id": [1]}, "line 1: question_id: expected a text"),
+        ({"category": {}}, "line 1: category: expected a text"),
     ],
 )
 def test_a_bad_record_of_vstar_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

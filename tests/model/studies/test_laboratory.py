@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.training import train_arm, warm_up
 from amvl_model.training.pretraining import multihop_base
+from amvl_model.training.run_folder import RunStopped
 
 SHAPE = multihop_base.BaseShape(num_layers=2, hidden_size=32, vision_size=32)
 
@@ -261,12 +264,58 @@ def test_a_seed_runs_what_is_missing_behind_one_warm_up_and_goes_on_after_an_int
     study._WARM.clear()  # another process
     (third,) = study.run_seed("small", 0, ("prior", "sft", "amvl"), out, keep)
     assert warmed == [1]  # read from the folder the second time
+    assert not list((keep / "small" / "unfinished").iterdir())
     results = [read_result(path) for path in (*first, third)]
     assert [result.cell for result in results] == ["prior", "sft", "amvl"]
     steps = {result.cell: result.extra["curve"][-1]["step"] for result in results}
     assert steps == {"prior": 4, "sft": 6, "amvl": 4}  # without latents: the warm-up's steps and its own
     assert all(result.extra["warmup_steps"] == 2 for result in results)
     assert (keep / "small" / "amvl" / "seed0" / "checkpoint" / "model.safetensors").exists()
+
+
+def test_an_altered_warm_up_is_refused_and_made_again(
+    base: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_study(tmp_path, base, monkeypatch)
+    settings = study.arm_of(declared.STUDIES["small"], "amvl", 0)
+    state, curve = study.warmed_up(settings, tmp_path / "keep", silent)
+    (file,) = (tmp_path / "keep" / "warm-up").glob("*.safetensors")
+    content = file.read_bytes()
+    for damaged in (content[:-4] + bytes(4), content[:-4]):
+        file.write_bytes(damaged)
+        study._WARM.clear()
+        again, other = study.warmed_up(settings, tmp_path / "keep", silent)
+        assert "is refused" in capsys.readouterr().err
+        assert all(torch.equal(again[name], state[name]) for name in state)
+        assert other["warmup_steps"] == curve["warmup_steps"] and file.read_bytes() == content
+
+
+@pytest.mark.parametrize("cut", ["by an error", "by a signal", "and damaged"])
+def test_a_training_that_was_cut_short_goes_on_to_the_same_bits(
+    base: tuple[Any, Any], tmp_path: Path, cut: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, whole = arm("amvl"), built(base, arm("amvl"))
+    curve = train_arm(whole, base[1], settings, silent)
+
+    def end(row: dict[str, Any]) -> None:
+        if cut != "by a signal":
+            raise InterruptedError
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises((InterruptedError, RunStopped)) as stopped:
+        train_arm(built(base, settings), base[1], settings, end, tmp_path)
+    assert not isinstance(stopped.value, RunStopped) or stopped.value.code == 143
+    (state,) = tmp_path.iterdir()
+    assert state.name == ("checkpoint-3" if cut == "by a signal" else "checkpoint-2")
+    if cut == "and damaged":
+        (state / "state.pt").write_bytes((state / "state.pt").read_bytes()[:-1])
+    model, rows = built(base, settings), list[dict[str, Any]]()
+    again = train_arm(model, base[1], settings, rows.append, tmp_path)
+    assert ("state.pt was altered" in capsys.readouterr().err) == (cut == "and damaged")
+    assert rows == again and [row["step"] for row in again] == [2, 4]
+    for row, other in zip(again, curve, strict=True):
+        assert row | {"seconds": 0} == other | {"seconds": 0}
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_a_study_of_kept_checkpoints_measures_them_elsewhere_and_trains_nothing(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
 from amvl_model.results.files import read_result
@@ -73,11 +75,43 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(
     shutil.copytree(run, copy)
     before = (copy / "laboratory" / "amvl" / "seed0.json").read_bytes()
     shutil.rmtree(copy / "laboratory" / "prior")
-    assert job.full(LaboratoryOptions(), copy, progress=False, resume=True, workers=1) == 0
+    assert job.full(options, copy, progress=False, resume=True, workers=1) == 0
     assert "training prior; 1 at a time" in capsys.readouterr().out
     assert (copy / "laboratory" / "amvl" / "seed0.json").read_bytes() == before
     again, first = (read_result(folder / "laboratory" / "prior" / "seed0.json").metrics for folder in (copy, run))
     assert again == first
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(run: Path, options: LaboratoryOptions, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    with pytest.raises(ValueError, match=r"other settings: gamma is 1\.0 there, got 0\.5"):
+        job.full(replace(options, gamma=0.5), copy, resume=True)
+    (copy / "laboratory.json").write_text((run / "laboratory.json").read_text().replace('"gamma": 1.0', '"gamma": 0.5'))
+    with pytest.raises(ValueError, match=r"amvl/seed0\.json: gamma is 1\.0 there, got 0\.5"):
+        job.full(replace(options, gamma=0.5), copy, resume=True)
+    for text in ('{"seed": 0, "st', '{"steps": "many"}', "[]"):
+        (copy / "laboratory.json").write_text(text)
+        with pytest.raises(ValueError, match=r"laboratory\.json: expected the options of a run"):
+            job.full(options, copy, resume=True)
+
+
+def test_every_start_is_appended_to_the_environment(run: Path, options: LaboratoryOptions, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    job.full(options, copy, progress=False, resume=True, workers=1)
+    first, second = json.loads((copy / "environment.json").read_text())
+    assert [first] == json.loads((run / "environment.json").read_text()) and second["versions"] == first["versions"]
+
+
+def test_a_base_that_lacks_a_weight_is_refused(options: LaboratoryOptions, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(options.base, base)
+    weights = load_file(base / "model.safetensors")
+    weights.pop("model.language_model.norm.weight", None) or weights.pop("model.norm.weight")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights"):
+        job.full(replace(options, base=str(base)), tmp_path / "out", progress=False, workers=1)
 
 
 def test_a_folder_without_a_run_is_not_resumed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from amvl_model.config import load_preset
+from amvl_model.config import load_preset, stored_config
 from amvl_model.studies import main_job
 from amvl_model.studies import summary as reporting
 from amvl_model.studies.summary import option_plane
@@ -121,6 +122,16 @@ def test_option_plane_is_orthonormal_and_holds_the_difference_of_two_options() -
     np.testing.assert_allclose(plane.T @ (plane @ difference), difference, atol=1e-10)
 
 
+def test_an_arm_with_other_settings_than_the_run_is_not_resumed(run_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    settings = json.loads((copy / "amvl" / "config.json").read_text())
+    settings["objective"]["gamma"] += 1.0
+    (copy / "amvl" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"amvl was started with other settings: objective\.gamma is"):
+        main_job.full(stored_config(copy), copy, progress=False, resume=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -128,6 +139,11 @@ def test_option_plane_is_orthonormal_and_holds_the_difference_of_two_options() -
         (["--ask", "missing.png", "What?"], "does not exist"),
         (["--ask", "What?"], "at least one image"),
         (["--choices", "a", "b"], "belongs to --ask"),
+        (["--checkpoint", "tiny-amvl"], "belongs to --ask"),
+        (["--index", "3"], "belongs to --quick"),
+        (["--processes", "2"], "belongs to --dry-run"),
+        (["--quick", "--dry-run"], "exclude each other"),
+        (["--preset", "tiny", "--laboratory.gamma", "0.5"], "--laboratory.gamma belongs to"),
     ],
 )
 def test_bad_command_lines_are_refused_with_the_way_out(arguments: list[str], message: str) -> None:

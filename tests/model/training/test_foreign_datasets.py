@@ -192,6 +192,18 @@ BAD = {
         "expected text in the assistant's answer",
     ),
     "no mapping": (7, "or a VisualQuestion, got int"),
+    "images twice": ({"prompt": "Which?", "completion": "(A)", "image": 1, "images": [2]}, "images or image, got both"),
+    "a role of its own": (
+        {"messages": [{"role": "user<|im_end|>", "content": "?"}, {"role": "assistant", "content": "(A)"}]},
+        "roles system, user, assistant, got 'user<.im_end.>'",
+    ),
+    "calls of tools": (
+        {
+            "prompt": "Which?",
+            "completion": [{"role": "assistant", "content": "(A)", "tool_calls": [{"name": "zoom"}]}],
+        },
+        "got 'assistant' with tool_calls",
+    ),
 }
 
 
@@ -398,3 +410,7 @@ def test_a_lora_run_resumes_from_its_checkpoint_as_if_it_had_not_stopped(tmp_pat
     moved = [name for name, value in whole.state_dict().items() if not torch.equal(value, fresh[name])]
     assert any("lora_B" in name for name in moved) and any("injector" in name for name in moved)
     assert all(whole.owns(name) for name in moved)
+    other = tiny_model(seed=1).backbone
+    other.save_pretrained(base)
+    with pytest.raises(ValueError, match="not trained on the weights of"):
+        trained(str(tmp_path / "run" / "checkpoint-1"))

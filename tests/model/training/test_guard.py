@@ -169,6 +169,23 @@ def test_a_replayed_step_has_the_losses_of_the_run(
     assert sum(again) / len(again) == pytest.approx(losses[2] + losses[3], rel=1e-4)
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_step_of_a_run_with_a_warm_up_is_replayed_with_its_own_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    losses: list[float] = []
+    spoil(monkeypatch, lambda trainer, call, loss: losses.append(loss.item()) or loss)
+    spoil(monkeypatch, lambda trainer, call, norm: norm * (NAN if call == step else 1), "_clip_grad_norm")
+    schedule = {"objective.order": "forward-first", "objective.beta_warmup": 1.0, "objective.prior_steps": 2}
+    with pytest.raises(NonFiniteError, match=f"stopped at step {step}"):
+        run.train(config(**SETTINGS, **schedule), tmp_path, questions=QUESTIONS, quiet=True)
+    assert guard.replay(tmp_path / f"nonfinite-step-{step}.pt") == 0
+    said = capsys.readouterr().out
+    again = [float(line.split("loss ")[1].split()[0]) for line in said.splitlines() if ", question " in line]
+    assert sum(again) / len(again) == pytest.approx(losses[-1], rel=1e-4)
+    assert ("forward_kl" in said) == (step == 4)
+
+
 def test_a_file_that_is_no_stored_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         guard.replay(tmp_path / "a.pt")

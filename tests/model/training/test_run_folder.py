@@ -16,7 +16,7 @@ import pytest
 
 from amvl_model.models.checkpoints import damage, write_manifest
 from amvl_model.training import run, run_folder
-from amvl_model.training.run_folder import RunStopped, locked, newest_checkpoint, rotate
+from amvl_model.training.run_folder import RunStopped, locked, newest_checkpoint, note_environment, rotate
 from tests.model.training.test_trainer import QUESTIONS, config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -143,6 +143,21 @@ def test_a_run_is_not_resumed_with_other_settings(cut: Path, whole: Path) -> Non
     assert not (cut / "run.lock").exists()
     resumed(cut)
     assert_same(cut, whole)
+
+
+def test_every_start_is_appended_and_a_torn_list_begins_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "environment.json"
+    file.write_text('{"commit": "of an earlier version"}')
+    for _ in range(2):
+        note_environment(tmp_path)
+    first, *starts = json.loads(file.read_text())
+    assert first == {"commit": "of an earlier version"} and len(starts) == 2
+    assert all({"started", "commit", "dirty", "versions"} == set(start) for start in starts)
+    file.write_text(file.read_text()[:-9])
+    note_environment(tmp_path)
+    assert "not valid JSON" in capsys.readouterr().err and len(json.loads(file.read_text())) == 1
 
 
 def test_an_unfinished_run_is_not_overwritten(cut: Path) -> None:
