@@ -452,14 +452,44 @@ def test_no_gain_from_posterior_latents_is_above_the_leak_and_the_best_decoder_r
         (lambda: theory.momentum_rate(-3.0, 0.5), r"rate: expected a decay slow enough .* received -3"),
         (
             lambda: theory.run_ensemble(theory.Ensemble(), 0.1, steps=0, record=[0]),
-            r"steps: expected at least 1, received 0",
+            r"steps: expected a whole number of at least 1, received 0",
         ),
         (lambda: theory.momentum_rate(0.1, 1.0), r"momentum: expected less than 1, received 1"),
         (lambda: theory.Ensemble(optimizer="lion"), r"optimizer: expected one of sgd, adam, received 'lion'"),
-        (lambda: theory.Ensemble(seeds=0), r"seeds: expected at least 1, received 0"),
+        (lambda: theory.Ensemble(seeds=0), r"seeds: expected a whole number of at least 1, received 0"),
+        (lambda: theory.Ensemble(batch=2.5), r"batch: expected a whole number of at least 1, received 2.5"),
+        (lambda: theory.Ensemble(seeds=np.nan), r"seeds: expected finite numbers, received nan"),
         (
             lambda: theory.run_ensemble(theory.Ensemble(), 0.1, steps=5, record=[6]),
-            r"record: expected rising numbers from 0 to 5",
+            r"record: expected rising whole numbers from 0 to 5",
+        ),
+        (
+            lambda: theory.run_ensemble(theory.Ensemble(), 0.1, steps=5, record=[2.5]),
+            r"record: expected rising whole numbers from 0 to 5, received \[2.5\]",
+        ),
+        (
+            lambda: theory.run_ensemble(theory.Ensemble(5, 4), 1e300, steps=5, record=[5]),
+            r"gamma: expected weights and rates at which no seed diverges",
+        ),
+        (
+            lambda: theory.run_answers([0.5, 0.5], gamma=0.1, variance=1.0, rate=-0.1),
+            r"rate: expected numbers of at least 0, received -0.1",
+        ),
+        (
+            lambda: theory.run_answers([0.5, 0.5], gamma=0.1, variance=1.0, batch=0),
+            r"batch: expected a whole number of at least 1, received 0",
+        ),
+        (
+            lambda: theory.ReadingModel.of_variance(0.6),
+            r"answer_variance: expected at most 1/2, .* received 0.6",
+        ),
+        (
+            lambda: theory.reading_rate(theory.ReadingModel(), [1.0, 2.0], [0.1, 0.2, 0.3]),
+            r"variance, gamma: expected shapes that broadcast, received \(2,\), \(3,\)",
+        ),
+        (
+            lambda: theory.critical_product(theory.ReadingModel(), [0.1, 0.2], 0.0, 0.05),
+            r"variance: expected one number, received an array of shape \(2,\)",
         ),
         (
             lambda: theory.run_ensemble(theory.Ensemble(), [0.1, 0.2], steps=5, record=[5]),
@@ -470,3 +500,32 @@ def test_no_gain_from_posterior_latents_is_above_the_leak_and_the_best_decoder_r
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: theory.reading_threshold(0.1),
+        lambda: theory.reading_rate(0.1, 1.0, 0.1),
+        lambda: theory.holding_weight(10.0, probability=0.1, critical=9.0, model=0.1, variance=1.0),
+        lambda: theory.coadapted_asymptotics(0.1, 0.1),
+        lambda: theory.coadapted_trajectory([1.0], model=0.1, gamma=0.1),
+    ],
+)
+def test_a_model_that_is_none_is_named(call) -> None:
+    with pytest.raises(TypeError, match="model: expected an instance of ReadingModel, received float"):
+        call()
+
+
+def test_at_extreme_widths_and_weights_the_rate_is_the_decoder_s_own_decay() -> None:
+    model = theory.ReadingModel()
+    assert theory.reading_rate(model, 1.0, 1e300) == pytest.approx(-model.damping(1.0, 0.0)[0], rel=1e-12)
+    assert theory.reading_rate(model, 1e300, 0.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_holding_weights_are_searched_in_units_of_the_threshold() -> None:
+    common = {"probability": 0.3, "critical": 9.0, "variance": 1.0}
+    small, large = theory.ReadingModel(1.0, 1.0, 0.01, 0.01), theory.ReadingModel(1e4, 1.0, 0.01, 1e-10)
+    found, scaled = (theory.holding_weight_on_path([0.0, 500.0], model=model, **common) for model in (small, large))
+    assert theory.reading_threshold(large) == 1e8 and found > 0.1
+    assert scaled == pytest.approx(1e8 * found, rel=1e-9)
