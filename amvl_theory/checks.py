@@ -71,6 +71,30 @@ def check_fields(instance: object, check: Callable[[str, ArrayLike], float], *na
         object.__setattr__(instance, name, check(name, getattr(instance, name)))
 
 
+def whole_number(name: str, value: ArrayLike, least: int = 1) -> int:
+    """Steps, seeds, questions: one whole number of at least ``least``."""
+    number = scalar(name, value)
+    if number < least or number != int(number):
+        raise ValueError(f"{name}: expected a whole number of at least {least}, received {_shown(value)}")
+    return int(number)
+
+
+def instance(name: str, value: Any, kind: type) -> None:
+    """Refuse what is no ``kind``, with TypeError."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected an instance of {kind.__name__}, received {type(value).__name__}")
+
+
+def broadcastable(**values: ArrayLike) -> None:
+    """Refuse arguments whose shapes do not broadcast."""
+    shapes = [np.shape(value) for value in values.values()]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        received = ", ".join(map(str, shapes))
+        raise ValueError(f"{', '.join(values)}: expected shapes that broadcast, received {received}") from error
+
+
 def pair(name: str, value: ArrayLike) -> tuple[float, float]:
     """Two weights, rates or deviations: finite numbers of at least 0."""
     array = not_negative(name, value)
@@ -179,7 +203,7 @@ def common_size(**values: ArrayLike) -> int:
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     """``value``, if it is among ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
     return value
 
@@ -196,7 +220,7 @@ def objective_name(value: str, choices: tuple[str, ...] = OBJECTIVES) -> str:
     Raises:
         ValueError: for a name that is not among ``choices``, nor an older name of one of them; it lists ``choices``.
     """
-    name = OLDER_OBJECTIVES.get(value, value)
+    name = OLDER_OBJECTIVES.get(value, value) if isinstance(value, str) else value
     return name if name in choices else one_of("objective", value, choices)
 
 

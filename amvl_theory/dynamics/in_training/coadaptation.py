@@ -32,8 +32,10 @@ eta_w k P = 2 its gain begins to swing from step to step, and the swing holds th
 
     P = 2/(eta_w k),   (1 + rho)(1 + 2 rho) = kappa^2/(k gamma)
 
-A route from x of its own signal-to-noise ratio R = m^2/tau^2 counts against the leak: in all of this R + rho stands for rho in
-l, so that rho is what the limits say, less R, or 0 (`starving`).
+A route from x of its own signal-to-noise ratio R = m^2/tau^2 counts against the leak: R + rho stands for rho in l. So the rho of
+dual KL is what its limit says, less R, or 0 (`starving`). The ELBO's is not: it rests where -l'(R + rho) = beta/(2 (1 + rho)),
+which for a linear decoder and R > 1 has two solutions from beta = kappa^2/(k (1 + R)^2) up to kappa^2/(4 k R): a leak that is
+there then stays, one that is not does not come.
 
 Adam leaves the limits of rho alone and changes the clock: drift and noise of a's gradient both fall like 1/a, so that a and
 both widths grow like t instead of sqrt(t), as long as no other noise is in the gradient (seen in `ensembles`).
@@ -51,7 +53,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from amvl_theory.checks import Array, check_fields, objective_name, pair, positive, positive_number, scalar, weight
+from amvl_theory.checks import (
+    Array,
+    check_fields,
+    instance,
+    objective_name,
+    pair,
+    positive,
+    positive_number,
+    scalar,
+    weight,
+)
 from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive, logistic_moments
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 from amvl_theory.dynamics.in_training.reading import ReadingModel
@@ -59,6 +71,8 @@ from amvl_theory.dynamics.in_training.reading import ReadingModel
 Objective = Literal["amvl", "elbo", "dual"]
 """Dual KL and ELBO; "dual" is the older name of "amvl"."""
 OBJECTIVES = ("amvl", "elbo")
+LARGEST_SNR = 64
+"""rho of a logistic decoder from which on the quadrature, whose nodes end nine deviations out, is not trusted."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,10 @@ def coadapted_trajectory(
     Raises:
         ValueError: for a bad argument, or a flow that cannot be integrated.
     """
-    time, begin, x = grid(times), start or Start(), route or XRoute()
+    time = grid(times)
+    begin, x = Start() if start is None else start, XRoute() if route is None else route
+    for argument, value, kind in (("model", model, ReadingModel), ("start", begin, Start), ("route", x, XRoute)):
+        instance(argument, value, kind)
     name = objective_name(objective, OBJECTIVES)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)  # checks the decoder
     eta_s, eta_r = pair("std_rates", std_rates)
@@ -195,6 +212,8 @@ def scale_charge(
     Raises:
         ValueError: for a rate that is not above 0.
     """
+    instance("path", path, CoadaptedTrajectory)
+    instance("model", model, ReadingModel)
     eta_s, eta_r = pair("std_rates", positive("std_rates", std_rates))
     widths = np.log(path.posterior_var) / (2 * eta_s) + np.log(path.prior_var) / (2 * eta_r)
     return path.leak**2 / (2 * model.posterior_rate) + widths - path.decoder_gain**2 / (2 * model.decoder_rate)
@@ -230,6 +249,7 @@ def coadapted_asymptotics(
     Raises:
         ValueError: for a weight that is not above 0 (nothing then holds the leak: rho grows without end), or a bad decoder.
     """
+    instance("model", model, ReadingModel)
     w = positive_number("gamma", gamma)
     name = objective_name(objective, OBJECTIVES)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)
@@ -256,11 +276,12 @@ def fading_leak(
     Raises:
         ValueError: for a weight outside that range, a rate or beta that is not above 0.
     """
+    instance("model", model, ReadingModel)
     w, limit = scalar("gamma", gamma), model.gain**2 / model.curvature
     eta_s, eta_r = pair("std_rates", positive("std_rates", std_rates))
     if not limit / 2 < w < limit:
         raise ValueError(f"gamma: expected a weight between {limit / 2:g} and {limit:g}, received {w:g}")
-    follow = w / (2 * eta_r * float(positive("beta", beta)))
+    follow = w / (2 * eta_r * positive_number("beta", beta))
     fade = (1 / (2 * eta_s) + follow) / (2 * w - limit)
     return fade, 2 * model.posterior_rate * (limit - w) * fade
 
@@ -314,6 +335,6 @@ def _root(excess: Callable[[float], float]) -> float:
     high = 1.0
     while excess(high) > 0:
         high *= 2
-        if high > 64:  # the quadrature's nodes end nine deviations out, those that matter lie sqrt(rho) out
-            raise ValueError("gamma: expected a weight that leaves rho below 64, received a smaller one")
+        if high > LARGEST_SNR:
+            raise ValueError(f"gamma: expected a weight that leaves rho below {LARGEST_SNR}, received a smaller one")
     return float(brentq(excess, 1e-9, high, xtol=1e-12))

@@ -23,7 +23,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from amvl_theory.checks import Array, not_negative, one_of, positive, probabilities, real_array, weight
+from amvl_theory.checks import (
+    Array,
+    instance,
+    not_negative,
+    one_of,
+    pair,
+    positive,
+    positive_number,
+    probabilities,
+    real_array,
+    scalar,
+    weight,
+    whole_number,
+)
 from amvl_theory.dynamics.in_training.coadaptation import Start, TrainingState, XRoute
 from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, logistic_loss
 from amvl_theory.dynamics.in_training.widening import HeadRates
@@ -68,16 +81,16 @@ class Ensemble:
     route: XRoute = field(default_factory=XRoute)
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds: expected at least 1, received {self.seeds}")
-        if self.batch < 1:
-            raise ValueError(f"batch: expected at least 1 question, received {self.batch}")
+        for name in ("seeds", "batch"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         one_of("decoder", self.decoder, DECODERS)
         one_of("optimizer", self.optimizer, ("sgd", "adam"))
         for name in ("decoder_rate", "posterior_rate", "posterior_std_rate", "prior_std_rate", "beta", "weight_decay"):
             weight(name, getattr(self, name))
         for name in ("noise", "decoder_std", "leak_std"):
             weight(name, getattr(self, name))
+        instance("start", self.start, Start)
+        instance("route", self.route, XRoute)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,13 +106,16 @@ class EnsembleRun(TrainingState):
 
     def collapsed(self, threshold: float = 0.05) -> Array:
         """Share of seeds whose benefit has been above `threshold` nats by each recorded step (T,)."""
-        return np.maximum.accumulate(self.benefit > threshold, axis=0).mean(axis=1)
+        least = positive_number("threshold", threshold)
+        return np.maximum.accumulate(self.benefit > least, axis=0).mean(axis=1)
 
     def reached(self, amplitude: float) -> Array:
         """Share of seeds for which w a has been above the amplitude's square by each recorded step (T,)."""
-        return np.maximum.accumulate(self.decoder_gain * self.leak > amplitude**2, axis=0).mean(axis=1)
+        least = positive_number("amplitude", amplitude) ** 2
+        return np.maximum.accumulate(self.decoder_gain * self.leak > least, axis=0).mean(axis=1)
 
 
+@np.errstate(all="ignore")  # seeds that diverge are refused at the end
 def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: ArrayLike, seed: int = 0) -> EnsembleRun:
     """Train all seeds for `steps` steps.
 
@@ -110,17 +126,19 @@ def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: Arr
         seed: of the random generator.
 
     Raises:
-        ValueError: for a negative weight, fewer than one step, or a record that is not within the steps.
+        ValueError: for a negative weight, fewer than one step, a record that is not within the steps, or seeds that diverge.
     """
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, received {steps}")
+    instance("setting", setting, Ensemble)
+    steps = whole_number("steps", steps)
     weights = not_negative("gamma", gamma)
     if weights.shape not in ((), (steps,)):
         raise ValueError(f"gamma: expected a number or shape ({steps},), received shape {weights.shape}")
     weights = np.broadcast_to(weights, (steps,))
-    kept = np.atleast_1d(np.asarray(record, dtype=int))
-    if kept.size == 0 or kept[0] < 0 or kept[-1] > steps or (np.diff(kept) <= 0).any():
-        raise ValueError(f"record: expected rising numbers from 0 to {steps}, received {kept.tolist()}")
+    numbers = np.atleast_1d(real_array("record", record))
+    rising = numbers.ndim == 1 and numbers.size > 0 and not (np.diff(numbers) <= 0).any()
+    if not rising or numbers[0] < 0 or numbers[-1] > steps or (numbers % 1).any():
+        raise ValueError(f"record: expected rising whole numbers from 0 to {steps}, received {numbers.tolist()}")
+    kept = numbers.astype(int)
     rng, start = np.random.default_rng(seed), setting.start
     first = [start.decoder_gain, start.leak, np.log(start.posterior_std), np.log(start.prior_std), start.x_gain]
     state = np.repeat(np.array(first)[:, None], setting.seeds, axis=1)
@@ -142,10 +160,16 @@ def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: Arr
         if step < steps:
             gradient = _gradients(setting, state, float(weights[step]), rng)
             state = state - rates * _direction(setting.optimizer, gradient, moments, step + 1)
-    w, a, log_q, log_p, u = np.stack(found, axis=1)
+    w, a, log_q, log_p, u = _finite(np.stack(found, axis=1))
     return EnsembleRun(
         steps=kept, decoder_gain=w, leak=a, posterior_var=np.exp(2 * log_q), prior_var=np.exp(2 * log_p), x_gain=u
     )
+
+
+def _finite(values: Array) -> Array:
+    if not np.isfinite(values).all():
+        raise ValueError("gamma: expected weights and rates at which no seed diverges, received some at which one does")
+    return values
 
 
 def _gradients(setting: Ensemble, state: Array, gamma: float, rng: np.random.Generator) -> Array:
@@ -183,6 +207,7 @@ def _direction(optimizer: str, gradient: Array, moments: Array, step: int) -> Ar
     return moments[0] / (1 - BETA_1**step) / (np.sqrt(moments[1] / (1 - BETA_2**step)) + EPSILON)
 
 
+@np.errstate(all="ignore")
 def run_answers(
     answer_probabilities: ArrayLike,
     *,
@@ -202,13 +227,18 @@ def run_answers(
         rate: learning rate of W and M. start_std: of their entries at the start.
 
     Raises:
-        ValueError: for what are no probabilities, a negative weight or a variance that is not above 0.
+        ValueError: for what are no probabilities, a negative weight or rate, a variance that is not above 0, a number of seeds,
+            questions or steps that is none, or seeds that diverge.
     """
     p = real_array("answer_probabilities", answer_probabilities)
     p = probabilities("answer_probabilities", p, max(p.size, 2))
-    count, std, pull = p.size, float(np.sqrt(positive("variance", variance))), weight("gamma", gamma)
+    count, std, pull = p.size, float(np.sqrt(positive_number("variance", variance))), weight("gamma", gamma)
+    seeds, batch, steps = (
+        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
+    )
+    step, spread = weight("rate", rate) / batch, weight("start_std", start_std)
     rng = np.random.default_rng(seed)
-    W, M = (start_std * rng.normal(size=(seeds, count, count)) for _ in range(2))
+    W, M = (spread * rng.normal(size=(seeds, count, count)) for _ in range(2))
     bias, bounds = np.log(p), np.cumsum(p)[:-1]
     for _ in range(steps):
         y = np.searchsorted(bounds, rng.random((seeds, batch)))
@@ -218,11 +248,12 @@ def run_answers(
         slope = np.exp(logit - logit.max(-1, keepdims=True))
         slope = slope / slope.sum(-1, keepdims=True) - np.eye(count)[y]
         to_z = slope @ W + pull / std**2 * (centred @ M.transpose(0, 2, 1))
-        W = W - rate / batch * slope.transpose(0, 2, 1) @ z
-        M = M - rate / batch * to_z.transpose(0, 2, 1) @ centred
-    return W, M
+        W = W - step * slope.transpose(0, 2, 1) @ z
+        M = M - step * to_z.transpose(0, 2, 1) @ centred
+    return _finite(W), _finite(M)
 
 
+@np.errstate(all="ignore")
 def run_widening(
     *,
     gap: float,
@@ -245,16 +276,17 @@ def run_widening(
         gap, fixed_gap_var: Delta_0, V. gamma, beta: weights. rates: of the heads. stds: sigma_q, sigma_p at the start.
 
     Raises:
-        ValueError: for a negative weight or variance, or a width that is not above 0.
+        ValueError: for a negative weight or variance, a width that is not above 0, a number of seeds, questions or steps that is
+            none, or seeds that diverge.
     """
-    rng = np.random.default_rng(seed)
-    w, b, apart = (
-        weight("gamma", gamma),
-        weight("beta", beta),
-        float(np.sqrt(not_negative("fixed_gap_var", fixed_gap_var))),
+    instance("rates", rates, HeadRates)
+    seeds, batch, steps = (
+        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
     )
-    log_q, log_p = (np.full(seeds, float(np.log(positive("stds", std)))) for std in stds)
-    mean_q, mean_p = np.full(seeds, float(gap)), np.zeros(seeds)
+    rng = np.random.default_rng(seed)
+    w, b, apart = weight("gamma", gamma), weight("beta", beta), np.sqrt(weight("fixed_gap_var", fixed_gap_var))
+    log_q, log_p = (np.full(seeds, np.log(std)) for std in pair("stds", positive("stds", stds)))
+    mean_q, mean_p = np.full(seeds, scalar("gap", gap)), np.zeros(seeds)
     for _ in range(steps):
         std_q, std_p = np.exp(log_q), np.exp(log_p)
         y = apart * (rng.integers(0, 2, size=(batch, seeds)) * 2.0 - 1.0)
@@ -264,4 +296,4 @@ def run_widening(
         mean_p = mean_p + rates.prior_mean * b * from_q.mean(0) / std_p
         log_q = log_q + rates.posterior_std * w * ((from_p**2).mean(0) - 1)
         log_p = log_p + rates.prior_std * b * ((from_q**2).mean(0) - 1)
-    return np.exp(2 * log_q), np.exp(2 * log_p), mean_q - mean_p
+    return _finite(np.exp(2 * log_q)), _finite(np.exp(2 * log_p)), _finite(mean_q - mean_p)

@@ -5,6 +5,7 @@ Times are in optimiser steps, rates per step: a gradient flow that the steps fol
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,9 @@ from amvl_theory.checks import Array, not_negative
 
 Velocity = Callable[[Array, Array], Array]
 """(state, weights) -> time derivative of the state."""
+
+EVALUATIONS = 100_000
+"""Most evaluations of a velocity between two kinks of its weights; flows with rates far below 1 need a tenth of it."""
 
 
 def grid(times: ArrayLike) -> Array:
@@ -33,6 +37,7 @@ def on_grid(name: str, value: ArrayLike, times: Array) -> Array:
     return np.broadcast_to(values, times.shape)
 
 
+@np.errstate(all="ignore")  # a flow without bound is refused
 def integrate(
     velocity: Velocity, start: ArrayLike, times: Array, weights: Array, *, rtol: float = 1e-9, atol: float = 1e-12
 ) -> Array:
@@ -41,13 +46,24 @@ def integrate(
     The integration (LSODA) restarts at every kink of a weight, so that no step runs across one.
 
     Raises:
-        ValueError: if the integration fails; the message is the integrator's.
+        ValueError: if the integration fails, grows without bound or takes more than `EVALUATIONS`.
     """
     bends = np.zeros(times.size, dtype=bool)
     if times.size > 2:
         slopes = np.diff(weights, axis=1) / np.diff(times)
         bends[1:-1] = np.any(np.abs(np.diff(slopes, axis=1)) > 1e-12 * np.abs(slopes).max(initial=1e-300), axis=0)
     bends[0], bends[-1] = times[0] > 0, True
+    taken = itertools.count()
+
+    def moving(t: float, y: Array) -> Array:
+        speed = velocity(y, np.array([np.interp(t, times, row) for row in weights]))
+        if next(taken) > EVALUATIONS or not np.isfinite(speed).all():
+            raise ValueError(
+                "times: expected a flow that can be integrated, received one that is without bound or too fast at time "
+                f"{t:g}; are all rates times their weights far below 1?"
+            )
+        return speed
+
     state, at = np.asarray(start, dtype=np.float64), 0.0
     states = np.empty((times.size, state.size))
     if times[0] == 0:
@@ -56,10 +72,8 @@ def integrate(
         inside = (times > at) & (times <= knot)
         if not inside.any():
             continue
-        found = solve_ivp(
-            lambda t, y: velocity(y, np.array([np.interp(t, times, row) for row in weights])),
-            (at, knot), state, method="LSODA", t_eval=times[inside], rtol=rtol, atol=atol,
-        )  # fmt: skip
+        taken = itertools.count()
+        found = solve_ivp(moving, (at, knot), state, method="LSODA", t_eval=times[inside], rtol=rtol, atol=atol)
         if not found.success:
             raise ValueError(f"times: expected a flow that can be integrated, received: {found.message}")
         states[inside] = found.y.T

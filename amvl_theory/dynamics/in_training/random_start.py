@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive
+from amvl_theory.checks import Array, broadcastable, not_negative, positive
 
 
 def random_start_spread(
@@ -33,6 +33,7 @@ def random_start_spread(
     Raises:
         ValueError: for an argument of the wrong sign.
     """
+    broadcastable(times=times, start_var=start_var, rest_var=rest_var, curvature=curvature, rate=rate)
     left = np.exp(-positive("rate", rate) * positive("curvature", curvature) * not_negative("times", times))
     return not_negative("start_var", start_var) * left**2 + not_negative("rest_var", rest_var) * (1 - left) ** 2
 
@@ -55,6 +56,7 @@ def least_spread(*, start_var: ArrayLike, rest_var: ArrayLike, curvature: ArrayL
     Raises:
         ValueError: for an argument that is not above 0: without a start, or without a leak at rest, C has no minimum inside.
     """
+    broadcastable(start_var=start_var, rest_var=rest_var, curvature=curvature, rate=rate)
     first, last = positive("start_var", start_var), positive("rest_var", rest_var)
     time = np.log1p(first / last) / (positive("curvature", curvature) * positive("rate", rate))
     return LeastSpread(time, first * last / (first + last) + 0 * time)

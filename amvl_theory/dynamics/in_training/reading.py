@@ -39,7 +39,9 @@ from scipy.special import erfc, erfcinv
 
 from amvl_theory.checks import (
     Array,
+    broadcastable,
     check_fields,
+    instance,
     not_negative,
     pair,
     positive,
@@ -80,11 +82,14 @@ class ReadingModel:
     def of_variance(cls, answer_variance: float, **rates: float) -> ReadingModel:
         """kappa = sqrt(v), k = v: a binary answer of variance v = p (1 - p) under the logistic loss, or a mode c_i of m."""
         v = positive_number("answer_variance", answer_variance)
+        if v > 0.5:
+            raise ValueError(f"answer_variance: expected at most 1/2, the largest of any answers, received {v:g}")
         return cls(gain=float(np.sqrt(v)), curvature=v, **rates)
 
     def damping(self, variance: ArrayLike, gamma: ArrayLike) -> tuple[Array, Array]:
         """(A, D) [1/step]; the ELBO's D has beta for gamma and sigma_p^2 for s, which are equal where nothing leaks."""
         s = positive("variance", variance)
+        broadcastable(variance=variance, gamma=gamma)
         decoder = self.decoder_rate * (self.curvature * s + self.weight_decay)
         return decoder, self.posterior_rate * not_negative("gamma", gamma) / s
 
@@ -115,6 +120,7 @@ def reading_threshold(model: ReadingModel, variance: ArrayLike = 1.0) -> Array:
     Raises:
         ValueError: for a variance that is not above 0.
     """
+    instance("model", model, ReadingModel)
     return model.gain**2 / (model.curvature + model.weight_decay / positive("variance", variance))
 
 
@@ -125,6 +131,7 @@ def threshold_variance(model: ReadingModel, gamma: float) -> float:
         ValueError: where there is no such variance: without weight decay, at gamma = 0, or at gamma >= kappa^2/k, where
             no variance lets it grow.
     """
+    instance("model", model, ReadingModel)
     w = weight("gamma", gamma)
     if model.weight_decay == 0 or w == 0:
         raise ValueError(
@@ -145,10 +152,11 @@ def reading_rate(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike) -> 
     Raises:
         ValueError: for an argument of the wrong sign.
     """
+    instance("model", model, ReadingModel)
     a, d = model.damping(variance, gamma)
     drive = model.decoder_rate * model.posterior_rate * model.gain**2
     # (drive - A D) / (...) instead of the difference of two almost equal numbers
-    return 2 * (drive - a * d) / (a + d + np.sqrt((a - d) ** 2 + 4 * drive))
+    return 2 * (drive - a * d) / (a + d + np.hypot(a - d, 2 * np.sqrt(drive)))
 
 
 def momentum_rate(rate: ArrayLike, momentum: float) -> Array:
@@ -182,6 +190,7 @@ def fastest_reading(model: ReadingModel, gamma: ArrayLike) -> tuple[Array, Array
         ValueError: with weight decay, at gamma = 0 (the rate then rises without end as s -> 0, towards
             sqrt(eta_w eta_q) kappa), or from the threshold kappa^2/k on, where nothing grows.
     """
+    instance("model", model, ReadingModel)
     w, limit = positive("gamma", gamma), model.gain**2 / model.curvature
     if model.weight_decay:
         raise ValueError(f"model: expected no weight decay, received {model.weight_decay:g}")
@@ -193,8 +202,8 @@ def fastest_reading(model: ReadingModel, gamma: ArrayLike) -> tuple[Array, Array
 
 def _mode(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike) -> tuple[Array, Array]:
     """Shares (sin, cos) of w/sqrt(eta_w) and a/sqrt(eta_q) in the growing mode: in these coordinates J is symmetric."""
-    pull = np.sqrt(model.decoder_rate * model.posterior_rate) * model.gain
     stretched = reading_rate(model, variance, gamma) + model.damping(variance, gamma)[0]
+    pull = np.sqrt(model.decoder_rate * model.posterior_rate) * model.gain
     size = np.hypot(pull, stretched)
     return pull / size, stretched / size
 
@@ -224,18 +233,20 @@ def initial_amplitude(
         ValueError: for an argument of the wrong sign, or noise where the mode does not grow.
     """
     decoder, leak = _mode(model, variance, gamma)
+    counted = np.asarray(times, dtype=np.float64)
+    broadcastable(variance=variance, gamma=gamma, times=counted)
     rates = model.decoder_rate, model.posterior_rate
     start_w, start_a = (std / np.sqrt(eta) for std, eta in zip(pair("start_stds", start_stds), rates, strict=True))
     noise_w, noise_a = (std * np.sqrt(eta) for std, eta in zip(pair("noise_stds", noise_stds), rates, strict=True))
     first = np.hypot(decoder * start_w, leak * start_a)
     if noise_w == noise_a == 0:
         return first
-    if not (np.asarray(times) >= 0).all():
-        raise ValueError(f"times: expected numbers of at least 0, received {np.asarray(times)}")
+    if not (counted >= 0).all():
+        raise ValueError(f"times: expected numbers of at least 0, received {counted}")
     rate = reading_rate(model, variance, gamma)
     if (rate <= 0).any():
         raise ValueError(f"gamma: expected a weight at which the leak grows, received a rate of {rate.min():.3g}")
-    grown = np.sqrt(-np.expm1(-2 * rate * np.asarray(times)) / (2 * rate))
+    grown = np.sqrt(-np.expm1(-2 * rate * counted) / (2 * rate))
     return np.hypot(first, np.hypot(decoder * noise_w, leak * noise_a) * grown)
 
 
@@ -246,6 +257,7 @@ def amplitude_at_product(model: ReadingModel, variance: ArrayLike, gamma: ArrayL
         ValueError: for a product that is not above 0.
     """
     decoder, leak = _mode(model, variance, gamma)
+    broadcastable(variance=variance, gamma=gamma, product=product)
     scale = np.sqrt(model.decoder_rate * model.posterior_rate) * decoder * leak
     return np.sqrt(positive("product", product) / scale)
 
@@ -259,13 +271,15 @@ def critical_product(model: ReadingModel, variance: float, gamma: float, benefit
     Raises:
         ValueError: for a benefit that the growing mode does not reach, or a decoder other than the logistic one.
     """
+    instance("model", model, ReadingModel)
     if (model.gain, model.curvature) != (0.5, 0.25):
         raise ValueError(f"model: expected gain 1/2 and curvature 1/4, received {model.gain:g} and {model.curvature:g}")
-    decoder, leak = _mode(model, variance, gamma)
+    s = positive_number("variance", variance)
+    decoder, leak = _mode(model, s, weight("gamma", gamma))
     ratio = float(decoder / leak * np.sqrt(model.decoder_rate / model.posterior_rate))  # w/a
     target = positive_number("benefit", benefit)
     products = np.geomspace(1e-6, 1e3, 400)
-    gains = np.log(2.0) - logistic_loss(products, ratio * products * variance)
+    gains = np.log(2.0) - logistic_loss(products, ratio * products * s)
     if not gains[0] < target <= gains.max():
         raise ValueError(
             f"benefit: expected a number of nats between {gains[0]:.2g} and {gains.max():.4g}, which this mode gains, "
@@ -291,6 +305,7 @@ def reading_exponent(
     Raises:
         ValueError: for a bad grid, shape or sign.
     """
+    instance("model", model, ReadingModel)
     time = grid(times)
     s, w = on_grid("variance", positive("variance", variance), time), on_grid("gamma", gamma, time)
     steps = np.diff(time, prepend=0.0)
@@ -319,6 +334,7 @@ def collapse_probability(exponent: ArrayLike, critical_ratio: ArrayLike) -> Arra
     Raises:
         ValueError: for a ratio that is not above 0.
     """
+    broadcastable(exponent=exponent, critical_ratio=critical_ratio)
     return erfc(positive("critical_ratio", critical_ratio) * np.exp(-real_array("exponent", exponent)) / np.sqrt(2))
 
 
@@ -331,6 +347,7 @@ def critical_ratio(probability: ArrayLike, exponent: ArrayLike = 0.0) -> Array:
     p = real_array("probability", probability)
     if ((p <= 0) | (p >= 1)).any():
         raise ValueError(f"probability: expected numbers between 0 and 1, exclusive, received {p}")
+    broadcastable(probability=p, exponent=exponent)
     return np.sqrt(2) * erfcinv(p) * np.exp(real_array("exponent", exponent))
 
 
@@ -349,7 +366,9 @@ def holding_weight(
         ValueError: for a budget that is not above 0 and so on; and where no weight holds, because even at infinite weight
             the amplitude decays too slowly (rate -A) from a start that is beyond `probability`.
     """
+    instance("model", model, ReadingModel)
     s = positive("variance", variance)
+    broadcastable(budget=budget, probability=probability, critical=critical, variance=variance)
     rho = np.log(positive("critical", critical) / critical_ratio(probability)) / positive("budget", budget)
     decoder = model.damping(s, 0.0)[0]
     if (rho + decoder <= 0).any():
@@ -395,10 +414,11 @@ def holding_weight_on_path(
 
     if excess(0.0) <= 0:
         return 0.0
-    low, high = 0.0, 1e-6 * model.gain**2 / model.curvature
+    limit = model.gain**2 / model.curvature
+    low, high = 0.0, 1e-6 * limit
     while excess(high) > 0:
         low, high = high, 2 * high
-        if high > 1e6:
+        if high > 1e6 * limit:
             raise ValueError(
                 f"shape: expected a schedule with which some weight holds, received one that leaves {excess(high):.3g} "
                 "too much growth at any weight"
@@ -414,4 +434,5 @@ def answer_loss_bound(answer_entropy: ArrayLike, leaked_nats: ArrayLike) -> Arra
 
     So a gain over H(y|x) is at most the leak: NLL = H(y|x, z) + E KL(p(y|x, z) || decoder) >= H(y|x) - I(z; y|x).
     """
+    broadcastable(answer_entropy=answer_entropy, leaked_nats=leaked_nats)
     return not_negative("answer_entropy", answer_entropy) - not_negative("leaked_nats", leaked_nats)

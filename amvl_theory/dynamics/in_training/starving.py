@@ -27,9 +27,24 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from amvl_theory.checks import Array, not_negative, positive, positive_number, scalar
-from amvl_theory.dynamics.in_training.coadaptation import CoadaptedTrajectory, XRoute, coadapted_asymptotics
-from amvl_theory.dynamics.in_training.decoders import Decoder, logistic_moments
+from amvl_theory.checks import (
+    Array,
+    broadcastable,
+    instance,
+    not_negative,
+    one_of,
+    positive,
+    positive_number,
+    scalar,
+    weight,
+)
+from amvl_theory.dynamics.in_training.coadaptation import (
+    LARGEST_SNR,
+    CoadaptedTrajectory,
+    XRoute,
+    coadapted_asymptotics,
+)
+from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, answer_drive, logistic_moments
 from amvl_theory.dynamics.in_training.reading import ReadingModel, reading_rate
 
 
@@ -43,6 +58,7 @@ def prior_latent_accuracy(x_snr: ArrayLike, leak_snr: ArrayLike) -> Array:
         ValueError: for an argument of the wrong sign.
     """
     r, s = positive("x_snr", x_snr), not_negative("leak_snr", leak_snr)
+    broadcastable(x_snr=r, leak_snr=s)
     return ndtr(r / np.sqrt(r + s + s**2))
 
 
@@ -63,6 +79,7 @@ def tolerated_leak(x_snr: float, accuracy: float) -> float:
 def starved_share(x_snr: ArrayLike, leak_snr: ArrayLike) -> Array:
     """u/u_0 = (1 + R)/(1 + R + S), what a linear decoder keeps of the route from x at rest; broadcasts."""
     r = not_negative("x_snr", x_snr)
+    broadcastable(x_snr=r, leak_snr=leak_snr)
     return (1 + r) / (1 + r + not_negative("leak_snr", leak_snr))
 
 
@@ -72,7 +89,7 @@ def late_leak(model: ReadingModel, gamma: float, x_snr: float, *, decoder: Decod
     Raises:
         ValueError: as `coadapted_asymptotics`.
     """
-    return max(coadapted_asymptotics(model, gamma, decoder=decoder).snr - float(not_negative("x_snr", x_snr)), 0.0)
+    return max(coadapted_asymptotics(model, gamma, decoder=decoder).snr - weight("x_snr", x_snr), 0.0)
 
 
 def protecting_weight(
@@ -81,16 +98,22 @@ def protecting_weight(
     """-l'(R + S): the weight of the reverse KL from which on at most S leaks late (0: nothing).
 
     Raises:
-        ValueError: for a ratio below 0.
+        ValueError: for a ratio below 0, or a bad decoder; for a logistic one also from R + S = 64 on.
     """
-    total = float(not_negative("x_snr", x_snr) + not_negative("leak_snr", leak_snr))
+    instance("model", model, ReadingModel)
+    answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)  # checks the decoder
+    total = weight("x_snr", x_snr) + weight("leak_snr", leak_snr)
     if decoder == "linear":
         return model.gain**2 / (2 * model.curvature * (1 + total) ** 2)
+    if total >= LARGEST_SNR:
+        raise ValueError(f"x_snr, leak_snr: expected a sum below {LARGEST_SNR}, received {total:g}")
     return float(2 * logistic_moments(2 * total, 4 * total)[1])
 
 
 def accuracy_with_prior_latents(path: CoadaptedTrajectory, route: XRoute) -> Array:
     """Phi(u m/sqrt(u^2 tau^2 + w^2 sigma_p^2)) along a trajectory (T,); 1/2 where nothing is read."""
+    instance("path", path, CoadaptedTrajectory)
+    instance("route", route, XRoute)
     noise = np.sqrt((path.x_gain * route.noise) ** 2 + path.decoder_gain**2 * path.prior_var)
     signal = path.x_gain * route.signal
     return ndtr(np.divide(signal, noise, out=np.zeros_like(signal), where=noise > 0))
@@ -98,7 +121,8 @@ def accuracy_with_prior_latents(path: CoadaptedTrajectory, route: XRoute) -> Arr
 
 def rest_gain(route: XRoute, *, decoder: Decoder = "linear") -> float:
     """u_0, where the route alone comes to rest, for kappa = k = 1: m/(m^2 + tau^2), or 2 m/tau^2 for a logistic decoder."""
-    if decoder == "logistic":
+    instance("route", route, XRoute)
+    if one_of("decoder", decoder, DECODERS) == "logistic":
         return 2 * route.signal / route.noise**2
     return route.signal / (route.signal**2 + route.noise**2)
 
@@ -118,18 +142,21 @@ def fall_time(
     Raises:
         ValueError: for a gain and curvature other than 1, an accuracy out of range, and where the leak does not grow.
     """
+    instance("model", model, ReadingModel)
+    instance("route", route, XRoute)
+    variance, first = positive_number("posterior_var", posterior_var), positive_number("start_gain", start_gain)
     if (model.gain, model.curvature) != (1.0, 1.0):
         raise ValueError(f"model: expected gain and curvature 1, received {model.gain:g} and {model.curvature:g}")
     tolerated_leak(route.snr, accuracy)  # checks the range
     behind = ReadingModel(1 / (1 + route.snr), 1.0, model.decoder_rate, model.posterior_rate, model.weight_decay)
-    rate = float(reading_rate(behind, posterior_var, gamma))
+    rate = float(reading_rate(behind, variance, weight("gamma", gamma)))
     if rate <= 0:
         raise ValueError(
             f"gamma: expected a weight at which the leak grows, received {gamma:g} (rate {rate:.3g} a step)"
         )
     loose = (route.signal / float(ndtri(accuracy))) ** 2 - route.noise**2
-    critical = rest_gain(route) * np.sqrt(max(loose, 0.0) / posterior_var)
-    return float(np.log(critical / float(positive("start_gain", start_gain))) / rate)
+    critical = rest_gain(route) * np.sqrt(max(loose, 0.0) / variance)
+    return float(np.log(critical / first) / rate)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, check_fields, not_negative, positive, positive_number, real_array, scalar, weight
+from amvl_theory.checks import (
+    Array,
+    broadcastable,
+    check_fields,
+    instance,
+    not_negative,
+    positive,
+    positive_number,
+    real_array,
+    scalar,
+    weight,
+)
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 
 
@@ -106,7 +117,8 @@ def widening(
         ValueError: for times that do not rise, a width that is not above 0, a negative weight or variance.
     """
     time = grid(times)
-    first = np.square([positive_number("posterior_std", posterior_std), positive_number("prior_std", prior_std)])
+    instance("rates", rates, HeadRates)
+    first = 2 * np.log([positive_number("posterior_std", posterior_std), positive_number("prior_std", prior_std)])
     fixed = weight("fixed_gap_var", fixed_gap_var)
     kappa = np.array([rates.posterior_std, rates.prior_std, rates.posterior_mean, rates.prior_mean])
 
@@ -117,7 +129,7 @@ def widening(
         return np.array([2 * a * ((p + square) / q - 1), 2 * b * ((q + square) / p - 1), -(a_m / q + b_m / p) * delta])
 
     weights = np.stack([on_grid("gamma", gamma, time), on_grid("beta", beta, time)])
-    path = integrate(velocity, [*np.log(first), scalar("gap", gap)], time, weights)
+    path = integrate(velocity, [*first, scalar("gap", gap)], time, weights)
     return Widening(time, np.exp(path[:, 0]), np.exp(path[:, 1]), path[:, 2], fixed)
 
 
@@ -159,6 +171,7 @@ def widening_rate(fixed_gap_var: ArrayLike, posterior_rate: ArrayLike, prior_rat
         ValueError: for an argument of the wrong sign.
     """
     a, b = positive("posterior_rate", posterior_rate), positive("prior_rate", prior_rate)
+    broadcastable(fixed_gap_var=fixed_gap_var, posterior_rate=a, prior_rate=b)
     return 4 * a * b / (a + b) * not_negative("fixed_gap_var", fixed_gap_var)
 
 
@@ -193,6 +206,8 @@ def widening_limit(
     Raises:
         ValueError: for a rate, weight or width that is not above 0: without one of them the limit is another.
     """
+    instance("rates", rates, HeadRates)
+    broadcastable(gap=gap, gamma=gamma, beta=beta, posterior_std=posterior_std, prior_std=prior_std)
     weights = positive("gamma", gamma), positive("beta", beta)
     names = ("posterior_std", "prior_std", "posterior_mean", "prior_mean")
     a, b, a_m, b_m = (
@@ -216,6 +231,7 @@ def adam_crossover(second_moment: ArrayLike, kl_gradient_rms: ArrayLike, clip_fa
     Raises:
         ValueError: for an argument out of range.
     """
+    broadcastable(second_moment=second_moment, kl_gradient_rms=kl_gradient_rms, clip_factor=clip_factor)
     clip = positive("clip_factor", clip_factor)
     if (clip > 1).any():
         raise ValueError(f"clip_factor: expected numbers in (0, 1], received {clip.max():g}")
@@ -225,4 +241,5 @@ def adam_crossover(second_moment: ArrayLike, kl_gradient_rms: ArrayLike, clip_fa
 def adam_effective_weight(gamma: ArrayLike, crossover: ArrayLike) -> Array:
     """gamma/sqrt(1 + (gamma/gamma_x)^2): the weight that acts under Adam, at most gamma_x (T10, case 4); broadcasts."""
     w = not_negative("gamma", gamma)
+    broadcastable(gamma=gamma, crossover=crossover)
     return w / np.hypot(1.0, w / positive("crossover", crossover))

@@ -85,6 +85,24 @@ def test_accuracy_falls_when_t11_says_behind_a_route_at_rest(gamma: float) -> No
     assert found == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize(("beta", "read"), [(0.05, True), (0.035, True), (0.07, False)])
+def test_behind_a_strong_route_the_elbo_has_two_rests(beta: float, read: bool) -> None:
+    model, route = MODELS["linear"], theory.XRoute(2.0, 1.0, 0.01)  # R = 4: two rests from 1/25 to 1/16
+    ends = [
+        theory.coadapted_trajectory(
+            [1e6], model=model, gamma=0.0, beta=beta, objective="elbo", route=route,
+            start=theory.Start(*begin, x_gain=theory.rest_gain(route)),
+        ).snr[0]
+        for begin in ((1e-3, 1e-3, 0.5, 0.5), (0.3, 3.0, 0.5, 3.0))
+    ]  # fmt: skip
+    roots = np.roots([beta, 2 * 4 * beta - 1, 16 * beta])  # beta (R + x)^2 = x, x = 1 + rho
+    if read:
+        assert ends[1] == pytest.approx(roots.real.max() - 1, rel=1e-4)
+    else:
+        assert ends[1] < 1e-6 and abs(roots.imag).max() > 0
+    assert ends[0] == pytest.approx(ends[1] if beta < 1 / 25 else 0.0, rel=1e-4, abs=1e-6)
+
+
 def test_tolerated_leak_inverts_accuracy() -> None:
     for accuracy in (0.55, 0.7, 0.84):
         assert theory.prior_latent_accuracy(1.0, theory.tolerated_leak(1.0, accuracy)) == pytest.approx(
@@ -135,6 +153,25 @@ def test_sampled_minibatches_for_long(decoder) -> None:
         (lambda: theory.tolerated_leak(1.0, 0.9), r"accuracy: expected above 1/2 and at most 0.841"),
         (lambda: theory.late_leak(MODELS["linear"], 0.0, 1.0), r"gamma: expected numbers above 0"),
         (lambda: theory.protecting_weight(MODELS["linear"], -1.0), r"x_snr: expected numbers of at least 0"),
+        (
+            lambda: theory.protecting_weight(MODELS["linear"], 1.0, decoder="logistic"),
+            r"gain, curvature: expected 1/2 and 1/4",
+        ),
+        (
+            lambda: theory.protecting_weight(MODELS["logistic"], 1.0, decoder="tree"),
+            r"decoder: expected one of linear, logistic, received 'tree'",
+        ),
+        (
+            lambda: theory.protecting_weight(MODELS["logistic"], 60.0, 5.0, decoder="logistic"),
+            r"x_snr, leak_snr: expected a sum below 64, received 65",
+        ),
+        (lambda: theory.rest_gain(SLOW, decoder="tree"), r"decoder: expected one of linear, logistic, received 'tree'"),
+        (
+            lambda: theory.fall_time(
+                MODELS["linear"], SLOW, gamma=0.1, posterior_var=0.0, start_gain=1e-3, accuracy=0.8
+            ),
+            r"posterior_var: expected numbers above 0, received 0",
+        ),
         (
             lambda: theory.fall_time(
                 MODELS["linear"], SLOW, gamma=0.3, posterior_var=0.2, start_gain=1e-3, accuracy=0.8

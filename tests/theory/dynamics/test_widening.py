@@ -246,6 +246,18 @@ def test_adam_moves_in_proportion_to_gamma_only_below_the_crossover() -> None:
             lambda: run_widening(gap=0.0, fixed_gap_var=-1.0, gamma=1.0, rates=HeadRates()),
             r"fixed_gap_var: expected numbers of at least 0",
         ),
+        (
+            lambda: run_widening(gap=np.nan, fixed_gap_var=0.1, gamma=1.0, rates=HeadRates()),
+            r"gap: expected finite numbers, received nan",
+        ),
+        (
+            lambda: run_widening(gap=0.1, fixed_gap_var=0.1, gamma=1.0, rates=HeadRates(), steps=0),
+            r"steps: expected a whole number of at least 1, received 0",
+        ),
+        (
+            lambda: widening([10.0], gap=1e150, gamma=1.0, beta=1.0, rates=HeadRates(), posterior_std=1e-10),
+            r"times: expected a flow that can be integrated, received one that is without bound or too fast",
+        ),
         (lambda: widening([1.0], gap=[1.0, 2.0], gamma=1.0, beta=1.0, rates=HeadRates()), r"gap: expected one number"),
         (
             lambda: widening([1.0], gap=1.0, gamma=1.0, beta=1.0, rates=HeadRates(), prior_std=[1.0, 2.0]),
