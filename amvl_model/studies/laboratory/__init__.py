@@ -16,9 +16,12 @@ quick       one question under two shipped checkpoints
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 ARMS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
 """Arms of the main job by folder, and their objectives."""
+BASES = {"Coloured_Cells": "multihop", "Changing_Cells": "changing-cells"}
+"""The shipped base of each task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +29,10 @@ class LaboratoryOptions:
     """What the main job lets vary; everything else is `Arm`'s default."""
 
     seed: int = 0  # of weights, questions and latent noise
-    steps: int = 400  # optimiser steps of an arm after the warm-up
-    warmup: int = 1600  # most steps of the warm-up that the arms with latents share
+    steps: int = 400  # optimiser steps of an arm after the warm-up; without one more are needed, such as 1,000
+    warmup: int = 1600  # most steps of the warm-up that the arms with latents share; 0: none
     beta: float = 1.0  # weight of the forward KL [per nat]
     gamma: float = 1.0  # weight of the reverse KL [per nat]
     evaluated: int = 512  # test questions for each number of hops; validation: half of them
-    base: str = "multihop"  # a checkpoint of experiments/train_multihop.py, or multihop: the shipped one
+    task: Literal["Coloured_Cells", "Changing_Cells"] = "Coloured_Cells"  # one map for all hops, or one for each
+    base: str | None = None  # a checkpoint of experiments/train_multihop.py; None: the one shipped for the task

@@ -142,7 +142,7 @@ def draw_curves(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
     start = results["amvl"].extra["warmup_steps"]
     for name, result in results.items():
         look, points = look_of(ARMS[name]), []
-        if "warmup" in result.extra:
+        if result.extra.get("warmup"):
             shared = [(row["step"], 100 * row[f"accuracy_{most}"]) for row in result.extra["warmup"]]
             if name == "amvl":
                 ax.plot(*zip(*shared, strict=True), color=GREY, linewidth=2.4)
@@ -155,7 +155,8 @@ def draw_curves(ax: Axes, results: Mapping[str, Result], most: int) -> Axes:
         ax.plot(
             *zip(*points, strict=True), color=look.colour, linestyle=look.line, marker=look.marker, label=look.label
         )
-    ax.axvline(start, **RULE)
+    if start:
+        ax.axvline(start, **RULE)
     ax.set(ylim=(0, 103), xlabel="training steps", ylabel="validation accuracy [%]")
     ax.legend(loc="center right", bbox_to_anchor=(1.02, 0.62), handlelength=1.8)
     return ax

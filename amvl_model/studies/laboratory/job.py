@@ -21,7 +21,7 @@ from amvl_model.models.loading import load_checkpoint, save_checkpoint
 from amvl_model.results.files import Result, read_result, result_path, write_result
 from amvl_model.results.provenance import to_jsonable, without_machine_paths
 from amvl_model.results.text import text_table
-from amvl_model.studies.laboratory import ARMS, LaboratoryOptions
+from amvl_model.studies.laboratory import ARMS, BASES, LaboratoryOptions
 from amvl_model.studies.laboratory.arm import Arm
 from amvl_model.studies.laboratory.figures import Reading, draw_job
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, prior_means
@@ -34,9 +34,10 @@ from amvl_model.training.run_folder import RunStopped, locked, note_environment,
 
 def arm_for(options: LaboratoryOptions, objective: str) -> Arm:
     """The arm of the main job that trains on ``objective``."""
-    arm = Arm(base=options.base, objective=objective, beta=options.beta, gamma=options.gamma, warmup=options.warmup)
-    recipe = replace(arm.recipe, seed=options.seed, steps=options.steps, eval_size=options.evaluated // 2)
-    return replace(arm, recipe=recipe)
+    base = options.base or BASES[options.task]
+    arm = Arm(base=base, objective=objective, beta=options.beta, gamma=options.gamma, warmup=options.warmup)
+    own = {"task": options.task, "seed": options.seed, "steps": options.steps, "eval_size": options.evaluated // 2}
+    return replace(arm, recipe=replace(arm.recipe, **own))
 
 
 def full(
@@ -104,9 +105,8 @@ def _refuse_other_options(out: Path, options: LaboratoryOptions) -> None:
 def _full(options: LaboratoryOptions, out: Path, progress: bool, workers: int) -> int:
     began = time.perf_counter()
     say = print if progress else silent
-    print(
-        f"warm-up by prior-sample training, shared by {len(ARMS) - 1} arms: at most {options.warmup} steps", flush=True
-    )
+    shared = f"warm-up by prior-sample training, shared by {len(ARMS) - 1} arms: at most {options.warmup} steps"
+    print(shared if options.warmup else "no warm-up", flush=True)
     threads = torch.get_num_threads()
     warmed_up(arm_for(options, "prior"), out, _Lines("warm-up", options.warmup, say))
     files = {name: result_path(out, "laboratory", name, options.seed) for name in ARMS}
@@ -213,7 +213,11 @@ def table(results: Mapping[str, Result]) -> str:
         "posterior: with latents that saw the answer. exchanged: latents of another scene.\n"
         "follows patch: with latents of another start, answers that are right for that start.\n"
         f"probe: the state after 1 to {most - 1} hops that a linear probe reads best from one slot.\n"
-        f"The arms with latents share a warm-up of {steps} steps by prior-sample training; sft trains for as many steps more."
+        + (
+            f"The arms with latents share a warm-up of {steps} steps by prior-sample training; sft trains for as many steps more."
+            if steps
+            else "No arm had a warm-up."
+        )
     )
 
 

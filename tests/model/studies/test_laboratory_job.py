@@ -51,6 +51,17 @@ def test_every_arm_leaves_its_measures_and_a_checkpoint(run: Path) -> None:
     assert all(sum(state) == pytest.approx(1.0) for r in questions for slot in r["probabilities"] for state in slot)
 
 
+def test_another_task_runs_without_a_warm_up(
+    options: LaboratoryOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cold = replace(options, task="Changing_Cells", warmup=0)
+    assert job.full(cold, tmp_path / "run", progress=False, workers=1) == 0
+    assert "No arm had a warm-up." in capsys.readouterr().out and (tmp_path / "run" / "summary.png").exists()
+    config = read_result(tmp_path / "run" / "laboratory" / "amvl" / "seed0.json").config
+    assert config["recipe"]["task"] == "Changing_Cells" and config["warmup"] == 0
+    assert job.arm_for(LaboratoryOptions(task="Changing_Cells"), "amvl").base == "changing-cells"
+
+
 def test_the_image_is_drawn_again_from_the_files_alone(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("summary.png", "checkpoint"))
