@@ -36,8 +36,10 @@ def arm_for(options: LaboratoryOptions, objective: str) -> Arm:
     """The arm of the main job that trains on ``objective``."""
     base = options.base or BASES[options.task]
     arm = Arm(base=base, objective=objective, beta=options.beta, gamma=options.gamma, warmup=options.warmup)
-    own = {"task": options.task, "seed": options.seed, "steps": options.steps, "eval_size": options.evaluated // 2}
-    return replace(arm, recipe=replace(arm.recipe, **own))
+    recipe = replace(
+        arm.recipe, task=options.task, seed=options.seed, steps=options.steps, eval_size=options.evaluated // 2
+    )
+    return replace(arm, recipe=recipe)
 
 
 def full(
