@@ -17,6 +17,7 @@ from tyro.conf import Positional
 
 from amvl_model.config import command_line, usage_errors
 
+MAX_CHOICES = 26
 CHECKPOINT = "multihop-amvl"
 """The model that answers by default."""
 
@@ -54,6 +55,10 @@ def answer(
             f"expected at least one image and then the question (cat.png 'A cat?'), got {' '.join(words)!r}"
         )
     *images, question = words
+    if not question.strip():
+        raise ValueError("expected a question after the images, got an empty text")
+    if len(choices) == 1 or len(choices) > MAX_CHOICES:
+        raise ValueError(f"--choices: expected 2 to {MAX_CHOICES} options, or none, got {len(choices)}")
     for path in images:
         if not Path(path).is_file():
             raise FileNotFoundError(f"the image {path} does not exist; pass image files first and the question last")

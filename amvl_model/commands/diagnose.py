@@ -72,6 +72,10 @@ def held_out(options: Options) -> Sequence[Any]:
             )
         return read_questions(options.path, seed=options.seed)[: options.questions]
     if options.source == "synthetic-blink":
+        if options.path is not None:
+            raise ValueError(
+                f"--path: expected none with synthetic-blink, which is drawn, got {options.path}; add --source"
+            )
         from amvl_model.data.synthetic import TASKS, SyntheticBlink
 
         return SyntheticBlink(
@@ -81,6 +85,10 @@ def held_out(options: Options) -> Sequence[Any]:
             size=options.questions,
             label_noise=options.label_noise,
         )[:]
+    if options.label_noise or options.split != "test":
+        raise ValueError(
+            f"--label-noise and --split change the questions of synthetic-blink, got --source {options.source}; leave them out"
+        )
     from amvl_model.data.sources import evaluation_questions
 
     result = evaluation_questions(

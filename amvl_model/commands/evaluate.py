@@ -67,6 +67,7 @@ def run(options: Options) -> None:
     import torch
 
     from amvl_model import distributed
+    from amvl_model.data.readers.blink import BlinkQuestions
     from amvl_model.data.sources import load_benchmark
     from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
     from amvl_model.models.loading import load_checkpoint
@@ -75,6 +76,11 @@ def run(options: Options) -> None:
         raise ValueError(
             f"--split: {options.benchmark} has one split; leave it out (splits exist for {', '.join(SPLITS)})"
         )
+    for name, path in (("--out", options.out), ("--submission", options.submission)):
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(f"{name}: expected the name of a file to write, got the folder {path}")
+    if options.out is not None and options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"--out: {options.out} exists; add --overwrite to replace it, or choose another name")
     distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}
     if options.split is not None:
@@ -85,6 +91,8 @@ def run(options: Options) -> None:
         questions = load_benchmark(
             options.benchmark, options.path, tasks=options.tasks or None, limit=options.limit, **reader
         )
+        if isinstance(questions, BlinkQuestions):
+            questions.check()  # a wrong record must not end an evaluation half way through
         model, processor = load_checkpoint(
             options.model, dtype=getattr(torch, options.dtype), backbone_path=options.backbone
         )
