@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import PositiveInt
 from tyro.conf import Positional
 
+from amvl_model.commands import stoppable
 from amvl_model.config import command_line, usage_errors
 
 MAX_CHOICES = 26
@@ -36,7 +37,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the answer; returns the exit status."""
     options = command_line(Options, arguments)
-    with usage_errors():
+    with stoppable(), usage_errors():
         return answer(
             options.words, options.choices, options.checkpoint, options.max_new_tokens, backbone=options.backbone
         )

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from amvl_model.commands import stoppable
 from amvl_model.config import DataConfig, command_line, usage_errors
 from amvl_model.diagnostics.peers.loading import LAYOUTS, diagnose_adapter, load_peer
 from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Diagnosed, Plan, diagnose, run_config
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = command_line(Options, arguments)
     out = options.out or Path("runs") / "diagnose" / time.strftime("%Y%m%d-%H%M%S")
-    with usage_errors():
+    with stoppable(), usage_errors():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
         if len(set(options.checkpoint)) < len(options.checkpoint):

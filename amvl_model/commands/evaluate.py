@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from amvl_model.commands import stoppable
 from amvl_model.config import command_line, usage_error, usage_errors
 
 BATCH_SIZES = {"blink": 16, "vstar": 8, "hrbench4k": 4, "hrbench8k": 1, "visual-puzzles": 16}
@@ -53,7 +54,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate, print and write; returns the exit status."""
     options = command_line(Options, arguments)
-    with usage_errors():
+    with stoppable(), usage_errors():
         run(options)
     return 0
 
