@@ -24,6 +24,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hand the command line to the subcommand that it names, and return the exit status."""
     from amvl_model import __version__
+    from amvl_model.commands import stoppable
 
     parser = argparse.ArgumentParser(
         prog="amvl",
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown command {given.command}; {did_you_mean(given.command, COMMANDS)}")
     before, sys.argv = sys.argv, [f"amvl {given.command}", *given.options]  # the name in help and messages
     try:
-        status: int = importlib.import_module(f"amvl_model.commands.{given.command}").main(given.options)
+        with stoppable():
+            status: int = importlib.import_module(f"amvl_model.commands.{given.command}").main(given.options)
     finally:
         sys.argv = before
     return status

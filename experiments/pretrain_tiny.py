@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amvl_model.config import command_line
+from amvl_model.config import command_line, usage_errors
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def main() -> None:
     """Parse the command line and train in one process or several."""
     options = command_line(Options)
     if options.processes == 1:
-        work(0, options)
+        with usage_errors():
+            work(0, options)
         return
     import torch.multiprocessing
 

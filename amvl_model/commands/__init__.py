@@ -8,3 +8,32 @@ doctor     versions, devices, presets        memory    which training fits on wh
 Nothing here imports torch before the options are read. The scripts full_blink.py, evaluate_benchmark.py and diagnose.py of the
 repository are train, evaluate and diagnose.
 """
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the command with one line and status 143 or 130 where nothing is to be saved."""
+
+    def stop(number: int, frame: Any) -> None:
+        print(f"{Path(sys.argv[0]).name}: stopped by {signal.Signals(number).name}", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    wanted = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        wanted = []
+    previous = {number: signal.signal(number, stop) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)

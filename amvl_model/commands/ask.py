@@ -15,8 +15,10 @@ from pathlib import Path
 from pydantic import PositiveInt
 from tyro.conf import Positional
 
+from amvl_model.commands import stoppable
 from amvl_model.config import command_line, usage_errors
 
+MAX_CHOICES = 26
 CHECKPOINT = "multihop-amvl"
 """The model that answers by default."""
 
@@ -35,7 +37,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the answer; returns the exit status."""
     options = command_line(Options, arguments)
-    with usage_errors():
+    with stoppable(), usage_errors():
         return answer(
             options.words, options.choices, options.checkpoint, options.max_new_tokens, backbone=options.backbone
         )
@@ -54,6 +56,10 @@ def answer(
             f"expected at least one image and then the question (cat.png 'A cat?'), got {' '.join(words)!r}"
         )
     *images, question = words
+    if not question.strip():
+        raise ValueError("expected a question after the images, got an empty text")
+    if len(choices) == 1 or len(choices) > MAX_CHOICES:
+        raise ValueError(f"--choices: expected 2 to {MAX_CHOICES} options, or none, got {len(choices)}")
     for path in images:
         if not Path(path).is_file():
             raise FileNotFoundError(f"the image {path} does not exist; pass image files first and the question last")

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from amvl_model.commands import stoppable
 from amvl_model.config import DataConfig, command_line, usage_errors
 from amvl_model.diagnostics.peers.loading import LAYOUTS, diagnose_adapter, load_peer
 from amvl_model.diagnostics.report.suite import DIAGNOSTICS, Diagnosed, Plan, diagnose, run_config
@@ -72,6 +73,10 @@ def held_out(options: Options) -> Sequence[Any]:
             )
         return read_questions(options.path, seed=options.seed)[: options.questions]
     if options.source == "synthetic-blink":
+        if options.path is not None:
+            raise ValueError(
+                f"--path: expected none with synthetic-blink, which is drawn, got {options.path}; add --source"
+            )
         from amvl_model.data.synthetic import TASKS, SyntheticBlink
 
         return SyntheticBlink(
@@ -81,6 +86,10 @@ def held_out(options: Options) -> Sequence[Any]:
             size=options.questions,
             label_noise=options.label_noise,
         )[:]
+    if options.label_noise or options.split != "test":
+        raise ValueError(
+            f"--label-noise and --split change the questions of synthetic-blink, got --source {options.source}; leave them out"
+        )
     from amvl_model.data.sources import evaluation_questions
 
     result = evaluation_questions(
@@ -184,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = command_line(Options, arguments)
     out = options.out or Path("runs") / "diagnose" / time.strftime("%Y%m%d-%H%M%S")
-    with usage_errors():
+    with stoppable(), usage_errors():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise FileExistsError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
         if len(set(options.checkpoint)) < len(options.checkpoint):

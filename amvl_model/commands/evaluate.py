@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from amvl_model.commands import stoppable
 from amvl_model.config import command_line, usage_error, usage_errors
 
 BATCH_SIZES = {"blink": 16, "vstar": 8, "hrbench4k": 4, "hrbench8k": 1, "visual-puzzles": 16}
@@ -53,7 +54,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate, print and write; returns the exit status."""
     options = command_line(Options, arguments)
-    with usage_errors():
+    with stoppable(), usage_errors():
         run(options)
     return 0
 
@@ -67,6 +68,7 @@ def run(options: Options) -> None:
     import torch
 
     from amvl_model import distributed
+    from amvl_model.data.readers.blink import BlinkQuestions
     from amvl_model.data.sources import load_benchmark
     from amvl_model.evaluation.benchmarks import run_benchmark, submit_blink
     from amvl_model.models.loading import load_checkpoint
@@ -75,6 +77,11 @@ def run(options: Options) -> None:
         raise ValueError(
             f"--split: {options.benchmark} has one split; leave it out (splits exist for {', '.join(SPLITS)})"
         )
+    for name, path in (("--out", options.out), ("--submission", options.submission)):
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(f"{name}: expected the name of a file to write, got the folder {path}")
+    if options.out is not None and options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"--out: {options.out} exists; add --overwrite to replace it, or choose another name")
     distributed.start()
     reader: dict[str, Any] = {"stream": options.stream}
     if options.split is not None:
@@ -85,6 +92,8 @@ def run(options: Options) -> None:
         questions = load_benchmark(
             options.benchmark, options.path, tasks=options.tasks or None, limit=options.limit, **reader
         )
+        if isinstance(questions, BlinkQuestions):
+            questions.check()  # a wrong record must not end an evaluation half way through
         model, processor = load_checkpoint(
             options.model, dtype=getattr(torch, options.dtype), backbone_path=options.backbone
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from amvl_model.commands import stoppable
 from amvl_model.config import command_line, usage_errors
 
 
@@ -25,7 +26,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the plain checkpoint; returns the exit status."""
     options = command_line(Options, arguments)
-    with usage_errors():
+    with stoppable(), usage_errors():
         from amvl_model.models.loading import export_checkpoint
 
         export_checkpoint(options.checkpoint, options.out)

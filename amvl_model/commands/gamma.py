@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
+from amvl_model.commands import stoppable
 from amvl_model.config import command_line, usage_errors
 
 
@@ -27,7 +28,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the forecast; returns the exit status."""
     options = command_line(Options, arguments)
-    with usage_errors():
+    with stoppable(), usage_errors():
         from amvl_model.diagnostics.reading.forecast import forecast_run
 
         print(forecast_run(options.run, options.until).report())

@@ -28,6 +28,7 @@ from typing import Annotated
 
 import tyro
 
+from amvl_model.commands import stoppable
 from amvl_model.commands.ask import CHECKPOINT, answer
 from amvl_model.config import RunConfig, changed_settings, command_line, load_preset, usage_error, usage_errors
 from amvl_model.config.loading import LABORATORY_SETTINGS
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _refuse_unused(options, arguments)
     if options.replay and (changes := changed_settings(load_preset(PRESET), options.config)):
         usage_error(f"--replay takes the settings stored with the step; remove {', '.join(changes)}")
-    with usage_errors():
+    with stoppable(), usage_errors():
         if options.ask:
             tokens = options.config.eval.max_new_tokens
             return answer(options.ask, options.choices, options.checkpoint, tokens, backbone=options.backbone)

@@ -218,16 +218,22 @@ def question_from_blink(record: dict[str, Any], *, source: str = "BLINK") -> Vis
             f"record {identifier!r}: expected at least image_1, got no image; every BLINK question has one"
         )
     choices = option_texts(record["choices"], f"record {identifier!r}: choices")
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise ValueError(
+            f"record {identifier!r}: expected 2 to {len(LETTERS)} choices, got {len(choices)}; correct the record"
+        )
+    question = text_of(record["question"], f"record {identifier!r}: question")
+    prompt = text_of(record.get("prompt") or format_prompt(question, choices), f"record {identifier!r}: prompt")
     hidden = str(record["answer"]).strip().lower() in {"hidden", ""}
     index = None if hidden else answer_index(str(record["answer"]), choices, identifier)
     return VisualQuestion(
         id=identifier,
         images=tuple(to_rgb(image, f"record {identifier!r}") for image in images),
-        prompt=record.get("prompt") or format_prompt(record["question"], choices),
+        prompt=prompt,
         answer_text="" if index is None else option_letter(index),
-        question=record["question"],
+        question=question,
         choices=choices,
         answer=index,
-        task=record["sub_task"],
+        task=text_of(record["sub_task"], f"record {identifier!r}: sub_task"),
         source=source,
     )

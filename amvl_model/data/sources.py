@@ -53,6 +53,8 @@ TRAINING_SOURCES: Final = (*_DRAWN, "blink", *_TRAINING)
 DRAWN_SOURCES: Final = (*_DRAWN, SHIFTED_SOURCE, SHIFTED_MULTIHOP_SOURCE)
 """Sources without files."""
 EVALUATION_SOURCES: Final = (*DRAWN_SOURCES, *_BENCHMARKS)
+_OPTIONS: Final = {"blink": ("split", "stream"), "visual-puzzles": ("split", "prompt", "stream")}
+"""Options of readers that have splits."""
 _WEIGHTED: Final = re.compile(r"^(?P<name>.+?):(?P<weight>[0-9.eE+-]+)$")
 
 
@@ -119,7 +121,14 @@ def load_questions(source: str, split: str = "test", **settings: Any) -> Sequenc
     Raises:
         ValueError, FileNotFoundError, ConnectionError: as `training_questions`.
     """
-    return evaluation_questions(DataConfig(eval_source=source, **settings), split)
+    config = DataConfig(eval_source=source, **settings)
+    if split != "test" and not set(config.eval_sources) & set(DRAWN_SOURCES):
+        raise ValueError(
+            f"split: expected 'test' with {source}, which has one set of questions, got {split!r}; leave it out"
+        )
+    if settings.get("label_noise"):
+        raise ValueError(f"label_noise: held-out questions have clean labels, got {config.label_noise:g}; leave it out")
+    return evaluation_questions(config, split)
 
 
 def load_benchmark(
@@ -138,11 +147,16 @@ def load_benchmark(
         tasks, limit, options: as the reader takes them (split, stream, prompt).
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or an option that this benchmark does not have.
         FileNotFoundError, ConnectionError: if its files are missing.
     """
     if name not in _BENCHMARKS:
         raise ValueError(f"benchmark must be one of {', '.join(_BENCHMARKS)}, got {name!r}")
+    own = _OPTIONS.get(name, ("prompt", "stream"))
+    if unknown := sorted(set(options) - set(own)):
+        raise ValueError(
+            f"{name} takes the options {', '.join(own)}, got {', '.join(unknown)}; leave out what it does not take"
+        )
     return _BENCHMARKS[name](*(() if path is None else (path,)), tasks=tasks, limit=limit, **options)
 
 

@@ -13,7 +13,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from amvl_model.models.checkpoints import absolute, inspect_checkpoint, load_lora_checkpoint, refuse_wrong_weights
+from amvl_model.models.checkpoints import (
+    absolute,
+    check_finite,
+    inspect_checkpoint,
+    load_lora_checkpoint,
+    refuse_wrong_weights,
+)
 from amvl_model.models.checkpoints.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints.sharing import lora_snapshot, upload, write_card
 from amvl_model.two_pass.attention import install_attention
@@ -245,9 +251,11 @@ class AroundBackbone:
         Raises:
             RuntimeError: for 4-bit weights that bitsandbytes has changed in a forward pass on a CPU.
             ConnectionError: if the Hub does not answer.
+            NonFiniteError: if a weight is NaN or infinite; nothing is written.
             ValueError: for an upload of adapters whose backbone is a local folder.
         """
         uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
+        check_finite((kwargs.get("state_dict") or self.state_dict()).items())  # type: ignore[attr-defined]
         kwargs.setdefault("save_original_format", False)
         quantizer = getattr(self, "hf_quantizer", None)
         if quantizer is not None:

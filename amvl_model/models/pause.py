@@ -27,6 +27,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from amvl_model.models.backbone import AroundBackbone, load_backbone, take_over
+from amvl_model.models.checkpoints import check_weights
 from amvl_model.models.configuration import PauseConfig
 from amvl_model.models.distributions import answer_nll
 from amvl_model.models.generation import PrefixGenerationMixin, generation_settings
@@ -116,6 +117,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
 
         Raises:
             ValueError: with pause tokens, which a plain checkpoint has no place for, or LoRA adapters that are not merged.
+            NonFiniteError: if a weight is NaN or infinite; nothing is written.
         """
         if self.config.num_pauses or self.config.lora:
             what = f"{self.config.num_pauses} pause tokens" if self.config.num_pauses else "LoRA adapters"
@@ -123,6 +125,7 @@ class PauseForConditionalGeneration(AroundBackbone, PreTrainedModel, PrefixGener
                 f"expected a model fine-tuned without pause tokens and adapters, got one with {what}, which a plain "
                 "checkpoint cannot store; save it with save_pretrained"
             )
+        check_weights(self.backbone)
         self.backbone.save_pretrained(folder, **kwargs)
 
     # ------------------------------------------------------------------ the pass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +73,10 @@ def test_the_list_of_commands_is_that_of_the_modules(capsys: pytest.CaptureFixtu
         (["ask", "What?"], "amvl ask: error: expected at least one image"),
         (["ask"], "amvl ask: error: expected at least one image"),
         (["ask", "missing.png", "What?"], "the image missing.png does not exist"),
+        (["ask", "{image}", " "], "expected a question after the images"),
+        (["ask", "{image}", "What?", "--choices", "a"], "--choices: expected 2 to 26 options, or none, got 1"),
+        (["evaluate", "--model", "tiny", "--benchmark", "vstar", "--out", "{image}"], "--out: a.png exists"),
+        (["evaluate", "--model", "tiny", "--benchmark", "vstar", "--out", "."], "--out: expected the name of a file"),
         (["ask", "{image}", "What?", "--checkpoint", "nowhere"], "checkpoint folder nowhere does not exist"),
         (["ask", "{image}", "What?", "--checkpoint", "no/such"], "not found locally or on the Hub"),
         (["diagnose", "--checkpoint", "nowhere"], "amvl diagnose: error: checkpoint folder nowhere does not exist"),
@@ -99,6 +105,20 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     printed = capsys.readouterr()
     assert message in printed.err and len(printed.err.splitlines()) == 1, printed.err
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_imports_and_set_up_is_one_line(tmp_path: Path, number: int, status: int) -> None:
+    code = (
+        "import builtins, os, sys\nfrom amvl_model import cli\nplain, number = builtins.__import__, int(sys.argv[1])\n"
+        "def stopped(name, *a, **k):\n    name == 'torch' and os.kill(os.getpid(), number)\n"
+        "    return plain(name, *a, **k)\n"
+        "builtins.__import__ = stopped\ncli.main(['train', '--preset', 'tiny'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(int(number))], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status
+    assert done.stderr == f"amvl train: stopped by {signal.Signals(number).name}\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

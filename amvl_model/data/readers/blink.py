@@ -130,19 +130,37 @@ class BlinkQuestions(QuestionSet):
         """Question ``index`` (0 to size - 1)."""
         rows, row = self._index[index]
         record = rows.row(row)
-        empty = [name for name in REQUIRED_FIELDS if name != "image_1" and record[name] is None]
-        if empty:
-            raise ValueError(
-                f"record {record['idx']!r} ({rows.place(row)}): expected a value in {', '.join(empty)}, got null; "
-                "correct the file"
-            )
+        _refuse_empty(record, rows.place(row))
         try:
             for name in IMAGE_FIELDS:
                 record[name] = image_cell(record.get(name), f"record {record['idx']!r} of {rows.file(row)}: {name}")
         except ValueError as error:
-            blank = {**dict.fromkeys(IMAGE_FIELDS), "image_1": Image.new("RGB", (1, 1))}
-            raise UnreadableImages(str(error), question_from_blink(record | blank, source=self._source)) from error
+            raise UnreadableImages(str(error), question_from_blink(record | _BLANK, source=self._source)) from error
         return question_from_blink(record, source=self._source)
+
+    def check(self) -> None:
+        """Read all texts and answers, no image.
+
+        Raises:
+            ValueError: for the first record with wrong fields, as on access.
+        """
+        names = [name for name in REQUIRED_FIELDS if name != "image_1"]
+        for part in self._parts:
+            for row, record in enumerate(part.columns(names)):
+                _refuse_empty(record, part.place(row))
+                question_from_blink(record | _BLANK)
+
+
+_BLANK: Final = {**dict.fromkeys(IMAGE_FIELDS), "image_1": Image.new("RGB", (1, 1))}
+"""Images in place of those that are not read."""
+
+
+def _refuse_empty(record: dict[str, Any], place: str) -> None:
+    empty = [name for name in REQUIRED_FIELDS if name != "image_1" and record[name] is None]
+    if empty:
+        raise ValueError(
+            f"record {record['idx']!r} ({place}): expected a value in {', '.join(empty)}, got null; correct the file"
+        )
 
 
 def blink_answers(questions: BlinkQuestions) -> dict[str, tuple[str, tuple[str, ...], int | None]]:

@@ -304,7 +304,7 @@ PHRASES: dict[Kind, str] = {
         因为|因為|由于|由於
         なぜなら|から|ため
         왜냐하면|때문""",
-    Kind.BUT: "but|though|yet|sondern|aber|mais|sino|pero|ma|bensì|mas|maar|а|но|而是|但|但是|而|しかし|하지만",
+    Kind.BUT: "but|though|although|whereas|yet|sondern|aber|mais|sino|pero|ma|bensì|mas|maar|а|но|而是|但|但是|而|しかし|하지만",
     Kind.THEN: "then|dann|alors|luego|então|allora|dan|то|那么|那麼|则|則|就",
     Kind.WAIT: """
         wait|no wait|actually|correction|on second thought|on second thoughts|however|instead|scratch that

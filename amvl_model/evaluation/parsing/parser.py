@@ -258,7 +258,18 @@ class _Reading:
         values, negated = self._mentions(start, end)
         if not values:
             return None
-        return UNSURE if len(values) > 1 or values & negated else values.pop()
+        rivals = {group.value for group in self.groups if start <= group.start < end and self._is_rival(group)}
+        return UNSURE if len(values) > 1 or values & negated or rivals - values else values.pop()
+
+    def _is_rival(self, group: Group) -> bool:
+        """Whether a group is spoken for without being put forward: "but B is better", the B of "1. A 2. B 3. C"."""
+        if group.negated or group.open:
+            return False
+        before = skip_back(self.items, group.start - 1, QUOTES | {K.FILLER, K.LABEL})
+        if before > 0 and self.items[before].kind is K.BUT:
+            return self.items[skip(self.items, group.end, {K.CLOSE, K.QUOTE})].kind in IS
+        is_mark = before > 0 and self.items[before].kind in {K.STOP, K.COLON}
+        return group.is_letter and is_mark and self.items[before - 1].text[-1:].isdecimal()
 
     def _mentions(self, start: int, end: int) -> tuple[set[int], set[int]]:
         """Options named from ``start`` to ``end``: those put forward, and those negated or compared with."""

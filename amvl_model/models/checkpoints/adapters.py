@@ -14,6 +14,7 @@ names and leave out the heads without a message. Older checkpoints, with adapter
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|d
 
 _HEADS = "model.safetensors"
 _ADAPTER = "adapter_model.safetensors"
-_BASE = "amvl_base"
+_BASE = "amvl_base_weights"
 """Key of the metadata of adapter_model.safetensors that holds `_fingerprints` of the base."""
 # names of one weight: in the model, and in peft's file, which counts from the backbone and leaves out the adapter's name
 _OURS, _PEFTS = ("backbone.", ".default.weight"), ("base_model.model.", ".weight")
@@ -70,8 +71,16 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
         ImportError: if peft is not installed.
         ValueError: if rank is below 1 or the model has adapters already.
     """
-    if rank < 1:
-        raise ValueError(f"the LoRA rank must be at least 1, got {rank}; 0 in a config means full fine-tuning")
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"the LoRA rank must be at least 1, got {rank!r}; 0 in a config means full fine-tuning")
+    for name, value in (("alpha", 1.0 if alpha is None else alpha), ("dropout", dropout)):
+        if (
+            not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value < 0
+            or (name == "dropout" and value >= 1)
+        ):
+            raise ValueError(f"LoRA's {name} must be a number of at least 0 (dropout: below 1), got {value!r}")
     if model.config.lora:
         raise ValueError(f"the model already has LoRA adapters: {model.config.lora}")
     settings = {"rank": rank, "alpha": float(alpha if alpha is not None else 2 * rank), "dropout": dropout}
@@ -151,15 +160,20 @@ def read_lora_state(folder: Path) -> dict[str, Tensor]:
 
 
 def _fingerprints(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """A digest of the first 256 numbers of every weight of the base, in bfloat16, so that loading a base in float32 or bfloat16
-    gives the same; packed weights (quantised ones) and float16, which rounds otherwise, are left out."""
+    """A digest of every weight of the base: of its shape, its first 256 numbers and the sum of all as integers, in bfloat16, so
+    that loading a base in float32 or bfloat16 gives the same; packed weights (quantised ones) and float16, which rounds
+    otherwise, are left out."""
     return {
-        name: sha256(
-            value.detach().flatten()[:256].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
-        ).hexdigest()[:8]
+        name: _fingerprint(value.detach())
         for name, value in state.items()
         if name.startswith(_OURS[0]) and "lora_" not in name and value.dtype in (torch.float32, torch.bfloat16)
     }
+
+
+def _fingerprint(value: Tensor) -> str:
+    numbers = value.to(torch.bfloat16).contiguous().view(torch.int16).flatten()
+    summary = f"{tuple(value.shape)} {int(numbers.sum(dtype=torch.int64))} {numbers[:256].tolist()}"
+    return sha256(summary.encode()).hexdigest()[:8]
 
 
 def refuse_other_base(model: Any, path: Path, backbone: str) -> None:
@@ -169,8 +183,11 @@ def refuse_other_base(model: Any, path: Path, backbone: str) -> None:
     file = path / FOLDER / _ADAPTER
     if not file.is_file():  # an earlier version's, without fingerprints
         return
-    with safe_open(file, framework="pt") as opened:
-        trained_on = json.loads((opened.metadata() or {}).get(_BASE, "{}"))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            trained_on = dict(json.loads((opened.metadata() or {}).get(_BASE, "{}")).items())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: its metadata {_BASE} is damaged ({error}); copy the checkpoint again") from error
     loaded = _fingerprints(model.state_dict())
     both = loaded.keys() & trained_on.keys()
     if different := sorted(name for name in both if loaded[name] != trained_on[name]):
@@ -229,7 +246,13 @@ def load_lora_checkpoint(
             f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "
             "pass backbone_path=FOLDER_OR_HUB_ID (--backbone)"
         ) from error
-    model.add_lora(**stored["lora"])
+    settings = stored["lora"]
+    if not isinstance(settings, Mapping) or not {"rank", "alpha"} <= settings.keys() <= {"rank", "alpha", "dropout"}:
+        raise ValueError(
+            f"{Path(path) / 'config.json'}, lora: expected an object of rank, alpha and dropout, got {settings!r:.80}; copy the "
+            "checkpoint again"
+        )
+    model.add_lora(**settings)
     try:
         problems = model.load_state_dict(read_lora_state(Path(path)), strict=False)
     except RuntimeError as error:  # torch's error for other shapes

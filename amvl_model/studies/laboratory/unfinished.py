@@ -2,13 +2,15 @@
 
     FOLDER/checkpoint-STEP/    state.pt (model, optimiser, latent noise), trainer_state.json (the curve), manifest.json
 
-The newest complete one stays. It is written at every look at fresh questions, and after the step in which SIGTERM or Ctrl-C came.
+The newest complete one stays. It is written at every look at fresh questions, `SAVE_EVERY` seconds after the last one, and
+after the step in which SIGTERM or Ctrl-C came.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ from amvl_model.training.run_folder import (
     write_text,
 )
 
+SAVE_EVERY = 30.0
+"""Longest time between two states [s]: what a kill may cost."""
 _WEIGHTS = "state.pt"
 
 
@@ -43,6 +47,7 @@ class Unfinished:
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.stop = folder, StopAfterStep()
         self.step, self.rows, self.terms, self.seconds = 0, list[Any](), list[dict[str, float]](), 0.0
+        self._written = time.monotonic()
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -66,13 +71,14 @@ class Unfinished:
         self.step, self.rows, self.terms, self.seconds = (curve[n] for n in ("step", "rows", "terms", "seconds"))
 
     def keep(self, model: Any, optimizer: Any, noise: torch.Generator, *, at_look: bool) -> None:
-        """Write the state at a look, or if a signal came.
+        """Write the state at a look, if `SAVE_EVERY` is over, or if a signal came.
 
         Raises:
             NonFiniteError: if a weight or a moment of the optimiser is not finite; nothing is written.
             RunStopped: if a signal came.
         """
-        if self.folder is None or not (at_look or self.stop.received):
+        due = at_look or time.monotonic() - self._written > SAVE_EVERY
+        if self.folder is None or not (due or self.stop.received):
             return
         check_weights(model)
         states = optimizer.state.values()
@@ -87,5 +93,6 @@ class Unfinished:
         write_text(checkpoint / STATE, json.dumps(curve))
         write_manifest(checkpoint)
         rotate(self.folder, self.step, 1)
+        self._written = time.monotonic()
         if self.stop.received:
             raise RunStopped(self.stop.received)

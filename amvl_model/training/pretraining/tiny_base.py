@@ -293,7 +293,7 @@ def pretrain(
             questions differ. On a CPU two processes of one thread are faster than one process of two.
 
     Raises:
-        ValueError: if ``per_task`` cannot be shared out evenly.
+        ValueError: if ``per_task`` cannot be shared out evenly, or the state to resume from is damaged or has other settings.
     """
     if config.per_task % world:
         raise ValueError(f"per_task must be a multiple of the {world} processes, got {config.per_task}")
@@ -315,7 +315,7 @@ def pretrain(
     )
     state_file, first = folder / "state.pt", 0
     if resume and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = _load_state(state_file, config)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
@@ -339,18 +339,30 @@ def pretrain(
         if rank == 0 and ((step + 1) % config.eval_every == 0 or step + 1 == config.steps):
             accuracy = letter_accuracy(model, processor, split="val", size=config.eval_size)
             check_weights(model)
-            _save_state(model, optimizer, step + 1, state_file)
+            _save_state(model, optimizer, step + 1, state_file, asdict(config))
             row = {"step": step + 1, "seconds": round(time.perf_counter() - began, 1), "loss": float(np.mean(losses))}
             append_row(folder / "curve.csv", {**row, "accuracy": float(np.mean(list(accuracy.values()))), **accuracy})
             losses = []
     return model, processor
 
 
-def _save_state(model: Any, optimizer: Any, step: int, file: Path) -> None:
+def _load_state(file: Path, config: PretrainConfig) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+        stored = state.get("config") or asdict(config)  # earlier versions stored none
+    except Exception as error:  # a damaged pickle raises nearly everything
+        raise ValueError(f"{file} is damaged ({error}); remove it to begin again") from error
+    if changed := [f"{n} is {stored.get(n)} there, got {v}" for n, v in asdict(config).items() if stored.get(n) != v]:
+        raise ValueError(f"{file} was started with other settings: {'; '.join(changed)}; resume with its own settings")
+    return state
+
+
+def _save_state(model: Any, optimizer: Any, step: int, file: Path, config: dict[str, Any] | None = None) -> None:
     """Replace the state that a resumed run begins with; a process that dies here leaves the one before."""
     part = file.with_name(file.name + ".part")
     with writing(file), part.open("wb") as opened:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, opened)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "config": config}
+        torch.save(state, opened)
         opened.flush()
         os.fsync(opened.fileno())
     part.replace(file)

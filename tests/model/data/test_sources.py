@@ -12,7 +12,7 @@ from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers import training_sets
 from amvl_model.data.readers.benchmarks import load_vstar
 from amvl_model.data.readers.question_files import QuestionFile, write_questions
-from amvl_model.data.sources import evaluation_questions, load_benchmark, training_questions
+from amvl_model.data.sources import evaluation_questions, load_benchmark, load_questions, training_questions
 from amvl_model.data.synthetic import SyntheticBlink
 from tests import helpers, miniatures
 
@@ -119,3 +119,17 @@ def test_synthetic_questions_stay_as_they_were() -> None:
     mixed = training_questions(DataConfig(source="synthetic-blink:1", train_size=5))
     assert isinstance(mixed, MixedQuestions)
     assert len(mixed) == len(questions) == 5
+
+
+def test_options_that_a_source_does_not_have_are_refused(tmp_path: Path) -> None:
+    file = write_questions(SyntheticBlink(size=2), tmp_path)
+    assert len(load_questions(str(file), eval_size=None)) == 2
+    with pytest.raises(
+        ValueError, match=r"^split: expected 'test' with .*questions\.jsonl, .* got 'train'; leave it out"
+    ):
+        load_questions(str(file), "train")
+    with pytest.raises(ValueError, match=r"held-out questions have clean labels, got 0\.4"):
+        load_questions("synthetic-blink", label_noise=0.4)
+    for name, option in (("vstar", "split"), ("hrbench4k", "split"), ("blink", "prompt"), ("visual-puzzles", "size")):
+        with pytest.raises(ValueError, match=f"^{name} takes the options .*, got {option}; leave out"):
+            load_benchmark(name, tmp_path, **{option: "test"})

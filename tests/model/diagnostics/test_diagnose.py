@@ -165,6 +165,15 @@ def test_a_checkpoint_is_diagnosed_from_the_command_line_and_left_as_it_was(
         (["--checkpoint", "tiny-amvl", "tiny-amvl"], "twice"),
         (["--checkpoint", "tiny-amvl", "--questions", "0"], "at least 1"),
         (["--checkpoint", "tiny-amvl", "--tasks", "Countin"], "did you mean 'Counting'"),
+        (
+            ["--checkpoint", "tiny-amvl", "--source", "blink", "--label-noise", "0.3"],
+            "got --source blink; leave them out",
+        ),
+        (
+            ["--checkpoint", "tiny-amvl", "--source", "multihop", "--split", "train"],
+            "change the questions of synthetic-blink",
+        ),
+        (["--checkpoint", "tiny-amvl", "--path", "."], "--path: expected none with synthetic-blink"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_a_clear_error_and_exit_status_2(

@@ -59,6 +59,26 @@ def test_too_many_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "the images of 2 questions of 6 cannot be used, expected at most 10%" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answer": "(Z)"}, "expected the answer to be one of"),
+        ({"choices": ["1"], "answer": "(A)"}, "expected 2 to 26 choices, got 1"),
+        ({"question": None}, "expected a value in question"),
+    ],
+)
+def test_a_wrong_record_is_refused_before_the_evaluation_begins(
+    tmp_path: Path, fields: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = records(3, ())
+    made[2] |= fields
+    export_blink_parquet(made, tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate_benchmark.main(["--model", "nowhere", "--benchmark", "blink", "--path", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert message in (said := capsys.readouterr().err) and "nowhere" not in said
+
+
 def test_a_benchmark_without_splits_refuses_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         evaluate_benchmark.main(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
 
 from amvl_model.models.amvl import LATENT_MODULES, AMVLForConditionalGeneration
@@ -242,6 +243,45 @@ def test_lora_refuses_a_rank_of_zero_and_a_second_set_of_adapters() -> None:
     model.add_lora(rank=2)
     with pytest.raises(ValueError, match="already has LoRA adapters"):
         model.add_lora(rank=2)
+
+
+@pytest.mark.parametrize("changed", ["the last number of a matrix", "rows that were added"])
+def test_a_base_that_differs_at_any_place_is_refused(backbone_folder: Path, tmp_path: Path, changed: str) -> None:
+    lora_model(backbone_folder).save_pretrained(tmp_path / "lora")
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(backbone_folder)
+    if changed == "rows that were added":
+        base.resize_token_embeddings(base.get_input_embeddings().weight.shape[0] + 8)
+    else:
+        base.model.language_model.layers[0].mlp.down_proj.weight.data[-1, -1] += 1.0
+    base.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"was not trained on the weights of .*[12] of \d+ differ"):
+        AMVLForConditionalGeneration.from_pretrained(tmp_path / "lora", backbone_path=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ([2], "lora: expected an object of rank, alpha and dropout"),
+        ({"rank": 2}, "lora: expected an object of rank, alpha and dropout"),
+        ({"rank": 2, "alpha": 4, "dropout": 0, "rslora": True}, "lora: expected an object"),
+        ({"rank": "2", "alpha": 4, "dropout": 0}, "rank must be at least 1, got '2'"),
+        ({"rank": 2, "alpha": float("nan"), "dropout": 0}, "alpha must be a number"),
+        ({"rank": 2, "alpha": 4, "dropout": 1}, "dropout must be a number"),
+    ],
+)
+def test_wrong_settings_of_adapters_are_refused(backbone_folder: Path, tmp_path: Path, lora: Any, message: str) -> None:
+    lora_model(backbone_folder).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"lora": lora}))
+    assert_refused(tmp_path, ValueError, message)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_damaged_fingerprints_are_refused(backbone_folder: Path, tmp_path: Path, text: str) -> None:
+    lora_model(backbone_folder).save_pretrained(tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "amvl_base_weights": text})
+    assert_refused(tmp_path, ValueError, "adapter_model.safetensors: its metadata amvl_base_weights is damaged")
 
 
 def test_a_half_written_lora_checkpoint_is_refused(backbone_folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.files import Metric, Result, read_result
 from amvl_model.studies import declared
 from amvl_model.studies.declared import Study
-from amvl_model.studies.laboratory import analysis, study, training
+from amvl_model.studies.laboratory import analysis, study, training, unfinished
 from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.training import train_arm, warm_up
@@ -288,6 +288,17 @@ def test_an_altered_warm_up_is_refused_and_made_again(
         assert "is refused" in capsys.readouterr().err
         assert all(torch.equal(again[name], state[name]) for name in state)
         assert other["warmup_steps"] == curve["warmup_steps"] and file.read_bytes() == content
+
+
+@pytest.mark.parametrize(("seconds", "states"), [(1e9, []), (-1.0, ["checkpoint-1"])])
+def test_a_state_is_written_between_looks_when_the_last_one_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, states: list[str]
+) -> None:
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", seconds)
+    model, kept = torch.nn.Linear(2, 2), unfinished.Unfinished(tmp_path)
+    kept.step = 1
+    kept.keep(model, torch.optim.AdamW(model.parameters()), torch.Generator(), at_look=False)
+    assert [path.name for path in tmp_path.iterdir()] == states
 
 
 @pytest.mark.parametrize("cut", ["by an error", "by a signal", "and damaged"])

@@ -208,6 +208,13 @@ def test_a_model_with_broken_weights_is_neither_scored_nor_saved(
         evaluate(model, processor, QUESTIONS[:2], scoring=scoring, progress=False)
     with pytest.raises(NonFiniteError, match="1 weights"):
         save_checkpoint(model, processor, tmp_path / "model")
+    with pytest.raises(NonFiniteError, match="1 weights"):
+        model.save_pretrained(tmp_path / "model")
+    baseline, _ = build_model(config(**{"objective.name": "sft"}))
+    list(baseline.parameters())[-1].data.view(-1)[-1] = value
+    for save in (baseline.save_pretrained, baseline.export_backbone):
+        with pytest.raises(NonFiniteError, match="weights are NaN or infinite"):
+            save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 

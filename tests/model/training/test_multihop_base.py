@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,15 @@ def test_a_state_that_is_half_written_leaves_the_one_before(tmp_path: Path, monk
         tiny_base._save_state(model, optimizer, 2, file)
     monkeypatch.undo()
     assert torch.load(file, weights_only=True)["step"] == 1
+
+
+def test_a_damaged_state_and_one_of_other_settings_are_refused(tmp_path: Path) -> None:
+    config, file = tiny_base.PretrainConfig(seed=3), tmp_path / "state.pt"
+    model = torch.nn.Linear(2, 2)
+    tiny_base._save_state(model, torch.optim.AdamW(model.parameters()), 1, file, asdict(config))
+    assert tiny_base._load_state(file, config)["step"] == 1
+    with pytest.raises(ValueError, match=r"state\.pt was started with other settings: seed is 3 there, got 4; resume"):
+        tiny_base.pretrain(replace(config, seed=4), tmp_path, resume=True)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"state\.pt is damaged .*; remove it to begin again"):
+        tiny_base._load_state(file, config)
