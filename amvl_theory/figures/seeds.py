@@ -12,6 +12,9 @@ from amvl_style import METHODS, RULE, SIMULATION, Look, axes, graded, look, mark
 from amvl_theory.verification.core import Table
 from amvl_theory.verification.evidence.in_motion import collapse_shares
 
+THIN = {"linewidth": 0.8, "linestyle": (0, (1, 1))}
+"""What tells a limit from the path that tends to it."""
+
 
 def _stacked(rows: list[dict[str, np.ndarray]]) -> Table:
     return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in rows[0]}
@@ -167,9 +170,11 @@ def lines(
         if seen is not None:
             ax.plot(table[x][rows], table[seen][rows], **marks(shown))
         if limit is not None:
-            ax.plot(table[x][rows], table[limit][rows], **{**look(shown), "linewidth": 0.8, "linestyle": (0, (1, 1))})
+            ax.plot(table[x][rows], table[limit][rows], **look(shown) | THIN)
     if seen is not None:
         ax.plot([], [], **SIMULATION | {"label": "seeds"})
+    if limit is not None:
+        ax.plot([], [], color=RULE["color"], label="limit", **THIN)
     ax.set(**labels)
     ax.legend(loc=loc)
     return ax
@@ -201,9 +206,10 @@ def growth_panel(table: Table, *, ax: Axes | None = None) -> Axes:
 def starving_panel(table: Table, *, ax: Axes | None = None) -> Axes:
     """Accuracy with prior latents in time."""
     ax = lines(
-        table, "raised_to", "step", "accuracy", ax=ax, name="γ = 0.02, then {:g}", seen="simulated",
+        table, "raised_to", "step", "accuracy", ax=ax, name="γ 0.02 → {:g}", seen="simulated",
         xlabel="time [steps]", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
         loc="center right",
     )  # fmt: skip
-    ax.axhline(float(theory.prior_latent_accuracy(1.0, 0.0)), **RULE)
+    ax.axhline(float(theory.prior_latent_accuracy(1.0, 0.0)), **RULE, label="without a leak")
+    ax.legend(loc="center right")
     return ax
