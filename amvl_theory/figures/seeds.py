@@ -12,6 +12,9 @@ from amvl_style import METHODS, RULE, SIMULATION, Look, axes, graded, look, mark
 from amvl_theory.verification.core import Table
 from amvl_theory.verification.evidence.in_motion import collapse_shares
 
+THIN = {"linewidth": 0.8, "linestyle": (0, (1, 1))}
+"""What tells a limit from the path that tends to it."""
+
 
 def _stacked(rows: list[dict[str, np.ndarray]]) -> Table:
     return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in rows[0]}
@@ -42,22 +45,24 @@ def widening_paths(seeds: int) -> Table:
 
 
 def growth_rates(seeds: int) -> Table:
-    """r against gamma at three widths, and the growth of the mean over seeds on minibatches (T11)."""
+    """r against gamma at three widths, and the growth of the mean over seeds on minibatches that start in the mode (T11)."""
     gamma, rows = np.concatenate([[0.0], np.geomspace(0.001, 2.0, 41)]), []
     model = theory.ReadingModel(decoder_rate=0.02, posterior_rate=0.02)
     for std in (0.2, 0.4, 0.8):
+        rate = theory.reading_rate(model, std**2, gamma)
+        lean = model.decoder_rate * model.gain / (rate + model.damping(std**2, 0.0)[0])  # w/a in the growing mode
         result = np.full(gamma.size, np.nan)
-        for i in (1, 9, 17, 25, 33):
-            ensemble = theory.Ensemble(
-                seeds, 16, start=theory.Start(0.006, 0.006, std, std), decoder_std=0.0, leak_std=0.0
-            )
-            run = theory.run_ensemble(ensemble, float(gamma[i]), steps=250, record=[100, 250], seed=3)
-            result[i] = np.log(run.decoder_gain[1].mean() / run.decoder_gain[0].mean()) / 150
+        for i in (1, 9, 17, 25, 33, 41):
+            leak = 0.075 * std / np.hypot(1.0, lean[i])
+            begin = theory.Start(leak * lean[i], leak, std, std)
+            ensemble = theory.Ensemble(seeds, 16, start=begin, decoder_std=0.0, leak_std=0.0)
+            run = theory.run_ensemble(ensemble, float(gamma[i]), steps=120, record=[120], seed=3)
+            result[i] = np.log(run.decoder_gain[0].mean() / begin.decoder_gain) / 120
         rows.append(
             {
                 "posterior_std": np.full(gamma.size, std),
                 "gamma": gamma,
-                "rate": theory.reading_rate(model, std**2, gamma),
+                "rate": rate,
                 "simulated": result,
             }
         )
@@ -165,9 +170,11 @@ def lines(
         if seen is not None:
             ax.plot(table[x][rows], table[seen][rows], **marks(shown))
         if limit is not None:
-            ax.plot(table[x][rows], table[limit][rows], **{**look(shown), "linewidth": 0.8, "linestyle": (0, (1, 1))})
+            ax.plot(table[x][rows], table[limit][rows], **look(shown) | THIN)
     if seen is not None:
         ax.plot([], [], **SIMULATION | {"label": "seeds"})
+    if limit is not None:
+        ax.plot([], [], color=RULE["color"], label="limit", **THIN)
     ax.set(**labels)
     ax.legend(loc=loc)
     return ax
@@ -199,9 +206,10 @@ def growth_panel(table: Table, *, ax: Axes | None = None) -> Axes:
 def starving_panel(table: Table, *, ax: Axes | None = None) -> Axes:
     """Accuracy with prior latents in time."""
     ax = lines(
-        table, "raised_to", "step", "accuracy", ax=ax, name="γ = 0.02, then {:g}", seen="simulated",
+        table, "raised_to", "step", "accuracy", ax=ax, name="γ 0.02 → {:g}", seen="simulated",
         xlabel="time [steps]", ylabel="accuracy with prior latents [1]", title="The leak starves the route from x",
         loc="center right",
     )  # fmt: skip
-    ax.axhline(float(theory.prior_latent_accuracy(1.0, 0.0)), **RULE)
+    ax.axhline(float(theory.prior_latent_accuracy(1.0, 0.0)), **RULE, label="without a leak")
+    ax.legend(loc="center right")
     return ax

@@ -112,7 +112,6 @@ def protecting_weight(
 
 def accuracy_with_prior_latents(path: CoadaptedTrajectory, route: XRoute) -> Array:
     """Phi(u m/sqrt(u^2 tau^2 + w^2 sigma_p^2)) along a trajectory (T,); 1/2 where nothing is read."""
-    instance("path", path, CoadaptedTrajectory)
     instance("route", route, XRoute)
     noise = np.sqrt((path.x_gain * route.noise) ** 2 + path.decoder_gain**2 * path.prior_var)
     signal = path.x_gain * route.signal

@@ -42,6 +42,21 @@ def test_a_probed_run_trains_the_same_bits_and_logs_its_numbers_at_the_interval(
     assert "last probe: step 4" in forecast_run(tmp_path / "2", 10).report()
 
 
+def test_every_number_of_a_probe_reaches_tensorboard(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = {"train.probe_every": 2, "train.report_to": ("tensorboard",), "objective.gamma": 1e-4}
+    train(config(**SETTINGS, **settings), tmp_path, questions=ASKED, quiet=True)
+    row = probed(tmp_path)[0]
+    numbers = {name for name in row if name.startswith("probe_")}
+    assert {f"probe_{name}" for name in ProbeReport.__dataclass_fields__} <= numbers
+    assert ("probe_growth_rate" in row) == (min(row["probe_decoder_rate"], row["probe_posterior_rate"]) > 0)
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    scalars = accumulator.EventAccumulator(str(events)).Reload()
+    for name in numbers:
+        first = scalars.Scalars(f"train/{name}")[0]
+        assert (first.step, first.value) == (2, pytest.approx(row[name], rel=1e-5)), name
+
+
 def test_probes_between_log_lines_wait_for_the_next_one(tmp_path: Path) -> None:
     settings = {**SETTINGS, "train.steps": 9, "train.log_every": 3, "train.probe_every": 4, "train.save_every": 0}
     train(config(**settings), tmp_path / "run", questions=ASKED, quiet=True)
