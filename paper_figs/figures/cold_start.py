@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -48,8 +49,8 @@ def draw_training(sources: Sources, study: str, shown: Sequence[str]) -> Drawn:
         below.axhline(math.log(options), **RULE)
         below.set_xlabel("step")
         late = own[0].config.get("schedule", {}).get("gamma_delay", 0) * own[0].extra["curve"][-1]["step"]
-        title = f"{look.label}\nfrom step {late:.0f}" if late else look.label
-        above.set_title(f"{title} (n = {len(own)})", color=look.colour)
+        title = fill(look.label, 18) + (f"\nfrom step {late:.0f}" if late else "")
+        above.set_title(f"{title}\nn = {len(own)}", color=look.colour)
     axes[0, 0].set(ylim=(0, 104), ylabel=f"accuracy, {hops} hops [%]")
     axes[1, 0].set(ylim=(-0.05, 1.08 * math.log(options)), ylabel="leaked [nats]", xlim=(0, None))
     handles = [

@@ -120,7 +120,7 @@ def primary(
     frame, tables = tidy(results), []
     for number in hops or (hardest(results),):
         table = paired_differences(frame, f"accuracy_{number}", pairs)
-        at = f", {number} hops" if hops else ""
+        at = f", {number} hop{'s' * (number > 1)}" if hops else ""
         table.insert(0, "comparison", [f"{first} - {second}{at}" for first, second in pairs])
         tables.append(table)
     table = pd.concat(tables, ignore_index=True)

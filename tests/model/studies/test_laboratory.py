@@ -500,7 +500,7 @@ def test_on_another_task_amvl_is_compared_at_every_number_of_hops() -> None:
         result.metrics["accuracy_1"] = Metric(easy, "fraction")  # type: ignore[index]
     text = analysis.report(results, list(cells), [run("ntp", seed, 0.9) for seed in range(4)])
     rows = [line for line in text.splitlines() if line.startswith("amvl,Changing_Cells - ntp,Changing_Cells")]
-    assert len(rows) == 2 and "1 hops" in rows[0] and "3 hops" in rows[1]
+    assert len(rows) == 2 and "1 hop " in rows[0] and "3 hops" in rows[1]
     assert "advantage" in rows[0] and "no difference" in rows[1] and "- ntp " not in text
 
 
