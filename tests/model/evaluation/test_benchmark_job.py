@@ -50,9 +50,9 @@ def test_every_benchmark_gets_its_official_score_and_variants(tmp_path: Path, be
 
 
 def test_an_image_is_decoded_once_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[str] = []
-    real = vision_benchmarks.decode_image
-    monkeypatch.setattr(vision_benchmarks, "decode_image", lambda d, place: decoded.append(place) or real(d, place))
+    decoded: list[Path] = []
+    real = vision_benchmarks.read_image
+    monkeypatch.setattr(vision_benchmarks, "read_image", lambda path, place: decoded.append(path) or real(path, place))
     run("vstar", miniatures.vstar(tmp_path))
     assert len(decoded) == len(set(decoded)) == 4
 

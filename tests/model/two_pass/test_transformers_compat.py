@@ -107,7 +107,7 @@ def test_an_argument_that_the_backbone_would_ignore_is_refused() -> None:
     [
         (PrefixGenerationMixin, GenerationMixin, {"_decode", "_decode_step", "_decoding_cache"}),
         (AroundBackbone, PreTrainedModel, {"add_lora", "freeze_vision", "from_whole_checkpoint", "merge_lora", "owns"}),
-        (AMVLTrainer, Trainer, {"_load_adapters", "_questions", "_remember", "_warm_up"}),
+        (AMVLTrainer, Trainer, {"_load_adapters", "_questions", "_remember", "_replayed_with", "_warm_up"}),
         (SampleCache, DynamicCache, {"_room", "apart", "mask", "side_by_side"}),
     ],
 )
