@@ -111,6 +111,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(
 def test_a_signal_during_imports_and_set_up_is_one_line(tmp_path: Path, number: int, status: int) -> None:
     code = (
         "import builtins, signal, sys\nfrom amvl_model import cli\nplain, number = builtins.__import__, int(sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background has it ignored
         "def stopped(name, *a, **k):\n    name == 'torch' and signal.raise_signal(number)\n"
         "    return plain(name, *a, **k)\n"
         "builtins.__import__ = stopped\ncli.main(['train', '--preset', 'tiny'])"
