@@ -317,6 +317,19 @@ STUDIES = {
             bases=("changing-cells",),
         ),
         Study(
+            name="laboratory-gate",
+            purpose="floor, ceiling and prior-sample training on that task at three times the length (exploratory)",
+            common={"recipe.task": "Changing_Cells", "warmup": 0, "recipe.steps": 3000},
+            cells={
+                "sft,steps=3000": {"objective": "sft"},
+                "sft,layers=6,steps=3000": {"objective": "sft", "extra_layers": 3},
+                "prior,steps=3000": {"objective": "prior"},
+                "amvl,steps=3000": {"objective": "amvl"},
+            },
+            seeds=(100, 101, 102, 103, 104),
+            bases=("changing-cells",),
+        ),
+        Study(
             name="laboratory-elsewhere",
             purpose="checkpoints of the study laboratory on other shades and marks, on a hop more, and at other temperatures",
             common={},
