@@ -46,7 +46,7 @@ Units: t in steps, eta per step. Source: derived for this project.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -54,6 +54,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from amvl_theory.checks import (
+    INFINITE,
     Array,
     check_fields,
     instance,
@@ -61,6 +62,7 @@ from amvl_theory.checks import (
     pair,
     positive,
     positive_number,
+    representable,
     scalar,
     weight,
 )
@@ -95,6 +97,7 @@ class XRoute:
         check_fields(self, positive_number, "noise")
 
     @property
+    @representable
     def snr(self) -> float:
         """R = m^2/tau^2."""
         return (self.signal / self.noise) ** 2
@@ -137,11 +140,13 @@ class CoadaptedTrajectory(TrainingState):
     times: Array
 
     @property
+    @representable
     def snr(self) -> Array:
         """rho = a^2/Q (T,)."""
         return self.leak**2 / self.posterior_var
 
 
+@representable
 def coadapted_trajectory(
     times: ArrayLike,
     *,
@@ -204,6 +209,7 @@ def coadapted_trajectory(
     )
 
 
+@representable
 def scale_charge(
     path: CoadaptedTrajectory, *, model: ReadingModel, std_rates: tuple[float, float] = (0.01, 0.01)
 ) -> Array:
@@ -234,9 +240,10 @@ class CoadaptedAsymptotics:
     regime: Literal["growing", "fading", "unread", "resting"]
     snr: float
     leak_var_rate: float
-    prior_var_rate: float
+    prior_var_rate: float = field(metadata=INFINITE)
 
 
+@representable
 def coadapted_asymptotics(
     model: ReadingModel, gamma: float, *, decoder: Decoder = "linear", objective: Objective = "amvl"
 ) -> CoadaptedAsymptotics:
@@ -262,9 +269,12 @@ def coadapted_asymptotics(
         return CoadaptedAsymptotics("fading", 0.0, 0.0, np.inf)
     snr = float(np.sqrt(limit / (2 * w)) - 1) if decoder == "linear" else _root(lambda r: 2 * _residual(r) - w)
     pace = 2 * model.posterior_rate * w
+    if not np.isfinite(pace * (1 + snr)):
+        raise OverflowError  # named by `representable`
     return CoadaptedAsymptotics("growing", snr, pace * snr, pace * (1 + snr))
 
 
+@representable
 def fading_leak(
     model: ReadingModel, gamma: float, *, beta: float = 1.0, std_rates: tuple[float, float] = (0.01, 0.01)
 ) -> tuple[float, float]:
@@ -286,6 +296,7 @@ def fading_leak(
     return fade, 2 * model.posterior_rate * (limit - w) * fade
 
 
+@representable
 def coadapted_rest(model: ReadingModel, gamma: float, leak_decay: float) -> tuple[float, float, float]:
     """(rho, Q, P) at which a decay mu of the leak amplitude lets a linear decoder and dual KL rest (T12).
 
@@ -304,6 +315,7 @@ def coadapted_rest(model: ReadingModel, gamma: float, leak_decay: float) -> tupl
     return found.snr, width, width * (1 + found.snr)
 
 
+@representable
 def edge_of_stability(model: ReadingModel, gamma: float) -> tuple[float, float]:
     """(rho, P) at which plain gradient steps of a linear decoder end the growth under dual KL (T12).
 
