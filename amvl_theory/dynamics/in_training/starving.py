@@ -40,12 +40,13 @@ from amvl_theory.checks import (
     weight,
 )
 from amvl_theory.dynamics.in_training.coadaptation import (
-    LARGEST_SNR,
     CoadaptedTrajectory,
     XRoute,
     coadapted_asymptotics,
+    largest_snr,
+    marginal_benefit,
 )
-from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, answer_drive, logistic_moments
+from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, answer_drive
 from amvl_theory.dynamics.in_training.reading import ReadingModel, reading_rate
 
 
@@ -104,21 +105,22 @@ def protecting_weight(
     """-l'(R + S): the weight of the reverse KL from which on at most S leaks late (0: nothing).
 
     Raises:
-        ValueError: for a ratio below 0, or a bad decoder; for a logistic one also from R + S = 64 on.
+        ValueError: for a ratio below 0, or a bad decoder; for a logistic one also from R + S = 64 on (softmax: 128/m).
     """
     instance("model", model, ReadingModel)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)  # checks the decoder
     total = weight("x_snr", x_snr) + weight("leak_snr", leak_snr)
     if decoder == "linear":
         return model.gain**2 / (2 * model.curvature * (1 + total) ** 2)
-    if total >= LARGEST_SNR:
-        raise ValueError(f"x_snr, leak_snr: expected a sum below {LARGEST_SNR}, received {total:g}")
-    return float(2 * logistic_moments(2 * total, 4 * total)[1])
+    end = largest_snr(decoder, model)
+    if total >= end:
+        raise ValueError(f"x_snr, leak_snr: expected a sum below {end:g}, received {total:g}")
+    return marginal_benefit(decoder, model, total)
 
 
 @representable
 def accuracy_with_prior_latents(path: CoadaptedTrajectory, route: XRoute) -> Array:
-    """Phi(u m/sqrt(u^2 tau^2 + w^2 sigma_p^2)) along a trajectory (T,); 1/2 where nothing is read."""
+    """Phi(u m/sqrt(u^2 tau^2 + w^2 sigma_p^2)) along a trajectory of two answers (T,); 1/2 where nothing is read."""
     instance("route", route, XRoute)
     noise = np.sqrt((path.x_gain * route.noise) ** 2 + path.decoder_gain**2 * path.prior_var)
     signal = path.x_gain * route.signal
