@@ -167,6 +167,10 @@ def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: Arr
     )
 
 
+def _counts(**values: int) -> list[int]:
+    return [whole_number(name, value) for name, value in values.items()]
+
+
 def _finite(values: Array) -> Array:
     if not np.isfinite(values).all():
         raise ValueError("gamma: expected weights and rates at which no seed diverges, received some at which one does")
@@ -234,9 +238,7 @@ def run_answers(
     p = real_array("answer_probabilities", answer_probabilities)
     p = probabilities("answer_probabilities", p, max(p.size, 2))
     count, std, pull = p.size, float(np.sqrt(positive_number("variance", variance))), weight("gamma", gamma)
-    seeds, batch, steps = (
-        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
-    )
+    seeds, batch, steps = _counts(seeds=seeds, batch=batch, steps=steps)
     step, spread = weight("rate", rate) / batch, weight("start_std", start_std)
     rng = np.random.default_rng(seed)
     W, M = (spread * rng.normal(size=(seeds, count, count)) for _ in range(2))
@@ -292,9 +294,7 @@ def run_softmax(
     X, begin = simplex(answers), Start() if start is None else start
     instance("start", begin, Start)
     pull, push, step = weight("gamma", gamma), weight("beta", beta), weight("rate", rate)
-    seeds, batch, steps = (
-        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
-    )
+    seeds, batch, steps = _counts(seeds=seeds, batch=batch, steps=steps)
     count, size = X.shape
     rng, to_logits = np.random.default_rng(seed), X / np.sqrt(count)
     W, M = (np.tile(value * np.eye(size), (seeds, 1, 1)) for value in (begin.decoder_gain, begin.leak))
@@ -342,9 +342,7 @@ def run_widening(
             none, or seeds that diverge.
     """
     instance("rates", rates, HeadRates)
-    seeds, batch, steps = (
-        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
-    )
+    seeds, batch, steps = _counts(seeds=seeds, batch=batch, steps=steps)
     rng = np.random.default_rng(seed)
     w, b, apart = weight("gamma", gamma), weight("beta", beta), np.sqrt(weight("fixed_gap_var", fixed_gap_var))
     log_q, log_p = (np.full(seeds, np.log(std)) for std in pair("stds", positive("stds", stds)))
