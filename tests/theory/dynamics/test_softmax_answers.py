@@ -76,6 +76,16 @@ def test_two_answers_have_the_limits_of_the_logistic_decoder_and_more_answers_le
         assert regimes == ["growing", "fading", "unread"]
 
 
+@pytest.mark.parametrize("answers", [3, 10])
+def test_the_protecting_weight_inverts_the_late_leak(answers: int) -> None:
+    for gamma in (0.05, 0.3):
+        rho = theory.coadapted_asymptotics(reader(answers), gamma, decoder="softmax").snr
+        assert theory.protecting_weight(reader(answers), 0.4 * rho, 0.6 * rho, decoder="softmax") == pytest.approx(
+            gamma
+        )
+        assert theory.late_leak(reader(answers), gamma, 0.4 * rho, decoder="softmax") == pytest.approx(0.6 * rho)
+
+
 @pytest.mark.parametrize(
     ("answers", "steps", "seeds"), [(3, 800, 40), pytest.param(5, 2500, 60, marks=pytest.mark.slow)]
 )
