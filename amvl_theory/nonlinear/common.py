@@ -122,6 +122,13 @@ def checked_answers(forces: ArrayLike, answer_probabilities: ArrayLike) -> tuple
     return force, probabilities("answer_probabilities", answer_probabilities, force.size)
 
 
+def checked_axes(**axes: Array) -> None:
+    """Refuse axes of an error map that are no vectors."""
+    shapes = [axis.shape for axis in axes.values()]
+    if any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"{', '.join(axes)}: expected vectors, received shapes {' and '.join(map(str, shapes))}")
+
+
 def checked_absorption(value: ArrayLike) -> float:
     """s as a number from 0 to 1."""
     share = weight("absorption", value)

@@ -165,8 +165,7 @@ def mixture_error_map(
         ValueError: naming the argument out of range.
     """
     gaps, shares = not_negative("separations", separations), not_negative("component_weights", component_weights)
-    if gaps.ndim != 1 or shares.ndim != 1:
-        raise ValueError(f"separations: expected vectors, received shapes {gaps.shape} and {shares.shape}")
+    common.checked_axes(separations=gaps, component_weights=shares)
     game = MixtureGame(forces, answer_probabilities, gaps[:, None], shares, 1.0, curvature, absorption)
     return mixture_equilibrium(game, weight("gamma", gamma))
 

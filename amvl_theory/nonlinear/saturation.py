@@ -143,8 +143,7 @@ def saturating_error_map(
         ValueError: naming the argument out of range.
     """
     ratios, weights = real_array("force_ratios", force_ratios), not_negative("gammas", gammas)
-    if ratios.ndim != 1 or weights.ndim != 1:
-        raise ValueError(f"force_ratios: expected vectors, received shapes {ratios.shape} and {weights.shape}")
+    common.checked_axes(force_ratios=ratios, gammas=weights)
     return _balanced(ratios[:, None], weights, spread_ratio, absorption, pull_ratio)
 
 

@@ -1,4 +1,4 @@
-"""T7 and T10 to T12 at sizes beyond floating point, and for what is no number: one clear error, never a silent result."""
+"""T1 to T7 and T10 to T12 at sizes beyond floating point, and for what is no number: one clear error, never a silent result."""
 
 from __future__ import annotations
 
@@ -96,10 +96,28 @@ def test_the_stability_functions_name_a_weight_or_rate_that_is_no_number(functio
 
 
 @pytest.mark.parametrize("model", [None, "x", np.nan, [], np.eye(2)])
-@pytest.mark.parametrize("function", [theory.stability, theory.symmetriser, game_matrix])
-def test_the_stability_functions_name_a_model_that_is_none(function, model) -> None:
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: theory.stability(model, 1.0, 1.0),
+        lambda model: theory.symmetriser(model, 1.0, 1.0),
+        lambda model: theory.stationary_covariance(model, 1.0, 1.0, 1.0, 1.0),
+        lambda model: game_matrix(model, 1.0, 1.0),
+        lambda model: theory.trajectory(model, 1.0, 1.0, [1.0]),
+        lambda model: theory.spread_trajectory(model, 1.0, [1.0]),
+        lambda model: theory.trajectory_per_answer(model, [[1.0]], [1.0], 1.0, 1.0, [1.0]),
+        lambda model: theory.compare_orders(model, 1.0, 1.0, 10.0),
+        lambda model: theory.equilibrium(model, 1.0, 1.0),
+        lambda model: theory.elbo_equilibrium(model, 1.0),
+        lambda model: theory.frozen_prior_response(model, 1.0),
+        lambda model: theory.leaked_information(model, 1.0),
+        lambda model: theory.free_spread(model, 1.0),
+        lambda model: theory.free_contamination(model, 1.0),
+    ],
+)
+def test_a_model_that_is_none_is_named(function, model) -> None:
     with pytest.raises(TypeError, match="^model: expected an instance of MeanLeakageModel, received"):
-        function(model, 1.0, 1.0)
+        function(model)
 
 
 @pytest.mark.parametrize("noise", [None, "1.0", np.nan, -1.0, [], [1.0, 2.0, 3.0], np.eye(3), [[1.0, 2.0], [3.0, 4.0]]])
