@@ -20,7 +20,14 @@ from amvl_theory.dynamics.in_training.coadaptation import (
     fading_leak,
     scale_charge,
 )
-from amvl_theory.dynamics.in_training.ensembles import Ensemble, EnsembleRun, run_answers, run_ensemble, run_widening
+from amvl_theory.dynamics.in_training.ensembles import (
+    Ensemble,
+    EnsembleRun,
+    run_answers,
+    run_ensemble,
+    run_softmax,
+    run_widening,
+)
 from amvl_theory.dynamics.in_training.random_start import LeastSpread, least_spread, random_start_spread
 from amvl_theory.dynamics.in_training.reading import (
     ReadingModel,
@@ -284,6 +291,7 @@ __all__ = [
     "ridgeless_noise",
     "run_answers",
     "run_ensemble",
+    "run_softmax",
     "run_widening",
     "saturating_equilibrium",
     "saturating_error_map",

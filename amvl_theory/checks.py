@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,16 +17,77 @@ SYMMETRY_TOLERANCE = 1e-10
 """Largest asymmetry of a matrix, relative to its largest entry, that counts as rounding."""
 DEFINITE = 1e-13
 """Lowest eigenvalue, once the diagonal is scaled to 1, that can be told from the rounding of a singular matrix."""
+EXTREME = 50
+"""Decimal exponent from which on an argument is named as the cause of a result beyond floating point."""
+INFINITE = {"infinite": True}
+"""Metadata of a dataclass field that may be infinite in a result."""
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class BeyondFloatingPoint(ValueError):
+    """The result of a call cannot be represented; the outermost `representable` function names its own arguments."""
+
+
+def representable(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """``function``, which refuses arguments that take its result beyond floating point.
+
+    Raises:
+        BeyondFloatingPoint: instead of an infinity, a NaN, an overflow or a division by a number that has vanished.
+    """
+
+    @wraps(function)
+    def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            with np.errstate(all="ignore"):
+                result = function(*args, **kwargs)
+            if all(np.isfinite(number).all() for _, number in _numbers("", result)):
+                return result
+        except (BeyondFloatingPoint, OverflowError, ZeroDivisionError, np.linalg.LinAlgError):
+            pass
+        given = list(_numbers("", signature(function).bind(*args, **kwargs).arguments))
+        extreme = [(name, value) for name, value in given if _is_extreme(value)] or given
+        names, received = ", ".join(name for name, _ in extreme), ", ".join(_shown(value) for _, value in extreme)
+        raise BeyondFloatingPoint(
+            f"{names}: expected numbers for which {function.__name__} stays within floating point, received {received}"
+        )
+
+    return checked
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, Array]]:
+    """(name, array) of every number in a result or among arguments: dataclasses, mappings and sequences are opened."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value) if field.metadata != INFINITE}
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(f"{name}.{key}" if name not in ("", "self") else str(key), item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(name, item)
+    elif not callable(value):
+        array = np.asarray(value)
+        if array.dtype.kind in "fciu":
+            yield name, array
+
+
+def _is_extreme(value: Array) -> bool:
+    with np.errstate(divide="ignore"):
+        exponents = np.abs(np.log10(np.abs(value[value != 0].astype(complex))))
+    return bool((exponents.real >= EXTREME).any())
 
 
 def real_array(name: str, value: ArrayLike) -> Array:
     """``value`` as a float64 array of finite numbers.
 
     Raises:
-        ValueError: if it is not numeric, or holds NaN or infinity.
+        ValueError: if it is not numeric, is complex, or holds NaN or infinity.
     """
     try:
-        array = np.asarray(value, dtype=np.float64)
+        given = np.asarray(value)
+        if given.dtype.kind not in "biufO" or (given.dtype.kind == "O" and any(isinstance(x, str) for x in given.flat)):
+            raise TypeError("text, complex numbers and dates are no real numbers")
+        array = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected numbers, received {_shown(value)}") from error
     if not np.isfinite(array).all():

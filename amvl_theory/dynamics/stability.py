@@ -26,13 +26,24 @@ Source: derived for this project; Lyapunov's equations as in any book on linear 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov, sqrtm
 
-from amvl_theory.checks import Array, is_diagonal, positive_number, scalar, symmetric_matrix, weight
+from amvl_theory.checks import (
+    Array,
+    instance,
+    is_diagonal,
+    positive_number,
+    real_array,
+    representable,
+    scalar,
+    symmetric_matrix,
+    weight,
+)
 from amvl_theory.model import MeanLeakageModel
 
 SYMMETRY = 1e-12
@@ -102,6 +113,7 @@ class StationaryCovariance:
         return np.block([[self.posterior_shift, self.cross], [self.cross.T, self.contamination]])
 
 
+@representable
 def game_matrix(
     model: MeanLeakageModel, beta: float, gamma: float, eta_q: float = 1.0, eta_p: float = 1.0
 ) -> tuple[Array, Array]:
@@ -115,6 +127,7 @@ def game_matrix(
     Raises:
         ValueError: for a weight below 0 or a rate that is not above 0.
     """
+    instance("model", model, MeanLeakageModel)
     beta, gamma = weight("beta", beta), weight("gamma", gamma)
     eta_q, eta_p = positive_number("eta_q", eta_q), positive_number("eta_p", eta_p)
     own_q, own_p = model.H + gamma * model.Lambda_q, beta * model.Lambda_p + model.A
@@ -124,6 +137,7 @@ def game_matrix(
     return matrix, np.concatenate([eta_q * model.g, np.zeros(model.size)])
 
 
+@representable
 def symmetriser(
     model: MeanLeakageModel, beta: float, gamma: float, eta_q: float = 1.0, eta_p: float = 1.0
 ) -> Array | None:
@@ -148,9 +162,16 @@ def symmetriser(
     return None
 
 
+@representable
 def symmetrised_game(matrix: Array, weighting: Array) -> tuple[Array, Array, Array]:
     """(W^1/2 J W^-1/2, W^1/2, W^-1/2) for a positive definite weighting W."""
-    if np.any(weighting - np.diag(np.diagonal(weighting))):
+    matrix, weighting = _square("matrix", matrix), _square("weighting", weighting)
+    if matrix.shape != weighting.shape or (np.diagonal(weighting) <= 0).any():
+        raise ValueError(
+            f"weighting: expected a positive definite matrix of shape {matrix.shape}, received shape {weighting.shape} "
+            f"and the diagonal {np.diagonal(weighting)}"
+        )
+    if not is_diagonal(weighting):
         root = np.real(sqrtm(weighting))
         inverse = np.linalg.inv(root)
         return root @ matrix @ inverse, root, inverse
@@ -158,12 +179,15 @@ def symmetrised_game(matrix: Array, weighting: Array) -> tuple[Array, Array, Arr
     return matrix * scale[:, None] / scale, np.diag(scale), np.diag(1.0 / scale)
 
 
+@representable
 def curl(matrix: Array) -> float:
     """|J - J^T| / 2 |J|, Frobenius norms: 0 for a gradient field, 1 for a pure rotation."""
+    matrix = _square("matrix", matrix)
     whole = np.linalg.norm(matrix)
     return float(np.linalg.norm(matrix - matrix.T) / (2.0 * whole)) if whole else 0.0
 
 
+@representable
 def stability(model: MeanLeakageModel, beta: float, gamma: float, eta_q: float = 1.0, eta_p: float = 1.0) -> Stability:
     """Eigenvalues, slowest rate, largest stable steps and curl of the mean channel (T7).
 
@@ -242,6 +266,7 @@ def _not_rounding(values: Array) -> Array:
     return np.where(np.abs(values) > NEUTRAL * np.abs(values).max(initial=0.0), values, 0.0).astype(complex)
 
 
+@representable
 def alternating_iteration(
     model: MeanLeakageModel, beta: float, gamma: float, step: float, eta_q: float = 1.0, eta_p: float = 1.0
 ) -> Array:
@@ -298,6 +323,7 @@ def _alternating_bound(matrix: Array, symmetrised: bool, points: int = 512) -> f
     return float(below)
 
 
+@representable
 def stationary_covariance(
     model: MeanLeakageModel,
     beta: float,
@@ -329,30 +355,52 @@ def stationary_covariance(
         step: size of an update of descent; None for the flow.
 
     Raises:
-        ValueError: for noise that is not a covariance, an unstable game, or a step at which updates diverge.
+        ValueError: for noise that is not a covariance, an unstable game, a step at which updates diverge, or rates so far
+            apart that rounding leaves no covariance.
     """
     matrix, _ = game_matrix(model, beta, gamma, eta_q, eta_p)
     size = model.size
     diffusion = np.zeros((2 * size, 2 * size))
-    diffusion[:size, :size] = eta_q**2 * symmetric_matrix("noise_cov_q", noise_cov_q, size, definite=False)
-    diffusion[size:, size:] = eta_p**2 * symmetric_matrix("noise_cov_p", noise_cov_p, size, definite=False)
+    noise_q = symmetric_matrix("noise_cov_q", noise_cov_q, size, definite=False)
+    noise_p = symmetric_matrix("noise_cov_p", noise_cov_p, size, definite=False)
+    diffusion[:size, :size], diffusion[size:, size:] = eta_q**2 * noise_q, eta_p**2 * noise_p
     eigenvalues = _eigenvalues(model, beta, gamma, eta_q, eta_p, symmetriser(model, beta, gamma, eta_q, eta_p))
     if eigenvalues.real.max() >= 0:
         raise ValueError(
             "model: expected a stable game (all eigenvalues with negative real part), received the eigenvalue "
             f"{eigenvalues[np.argmax(eigenvalues.real)]:.6g}"
         )
-    if step is None:
-        joint = solve_continuous_lyapunov(matrix, -diffusion)
-    else:
+    if step is not None:
         bound = float((-2.0 * eigenvalues.real / np.abs(eigenvalues) ** 2).min())
         if not 0 < scalar("step", step) < bound:
             raise ValueError(
                 f"step: expected a number above 0 and below the stable step {bound:.6g}, received {step:g}"
             )
-        joint = solve_discrete_lyapunov(np.eye(2 * size) + step * matrix, step**2 * diffusion)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of a solution that is all rounding
+        try:
+            if step is None:
+                joint = solve_continuous_lyapunov(matrix, -diffusion)
+            else:
+                joint = solve_discrete_lyapunov(np.eye(2 * size) + step * matrix, step**2 * diffusion)
+        except RuntimeWarning as error:
+            raise OverflowError from error  # named by `representable`
     joint = 0.5 * (joint + joint.T)
+    driven = np.concatenate([np.diagonal(noise_q), np.diagonal(noise_p)]) > 0
+    own = np.diagonal(joint)
+    if (own < 0).any() or (own[driven] == 0).any():
+        raise ValueError(
+            "beta, gamma, eta_q, eta_p: expected rates close enough together for a covariance, received some that leave the "
+            f"variance {own.min():.3g} to rounding"
+        )
     return StationaryCovariance(joint[:size, :size], joint[size:, size:], joint[:size, size:])
+
+
+def _square(name: str, value: Array) -> Array:
+    array = real_array(name, value)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
+        raise ValueError(f"{name}: expected a square matrix, received shape {array.shape}")
+    return array
 
 
 def _is_symmetric(matrix: Array) -> bool:

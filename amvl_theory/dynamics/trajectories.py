@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike
 from amvl_theory.checks import (
     Array,
     checked_times,
+    instance,
     one_of,
     positive_number,
     probabilities,
@@ -247,6 +248,7 @@ def spread_trajectory(
     Raises:
         ValueError: for negative times, weights or rates, or an initial response of another shape.
     """
+    instance("model", model, MeanLeakageModel)
     time = checked_times(times)
     rate = positive_number("eta_q", eta_q)
     first = real_array("initial_response", initial_response)
@@ -291,6 +293,7 @@ def trajectory_per_answer(
     Raises:
         ValueError: for shapes that disagree, probabilities that do not sum to 1, forces with another mean.
     """
+    instance("model", model, MeanLeakageModel)
     time, size = checked_times(times), model.size
     force = real_array("forces", forces)
     if force.ndim != 2 or force.shape[1] != size:
@@ -362,6 +365,7 @@ def compare_orders(
 
 
 def _initial(model: MeanLeakageModel, initial: tuple[ArrayLike, ArrayLike] | None) -> Array:
+    instance("model", model, MeanLeakageModel)
     if initial is None:
         return np.zeros(2 * model.size)
     if len(initial) != 2:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, positive, real_array, weight
+from amvl_theory.checks import Array, instance, not_negative, positive, real_array, weight
 from amvl_theory.gaussian import gaussian_channel_information
 from amvl_theory.model import MeanLeakageModel
 
@@ -62,6 +62,7 @@ def equilibrium(model: MeanLeakageModel, beta: float, gamma: float) -> Equilibri
         ValueError: for a bad weight, or where the game has no single rest point (H + gamma Lambda_q (I - S) singular,
             which needs H and A both dense).
     """
+    instance("model", model, MeanLeakageModel)
     gamma = weight("gamma", gamma)
     return _rest_point(model, weight("beta", beta), gamma * model.Lambda_q)
 
@@ -72,17 +73,20 @@ def elbo_equilibrium(model: MeanLeakageModel, beta: float) -> Equilibrium:
     The posterior is pulled with beta Lambda_p. It is the rest point of the stop-gradient game where
     gamma Lambda_q = beta Lambda_p as matrices, for any H and A; mode by mode for diagonal matrices (equivalent_gamma).
     """
+    instance("model", model, MeanLeakageModel)
     beta = weight("beta", beta)
     return _rest_point(model, beta, beta * model.Lambda_p)
 
 
 def frozen_prior_response(model: MeanLeakageModel, gamma: float) -> Array:
     """dbar (d,) [latent] = (H + gamma Lambda_q)^-1 gbar while the prior is held at c = 0 (T2)."""
+    instance("model", model, MeanLeakageModel)
     return np.asarray(np.linalg.solve(model.H + weight("gamma", gamma) * model.Lambda_q, model.g))
 
 
 def spread(model: MeanLeakageModel, gamma: float) -> Array:
     """C (d, d) [latent^2] = (H + gamma Lambda_q)^-1 G (H + gamma Lambda_q)^-1, whatever the anchor (T4)."""
+    instance("model", model, MeanLeakageModel)
     return _spread(model, weight("gamma", gamma) * model.Lambda_q)
 
 

@@ -48,7 +48,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, not_negative, objective_name, positive, positive_number, scalar, weight
+from amvl_theory.checks import (
+    Array,
+    instance,
+    not_negative,
+    objective_name,
+    positive,
+    positive_number,
+    scalar,
+    weight,
+)
 from amvl_theory.model import MeanLeakageModel
 
 Objective = Literal["ntp+fwd", "elbo", "amvl", "fwd", "dual"]
@@ -109,6 +118,7 @@ def free_contamination(
     Raises:
         ValueError: for a model of several modes, an argument of the wrong sign or not a number, or an unknown objective.
     """
+    instance("model", model, MeanLeakageModel)
     if model.size != 1:
         raise ValueError(f"model: expected one mode, received {model.size}")
     gbar, v0, h, alpha = (float(item.item()) for item in (model.g, model.G, model.H, model.A))

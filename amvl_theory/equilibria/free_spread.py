@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, is_diagonal, not_negative, objective_name, positive, real_array
+from amvl_theory.checks import Array, instance, is_diagonal, not_negative, objective_name, positive, real_array
 from amvl_theory.checks import probabilities as checked_probabilities
 from amvl_theory.gaussian import mixture_information
 from amvl_theory.model import MeanLeakageModel
@@ -75,6 +75,7 @@ def free_spread(model: MeanLeakageModel, weight: ArrayLike, objective: SpreadObj
         ValueError: for a curvature or force covariance that is not diagonal (`sparse_spread` solves dense curvatures), a
             weight below 0, or an unknown objective.
     """
+    instance("model", model, MeanLeakageModel)
     if not (is_diagonal(model.H) and is_diagonal(model.G)):
         raise ValueError("model: expected a diagonal curvature and force covariance, received a dense one")
     v0 = np.diagonal(model.G) + model.g**2

@@ -22,6 +22,27 @@ QUANTITIES = {"contamination": "contamination_error", "spread": "spread_error", 
 
 
 @dataclass(frozen=True, eq=False)
+class AnsweredGame:
+    """The answers of one mode.
+
+    Attributes:
+        forces: g_y (answers,) [nats/latent].
+        answer_probabilities: p(y) (answers,).
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+    """
+
+    forces: ArrayLike
+    answer_probabilities: ArrayLike
+
+    def __post_init__(self) -> None:
+        forces, chance = checked_answers(self.forces, self.answer_probabilities)
+        object.__setattr__(self, "forces", forces)
+        object.__setattr__(self, "answer_probabilities", chance)
+
+
+@dataclass(frozen=True, eq=False)
 class NonlinearEquilibrium:
     """A nonlinear equilibrium beside what the linear theory says of it; arrays are of the shape of gamma (...).
 
@@ -99,6 +120,13 @@ def checked_answers(forces: ArrayLike, answer_probabilities: ArrayLike) -> tuple
     if force.ndim != 1 or not force.size:
         raise ValueError(f"forces: expected shape (answers,), received shape {force.shape}")
     return force, probabilities("answer_probabilities", answer_probabilities, force.size)
+
+
+def checked_axes(**axes: Array) -> None:
+    """Refuse axes of an error map that are no vectors."""
+    shapes = [axis.shape for axis in axes.values()]
+    if any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"{', '.join(axes)}: expected vectors, received shapes {' and '.join(map(str, shapes))}")
 
 
 def checked_absorption(value: ArrayLike) -> float:

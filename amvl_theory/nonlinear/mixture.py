@@ -38,12 +38,11 @@ MAX_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureGame:
+class MixtureGame(common.AnsweredGame):
     """One mode with two-component posteriors; the module's equations. Arrays of the shape parameters broadcast (...).
 
     Attributes:
-        forces: g_y (answers,) [nats/latent].
-        answer_probabilities: p(y) (answers,).
+        forces, answer_probabilities: g_y, p(y) (answers,) [nats/latent].
         separation: D, at least 0 [latent].
         component_weight: w, 0 to 1.
         component_std: sigma, above 0 [latent].
@@ -55,8 +54,6 @@ class MixtureGame:
         ValueError: naming the argument, what was expected and what came.
     """
 
-    forces: ArrayLike
-    answer_probabilities: ArrayLike
     separation: ArrayLike
     component_weight: ArrayLike = 0.5
     component_std: float = 1.0
@@ -65,12 +62,11 @@ class MixtureGame:
     prior_std: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        forces, chance = common.checked_answers(self.forces, self.answer_probabilities)
+        super().__post_init__()
         share = not_negative("component_weight", self.component_weight)
         if (share > 1).any():
             raise ValueError(f"component_weight: expected numbers from 0 to 1, received {share.max():g}")
-        values = {"forces": forces, "answer_probabilities": chance, "component_weight": share}
-        values["separation"] = not_negative("separation", self.separation)
+        values = {"component_weight": share, "separation": not_negative("separation", self.separation)}
         if self.prior_std is not None:
             values["prior_std"] = positive("prior_std", self.prior_std)
         for name, value in values.items():
@@ -169,8 +165,7 @@ def mixture_error_map(
         ValueError: naming the argument out of range.
     """
     gaps, shares = not_negative("separations", separations), not_negative("component_weights", component_weights)
-    if gaps.ndim != 1 or shares.ndim != 1:
-        raise ValueError(f"separations: expected vectors, received shapes {gaps.shape} and {shares.shape}")
+    common.checked_axes(separations=gaps, component_weights=shares)
     game = MixtureGame(forces, answer_probabilities, gaps[:, None], shares, 1.0, curvature, absorption)
     return mixture_equilibrium(game, weight("gamma", gamma))
 

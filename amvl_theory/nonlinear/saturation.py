@@ -46,12 +46,11 @@ from amvl_theory.nonlinear.common import NonlinearEquilibrium
 
 
 @dataclass(frozen=True, eq=False)
-class SaturatingGame:
+class SaturatingGame(common.AnsweredGame):
     """One saturating mode; the module's equations.
 
     Attributes:
-        forces: g_y (answers,) [nats/latent].
-        answer_probabilities: p(y) (answers,).
+        forces, answer_probabilities: g_y, p(y) (answers,) [nats/latent].
         saturation: g0, the force at which the response bends, above 0 [nats/latent].
         curvature: h at delta = 0, above 0 [nats/latent^2].
         posterior_precision: lambda_q, above 0 [1/latent^2].
@@ -61,17 +60,13 @@ class SaturatingGame:
         ValueError: naming the argument, what was expected and what came.
     """
 
-    forces: ArrayLike
-    answer_probabilities: ArrayLike
     saturation: float
     curvature: float = 1.0
     posterior_precision: float = 1.0
     absorption: float = 0.5
 
     def __post_init__(self) -> None:
-        forces, chance = common.checked_answers(self.forces, self.answer_probabilities)
-        object.__setattr__(self, "forces", forces)
-        object.__setattr__(self, "answer_probabilities", chance)
+        super().__post_init__()
         check_fields(self, positive_number, "saturation", "curvature", "posterior_precision")
         object.__setattr__(self, "absorption", common.checked_absorption(self.absorption))
 
@@ -148,8 +143,7 @@ def saturating_error_map(
         ValueError: naming the argument out of range.
     """
     ratios, weights = real_array("force_ratios", force_ratios), not_negative("gammas", gammas)
-    if ratios.ndim != 1 or weights.ndim != 1:
-        raise ValueError(f"force_ratios: expected vectors, received shapes {ratios.shape} and {weights.shape}")
+    common.checked_axes(force_ratios=ratios, gammas=weights)
     return _balanced(ratios[:, None], weights, spread_ratio, absorption, pull_ratio)
 
 

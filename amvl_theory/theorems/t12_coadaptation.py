@@ -13,7 +13,7 @@ from amvl_theory.dynamics.in_training.coadaptation import (
     coadapted_trajectory,
     scale_charge,
 )
-from amvl_theory.dynamics.in_training.decoders import logistic_loss, logistic_moments
+from amvl_theory.dynamics.in_training.decoders import logistic_loss, logistic_moments, softmax_moments
 from amvl_theory.dynamics.in_training.reading import ReadingModel
 from amvl_theory.theorems.proving import assumptions as given
 from amvl_theory.theorems.proving.core import QUADRATURE, Proof, theorem
@@ -33,8 +33,9 @@ WIDTHS = {P: Q + a**2}
         "with rho = a^2/Q, so there is no resting point at which anything leaks, for any such decoder. With l(rho) the "
         "least answer loss at rho, dual KL tends to -l'(rho) = gamma while the scale grows, {leak_growth} for V = a^2 and "
         "{prior_growth} for P = sigma_p^2, and the ELBO rests at -l'(rho) = beta/(2 (1 + rho)). For a linear decoder "
-        "{dual_snr} (below gamma = kappa^2/(2 k)) and {elbo_snr}; for a logistic one -l' is half the least mean square "
-        "error of the answer given z. From kappa^2/(2 k) to kappa^2/k the leak is read but fades, rho t tending to "
+        "{dual_snr} (below gamma = kappa^2/(2 k)) and {elbo_snr}; for a logistic one, of two or of m equally likely "
+        "answers, -l' is half the least mean square error of a mode's answer given z. From kappa^2/(2 k) "
+        "to kappa^2/k the leak is read but fades, rho t tending to "
         "{fading_constant}. A decay mu of the leak amplitude brings dual KL to rest at {resting_variance}; plain gradient "
         "steps of a linear decoder end its growth at {edge_variance}, (1 + rho)(1 + 2 rho) = kappa^2/(k gamma). With a decoder "
         "held fixed the spread from a random start is least, {least_spread}, before it is learnt."
@@ -161,6 +162,39 @@ def _logistic(proof: Proof) -> None:
     detail = "rho from 0.05 to 8; half the error is E 2 p (1 - p)"
     proof.close("logistic decoder: at rest there, E0 = 2 E1", scores, 1e-9, detail, QUADRATURE)
     proof.close("logistic decoder: -l' is half the least mean square error", error, 1e-6, detail, QUADRATURE)
+    _softmax(proof)
+
+
+def _softmax(proof: Proof) -> None:
+    """m equally likely answers at the corners of a simplex, one logit each: best gain, rest, marginal information."""
+    z = sp.symbols("z_1:4", real=True)  # m = 3 independent observations of which one is moved by a sqrt m
+
+    def density(moved: int) -> Any:
+        return sum(normal_log_density(x, a * sp.sqrt(3) if i == moved else 0, Q) for i, x in enumerate(z))
+
+    proof.equal(
+        "three answers: Bayes' log odds are sqrt 3 a (z_1 - z_2)/Q, so w = sqrt m a/Q = (kappa/k) a/Q is the best gain",
+        sp.expand(density(0) - density(1)),
+        sp.expand(sp.sqrt(3) * a / Q * (z[0] - z[1])),
+    )
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    noise = np.stack(np.meshgrid(nodes, nodes, nodes, indexing="ij"), -1).reshape(-1, 3)
+    density_of = np.prod(np.stack(np.meshgrid(weights, weights, weights), -1).reshape(-1, 3), 1) / weights.sum() ** 3
+
+    def least_loss(value: float) -> float:
+        logits = 3 * value * np.array([1.0, 0.0, 0.0]) + np.sqrt(3 * value) * noise
+        return float(density_of @ (np.logaddexp.reduce(logits, axis=1) - logits[:, 0]))
+
+    scores, slopes = 0.0, 0.0
+    for value in (0.05, 0.3, 0.6):
+        e0, e1 = softmax_moments(np.sqrt(3) * value, 3 * value, 3)
+        scores = max(scores, abs(float(e0 / (np.sqrt(3) * e1)) - 1))
+        step = 1e-3 * value
+        slope = (least_loss(value - step) - least_loss(value + step)) / (2 * step) / 2  # two modes
+        slopes = max(slopes, abs(slope / (1.5 * float(e1)) - 1))
+    detail = "m = 3, rho from 0.05 to 0.6 a mode"
+    proof.close("softmax decoder: at rest there, E0 = sqrt m E1", scores, 1e-9, detail, QUADRATURE)
+    proof.close("softmax decoder: -l' a mode is E1/(2 k) = m E1/2", slopes, 1e-4, detail, QUADRATURE)
 
 
 def _fading(proof: Proof) -> None:

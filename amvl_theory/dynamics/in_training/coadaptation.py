@@ -22,7 +22,10 @@ least answer loss of the decoder at rho. Late, everything but the scale follows,
     ELBO      -l'(rho) = beta/(2 (1 + rho)),  at rest
 
 linear: l = -kappa^2/(2 k) rho/(1 + rho), so rho = kappa/sqrt(2 k gamma) - 1 and rho = kappa^2/(k beta) - 1; logistic, two
-equal answers: -l' = 2 E1 = dI/drho, half the least mean square error of y given z. From kappa^2/(2 k) = -l'(0) up to the
+equal answers, or softmax, m of them: -l' = E1/(2 k) = dI/drho at the best gain w = (kappa/k) a/Q, half the least mean square
+error of a mode's answer given z (numerically exact, no closed form: `decoders.softmax_moments`). m answers have m - 1 modes, each
+with this rho and these widths; to second order in w that holds for the modes c_i of any answers
+(`ReadingModel.of_variance(c_i)`, linear). From kappa^2/(2 k) = -l'(0) up to the
 threshold kappa^2/k of T11 the leak is read but fades: with F = kappa^2/k - gamma,
 
     rho t -> C = ( 1/(2 eta_s) + gamma/(2 eta_r beta) )/(2 gamma - kappa^2/k)    a^2 ~ 2 eta_q F C ln t    Q ~ 2 eta_q F t ln t
@@ -46,7 +49,7 @@ Units: t in steps, eta per step. Source: derived for this project.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -54,6 +57,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from amvl_theory.checks import (
+    INFINITE,
     Array,
     check_fields,
     instance,
@@ -61,10 +65,11 @@ from amvl_theory.checks import (
     pair,
     positive,
     positive_number,
+    representable,
     scalar,
     weight,
 )
-from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive, logistic_moments
+from amvl_theory.dynamics.in_training.decoders import Decoder, answer_drive
 from amvl_theory.dynamics.in_training.flow import grid, integrate, on_grid
 from amvl_theory.dynamics.in_training.reading import ReadingModel
 
@@ -72,7 +77,7 @@ Objective = Literal["amvl", "elbo", "dual"]
 """Dual KL and ELBO; "dual" is the older name of "amvl"."""
 OBJECTIVES = ("amvl", "elbo")
 LARGEST_SNR = 64
-"""rho of a logistic decoder from which on the quadrature, whose nodes end nine deviations out, is not trusted."""
+"""rho of a logistic decoder from which on the quadrature, whose nodes end nine deviations out, is not trusted; softmax: 128/m."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class XRoute:
         check_fields(self, positive_number, "noise")
 
     @property
+    @representable
     def snr(self) -> float:
         """R = m^2/tau^2."""
         return (self.signal / self.noise) ** 2
@@ -137,11 +143,13 @@ class CoadaptedTrajectory(TrainingState):
     times: Array
 
     @property
+    @representable
     def snr(self) -> Array:
         """rho = a^2/Q (T,)."""
         return self.leak**2 / self.posterior_var
 
 
+@representable
 def coadapted_trajectory(
     times: ArrayLike,
     *,
@@ -159,10 +167,13 @@ def coadapted_trajectory(
 
     Args:
         times: (T,) rising, at least 0 [steps].
-        model: gain, curvature and decay of the decoder; eta_w, eta_q. A logistic decoder needs 1/2 and 1/4, the defaults.
+        model: gain, curvature and decay of the decoder; eta_w, eta_q. A logistic decoder needs 1/2 and 1/4, the defaults; a
+            softmax of m equally likely answers `ReadingModel.of_variance(1/m)` (the defaults are m = 4), and what moves is
+            every mode's.
         gamma, beta: weights, a number or (T,) values at `times`, linear in between.
         std_rates: eta_s, eta_r of the two log stds, at least 0 [1/step].
-        decoder: "linear" or "logistic". objective: "amvl" (dual KL; older name "dual"), or "elbo", which ignores gamma.
+        decoder: "linear", "logistic" or "softmax".
+        objective: "amvl" (dual KL; older name "dual"), or "elbo", which ignores gamma.
         start: where training starts. route: beside the latent, none if left out. leak_decay: mu [nats/latent^2].
 
     Raises:
@@ -204,6 +215,7 @@ def coadapted_trajectory(
     )
 
 
+@representable
 def scale_charge(
     path: CoadaptedTrajectory, *, model: ReadingModel, std_rates: tuple[float, float] = (0.01, 0.01)
 ) -> Array:
@@ -234,9 +246,10 @@ class CoadaptedAsymptotics:
     regime: Literal["growing", "fading", "unread", "resting"]
     snr: float
     leak_var_rate: float
-    prior_var_rate: float
+    prior_var_rate: float = field(metadata=INFINITE)
 
 
+@representable
 def coadapted_asymptotics(
     model: ReadingModel, gamma: float, *, decoder: Decoder = "linear", objective: Objective = "amvl"
 ) -> CoadaptedAsymptotics:
@@ -257,14 +270,22 @@ def coadapted_asymptotics(
     if w >= limit:
         return CoadaptedAsymptotics("unread", 0.0, 0.0, 0.0)
     if name == "elbo":
-        return CoadaptedAsymptotics("resting", _elbo_snr(decoder, w, limit), 0.0, 0.0)
+        at_rest = (
+            limit / w - 1 if decoder == "linear" else _root(decoder, model, lambda r, pull: 2 * (1 + r) * pull - w)
+        )
+        return CoadaptedAsymptotics("resting", at_rest, 0.0, 0.0)
     if 2 * w >= limit:
         return CoadaptedAsymptotics("fading", 0.0, 0.0, np.inf)
-    snr = float(np.sqrt(limit / (2 * w)) - 1) if decoder == "linear" else _root(lambda r: 2 * _residual(r) - w)
+    snr = (
+        float(np.sqrt(limit / (2 * w)) - 1) if decoder == "linear" else _root(decoder, model, lambda _, pull: pull - w)
+    )
     pace = 2 * model.posterior_rate * w
+    if not np.isfinite(pace * (1 + snr)):
+        raise OverflowError  # named by `representable`
     return CoadaptedAsymptotics("growing", snr, pace * snr, pace * (1 + snr))
 
 
+@representable
 def fading_leak(
     model: ReadingModel, gamma: float, *, beta: float = 1.0, std_rates: tuple[float, float] = (0.01, 0.01)
 ) -> tuple[float, float]:
@@ -286,6 +307,7 @@ def fading_leak(
     return fade, 2 * model.posterior_rate * (limit - w) * fade
 
 
+@representable
 def coadapted_rest(model: ReadingModel, gamma: float, leak_decay: float) -> tuple[float, float, float]:
     """(rho, Q, P) at which a decay mu of the leak amplitude lets a linear decoder and dual KL rest (T12).
 
@@ -304,6 +326,7 @@ def coadapted_rest(model: ReadingModel, gamma: float, leak_decay: float) -> tupl
     return found.snr, width, width * (1 + found.snr)
 
 
+@representable
 def edge_of_stability(model: ReadingModel, gamma: float) -> tuple[float, float]:
     """(rho, P) at which plain gradient steps of a linear decoder end the growth under dual KL (T12).
 
@@ -320,21 +343,27 @@ def edge_of_stability(model: ReadingModel, gamma: float) -> tuple[float, float]:
     return float(snr), 2 / (model.decoder_rate * model.curvature)
 
 
-def _elbo_snr(decoder: str, weight_: float, limit: float) -> float:
-    if decoder == "linear":
-        return limit / weight_ - 1
-    return _root(lambda r: 4 * (1 + r) * _residual(r) - weight_)
+def marginal_benefit(decoder: str, model: ReadingModel, snr: float) -> float:
+    """-l'(rho) = E1/(2 k) at the best gain, w = (kappa/k) a/Q, of a logistic or softmax decoder."""
+    ratio = model.gain / model.curvature
+    drive = answer_drive(decoder, ratio * snr, ratio**2 * snr, gain=model.gain, curvature=model.curvature)
+    return float(drive[1]) / (2 * model.curvature)
 
 
-def _residual(snr: float) -> float:
-    """E1 of the logistic decoder at its best gain w = 2 a/Q: M = 2 rho, S^2 = 4 rho."""
-    return float(logistic_moments(2 * snr, 4 * snr)[1])
+def largest_snr(decoder: str, model: ReadingModel) -> float:
+    """rho up to which the quadrature of a logistic or softmax decoder is trusted."""
+    return LARGEST_SNR if decoder == "logistic" else 2 * LARGEST_SNR * model.curvature
 
 
-def _root(excess: Callable[[float], float]) -> float:
-    high = 1.0
-    while excess(high) > 0:
+def _root(decoder: str, model: ReadingModel, excess: Callable[[float, float], float]) -> float:
+    """rho at which excess(rho, -l'(rho)), which falls, is 0."""
+
+    def at(snr: float) -> float:
+        return excess(snr, marginal_benefit(decoder, model, snr))
+
+    high, end = 1.0, largest_snr(decoder, model)
+    while at(high) > 0:
         high *= 2
-        if high > LARGEST_SNR:
-            raise ValueError(f"gamma: expected a weight that leaves rho below {LARGEST_SNR}, received a smaller one")
-    return float(brentq(excess, 1e-9, high, xtol=1e-12))
+        if high > end:
+            raise ValueError(f"gamma: expected a weight that leaves rho below {end:g}, received a smaller one")
+    return float(brentq(at, 1e-9, high, xtol=1e-12))

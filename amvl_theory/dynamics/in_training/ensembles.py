@@ -11,7 +11,8 @@ sample, x = y m + tau e. With l = u x + w z and the slope d = dL/d(y l) of each 
     gamma KL(sg p || q):  gamma a/Q  to a,   gamma (1 - (P + a^2)/Q)  to log sigma_q
     beta KL(sg q || p):   beta (1 - (Q + a^2)/P)  to log sigma_p
 
-`run_answers` does the same for m answers, softmax logits W z + log p, and posterior means M (e_y - p).
+`run_answers` does the same for m answers, softmax logits W z + log p, and posterior means M (e_y - p), at a fixed posterior
+variance; `run_softmax` for m equally likely ones, with widths that move.
 Source: derived for this project.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from amvl_theory.checks import (
     Array,
@@ -166,6 +167,10 @@ def run_ensemble(setting: Ensemble, gamma: ArrayLike, *, steps: int, record: Arr
     )
 
 
+def _counts(**values: int) -> list[int]:
+    return [whole_number(name, value) for name, value in values.items()]
+
+
 def _finite(values: Array) -> Array:
     if not np.isfinite(values).all():
         raise ValueError("gamma: expected weights and rates at which no seed diverges, received some at which one does")
@@ -233,9 +238,7 @@ def run_answers(
     p = real_array("answer_probabilities", answer_probabilities)
     p = probabilities("answer_probabilities", p, max(p.size, 2))
     count, std, pull = p.size, float(np.sqrt(positive_number("variance", variance))), weight("gamma", gamma)
-    seeds, batch, steps = (
-        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
-    )
+    seeds, batch, steps = _counts(seeds=seeds, batch=batch, steps=steps)
     step, spread = weight("rate", rate) / batch, weight("start_std", start_std)
     rng = np.random.default_rng(seed)
     W, M = (spread * rng.normal(size=(seeds, count, count)) for _ in range(2))
@@ -251,6 +254,65 @@ def run_answers(
         W = W - step * slope.transpose(0, 2, 1) @ z
         M = M - step * to_z.transpose(0, 2, 1) @ centred
     return _finite(W), _finite(M)
+
+
+def simplex(answers: int) -> Array:
+    """Corners (m, m - 1) of a regular simplex with mean 0 and a unit variance in every mode."""
+    m = whole_number("answers", answers, 2)
+    modes = np.linalg.eigh(np.eye(m) - 1.0 / m)[1][:, 1:]  # the first is the mean over answers
+    return np.sqrt(m) * modes
+
+
+@np.errstate(all="ignore")
+def run_softmax(
+    answers: int,
+    *,
+    gamma: float,
+    beta: float = 1.0,
+    rate: float = 0.02,
+    start: Start | None = None,
+    seeds: int = 200,
+    batch: int = 64,
+    steps: int = 400,
+    seed: int = 0,
+) -> tuple[Array, Array, Array, Array]:
+    """(W, M, Q, P): a softmax decoder of m equally likely answers trained on sampled questions, with widths that move (T12).
+
+    Logits X W z/sqrt m and z = M x_y + sigma_q e with the corners x_y of `simplex`, d = m - 1 modes; the flow of `coadaptation`
+    with decoder "softmax" is W = w I, M = a I.
+
+    Args:
+        answers: m, at least 2. gamma, beta: at least 0. rate: learning rate of everything. start: w, a and both widths.
+
+    Returns:
+        W, M (seeds, d, d); Q, P (seeds, d) [latent^2].
+
+    Raises:
+        ValueError: for fewer than two answers, a negative weight or rate, a number of seeds, questions or steps that is none, or
+            seeds that diverge.
+    """
+    X, begin = simplex(answers), Start() if start is None else start
+    instance("start", begin, Start)
+    pull, push, step = weight("gamma", gamma), weight("beta", beta), weight("rate", rate)
+    seeds, batch, steps = _counts(seeds=seeds, batch=batch, steps=steps)
+    count, size = X.shape
+    rng, to_logits = np.random.default_rng(seed), X / np.sqrt(count)
+    W, M = (np.tile(value * np.eye(size), (seeds, 1, 1)) for value in (begin.decoder_gain, begin.leak))
+    log_q, log_p = (np.full((seeds, size), np.log(std)) for std in (begin.posterior_std, begin.prior_std))
+    for _ in range(steps):
+        y = rng.integers(0, count, size=(seeds, batch))
+        q, p, leak = np.exp(2 * log_q), np.exp(2 * log_p), (M**2).sum(2)
+        noise = np.exp(log_q)[:, None, :] * rng.standard_normal((seeds, batch, size))
+        z = X[y] @ M.transpose(0, 2, 1) + noise
+        slope = softmax(z @ W.transpose(0, 2, 1) @ to_logits.T, axis=-1)
+        slope[np.arange(seeds)[:, None], np.arange(batch), y] -= 1.0
+        to_read = slope @ to_logits  # dL/d(W z)
+        to_z = to_read @ W
+        W = W - step / batch * to_read.transpose(0, 2, 1) @ z
+        M = M - step * (to_z.transpose(0, 2, 1) @ X[y] / batch + pull * M / q[:, :, None])
+        log_q = log_q - step * ((to_z * noise).mean(1) + pull * (1 - (p + leak) / q))
+        log_p = log_p - step * push * (1 - (q + leak) / p)
+    return _finite(W), _finite(M), _finite(np.exp(2 * log_q)), _finite(np.exp(2 * log_p))
 
 
 @np.errstate(all="ignore")
@@ -280,9 +342,7 @@ def run_widening(
             none, or seeds that diverge.
     """
     instance("rates", rates, HeadRates)
-    seeds, batch, steps = (
-        whole_number(name, value) for name, value in (("seeds", seeds), ("batch", batch), ("steps", steps))
-    )
+    seeds, batch, steps = _counts(seeds=seeds, batch=batch, steps=steps)
     rng = np.random.default_rng(seed)
     w, b, apart = weight("gamma", gamma), weight("beta", beta), np.sqrt(weight("fixed_gap_var", fixed_gap_var))
     log_q, log_p = (np.full(seeds, np.log(std)) for std in pair("stds", positive("stds", stds)))

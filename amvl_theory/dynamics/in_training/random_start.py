@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amvl_theory.checks import Array, broadcastable, not_negative, positive
+from amvl_theory.checks import Array, broadcastable, not_negative, positive, representable
 
 
+@representable
 def random_start_spread(
     times: ArrayLike, *, start_var: ArrayLike, rest_var: ArrayLike, curvature: ArrayLike, rate: ArrayLike
 ) -> Array:
@@ -50,6 +51,7 @@ class LeastSpread:
     variance: Array
 
 
+@representable
 def least_spread(*, start_var: ArrayLike, rest_var: ArrayLike, curvature: ArrayLike, rate: ArrayLike) -> LeastSpread:
     """The minimum of `random_start_spread`; broadcasts.
 

@@ -48,6 +48,7 @@ from amvl_theory.checks import (
     positive_number,
     probabilities,
     real_array,
+    representable,
     scalar,
     weight,
 )
@@ -86,6 +87,7 @@ class ReadingModel:
             raise ValueError(f"answer_variance: expected at most 1/2, the largest of any answers, received {v:g}")
         return cls(gain=float(np.sqrt(v)), curvature=v, **rates)
 
+    @representable
     def damping(self, variance: ArrayLike, gamma: ArrayLike) -> tuple[Array, Array]:
         """(A, D) [1/step]; the ELBO's D has beta for gamma and sigma_p^2 for s, which are equal where nothing leaks."""
         s = positive("variance", variance)
@@ -110,12 +112,12 @@ def answer_modes(answer_probabilities: ArrayLike) -> Array:
     return np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[:0:-1]
 
 
+@representable
 def reading_threshold(model: ReadingModel, variance: ArrayLike = 1.0) -> Array:
     """kappa^2/(k + lambda/s): reading grows below this weight and decays above it (T11); broadcasts over s.
 
     Args:
-        model: gain, curvature, decay.
-        variance: s [latent^2]; without weight decay the threshold does not depend on it.
+        model: gain, curvature, decay. variance: s [latent^2]; without weight decay the threshold does not depend on it.
 
     Raises:
         ValueError: for a variance that is not above 0.
@@ -124,6 +126,7 @@ def reading_threshold(model: ReadingModel, variance: ArrayLike = 1.0) -> Array:
     return model.gain**2 / (model.curvature + model.weight_decay / positive("variance", variance))
 
 
+@representable
 def threshold_variance(model: ReadingModel, gamma: float) -> float:
     """lambda/(kappa^2/gamma - k): the variance below which weight decay keeps the leak unread at this weight (T11).
 
@@ -143,6 +146,7 @@ def threshold_variance(model: ReadingModel, gamma: float) -> float:
     return model.weight_decay / (model.gain**2 / w - model.curvature)
 
 
+@representable
 def reading_rate(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike) -> Array:
     """r, the largest eigenvalue of J [1/step] (T11); negative above the threshold; broadcasts.
 
@@ -159,6 +163,7 @@ def reading_rate(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike) -> 
     return 2 * (drive - a * d) / (a + d + np.hypot(a - d, 2 * np.sqrt(drive)))
 
 
+@representable
 def momentum_rate(rate: ArrayLike, momentum: float) -> Array:
     """Growth per step r' when steps follow the running mean of the gradients, m <- b m + (1 - b) g (T11); broadcasts.
 
@@ -183,6 +188,7 @@ def momentum_rate(rate: ArrayLike, momentum: float) -> Array:
     return (1 - b) * r / (half + np.sqrt(square))
 
 
+@representable
 def fastest_reading(model: ReadingModel, gamma: ArrayLike) -> tuple[Array, Array]:
     """(rate, variance) of the width at which reading grows fastest, without weight decay (T11); broadcasts.
 
@@ -208,6 +214,7 @@ def _mode(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike) -> tuple[A
     return pull / size, stretched / size
 
 
+@representable
 def initial_amplitude(
     model: ReadingModel,
     variance: ArrayLike,
@@ -225,8 +232,7 @@ def initial_amplitude(
 
     Args:
         variance, gamma: s and the weight at the start.
-        start_stds: of the independent Gaussian starts of w and a.
-        noise_stds: n_w, n_a, of the noise in the gradients of w and a [nats].
+        start_stds: of the independent Gaussian starts of w and a. noise_stds: n_w, n_a, of their gradients [nats].
         times: t, up to which noise is counted in [steps]; all of it if left out.
 
     Raises:
@@ -250,6 +256,7 @@ def initial_amplitude(
     return np.hypot(first, np.hypot(decoder * noise_w, leak * noise_a) * grown)
 
 
+@representable
 def amplitude_at_product(model: ReadingModel, variance: ArrayLike, gamma: ArrayLike, product: ArrayLike) -> Array:
     """Amplitude of the growing mode at which w a has this value (T11); over `initial_amplitude` it is a_0; broadcasts.
 
@@ -262,6 +269,7 @@ def amplitude_at_product(model: ReadingModel, variance: ArrayLike, gamma: ArrayL
     return np.sqrt(positive("product", product) / scale)
 
 
+@representable
 def critical_product(model: ReadingModel, variance: float, gamma: float, benefit: float) -> float:
     """w a at which a logistic decoder on the growing mode gains `benefit` nats from posterior latents (T11).
 
@@ -289,6 +297,7 @@ def critical_product(model: ReadingModel, variance: float, gamma: float, benefit
     return float(np.interp(target, gains[first - 1 : first + 1], products[first - 1 : first + 1]))
 
 
+@representable
 def reading_exponent(
     model: ReadingModel, times: ArrayLike, variance: ArrayLike, gamma: ArrayLike, *, exact: bool = False
 ) -> Array:
@@ -299,8 +308,7 @@ def reading_exponent(
 
     Args:
         times: (T,) rising, at least 0; before times[0] weight and width are those at times[0] [steps].
-        variance: s, a number or (T,) values at `times`, linear in between [latent^2].
-        gamma: weight, likewise.
+        variance, gamma: s [latent^2] and the weight, a number or (T,) values at `times`, linear in between.
 
     Raises:
         ValueError: for a bad grid, shape or sign.
@@ -324,11 +332,12 @@ def reading_exponent(
     return grown
 
 
+@representable
 def collapse_probability(exponent: ArrayLike, critical_ratio: ArrayLike) -> Array:
     """P = erfc(a_0 exp(-integral of r)/sqrt 2): share of random starts that have come to read by then (T11); broadcasts.
 
     Args:
-        exponent: integral of r from the start, as `reading_exponent` gives it, or r T [1].
+        exponent: integral of r, as `reading_exponent` gives it, or r T [1].
         critical_ratio: a_0, critical amplitude over the standard deviation of the initial one, above 0 [1].
 
     Raises:
@@ -338,6 +347,7 @@ def collapse_probability(exponent: ArrayLike, critical_ratio: ArrayLike) -> Arra
     return erfc(positive("critical_ratio", critical_ratio) * np.exp(-real_array("exponent", exponent)) / np.sqrt(2))
 
 
+@representable
 def critical_ratio(probability: ArrayLike, exponent: ArrayLike = 0.0) -> Array:
     """a_0 from a share of seeds that collapsed at this exponent: the inverse of `collapse_probability` (T11); broadcasts.
 
@@ -351,6 +361,7 @@ def critical_ratio(probability: ArrayLike, exponent: ArrayLike = 0.0) -> Array:
     return np.sqrt(2) * erfcinv(p) * np.exp(real_array("exponent", exponent))
 
 
+@representable
 def holding_weight(
     budget: ArrayLike, *, probability: ArrayLike, critical: ArrayLike, model: ReadingModel, variance: ArrayLike
 ) -> Array:
@@ -380,6 +391,7 @@ def holding_weight(
     return np.maximum(s / model.posterior_rate * (drive / (decoder + rho) - rho), 0.0)
 
 
+@representable
 def holding_weight_on_path(
     times: ArrayLike,
     *,
@@ -418,7 +430,7 @@ def holding_weight_on_path(
     low, high = 0.0, 1e-6 * limit
     while excess(high) > 0:
         low, high = high, 2 * high
-        if high > 1e6 * limit:
+        if high == 0 or high > 1e6 * limit:
             raise ValueError(
                 f"shape: expected a schedule with which some weight holds, received one that leaves {excess(high):.3g} "
                 "too much growth at any weight"

@@ -35,19 +35,22 @@ from amvl_theory.checks import (
     one_of,
     positive,
     positive_number,
+    representable,
     scalar,
     weight,
 )
 from amvl_theory.dynamics.in_training.coadaptation import (
-    LARGEST_SNR,
     CoadaptedTrajectory,
     XRoute,
     coadapted_asymptotics,
+    largest_snr,
+    marginal_benefit,
 )
-from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, answer_drive, logistic_moments
+from amvl_theory.dynamics.in_training.decoders import DECODERS, Decoder, answer_drive
 from amvl_theory.dynamics.in_training.reading import ReadingModel, reading_rate
 
 
+@representable
 def prior_latent_accuracy(x_snr: ArrayLike, leak_snr: ArrayLike) -> Array:
     """Phi(R/sqrt(R + S + S^2)): accuracy with prior latents, both gains at their best; broadcasts.
 
@@ -62,6 +65,7 @@ def prior_latent_accuracy(x_snr: ArrayLike, leak_snr: ArrayLike) -> Array:
     return ndtr(r / np.sqrt(r + s + s**2))
 
 
+@representable
 def tolerated_leak(x_snr: float, accuracy: float) -> float:
     """S at which accuracy with prior latents has fallen to `accuracy`; the inverse of `prior_latent_accuracy`.
 
@@ -76,6 +80,7 @@ def tolerated_leak(x_snr: float, accuracy: float) -> float:
     return float(2 * excess / (1 + np.sqrt(1 + 4 * excess)))
 
 
+@representable
 def starved_share(x_snr: ArrayLike, leak_snr: ArrayLike) -> Array:
     """u/u_0 = (1 + R)/(1 + R + S), what a linear decoder keeps of the route from x at rest; broadcasts."""
     r = not_negative("x_snr", x_snr)
@@ -83,6 +88,7 @@ def starved_share(x_snr: ArrayLike, leak_snr: ArrayLike) -> Array:
     return (1 + r) / (1 + r + not_negative("leak_snr", leak_snr))
 
 
+@representable
 def late_leak(model: ReadingModel, gamma: float, x_snr: float, *, decoder: Decoder = "linear") -> float:
     """S to which dual KL tends beside a route of signal-to-noise ratio R: T12's rho less R, at least 0.
 
@@ -92,32 +98,36 @@ def late_leak(model: ReadingModel, gamma: float, x_snr: float, *, decoder: Decod
     return max(coadapted_asymptotics(model, gamma, decoder=decoder).snr - weight("x_snr", x_snr), 0.0)
 
 
+@representable
 def protecting_weight(
     model: ReadingModel, x_snr: float, leak_snr: float = 0.0, *, decoder: Decoder = "linear"
 ) -> float:
     """-l'(R + S): the weight of the reverse KL from which on at most S leaks late (0: nothing).
 
     Raises:
-        ValueError: for a ratio below 0, or a bad decoder; for a logistic one also from R + S = 64 on.
+        ValueError: for a ratio below 0, or a bad decoder; for a logistic one also from R + S = 64 on (softmax: 128/m).
     """
     instance("model", model, ReadingModel)
     answer_drive(decoder, 0.0, 1.0, gain=model.gain, curvature=model.curvature)  # checks the decoder
     total = weight("x_snr", x_snr) + weight("leak_snr", leak_snr)
     if decoder == "linear":
         return model.gain**2 / (2 * model.curvature * (1 + total) ** 2)
-    if total >= LARGEST_SNR:
-        raise ValueError(f"x_snr, leak_snr: expected a sum below {LARGEST_SNR}, received {total:g}")
-    return float(2 * logistic_moments(2 * total, 4 * total)[1])
+    end = largest_snr(decoder, model)
+    if total >= end:
+        raise ValueError(f"x_snr, leak_snr: expected a sum below {end:g}, received {total:g}")
+    return marginal_benefit(decoder, model, total)
 
 
+@representable
 def accuracy_with_prior_latents(path: CoadaptedTrajectory, route: XRoute) -> Array:
-    """Phi(u m/sqrt(u^2 tau^2 + w^2 sigma_p^2)) along a trajectory (T,); 1/2 where nothing is read."""
+    """Phi(u m/sqrt(u^2 tau^2 + w^2 sigma_p^2)) along a trajectory of two answers (T,); 1/2 where nothing is read."""
     instance("route", route, XRoute)
     noise = np.sqrt((path.x_gain * route.noise) ** 2 + path.decoder_gain**2 * path.prior_var)
     signal = path.x_gain * route.signal
     return ndtr(np.divide(signal, noise, out=np.zeros_like(signal), where=noise > 0))
 
 
+@representable
 def rest_gain(route: XRoute, *, decoder: Decoder = "linear") -> float:
     """u_0, where the route alone comes to rest, for kappa = k = 1: m/(m^2 + tau^2), or 2 m/tau^2 for a logistic decoder."""
     instance("route", route, XRoute)
@@ -126,6 +136,7 @@ def rest_gain(route: XRoute, *, decoder: Decoder = "linear") -> float:
     return route.signal / (route.signal**2 + route.noise**2)
 
 
+@representable
 def fall_time(
     model: ReadingModel, route: XRoute, *, gamma: float, posterior_var: float, start_gain: float, accuracy: float
 ) -> float:
@@ -176,6 +187,7 @@ class StarvingOutcome:
     recovered: float
 
 
+@representable
 def starving_outcome(path: CoadaptedTrajectory, route: XRoute) -> StarvingOutcome:
     """By how much accuracy with prior latents falls along a trajectory, and how much of it comes back."""
     accuracy = accuracy_with_prior_latents(path, route)

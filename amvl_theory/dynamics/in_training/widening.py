@@ -42,6 +42,7 @@ from amvl_theory.checks import (
     positive,
     positive_number,
     real_array,
+    representable,
     scalar,
     weight,
 )
@@ -87,11 +88,13 @@ class Widening:
     fixed_gap_var: float
 
     @property
+    @representable
     def leaked_nats(self) -> Array:
         """1/2 ln(1 + V/Q) (T,) [nats]: the information of a spread V of the posterior means, as a Gaussian channel."""
         return 0.5 * np.log1p(self.fixed_gap_var / self.posterior_var)
 
 
+@representable
 def widening(
     times: ArrayLike,
     *,
@@ -133,6 +136,7 @@ def widening(
     return Widening(time, np.exp(path[:, 0]), np.exp(path[:, 1]), path[:, 2], fixed)
 
 
+@representable
 def widening_at_fixed_gap(
     times: ArrayLike,
     *,
@@ -164,6 +168,7 @@ def widening_at_fixed_gap(
     return Widening(time, mixed - a / (a + b) * apart, mixed + b / (a + b) * apart, np.zeros_like(time), fixed)
 
 
+@representable
 def widening_rate(fixed_gap_var: ArrayLike, posterior_rate: ArrayLike, prior_rate: ArrayLike) -> Array:
     """4 a b V/(a + b), at which both variances come to grow [latent^2/step] (T10, case 1); broadcasts.
 
@@ -188,6 +193,7 @@ class WideningLimit:
     small_gap: Array
 
 
+@representable
 def widening_limit(
     gap: ArrayLike,
     *,
@@ -220,6 +226,7 @@ def widening_limit(
     return WideningLimit(np.exp(mixed + share / np.maximum(a_m, b_m)), np.exp(mixed + 2 * share / (a_m + b_m)))
 
 
+@representable
 def adam_crossover(second_moment: ArrayLike, kl_gradient_rms: ArrayLike, clip_factor: ArrayLike = 1.0) -> Array:
     """gamma_x = sqrt(v_s)/(c k_s), below which Adam moves the log std in proportion to gamma (T10, case 4); broadcasts.
 
@@ -238,6 +245,7 @@ def adam_crossover(second_moment: ArrayLike, kl_gradient_rms: ArrayLike, clip_fa
     return np.sqrt(positive("second_moment", second_moment)) / (clip * positive("kl_gradient_rms", kl_gradient_rms))
 
 
+@representable
 def adam_effective_weight(gamma: ArrayLike, crossover: ArrayLike) -> Array:
     """gamma/sqrt(1 + (gamma/gamma_x)^2): the weight that acts under Adam, at most gamma_x (T10, case 4); broadcasts."""
     w = not_negative("gamma", gamma)

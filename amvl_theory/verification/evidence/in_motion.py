@@ -156,6 +156,16 @@ def t12(rng: np.random.Generator, instances: int) -> Evidence:
         gap = np.abs(run.prior_var.mean() / flow.prior_var[0] - 1)
         reason = "100 seeds on minibatches of 32; steps of 0.02"
         book.simulated(f"sigma_p^2 of seeds on minibatches, {decoder} decoder", gap, seeds, 0.05, reason)
+    start = theory.Start(0.3, 0.3, 0.5, 0.5)
+    *_, prior = theory.run_softmax(
+        3, gamma=0.1, start=start, seeds=50, batch=32, steps=800, seed=int(rng.integers(2**31))
+    )
+    flow = theory.coadapted_trajectory(
+        [800.0], model=theory.ReadingModel.of_variance(1 / 3, decoder_rate=0.02, posterior_rate=0.02), gamma=0.1,
+        std_rates=(0.02, 0.02), decoder="softmax", start=start,
+    )  # fmt: skip
+    gap = np.abs(prior.mean() / flow.prior_var[0] - 1)
+    book.simulated("sigma_p^2 of seeds on minibatches, three answers", gap, 50, 0.05, "50 seeds on minibatches of 32")
     swing = theory.edge_of_stability(unit, 0.1)[0] / theory.coadapted_asymptotics(unit, 0.1).snr - 1
     book.departs("rho where plain steps end the growth", swing, "relative", "eta_w k P = 2, linear decoder, gamma 0.1")
     return book.evidence()

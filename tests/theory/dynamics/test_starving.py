@@ -159,7 +159,7 @@ def test_sampled_minibatches_for_long(decoder) -> None:
         ),
         (
             lambda: theory.protecting_weight(MODELS["logistic"], 1.0, decoder="tree"),
-            r"decoder: expected one of linear, logistic, received 'tree'",
+            r"decoder: expected one of linear, logistic, softmax, received 'tree'",
         ),
         (
             lambda: theory.protecting_weight(MODELS["logistic"], 60.0, 5.0, decoder="logistic"),

@@ -323,7 +323,10 @@ def test_mixture_maps_and_ranges_agree():
         (lambda: SaturatingGame([1.0], [1.0], 0.0), "^saturation: expected numbers above 0"),
         (lambda: SaturatingGame([1.0], [1.0], 1.0, absorption=1.5), "^absorption: expected a number from 0 to 1"),
         (lambda: saturating_equilibrium(GROWING_EXAMPLE, -1.0), "^gamma: expected numbers of at least 0"),
-        (lambda: saturating_error_map(1.0, [1.0]), r"^force_ratios: expected vectors, received shapes \(\)"),
+        (
+            lambda: saturating_error_map(1.0, [1.0]),
+            r"^force_ratios, gammas: expected vectors, received shapes \(\) and \(1,\)",
+        ),
         (lambda: saturating_spread(1.0, 1.0, 1.0, 0.0), "^gamma: expected numbers above 0"),
         (lambda: saturating_spread(1.0, 1.0, 1.0, 1.0, spread_curvature="x"), "^spread_curvature: expected one of"),
         (lambda: valid_range([1.0], quantity="x"), "^quantity: expected one of contamination, spread, leaked_nats"),
@@ -340,7 +343,7 @@ def test_mixture_maps_and_ranges_agree():
         (lambda: MixtureGame([1.0], [1.0], -1.0), "^separation: expected numbers of at least 0"),
         (lambda: MixtureGame([1.0], [1.0], 1.0, 1.5), "^component_weight: expected numbers from 0 to 1"),
         (lambda: MixtureGame([1.0], [1.0], 1.0, prior_std=0.0), "^prior_std: expected numbers above 0"),
-        (lambda: mixture_error_map(1.0, [0.5]), "^separations: expected vectors"),
+        (lambda: mixture_error_map(1.0, [0.5]), "^separations, component_weights: expected vectors"),
         (lambda: mixture_equilibrium(MixtureGame([1.0], [1.0], 1.0), np.nan), "^gamma: expected finite numbers"),
     ],
 )
