@@ -282,7 +282,7 @@ METHODS: dict[str, dict[str, object]] = {
     "frozen vision": {"model.freeze_vision": True},
     "LoRA, rank 16": {"model.freeze_vision": True, "model.lora_rank": 16},
 }
-PICTURE_TOKENS = 512  # of one image; the estimate allows for two
+IMAGE_TOKENS = 512  # of one image; the estimate allows for two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,7 @@ def memory_rows(batch: int = 1) -> list[MemoryRow]:
                         "model.base": base,
                         "model.dtype": "bfloat16",
                         "model.lora_rank": 0,
-                        "data.max_pixels": PICTURE_TOKENS * MERGED**2,
+                        "data.max_pixels": IMAGE_TOKENS * MERGED**2,
                         "data.min_pixels": None,
                         "train.batch_size": batch,
                         "train.gradient_checkpointing": again,
