@@ -21,7 +21,7 @@ import numpy as np
 
 from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic import correspondence, objects, paintings, puzzles, scenes
-from amvl_model.data.synthetic.canvas import Task
+from amvl_model.data.synthetic.canvas import Drawing, Task
 
 SPLITS: Final = ("train", "val", "test")
 DEFAULT_DIFFICULTY: Final = 0.25
@@ -81,6 +81,22 @@ def noisy_answer(clean: int, options: int, label_noise: float, rng: np.random.Ge
     flipped = float(rng.random()) < label_noise
     shift = int(rng.integers(1, options))
     return (clean + shift) % options if flipped else clean
+
+
+def blink_record(name: str, task: str, drawing: Drawing, answer: int) -> dict[str, Any]:
+    """A drawn question, its answer given by index, as a record of BLINK's schema."""
+    images = [*drawing.images, None, None, None][:4]
+    choices = list(drawing.choices)
+    return {
+        "idx": name,
+        "question": drawing.question,
+        "sub_task": task,
+        **{f"image_{i + 1}": image for i, image in enumerate(images)},
+        "choices": choices,
+        "answer": option_letter(answer),
+        "prompt": format_prompt(drawing.question, choices),
+        "explanation": drawing.explanation,
+    }
 
 
 def _check(task: str, split: str, seed: int, index: int, difficulty: float, label_noise: float) -> None:
@@ -157,18 +173,7 @@ def synthetic_blink(
     given = (
         noisy_answer(clean, spec.options, label_noise, _stream(task, split, seed, index, 1)) if label_noise else clean
     )
-    images = [*drawing.images, None, None, None][:4]
-    choices = list(drawing.choices)
-    return {
-        "idx": f"{split}_{task}_{index}",
-        "question": drawing.question,
-        "sub_task": task,
-        **{f"image_{i + 1}": image for i, image in enumerate(images)},
-        "choices": choices,
-        "answer": option_letter(given),
-        "prompt": format_prompt(drawing.question, choices),
-        "explanation": drawing.explanation,
-    }
+    return blink_record(f"{split}_{task}_{index}", task, drawing, given)
 
 
 def synthetic_question(

@@ -108,7 +108,7 @@ def test_our_description_of_their_reader_is_their_reader() -> None:
     from tests.model.evaluation.reply_forms import load_forms
 
     tables = (value for name, value in vars(forms).items() if name.isupper() and isinstance(value, list))
-    cases = [(row[0], row[1]) for table in tables for row in table]
+    cases = [(row[0], row[1]) for table in tables for row in table if isinstance(row, tuple)]
     cases += [(form.reply, form.choices) for form in load_forms()]
     assert len(cases) > 2_500
     for reply, choices in cases:

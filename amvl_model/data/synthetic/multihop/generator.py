@@ -21,8 +21,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter, question_from_blink
-from amvl_model.data.synthetic.generator import SPLITS, TaskCycle, check_count, check_name, check_unit, noisy_answer
+from amvl_model.data.schema import VisualQuestion, option_letter, question_from_blink
+from amvl_model.data.synthetic.canvas import Drawing
+from amvl_model.data.synthetic.generator import (
+    SPLITS,
+    TaskCycle,
+    blink_record,
+    check_count,
+    check_name,
+    check_unit,
+    noisy_answer,
+)
 from amvl_model.data.synthetic.multihop import bars, cells, dots, grid
 from amvl_model.data.synthetic.multihop.spec import (
     COLOUR_NAMES,
@@ -216,16 +225,11 @@ def multihop_record(
     given = (
         noisy_answer(clean, objects, label_noise, _stream(task, split, seed, index, _NOISE)) if label_noise else clean
     )
-    return {
-        "idx": f"{split}_{task}_{index}",
-        "question": walk.question,
-        "sub_task": task,
-        **{f"image_{i + 1}": image.copy() for i, image in enumerate(scene.images)},
-        **{f"image_{i + 1}": None for i in range(len(scene.images), 4)},
-        "choices": choices,
-        "answer": option_letter(given),
-        "prompt": " ".join([format_prompt(walk.question, choices) if listed else walk.question] * repeats),
-        "explanation": scene.facts,
+    images = tuple(image.copy() for image in scene.images)
+    drawing = Drawing(images=images, question=walk.question, choices=tuple(choices), explanation=scene.facts)
+    record = blink_record(f"{split}_{task}_{index}", task, drawing, given)
+    return record | {
+        "prompt": " ".join([record["prompt"] if listed else walk.question] * repeats),
         "hops": count,
         "objects": objects,
         "chain": chain,
