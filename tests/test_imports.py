@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Container
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -115,6 +116,23 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def sources(package: str) -> list[Path]:
     return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+MORE_THAN_EIGHT = {
+    "amvl_model/commands": "a file a command",
+    "amvl_model/models": "user code and saved notebooks import its paths",
+    "amvl_model/studies/laboratory": "the main job's parts",
+    "amvl_theory/theorems": "a file a statement",
+}
+"""Folders with more than eight modules, and why."""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_has_at_most_eight_modules_where_no_reason_is_given(package: str) -> None:
+    count = Counter(
+        f.parent.relative_to(REPOSITORY).as_posix() for f in sources(package) if not f.stem.startswith("__")
+    )
+    assert {name for name in count if count[name] > 8} == {name for name in MORE_THAN_EIGHT if name.startswith(package)}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
