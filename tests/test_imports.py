@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Container
@@ -101,6 +102,17 @@ def test_a_sub_package_imports_only_from_those_below_it(package: str) -> None:
             other = target.split(".")
             if other[0] == package and len(other) > 1:
                 assert layers.index(other[1]) <= layers.index(parts[1]), f"{name} imports upwards: {target}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_tree_of_the_readme_lists_every_sub_package_in_the_order_of_the_layers(package: str) -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition(f"\n{package}/")[2]
+    lines = re.findall(r"(?m)^[├└]── ((?:\w+[./\w]*(?:, )?)+)", text.partition("\namvl_")[0])
+    names = [name.split(".")[0].strip("/") for line in lines for name in line.split(", ")]
+    folders = {f.parent.name for f in (REPOSITORY / package).glob("*/__init__.py")}
+    assert folders <= set(names), f"README's tree lacks {sorted(folders - set(names))}"
+    listed = [name for name in names if name in LAYERS[package]]
+    assert listed == [name for name in LAYERS[package] if name in listed]
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
