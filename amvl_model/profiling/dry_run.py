@@ -89,12 +89,12 @@ def plan(config: RunConfig, *, processes: int = 1) -> Plan:
     return Plan(ready=not problems, problems=tuple(problems), report=report)
 
 
-def write_plan(found: Plan, out: Path) -> list[Path]:
+def write_plan(planned: Plan, out: Path) -> list[Path]:
     """Write plan.json and plan.txt to a folder; returns both."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "plan.json", out / "plan.txt"]
-    files[0].write_text(json.dumps(found.to_dict(), indent=2) + "\n")
-    files[1].write_text(found.text() + "\n")
+    files[0].write_text(json.dumps(planned.to_dict(), indent=2) + "\n")
+    files[1].write_text(planned.text() + "\n")
     return files
 
 
