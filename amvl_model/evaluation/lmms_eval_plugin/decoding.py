@@ -146,7 +146,7 @@ class Answerer:
         self.model, self.processor, self.settings = model, processor, settings
         if hasattr(model, "pauses"):
             raise ValueError(
-                "expected an AMVL checkpoint or a plain backbone, got a baseline (sft or pause), which has no generate; "
+                "expected an AMVL checkpoint or a plain backbone, got a baseline (sft or pause), whose replies read no latents; "
                 "evaluate it with `amvl evaluate`"
             )
         if not isinstance(self.scorer, LatentScorer) and settings.latents != "prior_mean":
