@@ -178,14 +178,14 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-def verdicts(cell: Cell, found: dict[str, float]) -> dict[str, bool]:
+def verdicts(cell: Cell, measured: dict[str, float]) -> dict[str, bool]:
     """What the repository aims at, and whether this cell meets it."""
     limit = SFT_FACTOR
     if cell.checkpointing:
         limit = token_ratio(cell.length, cell.answer, cell.latents) + RATIO_MARGIN
     return {
-        f"sft/trl at most {TRL_FACTOR}": found["sft_over_trl"] <= TRL_FACTOR,
-        f"amvl/sft at most {limit:.3f}": found["amvl_over_sft"] <= limit,
+        f"sft/trl at most {TRL_FACTOR}": measured["sft_over_trl"] <= TRL_FACTOR,
+        f"amvl/sft at most {limit:.3f}": measured["amvl_over_sft"] <= limit,
     }
 
 
@@ -205,10 +205,10 @@ def main(options: Options) -> None:
                 continue
             began = time.monotonic()
             seconds = measure(cell, options.rounds)
-            found = ratios(seconds)
-            outcome = verdicts(cell, found)
+            measured = ratios(seconds)
+            outcome = verdicts(cell, measured)
             metrics = {f"step_cpu_seconds.{key}": Metric(statistics.median(v), "s") for key, v in seconds.items()}
-            metrics |= {key: Metric(value, "1") for key, value in found.items()}
+            metrics |= {key: Metric(value, "1") for key, value in measured.items()}
             write_result(
                 target,
                 study="throughput_trl",
@@ -222,7 +222,7 @@ def main(options: Options) -> None:
                 overwrite=options.overwrite,
             )
             medians = ", ".join(f"{key} {statistics.median(v):.2f} s" for key, v in seconds.items())
-            print(f"{name}: {medians}; " + "; ".join(f"{key}: {value:.3f}" for key, value in found.items()), outcome)
+            print(f"{name}: {medians}; " + "; ".join(f"{key}: {value:.3f}" for key, value in measured.items()), outcome)
 
 
 def version_of(package: str) -> str:

@@ -58,7 +58,7 @@ class Options:
     device: Literal["cpu", "cuda"] | None = None  # None: cuda if available
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16 on a GPU, float32 on the CPU
     optimizer: Literal["adamw", "sgd"] = "adamw"  # optimiser of the training steps
-    pictures: bool = False  # three quarters of x are an image; default: text
+    images: bool = False  # three quarters of x are an image; default: text
     threads: int = 0  # CPU threads; 0: one per core
     only: tuple[Literal[KINDS], ...] = KINDS  # kinds of cells
     check: bool = False  # the same as --only gradients
@@ -85,7 +85,7 @@ def cells_of(options: Options) -> list[Cell]:
         "device": options.device,
         "dtype": options.dtype,
         "optimizer": options.optimizer,
-        "pictures": options.pictures,
+        "images": options.images,
         "threads": options.threads,
     }
     train = training_cells(
@@ -119,7 +119,7 @@ def cells_of(options: Options) -> list[Cell]:
             answer=answer,
             latents=latents,
             checkpointing=checkpointing,
-            pictures=options.pictures,
+            images=options.images,
             **on_cpu,
         )
         for length, answer, latents, checkpointing in grid_points

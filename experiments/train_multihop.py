@@ -8,7 +8,7 @@ python experiments/train_multihop.py --out results/multihop/sft --base results/m
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -74,19 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
             processor = AMVLProcessor.from_pretrained(options.base)
         install_attention(model)
         model = deepened(model, options.deepen) if options.deepen else model
-    recipe = MultihopRecipe(
-        task=options.task,
-        hops=hops,
-        objects=options.objects,
-        colours=options.objects,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        reading_weight=options.reading_weight,
-        freeze_vision=options.freeze_vision,
-        seed=options.seed,
-        eval_every=options.eval_every,
-        eval_size=options.eval_size,
-    )
+    shared = [field.name for field in fields(MultihopRecipe) if hasattr(options, field.name)]
+    settings = {name: getattr(options, name) for name in shared}
+    recipe = MultihopRecipe(**settings | {"hops": hops, "colours": options.objects})
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "curve.csv").unlink(missing_ok=True)
     train_multihop(model, processor, recipe, options.out / "curve.csv")

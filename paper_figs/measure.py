@@ -66,8 +66,8 @@ def measure(checkpoint: str, out: Path, *, overwrite: bool = False) -> Path:
     began = time.perf_counter()
     model, processor = load_checkpoint(ASSETS / checkpoint)
     data = {"split": SETTINGS["split"], "seed": SETTINGS["data_seed"], "difficulty": SETTINGS["difficulty"]}
-    asked = [synthetic_question(task, index=0, **data) for task in TASKS]
-    relevance = measure_relevance(model, processor, asked, steps=16)
+    questions = [synthetic_question(task, index=0, **data) for task in TASKS]
+    relevance = measure_relevance(model, processor, questions, steps=16)
     many = SyntheticBlink(size=112, **data)[:]
     stability = measure_stability(model, processor, many, samples=4)
     slots = [name for name in relevance.maps[0].targets if name.startswith("slot ")]
@@ -94,34 +94,34 @@ def measure(checkpoint: str, out: Path, *, overwrite: bool = False) -> Path:
 
 
 def _metrics(relevance: Any, stability: Any) -> dict[str, Metric]:
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for target, parts in relevance.parts.items():
         for name, value in parts.items():
-            found[f"relevance.{target}.{name}"] = Metric(value.mean, "nats", value.low, value.high, value.n)
+            metrics[f"relevance.{target}.{name}"] = Metric(value.mean, "nats", value.low, value.high, value.n)
     for kind, value in stability.off_diagonal.items():
         if value is not None:
-            found[f"off_diagonal.{kind}"] = Metric(value.mean, "1", value.low, value.high, value.n)
+            metrics[f"off_diagonal.{kind}"] = Metric(value.mean, "1", value.low, value.high, value.n)
     for temperature, columns in stability.sampling.items():
         value, name = columns["answer_agreement"], f"sampled.temperature_{temperature}.answer_agreement"
-        found[name] = Metric(value.mean, "fraction", value.low, value.high, value.n)
+        metrics[name] = Metric(value.mean, "fraction", value.low, value.high, value.n)
     units = {"prior_shift": "prior std", "prior_cosine": "1", "answer_agreement": "fraction"}
     for name, columns in stability.perturbations.items():
         for figure, unit in units.items():
             value = (columns or {}).get(figure)
             if value is not None:
-                found[f"perturbed.{name}.{figure}"] = Metric(value.mean, unit, value.low, value.high, value.n)
-    return found
+                metrics[f"perturbed.{name}.{figure}"] = Metric(value.mean, unit, value.low, value.high, value.n)
+    return metrics
 
 
-def _map(found: Any, slots: list[str]) -> dict[str, Any]:
-    rows = [found.targets.index(name) for name in slots]
+def _map(relevance: Any, slots: list[str]) -> dict[str, Any]:
+    rows = [relevance.targets.index(name) for name in slots]
     return {
         "index": 0,
-        "images": [[[[_round(v) for v in line] for line in image[row]] for row in rows] for image in found.images],
-        "tokens": list(found.tokens),
-        "text": [[_round(v) for v in found.text[row]] for row in rows],
-        "totals": [_round(found.totals[row]) for row in rows],
-        "residuals": [_round(found.residuals[row]) for row in rows],
+        "images": [[[[_round(v) for v in line] for line in image[row]] for row in rows] for image in relevance.images],
+        "tokens": list(relevance.tokens),
+        "text": [[_round(v) for v in relevance.text[row]] for row in rows],
+        "totals": [_round(relevance.totals[row]) for row in rows],
+        "residuals": [_round(relevance.residuals[row]) for row in rows],
     }
 
 
@@ -137,10 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
     page.add_argument("--checkpoint", nargs="+", choices=CHECKPOINTS, default=list(CHECKPOINTS), help="default: both")
     page.add_argument("--out", type=Path, default=PROJECT_ROOT / "results", help="folder of the results")
     page.add_argument("--overwrite", action="store_true", help="replace results that are there")
-    asked = page.parse_args(arguments)
-    for name in asked.checkpoint:
+    options = page.parse_args(arguments)
+    for name in options.checkpoint:
         try:
-            print(measure(name, asked.out, overwrite=asked.overwrite))
+            print(measure(name, options.out, overwrite=options.overwrite))
         except FileExistsError as error:
             print(f"measure: {error}", file=sys.stderr)
             return 2
@@ -153,12 +153,12 @@ def shipped(sources: Sources) -> list[Result]:
     Raises:
         ResultError: if a file is unreadable.
     """
-    found = {result.cell: result for result in sources.study(STUDY, COMMAND, cells=CHECKPOINTS)}
-    for name, result in found.items():
+    results = {result.cell: result for result in sources.study(STUDY, COMMAND, cells=CHECKPOINTS)}
+    for name, result in results.items():
         sources.file(ASSETS / name / "model.safetensors", kind="shipped checkpoint")
         if result.extra["weights_sha256"] != weights_hash(name):
             sources.lacks(f"results/{STUDY}/{name} of the weights that are shipped now", f"{COMMAND} --overwrite")
-    return [found[name] for name in CHECKPOINTS if name in found]
+    return [results[name] for name in CHECKPOINTS if name in results]
 
 
 def label(result: Result) -> str:

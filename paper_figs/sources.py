@@ -90,16 +90,16 @@ class Sources:
             ResultError: if a file is damaged, is not a result, or has other settings than its declared cell.
         """
         try:
-            found = read_study(self.results / name)
+            stored = read_study(self.results / name)
         except FileNotFoundError:
             for each in [f"{name}/{cell}" for cell in cells] if cells and name not in STUDIES else [name]:
                 self.lacks(f"results/{each}", command)
             return []
-        found = [result for result in found if cells is None or result.cell in cells]
-        for result in found:
+        stored = [result for result in stored if cells is None or result.cell in cells]
+        for result in stored:
             self._read(self.results / name / result.cell / f"seed{result.seed}.json", result, command)
-        self._record_missing(name, found, cells, command)
-        return found
+        self._record_missing(name, stored, cells, command)
+        return stored
 
     def merged(self, name: str) -> list[Result]:
         """All results of a declared study by its own cells' names; where a cell has none, those of its stand-in
@@ -121,11 +121,11 @@ class Sources:
                 self.lacks(f"{lacking} of {len(study.seeds)} runs of results/{other}/{source}", command(other))
         return [*own, *(replace(result, cell=cell) for cell, result in borrowed)]
 
-    def _record_missing(self, name: str, found: Sequence[Result], cells: Sequence[str] | None, command: str) -> None:
+    def _record_missing(self, name: str, stored: Sequence[Result], cells: Sequence[str] | None, command: str) -> None:
         study = STUDIES.get(name)
         declared = cells if cells is not None else tuple(study.cells) if study is not None else ()
         seeds = study.seeds if study is not None else ()
-        there = {(result.cell, result.seed) for result in found}
+        there = {(result.cell, result.seed) for result in stored}
         wanted = [(cell, seed) for cell in declared for seed in (seeds or (0,))]
         undone = [pair for pair in wanted if pair not in there]
         if undone:
@@ -225,17 +225,17 @@ def file_commits(root: Path = PROJECT_ROOT) -> dict[str, str | None]:
     status = _git(root, "status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
     if log is None or status is None:
         return {}
-    found: dict[str, str | None] = {}
+    commits: dict[str, str | None] = {}
     commit = ""
     for line in log.splitlines():
         if line.startswith("@"):
             commit = line[1:]
         elif line:
-            found.setdefault(line.strip('"'), commit)
+            commits.setdefault(line.strip('"'), commit)
     for entry in status.split("\0"):
         if entry:
-            found[entry[3:]] = None
-    return found
+            commits[entry[3:]] = None
+    return commits
 
 
 def relative(path: Path, root: Path) -> str:

@@ -37,26 +37,26 @@ def problems(figure: Figure) -> list[str]:
     renderer = canvas.get_renderer()
     texts = list(dict.fromkeys(_texts(figure)))
     shown = [t for t in texts if t.get_visible() and t.get_text().strip() and t.get_alpha() != 0]
-    found = [
+    remarks = [
         f"{_short(text)} has {size:g} pt, less than {SMALLEST:g}"
         for text, size in ((t, float(t.get_fontsize())) for t in shown)
         if size < SMALLEST - 1e-6
     ]
     if not shown:
-        return found
+        return remarks
     boxes = np.array([t.get_window_extent(renderer).extents for t in shown])
     wide, high = figure.bbox.width, figure.bbox.height
     for text, (left, low, right, top) in zip(shown, boxes, strict=True):
         if left < -1 or low < -1 or right > wide + 1 or top > high + 1:
-            found.append(f"{_short(text)} lies partly outside the figure")
+            remarks.append(f"{_short(text)} lies partly outside the figure")
     slack = 0.01 * figure.dpi
     left, low, right, top = boxes.T
     across = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
     along = np.minimum(top[:, None], top) - np.maximum(low[:, None], low)
     for i, j in np.argwhere((across > slack) & (along > slack)):
         if i < j:
-            found.append(f"{_short(shown[i])} overlaps {_short(shown[j])}")
-    return found
+            remarks.append(f"{_short(shown[i])} overlaps {_short(shown[j])}")
+    return remarks
 
 
 def _texts(figure: Figure) -> Iterator[Text]:

@@ -74,9 +74,11 @@ def prepare(out: Path) -> None:
 
 def train(out: Path, checkout: Path) -> None:
     """Some steps of Coconut's own forward pass and loss, its checkpoint, and its figures."""
-    sys.path.insert(0, str(checkout))
+    sys.path[:0] = [str(checkout), str(Path(__file__).resolve().parents[1])]
     from coconut import Coconut  # type: ignore[import-not-found]
     from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.peer_fixture import some_steps, write_reference
 
     given = json.loads((out / "tokens.json").read_text())
     marks, questions = given["marks"], given["questions"]
@@ -86,7 +88,6 @@ def train(out: Path, checkout: Path) -> None:
     # a wide initialisation, so that a few steps of a tiny model already use what stands in the context
     language_model = GPT2LMHeadModel(GPT2Config(vocab_size=marks["vocab"], initializer_range=0.2, **sizes, **drop))
     model = Coconut(language_model, marks["latent"], marks["start"], marks["end"], marks["eos"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
     def forward(question: dict, option: int):  # type: ignore[no-untyped-def, type-arg]
         ids = torch.tensor([question["query"] + question["options"][option]])
@@ -95,27 +96,9 @@ def train(out: Path, checkout: Path) -> None:
         positions = torch.arange(ids.shape[1])[None]
         return ids, model(ids, torch.ones_like(ids), labels, positions)
 
-    losses = []
-    for step in range(STEPS):
-        question = questions[step % len(questions)]
-        _, output = forward(question, question["answer"])
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(output.loss.detach()))
+    losses = some_steps(questions, forward, model.parameters(), steps=STEPS, rate=3e-3)
     torch.save(model.state_dict(), out / "checkpoint_1")
-    reference = []
-    with torch.no_grad():
-        for question in questions:
-            size, scores = len(question["query"]), []
-            for option in range(len(question["options"])):
-                ids, output = forward(question, option)
-                log_probs = output.logits[0, size - 1 : -1].log_softmax(-1)
-                scores.append(float(log_probs.gather(1, ids[0, size:, None]).sum()))
-            thoughts = output.inputs_embeds[0, size - 1 - LATENTS : size - 1]
-            reference.append({"log_probs": scores, "thoughts": thoughts.tolist()})
-    (out / "reference.json").write_text(json.dumps({"losses": losses, "questions": reference}) + "\n")
-    print(f"loss {losses[0]:.3f} -> {sum(losses[-12:]) / 12:.3f}")
+    write_reference(out, questions, forward, losses, options="options", latents=LATENTS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ code is here. The result is committed as tests/model/diagnostics/peers/mirage.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,15 @@ def prepare(out: Path) -> None:
 
 def train(out: Path) -> None:
     """Some steps of stage 2, the folder that save_pretrained writes, and the figures of Mirage's own forward pass."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from tests.peer_fixture import some_steps, write_reference
 
     stored = torch.load(out / "tokens.pt", weights_only=True)
     torch.manual_seed(0)
     # a wide initialisation, so that a few steps of a tiny model already use what stands in the context
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**stored["config"], initializer_range=0.15))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def forward(question: dict[str, Any], option: int) -> tuple[Any, Any]:
         ids = torch.cat([question["query"], question["replies"][option]])[None]
@@ -92,27 +93,9 @@ def train(out: Path) -> None:
         images = {name: question[name] for name in ("pixel_values", "image_grid_thw")}
         return ids, model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, **images)
 
-    losses = []
-    for step in range(STEPS):
-        question = stored["questions"][step % len(stored["questions"])]
-        loss = forward(question, question["answer"])[1].loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+    losses = some_steps(stored["questions"], forward, model.parameters(), steps=STEPS, rate=1e-3)
     model.save_pretrained(out / "checkpoint")
-    reference = []
-    with torch.no_grad():
-        for question in stored["questions"]:
-            size, scores = len(question["query"]), []
-            for option in range(len(question["replies"])):
-                ids, output = forward(question, option)
-                log_probs = output.logits[0, size - 1 : -1].float().log_softmax(-1)
-                scores.append(float(log_probs.gather(1, ids[0, size:, None]).sum()))
-            thoughts = output.inputs_embeds[0, size - 1 - LATENTS : size - 1]
-            reference.append({"log_probs": scores, "thoughts": thoughts.tolist()})
-    (out / "reference.json").write_text(json.dumps({"losses": losses, "questions": reference}) + "\n")
-    print(f"loss {losses[0]:.3f} -> {sum(losses[-6:]) / 6:.3f}")
+    write_reference(out, stored["questions"], forward, losses, options="replies", latents=LATENTS)
 
 
 if __name__ == "__main__":

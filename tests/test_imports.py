@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Container
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -77,7 +79,7 @@ def imported(file: Path, known: Container[str]) -> set[str]:
 def imports() -> dict[str, set[str]]:
     """Every module of the project, except tests, with the modules of the project that it imports."""
     files = {module_name(f): f for root in (*LAYERS, *ABOVE[:-1]) for f in (REPOSITORY / root).rglob("*.py")}
-    return {name: (imported(file, files) & set(files)) - {name} for name, file in files.items()}
+    return {name: imported(file, files) & set(files) for name, file in files.items()}
 
 
 def test_the_two_packages_never_import_each_other_nor_what_is_built_on_them() -> None:
@@ -102,6 +104,17 @@ def test_a_sub_package_imports_only_from_those_below_it(package: str) -> None:
                 assert layers.index(other[1]) <= layers.index(parts[1]), f"{name} imports upwards: {target}"
 
 
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_tree_of_the_readme_lists_every_sub_package_in_the_order_of_the_layers(package: str) -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition(f"\n{package}/")[2]
+    lines = re.findall(r"(?m)^[├└]── ((?:\w+[./\w]*(?:, )?)+)", text.partition("\namvl_")[0])
+    names = [name.split(".")[0].strip("/") for line in lines for name in line.split(", ")]
+    folders = {f.parent.name for f in (REPOSITORY / package).glob("*/__init__.py")}
+    assert folders <= set(names), f"README's tree lacks {sorted(folders - set(names))}"
+    listed = [name for name in names if name in LAYERS[package]]
+    assert listed == [name for name in LAYERS[package] if name in listed]
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     edges = {name: {t for t in targets if t.split(".")[0] == name.split(".")[0]} for name, targets in imports().items()}
     edges = {
@@ -117,6 +130,23 @@ def sources(package: str) -> list[Path]:
     return sorted((REPOSITORY / package).rglob("*.py"))
 
 
+MORE_THAN_EIGHT = {
+    "amvl_model/commands": "a file a command",
+    "amvl_model/models": "user code and saved notebooks import its paths",
+    "amvl_model/studies/laboratory": "the main job's parts",
+    "amvl_theory/theorems": "a file a statement",
+}
+"""Folders with more than eight modules, and why."""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_has_at_most_eight_modules_where_no_reason_is_given(package: str) -> None:
+    count = Counter(
+        f.parent.relative_to(REPOSITORY).as_posix() for f in sources(package) if not f.stem.startswith("__")
+    )
+    assert {name for name in count if count[name] > 8} == {name for name in MORE_THAN_EIGHT if name.startswith(package)}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_folder_with_code_is_a_package_so_that_the_wheel_contains_it(package: str) -> None:
     for folder in {file.parent for file in sources(package)}:
@@ -124,11 +154,13 @@ def test_every_folder_with_code_is_a_package_so_that_the_wheel_contains_it(packa
 
 
 def light_modules() -> list[str]:
-    """Modules that have to do without torch: configuration, commands, all of the data but the processor."""
+    """Modules that have to do without torch: configuration, commands, all of the data but the processor, what reads results."""
     light = ("amvl_model", "amvl_model.config.schema", "amvl_model.cli", "amvl_model.profiling.doctor")
     data = [module_name(file) for file in sources("amvl_model/data") if file.stem != "processing"]
     commands = [module_name(file) for file in sources("amvl_model/commands")]
-    return [*light, "amvl_model.profiling.footprint", *commands, *data]
+    plugins = [f"amvl_model.evaluation.{name}_plugin.samples" for name in ("lmms_eval", "vlmevalkit")]
+    readers = ["amvl_model.studies.runner", "paper_figs.measure", "paper_figs.sources", *plugins]
+    return [*light, "amvl_model.profiling.footprint", *commands, *data, *readers]
 
 
 def test_package_config_and_data_import_neither_torch_nor_transformers(python: Python) -> None:

@@ -156,15 +156,15 @@ def readable(
         yield question
 
 
-def _note(skipped: list[Skipped], entry: Skipped, asked: int, max_share: float, error: Exception) -> None:
+def _note(skipped: list[Skipped], entry: Skipped, requested: int, max_share: float, error: Exception) -> None:
     """Add an unreadable question to the list and the log; raises when there are too many."""
     skipped.append(entry)
     _LOG.warning("skipped question %d of %s: %s", entry.index, entry.source, entry.reason)
-    allowed = max(1, math.floor(max_share * asked)) if max_share > 0 else 0
+    allowed = max(1, math.floor(max_share * requested)) if max_share > 0 else 0
     if len(skipped) > allowed:
         listed = "\n".join(f"  {one.source} {one.index}: {one.reason}" for one in skipped[:10])
         raise ValueError(
-            f"{len(skipped)} questions of {asked} could not be read; expected at most {allowed} ({max_share:.2%}, at "
+            f"{len(skipped)} questions of {requested} could not be read; expected at most {allowed} ({max_share:.2%}, at "
             f"least one); repair the data or raise max_skipped_share. The first:\n{listed}"
         ) from error
 

@@ -89,12 +89,12 @@ def plan(config: RunConfig, *, processes: int = 1) -> Plan:
     return Plan(ready=not problems, problems=tuple(problems), report=report)
 
 
-def write_plan(found: Plan, out: Path) -> list[Path]:
+def write_plan(planned: Plan, out: Path) -> list[Path]:
     """Write plan.json and plan.txt to a folder; returns both."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "plan.json", out / "plan.txt"]
-    files[0].write_text(json.dumps(found.to_dict(), indent=2) + "\n")
-    files[1].write_text(found.text() + "\n")
+    files[0].write_text(json.dumps(planned.to_dict(), indent=2) + "\n")
+    files[1].write_text(planned.text() + "\n")
     return files
 
 
@@ -170,8 +170,8 @@ def _layouts(
             {
                 "source": name,
                 "id": question.id,
-                "pictures": [list(image.size) for image in question.images],
-                "picture_tokens": ids.count(processor.image_token_id),
+                "images": [list(image.size) for image in question.images],
+                "image_tokens": ids.count(processor.image_token_id),
                 "query_tokens": n,
                 "answer_tokens": answer,
                 "query_ends": processor.tokenizer.decode(ids[-6:]),
@@ -269,7 +269,7 @@ def _row_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         first = " | ".join(f"{a}..{b - 1}" if b > a else "-" for a, b in row["first_pass"].values())
         second = " | ".join(f"{a}..{b - 1}" if b > a else "-" for a, b in row["second_pass"].values())
-        lines.append(f"  {row['source']}, {row['id']}: {first} [{row['picture_tokens']}]      {second}")
+        lines.append(f"  {row['source']}, {row['id']}: {first} [{row['image_tokens']}]      {second}")
     return [*lines, f"  x ends in {rows[0]['query_ends']!r}; the latents open the assistant's turn"]
 
 

@@ -242,18 +242,18 @@ def footprint(config: RunConfig) -> Footprint | None:
     batch = config.train.batch_size
     again = config.train.gradient_checkpointing
     at_work = _layer_kept(shape.hidden, shape.intermediate) if again else 0
-    kept = batch * tokens * size * (kept_per_token(shape, checkpointing=again) + at_work)
+    saved = batch * tokens * size * (kept_per_token(shape, checkpointing=again) + at_work)
     if not config.model.freeze_vision:
         patches = batch * (pixels // PATCH**2)
         layer = _layer_kept(shape.vision_hidden, shape.vision_intermediate)
         in_all = shape.vision_layers * shape.vision_hidden + layer if again else shape.vision_layers * layer
-        kept += patches * size * in_all
+        saved += patches * size * in_all
     return Footprint(
         parameters=trained + frozen,
         trained=trained,
         tokens=tokens,
         states=weight * (4 * trained + frozen),
-        activations=kept,
+        activations=saved,
         logits=8 * batch * ANSWER_TOKENS * shape.vocab,
         accumulated=weight * trained if config.train.grad_accumulation > 1 else 0,
         gathered=2 * weight * (shape.vocab * shape.hidden + 2 * shape.layer_parameters),
@@ -282,7 +282,7 @@ METHODS: dict[str, dict[str, object]] = {
     "frozen vision": {"model.freeze_vision": True},
     "LoRA, rank 16": {"model.freeze_vision": True, "model.lora_rank": 16},
 }
-PICTURE_TOKENS = 512  # of one image; the estimate allows for two
+IMAGE_TOKENS = 512  # of one image; the estimate allows for two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,7 @@ def memory_rows(batch: int = 1) -> list[MemoryRow]:
                         "model.base": base,
                         "model.dtype": "bfloat16",
                         "model.lora_rank": 0,
-                        "data.max_pixels": PICTURE_TOKENS * MERGED**2,
+                        "data.max_pixels": IMAGE_TOKENS * MERGED**2,
                         "data.min_pixels": None,
                         "train.batch_size": batch,
                         "train.gradient_checkpointing": again,
@@ -332,7 +332,7 @@ def memory_rows(batch: int = 1) -> list[MemoryRow]:
                 )
                 size = footprint(config)
                 assert size is not None
-                kept = size.activations + size.logits
+                saved = size.activations + size.logits
                 total = size.total(GPU_RUNTIME)
                 rows.append(
                     MemoryRow(
@@ -341,7 +341,7 @@ def memory_rows(batch: int = 1) -> list[MemoryRow]:
                         checkpointing=again,
                         tokens=size.tokens,
                         states=size.states,
-                        activations=kept,
+                        activations=saved,
                         total=total,
                     )
                 )
@@ -351,11 +351,11 @@ def memory_rows(batch: int = 1) -> list[MemoryRow]:
 def measured_lines(results: Path) -> list[str]:
     """Peaks that `experiments/throughput.py` measured on a GPU, one line a cell; empty where there is none."""
     try:
-        found = read_study(results / "throughput")
+        measured = read_study(results / "throughput")
     except FileNotFoundError:
         return []
     lines = []
-    for result in found:
+    for result in measured:
         peak = result.metrics.get("peak_bytes.two-pass")
         if result.config.get("device") == "cuda" and peak is not None and peak.value is not None:
             lines.append(f"  {result.cell}: {peak.value / GIGABYTE:.1f} GB on {result.device}")

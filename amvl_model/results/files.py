@@ -34,6 +34,8 @@ from amvl_model.results.provenance import provenance, to_jsonable, without_machi
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
 """Schema versions that are read."""
+RENAMED = {"pictures": "images"}
+"""Settings by the names that earlier versions wrote."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 
@@ -78,7 +80,7 @@ class Result:
 
     Attributes:
         study, cell, seed: which run: the cell is one setting of the study.
-        config: every setting of the run.
+        config: every setting of the run, under the names of this version (`RENAMED`).
         metrics: by name.
         wall_seconds: duration of the run in seconds; None if not measured.
         device: what it ran on, for example "cpu" or "NVIDIA H100".
@@ -231,7 +233,8 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     except (AttributeError, TypeError, ValueError) as error:
         raise ResultError(f"{source} contains an invalid metric ({error})") from error
     _check_record(source, record)
-    return Result(**{name: record[name] for name in names - {"metrics"}}, metrics=metrics)
+    config = {RENAMED.get(name, name): value for name, value in record["config"].items()}
+    return Result(**{name: record[name] for name in names - {"metrics"}} | {"config": config, "metrics": metrics})
 
 
 def read_study(folder: str | os.PathLike[str]) -> list[Result]:

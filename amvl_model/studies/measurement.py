@@ -101,10 +101,10 @@ def measure(
     few = _spread(held_out, settings.leakage_questions)
     contamination = contamination_report(model, processor, few, **drawn)
     memorised = None
-    asked = () if training is None else _spread(training, settings.leakage_questions)
+    trained = () if training is None else _spread(training, settings.leakage_questions)
     # open questions (the paper's training sets) have no options to tell apart
-    if choice_questions := [place for place, question in enumerate(asked) if _is_choice(question, processor)]:
-        memorised = contamination_report(model, processor, ChosenQuestions(asked, choice_questions), **drawn)
+    if choice_questions := [place for place, question in enumerate(trained) if _is_choice(question, processor)]:
+        memorised = contamination_report(model, processor, ChosenQuestions(trained, choice_questions), **drawn)
     interventions = intervention_report(model, processor, held_out, **drawn)
     return Measurement(evaluation, contamination, memorised, interventions, time.perf_counter() - began)
 

@@ -25,9 +25,7 @@ from typing import Any
 
 from amvl_model.config import RunConfig, load_preset
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
-from amvl_model.studies import runner as submission
 from amvl_model.studies.declared import STUDIES, Study
-from amvl_model.studies.pool import worker_pool
 from amvl_model.studies.saved import checkpoint_folder, load_saved
 
 
@@ -73,9 +71,11 @@ def run_study(
         runs = {f"seed{seed}": (study.name, seed, names, out, keep) for seed, names in missing.items()}
     if cluster is not None:
         logs = out / study.name / "jobs"
-        wrong = submission.submit_runs(runs, run, logs, cluster=cluster, at_once=workers, options=options)
-        submission.tell(wrong)
+        wrong = submit_runs(runs, run, logs, cluster=cluster, at_once=workers, options=options)
+        tell(wrong)
         return list(wrong)
+    from amvl_model.studies.pool import worker_pool  # imports torch, which reading results does not need
+
     failed = []
     with worker_pool(workers) as pool:
         jobs = {pool.submit(run, *arguments): name for name, arguments in runs.items()}

@@ -53,9 +53,9 @@ class PriorWarmUp(TrainerCallback, ExportableState):
         **_: Any,
     ) -> None:
         """End if the questions of every evaluation set are answered well enough."""
-        found = [value for name, value in (metrics or {}).items() if name.endswith("prior_ntp")]
-        if self.until is not None and found and max(found) <= self.until:
-            self._end(state.global_step, model, f"answer NLL {max(found):.3f} nats, at most {self.until:g} asked")
+        values = [value for name, value in (metrics or {}).items() if name.endswith("prior_ntp")]
+        if self.until is not None and values and max(values) <= self.until:
+            self._end(state.global_step, model, f"answer NLL {max(values):.3f} nats, at most {self.until:g} required")
 
     def _end(self, step: int, model: Any, why: str) -> None:
         if self.ended is None:

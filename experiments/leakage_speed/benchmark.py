@@ -158,12 +158,12 @@ def sweep_report(size: int, ours: dict[str, float], theirs: dict[str, float], ba
     }
 
 
-def agreement(points: Points, found: list[Any]) -> dict[str, float]:
+def agreement(points: Points, results: list[Any]) -> dict[str, float]:
     """How many iterations autograd took, and how far it ends from the closed form."""
-    iterated = np.concatenate([part.contamination for part in found])
+    iterated = np.concatenate([part.contamination for part in results])
     return {
-        "iterations_of_the_slowest_point": max(part.iterations for part in found),
-        "mean_iterations_per_point": sum(part.point_iterations for part in found) / iterated.size,
+        "iterations_of_the_slowest_point": max(part.iterations for part in results),
+        "mean_iterations_per_point": sum(part.point_iterations for part in results) / iterated.size,
         "largest_relative_difference": float(np.abs(iterated / sweep_contamination(*points) - 1).max()),
     }
 

@@ -91,7 +91,7 @@ def leaked(states: GameState, step: int, points: int = 241) -> float:
 
 def draw(sources: Sources) -> Drawn:
     """Three snapshots with the paths that led there, and both KLs in time."""
-    found = run()
+    fit = run()
     sources.compute(
         simulate,
         objective="amvl",
@@ -110,10 +110,10 @@ def draw(sources: Sources) -> Drawn:
     for i, phase in enumerate(PHASES):
         ax = figure.add_subplot(grid[0, i], sharex=first, sharey=first)
         first = first or ax
-        _snapshot(ax, found.recorded, int(ends[i]), int(ends[i + 1]))
+        _snapshot(ax, fit.recorded, int(ends[i]), int(ends[i + 1]))
         weights = f"β = {phase.beta:g}, γ = {phase.gamma:g}"
         ax.set_title(f"({'abc'[i]}) {phase.name}")
-        nats = leaked(found.recorded, int(ends[i + 1]))
+        nats = leaked(fit.recorded, int(ends[i + 1]))
         ax.text(0.02, 0.985, f"{weights}\nleaks {nats:.2f} of {np.log(3):.2f} nats", transform=ax.transAxes, va="top")
         ax.set_xlabel("latent mode 1 [latent units]")
         if i == 0:
@@ -122,7 +122,7 @@ def draw(sources: Sources) -> Drawn:
             ax.tick_params(labelleft=False)
     assert first is not None
     first.set(xlim=(-2.2, 4.4), ylim=(-2.1, 4.1))
-    _in_time(figure.add_subplot(grid[1, :]), found.recorded, ends)
+    _in_time(figure.add_subplot(grid[1, :]), fit.recorded, ends)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=6)
     return Drawn(figure)
 

@@ -91,9 +91,9 @@ def _curves(ax: Axes, placed: Sequence[Placed], metric: str) -> None:
 
 
 def _values(placed: Sequence[Placed], name: str, place: int, metric: str) -> np.ndarray:
-    found = [
+    results = [
         result.metrics[metric].value
         for series, at, result in placed
         if series == name and at == place and metric in result.metrics
     ]
-    return np.array([value for value in found if value is not None], dtype=float)
+    return np.array([value for value in results if value is not None], dtype=float)

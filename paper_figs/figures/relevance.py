@@ -28,25 +28,25 @@ LINE = 98
 
 def draw(sources: Sources) -> Drawn:
     """One question: its image with a map per slot and its words, per checkpoint; and both shares over all tasks."""
-    found = shipped(sources)
-    if not found:
+    results = shipped(sources)
+    if not results:
         raise NothingToDrawError
     task = SHOWN[0]
     question = synthetic_question(
         task, split=SETTINGS["split"], seed=SETTINGS["data_seed"], index=0, difficulty=SETTINGS["difficulty"]
     )
     sources.compute(synthetic_question, task=task, split="test", seed=0, index=0, difficulty=0.25)
-    figure = page(1.75 * len(found) + 2.0)
-    heights = [1.95] * len(found) + [1.9]
-    parts = figure.subfigures(len(found) + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
-    maps = [_maps(result, task) for result in found]
+    figure = page(1.75 * len(results) + 2.0)
+    heights = [1.95] * len(results) + [1.9]
+    parts = figure.subfigures(len(results) + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
+    maps = [_maps(result, task) for result in results]
     limit = max(np.abs(np.concatenate([images.ravel(), words])).max() for images, words, _ in maps) or 1.0
-    for part, result, (images, words, total) in zip(parts, found, maps, strict=False):
+    for part, result, (images, words, total) in zip(parts, results, maps, strict=False):
         tokens = result.extra["maps"][task]["tokens"]
         name = f"{label(result)}\n100 % = {total:.3g} nats"
         _checkpoint(part, name, question, images, result.extra["slots"], limit)
         _words(part.axes[-1], tokens, words, limit)
-    _shares(parts[-1], found)
+    _shares(parts[-1], results)
     return Drawn(figure)
 
 
@@ -114,10 +114,10 @@ def _words(ax: Axes, tokens: list[str], values: np.ndarray, limit: float) -> Non
     ax.axis("off")
 
 
-def _shares(part: SubFigure, found: list[Result]) -> None:
+def _shares(part: SubFigure, results: list[Result]) -> None:
     """Relevance of every slot through image and words: median over the tasks' questions, and each of them."""
-    axes = np.atleast_1d(part.subplots(1, len(found), sharey=True))
-    for ax, result in zip(axes, found, strict=True):
+    axes = np.atleast_1d(part.subplots(1, len(results), sharey=True))
+    for ax, result in zip(axes, results, strict=True):
         slots = result.extra["slots"]
         pairs = np.array([[each[s] for s in slots] for each in result.extra["parts"].values()])  # (questions, k, 2)
         for kind, (name, shown) in enumerate(zip(("image", "words"), KINDS, strict=True)):

@@ -22,15 +22,15 @@ LOWEST = 0.0
 
 def draw(sources: Sources) -> Drawn:
     """Two cosine matrices a checkpoint, and shifts with 95 % intervals over questions."""
-    found = shipped(sources)
-    if not found:
+    results = shipped(sources)
+    if not results:
         raise NothingToDrawError
     figure = page(4.6)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3), squeeze=False)[:, 0]
-    _matrices(above, found)
+    _matrices(above, results)
     left, right = below.subplots(1, 2, sharey=True)
-    _shifts(left, found, "prior_shift", "shift of the prior mean [prior std]")
-    _shifts(right, found, "answer_agreement", "questions answered as before [%]", scale=100.0)
+    _shifts(left, results, "prior_shift", "shift of the prior mean [prior std]")
+    _shifts(right, results, "answer_agreement", "questions answered as before [%]", scale=100.0)
     left.set_title("(b) how far the latents move")
     right.set_title("(c) and the answer")
     left.set_xscale("log")
@@ -40,9 +40,9 @@ def draw(sources: Sources) -> Drawn:
     return Drawn(figure)
 
 
-def _matrices(part: SubFigure, found: list[Result]) -> None:
-    axes = part.subplots(1, len(KINDS) * len(found))
-    for i, result in enumerate(found):
+def _matrices(part: SubFigure, results: list[Result]) -> None:
+    axes = part.subplots(1, len(KINDS) * len(results))
+    for i, result in enumerate(results):
         for j, (kind, name) in enumerate(KINDS):
             ax = axes[i * len(KINDS) + j]
             values = np.array(result.extra["slot_similarity"][kind])
@@ -62,8 +62,8 @@ def _matrices(part: SubFigure, found: list[Result]) -> None:
     bar.set_label("mean cosine [1]")
 
 
-def _shifts(ax: Axes, found: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
-    for i, result in enumerate(found):
+def _shifts(ax: Axes, results: list[Result], figure: str, axis_label: str, scale: float = 1.0) -> Axes:
+    for i, result in enumerate(results):
         own = METHODS["ntp+fwd" if result.cell == "tiny-forward-only" else "amvl"]
         for row, name in enumerate(PERTURBATIONS):
             metric = result.metrics.get(f"perturbed.{name}.{figure}")

@@ -91,8 +91,8 @@ def temperature(sources: Sources) -> Drawn:
     reported = sources.reported("visualpuzzles_temperature").set_index("temperature").visualpuzzles
     results = tidy(sources.merged("temperature"), settings=["eval.temperature", "objective.name"])
     results["temperature"] = results["eval.temperature"].map("{:.1f}".format)
-    found = sources.study("benchmarks", BENCHMARKS.format(name="visual-puzzles"), cells=("visual-puzzles",))
-    puzzles = over_questions(tidy(found), "likelihood: mean over questions") if found else NOT_RUN
+    recorded = sources.study("benchmarks", BENCHMARKS.format(name="visual-puzzles"), cells=("visual-puzzles",))
+    puzzles = over_questions(tidy(recorded), "likelihood: mean over questions") if recorded else NOT_RUN
     metrics: dict[Head, Metric] = {}
     for group, prefix in (("ours, as trained", ""), ("ours, shifted-50", "out_of_distribution.")):
         metrics[group, "accuracy [%]"] = Metric(f"{prefix}prior_sample.accuracy", 100.0)

@@ -50,7 +50,7 @@ def families() -> list[Family]:
     """All comparisons of the table."""
     objectives = {label: (cell, "amvl") for cell, label in LABELS.items() if cell != "amvl"}
     sizes = {cell.replace(",", ", "): (cell, "k=4,d=16") for cell in STUDIES["latents"].cells}
-    found = [
+    families = [
         Family("objective − AMVL", "objectives", objectives),
         Family("AMVL, k and d − k=4, d=16", "latents", sizes),
     ]
@@ -59,20 +59,20 @@ def families() -> list[Family]:
         ("questions", "size", "size", (300, 1500, 6000), "questions"),
     ):
         pairs = {f"{value:,} {unit}": (f"amvl,{key}={value}", f"ntp+fwd,{key}={value}") for value in values}
-        found.append(Family(f"AMVL − forward-only, {heading}", study, pairs))
+        families.append(Family(f"AMVL − forward-only, {heading}", study, pairs))
     others = {
         "AMVL, gamma 0.003": "amvl,gamma=0.003",
         **{label: cell for cell, label in LABELS.items() if cell in ("elbo", "pause", "sft")},
     }
     at_600 = {label: (f"{cell},steps={LONG}", f"amvl,steps={LONG}") for label, cell in others.items()}
-    found.append(Family(f"objective − AMVL, {LONG} steps", "length", at_600))
-    found.append(
+    families.append(Family(f"objective − AMVL, {LONG} steps", "length", at_600))
+    families.append(
         Family("AMVL − forward-only, planned", "stability", {f"{LONG} steps, fresh seeds": ("amvl", "ntp+fwd")})
     )
     for name, label in (("amvl", "AMVL"), ("ntp+fwd", "forward-only"), ("elbo", "ELBO")):
         pairs = {f"temperature {t:g}": (f"{name},t={t:g}", f"{name},t=0") for t in (0.2, 0.5, 1.0, 1.5)}
-        found.append(Family(f"{label}, samples − mean", "temperature", pairs, SAMPLED))
-    return found
+        families.append(Family(f"{label}, samples − mean", "temperature", pairs, SAMPLED))
+    return families
 
 
 def differences(sources: Sources) -> Drawn:

@@ -32,8 +32,8 @@ def perception(sources: Sources) -> Drawn:
     table |= {("reported", heading): reported[column] for column, heading, _ in SETS.values()}
     table["reported", "mean [%]"] = reported["mean"]
     for name, (_, heading, metric) in SETS.items():
-        found = sources.study("benchmarks", BENCHMARKS.format(name=name), cells=(name,))
-        own = over_questions(tidy(found), metric) if found else NOT_RUN
+        results = sources.study("benchmarks", BENCHMARKS.format(name=name), cells=(name,))
+        own = over_questions(tidy(results), metric) if results else NOT_RUN
         table["ours", heading] = [own if model == OURS else NO_VALUE for model in reported.model]
     notes = [
         "reported: overall accuracy, arXiv 2607.00461; all models are those of the paper's comparison.",
@@ -47,8 +47,8 @@ def perception(sources: Sources) -> Drawn:
 def blink(sources: Sources) -> Drawn:
     """BLINK per task, reported models"""
     reported = sources.reported("blink").set_index("model")
-    found = sources.study("benchmarks", BENCHMARKS.format(name="blink"), cells=("blink",))
-    real = tidy(found)
+    results = sources.study("benchmarks", BENCHMARKS.format(name="blink"), cells=("blink",))
+    real = tidy(results)
     head, tail = _ALONE.split("{task}")
     own = {name.removeprefix(head).removesuffix(tail) for name in real.metric if name.endswith(tail)}
     tasks = [*sorted(own | {*reported} - {AVERAGE}), AVERAGE]
@@ -56,7 +56,7 @@ def blink(sources: Sources) -> Drawn:
     for model, row in reported.iterrows():
         table["reported", f"{model} [%]"] = row.reindex(tasks, fill_value=NO_VALUE).tolist()
     metrics = [_ALL if task == AVERAGE else _ALONE.format(task=task) for task in tasks]
-    table["ours, BLINK", "AMVL [%]"] = [over_questions(real, metric) if found else NOT_RUN for metric in metrics]
+    table["ours, BLINK", "AMVL [%]"] = [over_questions(real, metric) if results else NOT_RUN for metric in metrics]
     notes = [
         "reported: arXiv 2607.00461; of the vision-centric tasks only these five columns were in our source, the average is over "
         "all of them. Spatial Relation is said to be 88.81 for both Qwen2.5-VL-7B and AMVL.",

@@ -60,15 +60,15 @@ def draw(sources: Sources) -> Drawn:
 
 def by_gamma(results: Sequence[Result]) -> dict[str, dict[float, list[Result]]]:
     """Runs of forward-only (gamma 0) and AMVL at 30 % label noise by study and beta, then gamma; series with AMVL only."""
-    found: dict[str, dict[float, list[Result]]] = {}
+    by_label: dict[str, dict[float, list[Result]]] = {}
     for result in results:
         name, beta, gamma = (setting(result.config, f"objective.{each}") for each in ("name", "beta", "gamma"))
         if name not in ("amvl", "ntp+fwd") or setting(result.config, "data.label_noise") != 0.3:
             continue
-        series = found.setdefault(f"β = {beta:g} (study {result.study})", {})
+        series = by_label.setdefault(f"β = {beta:g} (study {result.study})", {})
         series.setdefault(gamma if name == "amvl" else 0.0, []).append(result)
-    kept = {label: series for label, series in found.items() if any(series_gamma > 0 for series_gamma in series)}
-    return dict(sorted(kept.items()))
+    varied = {label: series for label, series in by_label.items() if any(series_gamma > 0 for series_gamma in series)}
+    return dict(sorted(varied.items()))
 
 
 def _checkpoints(

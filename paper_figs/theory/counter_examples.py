@@ -105,13 +105,13 @@ def _bistable(ax: Axes, sources: Sources) -> None:
         roots = self_consistent_contamination(**BISTABLE, gamma=float(value), objective="amvl")
         points += [(value, c, bool(still)) for c, still in zip(roots.values, roots.stable, strict=True)]
     sources.compute(self_consistent_contamination, **BISTABLE, gamma=[1e-4, 1.0], objective="amvl")
-    found = np.array(points)
-    still = found[:, 2] == 1
+    located = np.array(points)
+    still = located[:, 2] == 1
     forward = self_consistent_contamination(**BISTABLE, gamma=0.1, objective="ntp+fwd")
     for number, c in enumerate(forward.values[forward.stable]):
         ax.axhline(c, label="forward-only" if number == 0 else None, lw=1.0, **look("ntp+fwd"))
-    ax.plot(*found[still, :2].T, color=METHODS["amvl"].colour, marker="o", ms=1.8, ls="none", label="dual KL")
-    ax.plot(*found[~still, :2].T, color=GREY, marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
+    ax.plot(*located[still, :2].T, color=METHODS["amvl"].colour, marker="o", ms=1.8, ls="none", label="dual KL")
+    ax.plot(*located[~still, :2].T, color=GREY, marker="x", ms=2.2, mew=0.7, ls="none", label="unstable root")
     ax.set(
         xscale="log", ylim=(0, 3.6), xlabel="γ [1]", ylabel="contamination c [latent]", title="(d) T5: two equilibria"
     )
@@ -136,8 +136,8 @@ def _hysteresis(ax: Axes, sources: Sources) -> None:
 
 def _unstable(ax: Axes, sources: Sources) -> None:
     gamma = np.geomspace(0.1, 10.0, 121)
-    found = [stability(UNSTABLE_EXAMPLE, 1.0, value).eigenvalues for value in gamma]
-    growth = np.array([values.real.max() for values in found])
+    spectra = [stability(UNSTABLE_EXAMPLE, 1.0, value).eigenvalues for value in gamma]
+    growth = np.array([values.real.max() for values in spectra])
     sources.compute(stability, instance="amvl_theory.dynamics.stability.UNSTABLE_EXAMPLE", beta=1.0, gamma=[0.1, 10.0])
     ax.plot(gamma, growth, label="H and A dense", **look("amvl"))
     ax.axhline(0, color="black", lw=0.6)

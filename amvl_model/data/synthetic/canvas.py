@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 IMAGE_SIZE: Final = 112
-CELL: Final = 28
+CELL: Final = 28  # pixels that one merged token of Qwen2.5-VL covers: patches of 14, merged 2 x 2
 CELLS: Final = tuple((column, row) for row in range(4) for column in range(4))
 MILD: Final = 0.25
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
 from amvl_model.data.synthetic import correspondence, objects, paintings, puzzles, scenes
-from amvl_model.data.synthetic.canvas import Task
+from amvl_model.data.synthetic.canvas import Drawing, Task
 
 SPLITS: Final = ("train", "val", "test")
 DEFAULT_DIFFICULTY: Final = 0.25
@@ -76,21 +76,27 @@ def check_count(what: str, value: int) -> None:
         raise ValueError(f"{what} must be an integer of at least 0, got {value!r}; count from 0")
 
 
-def checked_cycle(tasks: Sequence[str], size: int, names: Sequence[str]) -> tuple[str, ...]:
-    """The tasks that a set of ``size`` questions cycles through; a ValueError for a string, for none, or a negative size."""
-    if isinstance(tasks, str):
-        raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
-    if not tasks:
-        raise ValueError(f"tasks must name at least one of {', '.join(names)}, got none; leave it out for all")
-    check_count("size", size)
-    return tuple(tasks)
-
-
 def noisy_answer(clean: int, options: int, label_noise: float, rng: np.random.Generator) -> int:
     """``clean`` with probability 1 - label_noise, else another option, uniformly."""
     flipped = float(rng.random()) < label_noise
     shift = int(rng.integers(1, options))
     return (clean + shift) % options if flipped else clean
+
+
+def blink_record(name: str, task: str, drawing: Drawing, answer: int) -> dict[str, Any]:
+    """A drawn question, its answer given by index, as a record of BLINK's schema."""
+    images = [*drawing.images, None, None, None][:4]
+    choices = list(drawing.choices)
+    return {
+        "idx": name,
+        "question": drawing.question,
+        "sub_task": task,
+        **{f"image_{i + 1}": image for i, image in enumerate(images)},
+        "choices": choices,
+        "answer": option_letter(answer),
+        "prompt": format_prompt(drawing.question, choices),
+        "explanation": drawing.explanation,
+    }
 
 
 def _check(task: str, split: str, seed: int, index: int, difficulty: float, label_noise: float) -> None:
@@ -167,18 +173,7 @@ def synthetic_blink(
     given = (
         noisy_answer(clean, spec.options, label_noise, _stream(task, split, seed, index, 1)) if label_noise else clean
     )
-    images = [*drawing.images, None, None, None][:4]
-    choices = list(drawing.choices)
-    return {
-        "idx": f"{split}_{task}_{index}",
-        "question": drawing.question,
-        "sub_task": task,
-        **{f"image_{i + 1}": image for i, image in enumerate(images)},
-        "choices": choices,
-        "answer": option_letter(given),
-        "prompt": format_prompt(drawing.question, choices),
-        "explanation": drawing.explanation,
-    }
+    return blink_record(f"{split}_{task}_{index}", task, drawing, given)
 
 
 def synthetic_question(
@@ -199,7 +194,38 @@ def synthetic_question(
     return replace(question_from_blink(record, source=SOURCE), answer_probs=probs)
 
 
-class SyntheticBlink(QuestionSet):
+class TaskCycle(QuestionSet):
+    """A fixed-size set, drawn lazily, that cycles through tasks, ``together`` questions of one task after another.
+
+    Item i belongs to block b = i // q (q = together): question i % q of the (b // T)-th block of task b % T, for T tasks.
+
+    Raises:
+        ValueError: for a string in place of ``tasks``, for none, or a negative size.
+    """
+
+    def __init__(
+        self, tasks: Sequence[str], split: str, seed: int, size: int, *, names: Sequence[str], together: int = 1
+    ) -> None:
+        if isinstance(tasks, str):
+            raise ValueError(f"tasks must be a sequence of names, got the string {tasks!r}; pass ({tasks!r},)")
+        if not tasks:
+            raise ValueError(f"tasks must name at least one of {', '.join(names)}, got none; leave it out for all")
+        check_count("size", size)
+        self.tasks, self.split, self.seed, self.size, self.together = tuple(tasks), split, seed, size, together
+
+    def __len__(self) -> int:
+        return self.size
+
+    def place(self, item: int) -> tuple[str, int]:
+        """Task of item ``item`` (0 to size - 1), and its index among the questions of that task."""
+        if not 0 <= item < self.size:
+            raise IndexError(f"item must be in 0..{self.size - 1}, got {item}")
+        block, within = divmod(item, self.together)
+        number, which = divmod(block, len(self.tasks))
+        return self.tasks[which], number * self.together + within
+
+
+class SyntheticBlink(TaskCycle):
     """A fixed-size, lazily drawn data set that cycles through tasks: item i is question i // T of task i % T.
 
     Args:
@@ -223,26 +249,17 @@ class SyntheticBlink(QuestionSet):
         difficulty: float = DEFAULT_DIFFICULTY,
         label_noise: float = 0.0,
     ) -> None:
-        self.tasks = checked_cycle(tasks, size, TASKS)
+        super().__init__(tasks, split, seed, size, names=TASKS)
         for task in self.tasks:
             _check(task, split, seed, 0, difficulty, label_noise)
-        self.split = split
-        self.seed = seed
-        self.size = size
-        self.difficulty = difficulty
-        self.label_noise = label_noise
-
-    def __len__(self) -> int:
-        return self.size
+        self.difficulty, self.label_noise = difficulty, label_noise
 
     def question(self, index: int) -> VisualQuestion:
         """Draw question ``index`` (0 to size - 1)."""
-        index, which = divmod(index, len(self.tasks))
-        return synthetic_question(self.tasks[which], self.split, self.seed, index, self.difficulty, self.label_noise)
+        task, index = self.place(index)
+        return synthetic_question(task, self.split, self.seed, index, self.difficulty, self.label_noise)
 
     def record(self, item: int) -> dict[str, Any]:
         """Item ``item`` (0 to size - 1) as a record of BLINK's schema."""
-        if not 0 <= item < self.size:
-            raise IndexError(f"item must be in 0..{self.size - 1}, got {item}")
-        index, which = divmod(item, len(self.tasks))
-        return synthetic_blink(self.tasks[which], self.split, self.seed, index, self.difficulty, self.label_noise)
+        task, index = self.place(item)
+        return synthetic_blink(task, self.split, self.seed, index, self.difficulty, self.label_noise)

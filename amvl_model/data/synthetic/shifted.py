@@ -54,10 +54,8 @@ class ShiftedBlink(QuestionSet):
 
     def question(self, index: int) -> VisualQuestion:
         """Question ``index`` (0 to size - 1)."""
-        question = self.plain[index]
-        index, task = divmod(index, len(self.plain.tasks))
-        names = self.plain.tasks[task], self.plain.split
-        key = (TASKS.index(names[0]), SPLITS.index(names[1]), index, _STREAM)
+        question, (task, index) = self.plain[index], self.plain.place(index)
+        key = (TASKS.index(task), SPLITS.index(self.plain.split), index, _STREAM)
         rng = np.random.default_rng(np.random.SeedSequence(entropy=self.plain.seed, spawn_key=key))
         change = Photometry.draw(rng)
         return replace(question, images=tuple(map(change, question.images)), source=SHIFTED_SOURCE)

@@ -149,9 +149,9 @@ def measure_answer_direction(
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     entries = [
         None
-        if asked is None
-        else option_posteriors(model, processor, asked, batch_size, needs_answer=True, progress=progress)
-        for asked in (questions, training)
+        if part is None
+        else option_posteriors(model, processor, part, batch_size, needs_answer=True, progress=progress)
+        for part in (questions, training)
     ]
     assert entries[0] is not None
     return answer_direction_report(

@@ -99,15 +99,15 @@ def word_places(tokens: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
     return places, line + 1
 
 
-def relevance_figure(found: RelevanceMap, targets: Sequence[str] = ("latents", "answer")) -> Figure:
+def relevance_figure(relevance: RelevanceMap, targets: Sequence[str] = ("latents", "answer")) -> Figure:
     """A row per target: all images, the words, and the colour bar of the row.
 
     Args:
         found: the maps of one question.
         targets: names of its targets; "latents" is the sum over the slots.
     """
-    question = found.question
-    count, lines = len(question.images), word_places(found.tokens)[1]
+    question = relevance.question
+    count, lines = len(question.images), word_places(relevance.tokens)[1]
     words = 0.16 * lines + 0.1
     row = 1.95 + words
     figure = Figure(figsize=(9.6, 0.75 + row * len(targets)))
@@ -116,23 +116,23 @@ def relevance_figure(found: RelevanceMap, targets: Sequence[str] = ("latents", "
     figure.text(0.02, 1 - 0.12 / height, title, fontsize=10, va="top", weight="bold")
     options = "given" if question.answer is not None else "likeliest"
     figure.text(
-        0.02, 1 - 0.34 / height, f"relevance of image tokens and words; {options} answer {option_letter(found.answer)}",
+        0.02, 1 - 0.34 / height, f"relevance of image tokens and words; {options} answer {option_letter(relevance.answer)}",
         fontsize=9, va="top",
     )  # fmt: skip
     for i, target in enumerate(targets):
-        images, text = found.of(target)
+        images, text = relevance.of(target)
         limit = max([float(np.abs(part).max(initial=0.0)) for part in (*images, text)]) or 1.0
         top = height - 0.65 - i * row
         for number, values in enumerate(images):
             box = (1.75 + 1.62 * number, top - 1.62, 1.5, 1.5)
             draw_image_relevance(question, values, number, limit, figure.add_axes(_inches(figure, box)))
         box = (1.75, top - 1.9 - words, 7.7, words)
-        draw_word_relevance(found.tokens, text, limit, figure.add_axes(_inches(figure, box)))
-        image_part, word_part = found.parts(target)
+        draw_word_relevance(relevance.tokens, text, limit, figure.add_axes(_inches(figure, box)))
+        image_part, word_part = relevance.parts(target)
         figure.text(
             0.02,
             (top - 0.15) / height,
-            f"{target.replace('_', ' ')}\n\n{_nats(found.total(target))} in all\n{_nats(image_part)} image\n"
+            f"{target.replace('_', ' ')}\n\n{_nats(relevance.total(target))} in all\n{_nats(image_part)} image\n"
             f"{_nats(word_part)} words",
             fontsize=9,
             va="top",
@@ -145,9 +145,9 @@ def relevance_figure(found: RelevanceMap, targets: Sequence[str] = ("latents", "
     return figure
 
 
-def slot_targets(found: RelevanceMap) -> tuple[str, ...]:
+def slot_targets(relevance: RelevanceMap) -> tuple[str, ...]:
     """Names of the slots' targets, for `relevance_figure`."""
-    return tuple(name for name in found.targets if name.startswith("slot "))
+    return tuple(name for name in relevance.targets if name.startswith("slot "))
 
 
 def _nats(value: float) -> str:

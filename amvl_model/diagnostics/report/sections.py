@@ -120,22 +120,13 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "slots": (
-        Panel(
-            "leaked information",
-            "information [nats]",
-            (("all slots", ("whole", "leaked_information")), ("slot", ("slots", "leaked_information"))),
-        ),
-        Panel(
-            "answer sensitivity",
-            "squared Mahalanobis distance",
-            (("all slots", ("whole", "answer_sensitivity")), ("slot", ("slots", "answer_sensitivity"))),
-            log=True,
-        ),
-        Panel(
-            "forward KL",
-            "KL(q || p) [nats]",
-            (("all slots", ("whole", "forward_kl")), ("slot", ("slots", "forward_kl"))),
-            log=True,
+        *(
+            Panel(title, unit, (("all slots", ("whole", measure)), ("slot", ("slots", measure))), log=log)
+            for measure, title, unit, log in (
+                ("leaked_information", "leaked information", "information [nats]", False),
+                ("answer_sensitivity", "answer sensitivity", "squared Mahalanobis distance", True),
+                ("forward_kl", "forward KL", "KL(q || p) [nats]", True),
+            )
         ),
         Panel("redundancy", "information [nats]", _named("redundancy known_redundancy", "whole"), zero=True),
     ),
@@ -169,16 +160,17 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("option code with and without it", "cosine", _named("image text both", "answer_code")),
     ),
     "stability": (
-        Panel(
-            "latent samples",
-            "share of pairs of samples with one answer [%]",
-            tuple((f"temperature {t}", ("sampling", t, "answer_agreement")) for t in ("0.5", "1", "2")),
-            scale=100,
-        ),
-        Panel(
-            "latents of one sample and another",
-            "cosine [1]",
-            tuple((f"temperature {t}", ("sampling", t, "latent_cosine")) for t in ("0.5", "1", "2")),
+        *(
+            Panel(
+                title,
+                unit,
+                tuple((f"temperature {t}", ("sampling", t, measure)) for t in ("0.5", "1", "2")),
+                scale=scale,
+            )
+            for measure, title, unit, scale in (
+                ("answer_agreement", "latent samples", "share of pairs of samples with one answer [%]", 100.0),
+                ("latent_cosine", "latents of one sample and another", "cosine [1]", 1.0),
+            )
         ),
         Panel(
             "question changed: same answer",
@@ -213,23 +205,13 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "interventions": (
-        Panel(
-            "accuracy, change against the prior mean",
-            "change [points]",
-            _named(INTERVENTIONS, "conditions", deep=("accuracy_difference",)),
-            scale=100,
-            zero=True,
-        ),
-        Panel(
-            "answer NLL, change against the prior mean",
-            "change [nats]",
-            _named(INTERVENTIONS, "conditions", deep=("nll_difference",)),
-            zero=True,
-        ),
-        Panel(
-            "change of the answer distribution",
-            "total variation distance [1]",
-            _named(INTERVENTIONS, "conditions", deep=("total_variation",)),
+        *(
+            Panel(title, unit, _named(INTERVENTIONS, "conditions", deep=(measure,)), scale=scale, zero=zero)
+            for measure, title, unit, scale, zero in (
+                ("accuracy_difference", "accuracy, change against the prior mean", "change [points]", 100.0, True),
+                ("nll_difference", "answer NLL, change against the prior mean", "change [nats]", 1.0, True),
+                ("total_variation", "change of the answer distribution", "total variation distance [1]", 1.0, False),
+            )
         ),
     ),
     "mediation": (

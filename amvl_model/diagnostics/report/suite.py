@@ -87,8 +87,8 @@ def _posteriors(model: Any, processor: Any, plan: Plan) -> Any:
 
     if plan.posteriors.get("model") is not model:
         result = option_posteriors(model, processor, plan.questions, plan.batch_size, progress=plan.progress)
-        plan.posteriors.update(model=model, found=result)
-    return plan.posteriors["found"]
+        plan.posteriors.update(model=model, posteriors=result)
+    return plan.posteriors["posteriors"]
 
 
 def _cross_modal(model: Any, processor: Any, plan: Plan) -> Any:

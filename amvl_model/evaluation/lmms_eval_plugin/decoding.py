@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from amvl_model.config.schema import did_you_mean
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import VisualQuestion
 from amvl_model.evaluation.lmms_eval_plugin.requests import DecodingSettings
@@ -55,6 +56,70 @@ class LatentSettings:
             raise ValueError(f"latent_temperature must be finite and at least 0 (0 = the mean), got {self.temperature}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a harness is told about the model.
+
+    Attributes:
+        pretrained: folder of an AMVL checkpoint or of a Qwen-VL backbone, or tiny, tiny-amvl, tiny-forward-only.
+        dtype: of the weights: float32 (default), bfloat16, float16, or auto (as stored).
+        latents: prior_mean (default), or prior for samples.
+        latent_temperature: scale of the prior's standard deviation in a sample.
+        seed: of latents and of drawn tokens.
+        min_pixels, max_pixels: limits of an image's area [pixels]; default: the checkpoint's.
+        max_new_tokens: longest reply where a task sets none [tokens].
+
+    Raises:
+        ValueError: for a value that cannot be used.
+    """
+
+    pretrained: str = ""
+    dtype: str = "float32"
+    latents: str = "prior_mean"
+    latent_temperature: float = 1.0
+    seed: int = 0
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_new_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.pretrained:
+            raise ValueError(
+                "expected pretrained=DIR, the folder of an AMVL checkpoint or a Qwen-VL backbone, got none"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The options of a call; raises a ValueError for a name that is none, with the most similar one."""
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise ValueError(f"unknown argument {name}={given[name]}; {did_you_mean(name, names)}")
+        return cls(**given)
+
+    def load(self, device: str | torch.device | None, *, samples: int = 1) -> Answerer:
+        """The model with its processor on a device (None: a GPU if there is one); ``samples`` as in `LatentSettings`.
+
+        Raises:
+            ValueError: as `LatentSettings` and `Answerer`.
+            FileNotFoundError: if the checkpoint is missing or incomplete.
+        """
+        settings = LatentSettings(
+            latents=self.latents, samples=samples, temperature=float(self.latent_temperature), seed=self.seed
+        )
+        from amvl_model.models.loading import load_checkpoint, resolve
+
+        model, _ = load_checkpoint(
+            self.pretrained, dtype="auto" if self.dtype == "auto" else getattr(torch, self.dtype)
+        )
+        processor = AMVLProcessor.from_pretrained(
+            resolve(self.pretrained), min_pixels=self.min_pixels, max_pixels=self.max_pixels
+        )
+        return Answerer(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, settings)
+
+
 @dataclass(frozen=True)
 class Reply:
     """A decoded text with the number of tokens read (images included) and written."""
@@ -81,7 +146,7 @@ class Answerer:
         self.model, self.processor, self.settings = model, processor, settings
         if hasattr(model, "pauses"):
             raise ValueError(
-                "expected an AMVL checkpoint or a plain backbone, got a baseline (sft or pause), which has no generate; "
+                "expected an AMVL checkpoint or a plain backbone, got a baseline (sft or pause), whose replies read no latents; "
                 "evaluate it with `amvl evaluate`"
             )
         if not isinstance(self.scorer, LatentScorer) and settings.latents != "prior_mean":
@@ -89,39 +154,6 @@ class Answerer:
                 f"latents={settings.latents} was passed for a plain backbone, which has none; leave it out, or load an AMVL "
                 "checkpoint"
             )
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        name: str,
-        settings: LatentSettings,
-        *,
-        dtype: str,
-        device: str | torch.device | None,
-        min_pixels: int | None,
-        max_pixels: int | None,
-    ) -> Answerer:
-        """Load a model and its processor.
-
-        Args:
-            name: folder of a checkpoint, or tiny, tiny-amvl, tiny-forward-only.
-            settings: which latents.
-            dtype: of the weights, one of `DTYPES`; auto: as stored.
-            device: default: a GPU if there is one.
-            min_pixels, max_pixels: limits of an image's area [pixels]; None: the checkpoint's.
-
-        Raises:
-            ValueError: for another dtype, and as the class.
-            FileNotFoundError: if the checkpoint is missing or incomplete.
-        """
-        from amvl_model.models.loading import load_checkpoint, resolve
-
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        model, _ = load_checkpoint(name, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
-        processor = AMVLProcessor.from_pretrained(resolve(name), min_pixels=min_pixels, max_pixels=max_pixels)
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(chosen), processor, settings)
 
     @property
     def has_latents(self) -> bool:

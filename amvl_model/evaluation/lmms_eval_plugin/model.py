@@ -2,7 +2,7 @@
 
     lmms-eval --model amvl --model_args pretrained=DIR,dtype=bfloat16 --tasks blink --batch_size 8
 
-``--model_args`` (see `AMVLModel`): pretrained, dtype, latents, latent_samples, latent_temperature, seed, min_pixels,
+``--model_args`` (see `Options`): pretrained, dtype, latents, latent_samples, latent_temperature, seed, min_pixels,
 max_pixels, max_new_tokens. A plain Qwen-VL folder is taken too, so a baseline goes through the same code.
 
 lmms-eval counts a request that fails as a failed run, but its command then ends with status 0: look for the results file.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,8 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from amvl_model.config.schema import did_you_mean
 from amvl_model.data.schema import VisualQuestion
-from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, LatentSettings
+from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, ModelOptions
 from amvl_model.evaluation.lmms_eval_plugin.requests import (
     decoding_settings,
     question_from_context,
@@ -30,32 +30,24 @@ from amvl_model.evaluation.lmms_eval_plugin.requests import (
 )
 from amvl_model.evaluation.question_batches import sorted_batches
 
-_OPTIONS = (
-    "pretrained",
-    "dtype",
-    "latents",
-    "latent_samples",
-    "latent_temperature",
-    "seed",
-    "min_pixels",
-    "max_pixels",
-    "max_new_tokens",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """``--model_args``.
+
+    Attributes:
+        latent_samples: samples behind a likelihood. For several replies a question use lmms-eval's ``--repeats``: each
+            repetition reads a sample of its own (not with ``--use_cache``, which takes repetitions for the same request).
+    """
+
+    latent_samples: int = 1
 
 
 class AMVLModel(lmms):
     """What both classes share: loading, batching, decoding.
 
     Args:
-        pretrained: folder of an AMVL checkpoint or of a Qwen-VL backbone, or tiny, tiny-amvl, tiny-forward-only.
-        dtype: of the weights: float32 (default), bfloat16, float16, or auto (as stored).
-        latents: prior_mean (default), or prior for samples.
-        latent_samples: samples behind a likelihood. For several replies a question use lmms-eval's ``--repeats``: each
-            repetition reads a sample of its own (not with ``--use_cache``, which takes repetitions for the same request).
-        latent_temperature: scale of the prior's standard deviation in a sample.
-        seed: of latents and of drawn tokens.
-        min_pixels, max_pixels: limits of an image's area [pixels]; default: the checkpoint's.
-        max_new_tokens: longest reply where a task sets none [tokens].
+        pretrained, **options: see `ModelOptions` and `Options`.
         batch_size, max_batch_size, device: from lmms-eval's command line; "auto" is not supported.
 
     Raises:
@@ -67,46 +59,24 @@ class AMVLModel(lmms):
         self,
         pretrained: str = "",
         *,
-        dtype: str = "float32",
-        latents: str = "prior_mean",
-        latent_samples: int = 1,
-        latent_temperature: float = 1.0,
-        seed: int = 0,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        max_new_tokens: int = 1024,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
-        **unknown: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        for name in unknown:
-            raise ValueError(f"unknown --model_args {name}={unknown[name]}; {did_you_mean(name, _OPTIONS)}")
-        if not pretrained:
-            raise ValueError(
-                "--model_args lacks pretrained=DIR, the folder of an AMVL checkpoint or a Qwen-VL backbone"
-            )
+        given = Options.of({"pretrained": pretrained, **options})
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(
                 f"--batch_size must be a whole number of at least 1, got {batch_size!r}; auto is not supported"
             )
-        settings = LatentSettings(
-            latents=latents, samples=latent_samples, temperature=float(latent_temperature), seed=seed
-        )
         from accelerate import Accelerator
 
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self.batch_size, self.max_new_tokens = int(batch_size), max_new_tokens
-        self.answerer: Answerer | None = Answerer.from_checkpoint(
-            pretrained,
-            settings,
-            dtype=dtype,
-            device=self.accelerator.device if self._world_size > 1 else device,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-        )
+        self.batch_size, self.max_new_tokens = int(batch_size), given.max_new_tokens
+        place = self.accelerator.device if self._world_size > 1 else device
+        self.answerer: Answerer | None = given.load(place, samples=given.latent_samples)
         self._device = self.answerer.scorer.device
         self._ignored: set[str] = set()
 

@@ -19,15 +19,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amvl_model.data.readers.blink import BLINK_ID, blink_answers, load_blink
 from amvl_model.data.readers.files import read_json_records
 from amvl_model.data.schema import LETTERS
-from amvl_model.evaluation.benchmarks import Reply, Score, benchmark_scores
 from amvl_model.evaluation.harness_readers import blink_rule
 from amvl_model.evaluation.parsing import parse_choice
 from amvl_model.results.provenance import to_jsonable
+
+if TYPE_CHECKING:
+    from amvl_model.evaluation.benchmarks import Score
 
 _METRIC = "blink_acc"
 
@@ -176,6 +178,8 @@ def compare(samples: Sequence[LoggedSample], scores: Mapping[str, float], *, n_b
     Raises:
         ValueError: for an empty log, or a letter or score of lmms-eval that its described rules do not give.
     """
+    from amvl_model.evaluation.benchmarks import Reply, benchmark_scores  # imports torch, which --help does not need
+
     theirs, ours, differences = [], [], []
     for sample in samples:
         read, rule = blink_rule(sample.reply, sample.choices)

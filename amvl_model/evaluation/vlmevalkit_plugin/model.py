@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmeval.vlm.base import BaseModel
 
-from amvl_model.config.schema import did_you_mean
 from amvl_model.data.schema import LETTERS, format_prompt
-from amvl_model.evaluation.lmms_eval_plugin.decoding import Answerer, LatentSettings
+from amvl_model.evaluation.lmms_eval_plugin.decoding import ModelOptions
 from amvl_model.evaluation.lmms_eval_plugin.requests import DecodingSettings, question_from_messages
 
 PROMPTS = ("vlmevalkit", "blink")
-_OPTIONS = (
-    *("pretrained", "dtype", "latents", "latent_temperature", "seed", "min_pixels", "max_pixels", "max_new_tokens"),
-    *("prompt", "device"),
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """What a configuration of VLMEvalKit says.
+
+    Attributes:
+        prompt: "vlmevalkit", the benchmark's own, or "blink": question and lettered options as BLINK and our training write
+            them, for multiple-choice benchmarks with images.
+        device: default: a GPU if there is one.
+    """
+
+    prompt: str = "vlmevalkit"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {self.prompt!r}")
 
 
 class AMVL(BaseModel):
     """An AMVL checkpoint or a plain Qwen-VL folder; tokens are decoded greedily, one question at a time.
 
     Args:
-        pretrained: folder of the checkpoint, or tiny, tiny-amvl, tiny-forward-only.
-        dtype: of the weights: float32 (default), bfloat16, float16, or auto (as stored).
-        latents: prior_mean (default), or prior for a sample a question.
-        latent_temperature: scale of the prior's standard deviation in a sample.
-        seed: of the samples.
-        min_pixels, max_pixels: limits of an image's area [pixels]; default: the checkpoint's.
-        max_new_tokens: longest reply [tokens].
-        prompt: "vlmevalkit", the benchmark's own, or "blink": question and lettered options as BLINK and our training write
-            them, for multiple-choice benchmarks with images.
-        device: default: a GPU if there is one.
+        pretrained, **options: see `ModelOptions` and `Options`.
 
     Raises:
         ValueError: for an unknown argument or a value that cannot be used.
@@ -44,34 +50,12 @@ class AMVL(BaseModel):
     allowed_types = ["text", "image"]
     is_api = False
 
-    def __init__(
-        self,
-        pretrained: str = "",
-        *,
-        dtype: str = "float32",
-        latents: str = "prior_mean",
-        latent_temperature: float = 1.0,
-        seed: int = 0,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        max_new_tokens: int = 1024,
-        prompt: str = "vlmevalkit",
-        device: str | None = None,
-        **unknown: Any,
-    ) -> None:
+    def __init__(self, pretrained: str = "", **options: Any) -> None:
         super().__init__()
-        for name in unknown:
-            raise ValueError(f"unknown argument {name}={unknown[name]}; {did_you_mean(name, _OPTIONS)}")
-        if not pretrained:
-            raise ValueError("expected pretrained, the folder of an AMVL checkpoint or a Qwen-VL backbone, got none")
-        if prompt not in PROMPTS:
-            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
-        self.prompt = prompt
-        self.decoding = DecodingSettings(max_new_tokens=max_new_tokens)
-        settings = LatentSettings(latents=latents, temperature=float(latent_temperature), seed=seed)
-        self.answerer = Answerer.from_checkpoint(
-            pretrained, settings, dtype=dtype, device=device, min_pixels=min_pixels, max_pixels=max_pixels
-        )
+        given = Options.of({"pretrained": pretrained, **options})
+        self.prompt = given.prompt
+        self.decoding = DecodingSettings(max_new_tokens=given.max_new_tokens)
+        self.answerer = given.load(given.device)
 
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
         """The reply to one message.

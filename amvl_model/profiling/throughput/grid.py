@@ -66,7 +66,7 @@ class Cell:
     device: str = "cpu"
     dtype: str = "float32"
     optimizer: str = "adamw"
-    pictures: bool = False
+    images: bool = False
     threads: int = 0
     profile: bool = False
 
@@ -75,7 +75,7 @@ class Cell:
         """Folder of the cell's result."""
         parts = [self.kind, self.size, self.device, self.dtype, f"b{self.batch}", f"n{self.length}"]
         parts += [f"y{self.answer}", f"k{self.latents}"]
-        parts += ["checkpointing"] * self.checkpointing + ["pictures"] * self.pictures
+        parts += ["checkpointing"] * self.checkpointing + ["images"] * self.images
         parts += [self.optimizer] * (self.optimizer != "adamw")
         return "-".join(parts)
 

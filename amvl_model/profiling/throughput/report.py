@@ -313,9 +313,9 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
             floors.append(floor)
             low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
             error = [[ratio.value - low], [high - ratio.value]]
-            shown, kept = look_of(method), result.config["checkpointing"]
-            face = {"markerfacecolor": shown.colour} if kept else {}
-            place = floor + (0.004 if kept else -0.004)
+            shown, checkpointing = look_of(method), result.config["checkpointing"]
+            face = {"markerfacecolor": shown.colour} if checkpointing else {}
+            place = floor + (0.004 if checkpointing else -0.004)
             ax.errorbar(place, ratio.value, yerr=error, elinewidth=0.7, capsize=0, **marks(method) | face)
             if method != METHODS[0] and method not in named:
                 named.add(method)

@@ -106,7 +106,7 @@ def build_batch(cell: Cell, *, seed: int = 0) -> dict[str, Tensor]:
 
     ids, answer = words(cell.length), words(cell.answer)
     batch = {"answer_ids": answer, "answer_mask": torch.ones_like(answer)}
-    if cell.pictures:
+    if cell.images:
         side = max(1, int((cell.length * IMAGE_SHARE) ** 0.5))  # tokens; a token is 2 x 2 patches
         ids[:, 0], ids[:, 1 : 1 + side * side] = VISION_START, IMAGE
         patches = (side * MERGED // PATCH) ** 2

@@ -110,21 +110,10 @@ class MultihopRecipe:
 
     def questions(self, split: str, hops: int | Mapping[int, float], size: int) -> MultihopQuestions:
         """A set of questions of this task; the training set of another seed is another one."""
-        return MultihopQuestions(
-            (self.task,),
-            split,
-            seed=self.seed if split == "train" else 0,
-            size=size,
-            hops=hops,
-            objects=self.objects,
-            colours=self.colours,
-            shuffled=self.shuffled,
-            listed=self.listed,
-            repeats=self.repeats,
-            shifted=self.shifted,
-            label_noise=self.label_noise if split == "train" else 0.0,
-            questions_per_scene=self.questions_per_scene,
-        )
+        of_scenes = ("objects", "colours", "shuffled", "listed", "repeats", "shifted", "questions_per_scene")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in of_scenes}
+        seed, noise = (self.seed, self.label_noise) if split == "train" else (0, 0.0)
+        return MultihopQuestions((self.task,), split, seed, size, hops=hops, label_noise=noise, **settings)
 
 
 def base_config(tokenizer: Any, shape: BaseShape) -> Any:

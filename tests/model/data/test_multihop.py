@@ -13,6 +13,7 @@ import pytest
 from amvl_model.config import load_preset
 from amvl_model.data.schema import LETTERS, answer_index, format_prompt
 from amvl_model.data.sources import evaluation_questions, training_questions
+from amvl_model.data.synthetic.canvas import CELL
 from amvl_model.data.synthetic.multihop import (
     MULTIHOP_TASKS,
     MultihopQuestions,
@@ -22,7 +23,7 @@ from amvl_model.data.synthetic.multihop import (
 )
 from amvl_model.data.synthetic.multihop.dots import count_crossings, distance_to_arrows, layout
 from amvl_model.data.synthetic.multihop.grid import MOVES, grid_shape
-from amvl_model.data.synthetic.multihop.spec import CELL, COLOUR_NAMES, PALETTE, single_cycle
+from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES, PALETTE, single_cycle
 from experiments.draw_tasks import multihop_sheet
 
 POINTERS = ("Coloured_Cells", "Dots_And_Arrows")

@@ -12,7 +12,8 @@ from amvl_model.data.synthetic import SHIFTED_DIFFICULTY, TASKS, Photometry, Shi
 
 
 def test_questions_and_answers_are_those_of_the_plain_set_and_only_the_pixels_differ() -> None:
-    shifted, plain = ShiftedBlink(size=28), SyntheticBlink(split="test", size=28, difficulty=SHIFTED_DIFFICULTY)
+    size = 2 * len(TASKS)
+    shifted, plain = ShiftedBlink(size=size), SyntheticBlink(split="test", size=size, difficulty=SHIFTED_DIFFICULTY)
     assert [q.task for q in shifted] == [*TASKS, *TASKS]
     for a, b in zip(shifted, plain, strict=True):
         assert (a.id, a.prompt, a.answer, a.choices) == (b.id, b.prompt, b.answer, b.choices)
@@ -23,8 +24,9 @@ def test_questions_and_answers_are_those_of_the_plain_set_and_only_the_pixels_di
 
 
 def test_a_question_looks_the_same_whenever_it_is_asked_and_in_whatever_set() -> None:
-    first, again = ShiftedBlink(size=30)[29], ShiftedBlink((TASKS[29 % 14],), size=3)[2]
-    assert ShiftedBlink(size=30)[-1] == first and ShiftedBlink(size=30)[29:][0] == first
+    size = 2 * len(TASKS) + 2  # the last item is the third question of the second task
+    first, again = ShiftedBlink(size=size)[size - 1], ShiftedBlink((TASKS[1],), size=3)[2]
+    assert ShiftedBlink(size=size)[-1] == first and ShiftedBlink(size=size)[size - 1 :][0] == first
     assert first.id == again.id
     assert all(np.array_equal(a, b) for a, b in zip(first.images, again.images, strict=True))
 

@@ -106,7 +106,7 @@ def test_a_sample_belongs_to_the_question_wherever_its_images_are_kept(
 
 
 def test_bad_arguments_are_refused_with_the_way_out(amvl: Any) -> None:
-    with pytest.raises(ValueError, match="expected pretrained, the folder"):
+    with pytest.raises(ValueError, match="expected pretrained=DIR, the folder"):
         amvl()
     with pytest.raises(ValueError, match="unknown argument latent=3; did you mean latents"):
         amvl(pretrained="tiny", latent=3)

@@ -67,7 +67,7 @@ def test_rows_are_laid_out_as_the_model_lays_them_out(data: Path) -> None:
         assert places == [[0, n], [n, n + k], [n + k, n + 2 * k], [n + 2 * k, n + 2 * k + m]]
         assert row["second_pass"] == {"injected": [0, k], "y": [k, k + m]}
         assert row["query_ends"].endswith("<|im_start|>assistant\n")
-        assert 0 < row["picture_tokens"] < n
+        assert 0 < row["image_tokens"] < n
 
 
 def test_everything_that_stands_in_the_way_is_named_at_once(data: Path, tmp_path: Path) -> None:

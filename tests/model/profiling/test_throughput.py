@@ -20,7 +20,8 @@ from amvl_model.profiling.throughput.grid import Cell
 from amvl_model.profiling.throughput.meters import LiveBytes, saved_bytes
 from amvl_model.profiling.throughput.steps import build_batch, build_model, losses
 from amvl_model.profiling.throughput.three_pass import three_pass
-from amvl_model.results.files import Metric, Result
+from amvl_model.results.files import Metric, Result, read_study
+from amvl_model.results.provenance import PROJECT_ROOT
 from experiments import throughput
 
 SMALL = Architecture(
@@ -101,13 +102,13 @@ def test_counted_operations_are_those_that_torch_counts() -> None:
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("pictures", [False, True], ids=["text", "pictures"])
+@pytest.mark.parametrize("images", [False, True], ids=["text", "images"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-def test_two_passes_and_three_passes_have_one_loss_and_one_gradient(checkpointing: bool, pictures: bool) -> None:
+def test_two_passes_and_three_passes_have_one_loss_and_one_gradient(checkpointing: bool, images: bool) -> None:
     model = lively_model()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    by_method = losses(model, build_batch(replace(CELL, pictures=pictures)), noise_seed=1)
+    by_method = losses(model, build_batch(replace(CELL, images=images)), noise_seed=1)
     loss, got = gradients(model, by_method["two-pass"])
     reference, expected = gradients(model, by_method["three-pass"])
     assert loss == pytest.approx(reference, rel=1e-5)
@@ -251,6 +252,12 @@ def test_finished_cells_are_skipped_and_those_that_did_not_fit_are_tried_again(
     asked.clear()
     runner.run_cells([replace(cells[0], repeats=9)], tmp_path, say=said.append)
     assert asked == [cells[0].name]  # another setting is another measurement
+
+
+def test_cells_measured_by_earlier_versions_are_finished_under_today_s_names_of_the_settings() -> None:
+    results = PROJECT_ROOT / "results"
+    cells = [Cell(**result.config) for result in read_study(results / runner.STUDY)]
+    assert len(cells) > 40 and all(runner.finished(results, cell) for cell in cells)
 
 
 def test_a_cell_that_cannot_fit_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:

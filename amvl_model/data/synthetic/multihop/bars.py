@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.multihop.spec import CELL, Scene, Style, Walk
+from amvl_model.data.synthetic.canvas import CELL
+from amvl_model.data.synthetic.multihop.spec import Scene, Style, Walk
 
 _WORDS = ("taller", "shorter")
 _MARGIN = 4  # pixels below and above the bars

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.multihop.spec import CELL, Scene, Style
+from amvl_model.data.synthetic.canvas import CELL
+from amvl_model.data.synthetic.multihop.spec import Scene, Style
 
 _RADIUS = 9.0
 _SUPERSAMPLING = 4

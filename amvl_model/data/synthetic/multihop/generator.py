@@ -21,8 +21,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from amvl_model.data.schema import QuestionSet, VisualQuestion, format_prompt, option_letter, question_from_blink
-from amvl_model.data.synthetic.generator import SPLITS, check_count, check_name, check_unit, checked_cycle, noisy_answer
+from amvl_model.data.schema import VisualQuestion, option_letter, question_from_blink
+from amvl_model.data.synthetic.canvas import Drawing
+from amvl_model.data.synthetic.generator import (
+    SPLITS,
+    TaskCycle,
+    blink_record,
+    check_count,
+    check_name,
+    check_unit,
+    noisy_answer,
+)
 from amvl_model.data.synthetic.multihop import bars, cells, dots, grid
 from amvl_model.data.synthetic.multihop.spec import (
     COLOUR_NAMES,
@@ -216,16 +225,11 @@ def multihop_record(
     given = (
         noisy_answer(clean, objects, label_noise, _stream(task, split, seed, index, _NOISE)) if label_noise else clean
     )
-    return {
-        "idx": f"{split}_{task}_{index}",
-        "question": walk.question,
-        "sub_task": task,
-        **{f"image_{i + 1}": image.copy() for i, image in enumerate(scene.images)},
-        **{f"image_{i + 1}": None for i in range(len(scene.images), 4)},
-        "choices": choices,
-        "answer": option_letter(given),
-        "prompt": " ".join([format_prompt(walk.question, choices) if listed else walk.question] * repeats),
-        "explanation": scene.facts,
+    images = tuple(image.copy() for image in scene.images)
+    drawing = Drawing(images=images, question=walk.question, choices=tuple(choices), explanation=scene.facts)
+    record = blink_record(f"{split}_{task}_{index}", task, drawing, given)
+    return record | {
+        "prompt": " ".join([record["prompt"] if listed else walk.question] * repeats),
         "hops": count,
         "objects": objects,
         "chain": chain,
@@ -250,7 +254,7 @@ def multihop_question(
     return replace(question_from_blink(record, source=source), answer_probs=probs, chain=tuple(record["chain"]))
 
 
-class MultihopQuestions(QuestionSet):
+class MultihopQuestions(TaskCycle):
     """A fixed-size, lazily drawn data set that cycles through tasks, one scene at a time.
 
     Item i belongs to block b = i // q (q questions per scene): question i % q of scene b // T of task b % T, for T tasks.
@@ -276,35 +280,20 @@ class MultihopQuestions(QuestionSet):
         questions_per_scene: int = QUESTIONS_PER_SCENE,
         **settings: Any,
     ) -> None:
-        self.tasks = checked_cycle(tasks, size, MULTIHOP_TASKS)
-        self.split = split
-        self.seed = seed
-        self.size = size
+        super().__init__(tasks, split, seed, size, names=MULTIHOP_TASKS, together=questions_per_scene)
         self.settings = {"questions_per_scene": questions_per_scene, **settings}
         for task in self.tasks:
             multihop_record(task, split, seed, 0, **self.settings)
 
-    def __len__(self) -> int:
-        return self.size
-
     def question(self, index: int) -> VisualQuestion:
         """Draw question ``index`` (0 to size - 1)."""
-        task, index = self._place(index)
+        task, index = self.place(index)
         return multihop_question(task, self.split, self.seed, index, **self.settings)
 
     def record(self, item: int) -> dict[str, Any]:
         """Item ``item`` as a record of BLINK's schema with the fields of `multihop_record`."""
-        task, index = self._place(item)
+        task, index = self.place(item)
         return multihop_record(task, self.split, self.seed, index, **self.settings)
-
-    def _place(self, item: int) -> tuple[str, int]:
-        """Task and index within the task of item ``item``."""
-        if not 0 <= item < self.size:
-            raise IndexError(f"item must be in 0..{self.size - 1}, got {item}")
-        per_scene = self.settings["questions_per_scene"]
-        block, within = divmod(item, per_scene)
-        scene, which = divmod(block, len(self.tasks))
-        return self.tasks[which], scene * per_scene + within
 
 
 class ShiftedMultihop(MultihopQuestions):

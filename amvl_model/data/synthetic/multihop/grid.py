@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amvl_model.data.synthetic.multihop.spec import CELL, Scene, Style, Walk
+from amvl_model.data.synthetic.canvas import CELL
+from amvl_model.data.synthetic.multihop.spec import Scene, Style, Walk
 
 MOVES = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 _STOPPED = 0.25  # share of moves that are drawn without regard to walls

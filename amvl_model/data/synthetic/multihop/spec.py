@@ -15,8 +15,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-Colour = tuple[int, int, int]
-CELL: Final = 28  # pixels that one merged token of Qwen2.5-VL covers: patches of 14, merged 2 x 2
+from amvl_model.data.synthetic.canvas import Colour
 
 PALETTE: Final[dict[str, Colour]] = {
     "red": (220, 30, 35),
