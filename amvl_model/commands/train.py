@@ -75,13 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return answer(options.ask, options.choices, options.checkpoint, tokens, backbone=options.backbone)
 
         from amvl_model.models.checkpoints import NonFiniteError
-        from amvl_model.training.monitoring.guard import STATUS
+        from amvl_model.training.monitoring.guard import report
 
         try:
             return run(options, laboratory=in_laboratory(options, arguments))
         except NonFiniteError as error:
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-            return STATUS
+            return report(error)
 
 
 def run(options: Options, *, laboratory: bool) -> int:
@@ -96,7 +95,11 @@ def run(options: Options, *, laboratory: bool) -> int:
         torch.set_num_threads(options.threads)
     config, out = options.config, options.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
     if options.replay:
-        return guard.replay(options.replay)
+        from amvl_model.studies.laboratory import training as laboratory_training
+        from amvl_model.training.pretraining import multihop_base, tiny_base
+
+        loops = {"laboratory": laboratory_training, "multihop": multihop_base, "tiny-base": tiny_base}
+        return guard.replay(options.replay, {name: module.recompute for name, module in loops.items()})
     if options.ship:
         return main_job.ship(options.ship)
     if options.quick:
