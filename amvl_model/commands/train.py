@@ -30,7 +30,15 @@ import tyro
 
 from amvl_model.commands import stoppable
 from amvl_model.commands.ask import CHECKPOINT, answer
-from amvl_model.config import RunConfig, changed_settings, command_line, load_preset, usage_error, usage_errors
+from amvl_model.config import (
+    RunConfig,
+    changed_settings,
+    command_line,
+    load_preset,
+    refuse_noise_of_files,
+    usage_error,
+    usage_errors,
+)
 from amvl_model.config.loading import LABORATORY_SETTINGS
 from amvl_model.studies.laboratory import LaboratoryOptions
 
@@ -128,6 +136,9 @@ def _refuse_unused(options: Options, arguments: Sequence[str]) -> None:
     for name, mode in {**belongs, "--processes": "--dry-run"}.items():
         if name in named and mode not in chosen:
             usage_error(f"{name} belongs to {mode}")
+    if "--data.label-noise" in named:
+        with usage_errors():
+            refuse_noise_of_files(options.config)
     own = [name for name in named if name.startswith("--laboratory.")]
     if own and (set(chosen) - {"--resume"} or not in_laboratory(options, arguments)):
         usage_error(
