@@ -173,7 +173,7 @@ def _fingerprints(state: Mapping[str, Tensor], known: Mapping[str, str] | None =
 def _fingerprint(value: Tensor) -> str:
     numbers = value.to(torch.bfloat16).contiguous().view(torch.int16).cpu().flatten()
     digest = sha256(str(tuple(value.shape)).encode())
-    digest.update(numbers.numpy())
+    digest.update(numbers.numpy().data)
     return digest.hexdigest()[:32]
 
 
