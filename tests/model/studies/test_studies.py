@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from amvl_model.results.files import Metric, Result, read_result, write_result
 from amvl_model.models.checkpoints import NonFiniteError
+from amvl_model.results.files import Metric, Result, read_result, write_result
 from amvl_model.studies import pareto
 from amvl_model.studies.declared import STUDIES, Study
 from amvl_model.studies.runner import cell_config, draw_study, run_cell, run_study, study_results
@@ -198,7 +198,7 @@ def test_a_run_writes_one_result_file_with_the_figures_of_the_verdict(
 def test_the_step_that_a_number_stops_outlives_the_run_s_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = {"model.base": "scratch", "model.freeze_vision": False, "model.scratch_hidden_size": 32}
+    common = {"model.base": "scratch", "model.freeze_vision": False, "model.scratch_hidden_size": 96}
     common |= {"model.scratch_layers": 2, "model.scratch_vision_size": 32, "data.tasks": ("Counting",)}
     common |= {"data.train_size": 4, "data.eval_size": 1, "train.steps": 2, "train.batch_size": 2}
     made = Study(name="small", purpose="a test", common=common, cells={"amvl": {}}, seeds=(0,))
