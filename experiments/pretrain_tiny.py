@@ -45,13 +45,18 @@ def main() -> None:
         return
     import torch.multiprocessing
 
-    torch.multiprocessing.spawn(work, args=(options,), nprocs=options.processes)
+    try:
+        torch.multiprocessing.spawn(work, args=(options,), nprocs=options.processes)
+    except torch.multiprocessing.ProcessExitedException as error:  # it has said why
+        sys.exit(error.exit_code)
 
 
 def work(rank: int, options: Options) -> None:
     """What one process does."""
     import torch
 
+    from amvl_model.models.checkpoints import NonFiniteError
+    from amvl_model.training.monitoring.guard import report
     from amvl_model.training.pretraining.tiny_base import PretrainConfig, finish, pretrain
 
     torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.processes))
@@ -61,9 +66,13 @@ def work(rank: int, options: Options) -> None:
         torch.distributed.init_process_group("gloo", rank=rank, world_size=options.processes)
     chosen = {k: v for k in ("seed", "steps", "learning_rate", "eval_every") if (v := getattr(options, k)) is not None}
     config = PretrainConfig(**chosen)
-    model, processor = pretrain(
-        config, options.out, resume=options.resume, compile_layers=options.compile, rank=rank, world=options.processes
-    )
+    shared = {"rank": rank, "world": options.processes}
+    try:
+        model, processor = pretrain(
+            config, options.out, resume=options.resume, compile_layers=options.compile, **shared
+        )
+    except NonFiniteError as error:
+        sys.exit(report(error))
     if rank == 0:
         finish(model, processor, config, options.out, test_size=options.test_size)
     if options.processes > 1:

@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     hops = hop_mixture(options.hops)
 
     from amvl_model.data.processing import AMVLProcessor
+    from amvl_model.models.checkpoints import NonFiniteError
+    from amvl_model.training.monitoring.guard import report
     from amvl_model.training.pretraining.multihop_base import (
         BaseShape,
         MultihopRecipe,
@@ -79,8 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = MultihopRecipe(**settings | {"hops": hops, "colours": options.objects})
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "curve.csv").unlink(missing_ok=True)
-    train_multihop(model, processor, recipe, options.out / "curve.csv")
-    save_multihop_base(model, processor, options.out, recipe)
+    try:
+        train_multihop(model, processor, recipe, options.out / "curve.csv")
+        save_multihop_base(model, processor, options.out, recipe)
+    except NonFiniteError as error:
+        sys.exit(report(error))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,12 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell in the background has it ignored, and runs leave that so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # The same examples on every machine and in every run; new ones: pytest --hypothesis-profile=random

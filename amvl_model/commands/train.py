@@ -30,7 +30,15 @@ import tyro
 
 from amvl_model.commands import stoppable
 from amvl_model.commands.ask import CHECKPOINT, answer
-from amvl_model.config import RunConfig, changed_settings, command_line, load_preset, usage_error, usage_errors
+from amvl_model.config import (
+    RunConfig,
+    changed_settings,
+    command_line,
+    load_preset,
+    refuse_noise_of_files,
+    usage_error,
+    usage_errors,
+)
 from amvl_model.config.loading import LABORATORY_SETTINGS
 from amvl_model.studies.laboratory import LaboratoryOptions
 
@@ -75,13 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return answer(options.ask, options.choices, options.checkpoint, tokens, backbone=options.backbone)
 
         from amvl_model.models.checkpoints import NonFiniteError
-        from amvl_model.training.monitoring.guard import STATUS
+        from amvl_model.training.monitoring.guard import report
 
         try:
             return run(options, laboratory=in_laboratory(options, arguments))
         except NonFiniteError as error:
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-            return STATUS
+            return report(error)
 
 
 def run(options: Options, *, laboratory: bool) -> int:
@@ -96,7 +103,11 @@ def run(options: Options, *, laboratory: bool) -> int:
         torch.set_num_threads(options.threads)
     config, out = options.config, options.out or Path("runs") / "full_blink" / time.strftime("%Y%m%d-%H%M%S")
     if options.replay:
-        return guard.replay(options.replay)
+        from amvl_model.studies.laboratory import training as laboratory_training
+        from amvl_model.training.pretraining import multihop_base, tiny_base
+
+        loops = {"laboratory": laboratory_training, "multihop": multihop_base, "tiny-base": tiny_base}
+        return guard.replay(options.replay, {name: module.recompute for name, module in loops.items()})
     if options.ship:
         return main_job.ship(options.ship)
     if options.quick:
@@ -125,6 +136,9 @@ def _refuse_unused(options: Options, arguments: Sequence[str]) -> None:
     for name, mode in {**belongs, "--processes": "--dry-run"}.items():
         if name in named and mode not in chosen:
             usage_error(f"{name} belongs to {mode}")
+    if "--data.label-noise" in named:
+        with usage_errors():
+            refuse_noise_of_files(options.config)
     own = [name for name in named if name.startswith("--laboratory.")]
     if own and (set(chosen) - {"--resume"} or not in_laboratory(options, arguments)):
         usage_error(

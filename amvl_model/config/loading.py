@@ -85,7 +85,24 @@ def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
             raise ValueError(f"unknown configuration key {path}; {did_you_mean(path, paths)}")
         section, key = path.split(".")
         values[section][key] = value
-    return RunConfig.from_dict(values)
+    result = RunConfig.from_dict(values)
+    if "data.label_noise" in overrides:
+        refuse_noise_of_files(result)
+    return result
+
+
+def refuse_noise_of_files(config: RunConfig) -> None:
+    """Raise where wrong labels were asked for and no source draws its questions; call it where the setting was named.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    drawn = ("synthetic-blink", "multihop")
+    if config.data.label_noise and not any(source.partition(":")[0] in drawn for source in config.data.sources):
+        raise ValueError(
+            f"data.label_noise: expected 0 with data.source {config.data.source!r}, whose labels are trained on as they stand, "
+            f"received {config.data.label_noise:g}; leave it out, or write the wrong labels into the file"
+        )
 
 
 def stored_config(run: Path) -> RunConfig:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from amvl_model.config import RunConfig, load_preset
+from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies.declared import STUDIES, Study
 from amvl_model.studies.saved import checkpoint_folder, load_saved
@@ -140,7 +142,7 @@ def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None
         metrics, extra = _evaluated(config, keep, (*study.checkpoints[cell], seed), study.measures)
     else:
         folder = None if keep is None else checkpoint_folder(keep, study.name, cell, seed)
-        metrics, extra = _trained(config, folder, study.measures)
+        metrics, extra = _trained(config, folder, study.measures, out / study.name / "stopped" / f"{cell}-seed{seed}")
     return write_result(
         result_path(out, study.name, cell, seed),
         study=study.name,
@@ -155,11 +157,12 @@ def run_cell(study_name: str, cell: str, seed: int, out: Path, keep: Path | None
 
 
 def _trained(
-    config: RunConfig, checkpoint: Path | None, measures: Sequence[str]
+    config: RunConfig, checkpoint: Path | None, measures: Sequence[str], stopped: Path
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
     """Train, keep the checkpoint (with its config.json beside it) where a folder is given, and measure.
 
-    Where the study names its measures, the probes that training logged are returned too.
+    Where the study names its measures, the probes that training logged are returned too. The folder of a run that a
+    non-finite number stopped is moved to ``stopped``.
     """
     from amvl_model.data.sources import evaluation_questions, training_questions
     from amvl_model.diagnostics.reading.forecast import PREFIX, log_lines
@@ -169,8 +172,14 @@ def _trained(
 
     training_set, held_out = training_questions(config.data), evaluation_questions(config.data)
     with tempfile.TemporaryDirectory() as folder:
-        model, processor = train(config, Path(folder) / "run", questions=training_set, save=False, quiet=True)
-        lines = log_lines(Path(folder) / "run")
+        run = Path(folder) / "run"
+        try:
+            model, processor = train(config, run, questions=training_set, save=False, quiet=True)
+        except NonFiniteError as error:
+            shutil.rmtree(stopped, ignore_errors=True)
+            shutil.copytree(run, stopped)
+            raise NonFiniteError(str(error).replace(str(run), str(stopped))) from error
+        lines = log_lines(run)
     if checkpoint is not None:
         save_checkpoint(model, processor, checkpoint)
         (checkpoint.parent / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")

@@ -181,11 +181,13 @@ class RunStopped(SystemExit):
 
 @contextmanager
 def signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Let ``handler`` receive SIGTERM and SIGINT; does nothing outside the main thread, where Python sends none."""
+    """Let ``handler`` receive SIGTERM and SIGINT, of which one stays ignored that the parent process ignores (nohup, a shell's
+    background); does nothing outside the main thread, where Python sends none."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    wanted = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in wanted}
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ import io
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -90,6 +91,7 @@ def main() -> int:
     page.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     page.add_argument("--out", type=Path, default=Path("runs/faults/long.json"), help="table to write")
     options = page.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -62,9 +62,11 @@ def _entry(
     answer: str,
     prompt: str,
     load_image: Callable[[], Image.Image],
+    place: str,
 ) -> _Entry:
-    """``answer``: the field of the record that names the right option."""
-    index = schema.answer_index(str(record[answer]), choices, identifier)
+    """``answer``: the field of the record that names the right option; ``place``: file and record, for messages."""
+    letter = schema.text_of(record[answer], f"{place}: {answer}")
+    index = schema.answer_index(letter, choices, f"{identifier}, {place}: {answer}")
     texts = VisualQuestion(
         id=identifier,
         images=(),
@@ -73,7 +75,7 @@ def _entry(
         question=question,
         choices=choices,
         answer=index,
-        task=schema.text_of(record["category"], f"question {identifier!r}: category"),
+        task=schema.text_of(record["category"], f"{place}: category"),
     )
     return _Entry(texts, load_image)
 
@@ -119,21 +121,21 @@ def load_vstar(
 
     Raises:
         FileNotFoundError, ConnectionError: if the folder or a file is missing, or the hub is not reached.
-        ValueError: for a record that lacks a field or options, an answer outside its options, an image outside the folder, or an
-            unknown task.
+        ValueError: for an unknown task, or more records than `usable_records` skips that lack a field or options, or have an
+            answer outside its options or an image outside the folder.
     """
     layout = "test_questions.jsonl and the folders direct_attributes and relative_position"
     folder = files.data_folder(path_or_id, hub_id=VSTAR_ID, patterns=["*"], layout=layout, stream=stream)
     name = "test_questions.jsonl"
     try:
-        lines = folder.read_text(name).splitlines()
+        lines = [(number, line) for number, line in enumerate(folder.read_text(name).split("\n"), 1) if line.strip()]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder.place(name)}: no such file; expected a folder that holds {layout}") from error
-    entries = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            entries.append(_vstar_entry(folder, line, f"{folder.place(name)}, line {number}", prompt))
-    return BenchmarkQuestions(_selected(entries, tasks, limit, folder.place(name)), "V*", folder.place(name))
+    place = folder.place(name)
+    entries = usable_records(
+        lines, lambda _, line: _vstar_entry(folder, line[1], f"{place}, line {line[0]}", prompt), place
+    )
+    return BenchmarkQuestions(_selected(entries, tasks, limit, place), "V*", place)
 
 
 def _vstar_entry(folder: files.DataFolder, line: str, place: str, prompt: PromptStyle) -> _Entry:
@@ -158,7 +160,7 @@ def _vstar_entry(folder: files.DataFolder, line: str, place: str, prompt: Prompt
         return decode_image(folder.read_bytes(name), f"{place}: {name}") if folder.on_hub else read_image(path, place)
 
     shown = schema.format_prompt(question, choices) if prompt == "blink" else text
-    return _entry(identifier, question, choices, record, "label", shown, read)
+    return _entry(identifier, question, choices, record, "label", shown, read, place)
 
 
 def load_hrbench(
@@ -201,8 +203,10 @@ def load_hrbench(
         texts, loaders = _read_tsv(folder, f"{stem}.tsv")
     else:
         raise FileNotFoundError(f"{folder}: expected {layout}, found neither; download HRBench or correct the path")
-    records = zip(texts, _cycle_ids(texts, f"hrbench_{size}"), loaders, strict=True)
-    entries = [_hrbench_entry(f"{place}, row {number}", prompt, *each) for number, each in enumerate(records)]
+    records = [*zip(texts, _cycle_ids(texts, f"hrbench_{size}"), loaders, strict=True)]
+    entries = usable_records(
+        records, lambda number, each: _hrbench_entry(f"{place}, row {number}", prompt, *each), place
+    )
     return BenchmarkQuestions(_selected(entries, tasks, limit, place), f"HRBench{size.upper()}", place)
 
 
@@ -214,7 +218,11 @@ def _cycle_ids(records: Sequence[dict[str, Any]], prefix: str) -> list[str]:
     result = []
     for record in records:
         cycle = str(record["cycle_category"]).strip().lower()
-        key = (record["category"], record["question"], tuple(sorted(str(record[letter]) for letter in "ABCD")))
+        key = (
+            str(record["category"]),
+            str(record["question"]),
+            tuple(sorted(str(record[letter]) for letter in "ABCD")),
+        )
         occurrence = seen[key, cycle]
         seen[key, cycle] += 1
         number = numbers.setdefault((key, occurrence), len(numbers))
@@ -235,7 +243,7 @@ def _hrbench_entry(
     lines = "".join(f"{letter}. {text}\n" for letter, text in zip(schema.LETTERS, choices, strict=False))
     official = f"Question: {question}\nOptions:\n{lines}Please select the correct answer from the options above. \n"
     shown = schema.format_prompt(question, choices) if prompt == "blink" else official
-    return _entry(identifier, question, choices, record, "answer", shown, load_image)
+    return _entry(identifier, question, choices, record, "answer", shown, load_image, place)
 
 
 def _base64_reader(rows: files.ParquetRows, index: int) -> Callable[[], Image.Image]:
@@ -248,6 +256,10 @@ def _read_tsv(folder: files.DataFolder, name: str) -> tuple[list[dict[str, Any]]
     try:
         reader = csv.DictReader(io.StringIO(folder.read_text(name), newline=""), delimiter="\t")
         rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(
+            f"{folder.place(name)}: not a table of tab-separated values ({error}); download it again"
+        ) from error
     finally:
         csv.field_size_limit(limit)
     missing = [field for field in (*_HRBENCH_TEXTS, "image") if field not in (reader.fieldnames or ())]
@@ -256,7 +268,7 @@ def _read_tsv(folder: files.DataFolder, name: str) -> tuple[list[dict[str, Any]]
     by_index = {row["index"]: row["image"] for row in rows}
 
     def load_image(row: dict[str, Any], number: int) -> Callable[[], Image.Image]:
-        text = row["image"]
+        text = row["image"] or ""
         if len(text) <= 64:  # VLMEvalKit stores an image once and then refers to its row
             text = by_index.get(text, text)
         return lambda: decode_base64(text, f"row {number} of {folder.place(name)}: image")
@@ -337,7 +349,7 @@ def _puzzle_entry(rows: files.ParquetRows, index: int, record: dict[str, Any], p
             raise ValueError(f"{place}: expected an image, got null; download the file again")
         return image
 
-    return _entry(identifier, question, choices, record, "answer", text, load_image)
+    return _entry(identifier, question, choices, record, "answer", text, load_image, place)
 
 
 def _require(record: Any, fields: Sequence[str], place: str) -> None:

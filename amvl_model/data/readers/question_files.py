@@ -151,6 +151,10 @@ class QuestionFile(QuestionSet):
                 f"{place}, field choices: expected 2 to {len(LETTERS)} choices, or none for an open question, got "
                 f"{len(choices)}; correct the line"
             )
+        blank = next((i for i, text in enumerate(choices, 1) if not text.strip()), None)
+        if blank is not None or not record["question"].strip():
+            field = "question" if blank is None else f"choices, option {blank}"
+            raise ValueError(f"{place}, field {field}: expected a text, got a blank one; correct the line")
         answer = record.get("answer")
         if answer is not None and choices and not isinstance(answer, str):
             raise ValueError(
@@ -172,7 +176,7 @@ class QuestionFile(QuestionSet):
             index = None if answer is None or not choices else _chosen(answer, choices, record["id"])
         except ValueError as error:
             raise ValueError(f"{place}, field answer: {error}") from error
-        if index is not None and _names_another(record.get("answer_text", ""), choices, index):
+        if index is not None and record.get("answer_text") and _names_another(record["answer_text"], choices, index):
             raise ValueError(
                 f"{place}, field answer_text: expected a reply that chooses option {option_letter(index)}, as answer says, got "
                 f"{short(record['answer_text'])}; correct one of the two"

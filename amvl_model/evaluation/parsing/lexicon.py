@@ -158,7 +158,8 @@ PHRASES: dict[Kind, str] = {
         たぶん|おそらく|もちろん|の|最も|を
         분명히|최종""",
     Kind.MAYBE: """
-        also|maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
+        also|auch|ebenfalls|aussi|également|también|também|anche|ook|также|тоже
+        maybe|perhaps|possibly|vielleicht|möglicherweise|peut-être|quizás|quizá|tal vez|talvez|forse|misschien
         может быть|возможно|可能|也许|也許|或许|或許|もしかすると|아마""",
     Kind.STANDS: """
         as|to|with|like|choose|chooses|select|selects|picks|match|matches|labeled|labelled|marked|named|called|fits|works
@@ -370,6 +371,10 @@ WEAK_TEXTS = frozenset({"no", "none", "both", "neither", "all", "either"})
 ARTICLES = frozenset(
     "the a an der die das ein eine le la les un une el los las il lo gli uno o os as um uma het de een".split()
 )
+TOO = frozenset("also too well auch ebenfalls aussi également también também anche ook также тоже 也 亦 も 도".split())
+"""Words by which a second option is called right beside a first one."""
+CONCESSIONS = frozenset("though although".split())
+"""Words for "but" behind which what is said stays true."""
 PRONOUNS = frozenset("it it's that that's this the i we".split())
 MODALS = frozenset("may might could can".split())
 LINKING_LETTERS: dict[str, Kind] = {"e": Kind.AND, "y": Kind.AND, "o": Kind.OR, "u": Kind.OR}

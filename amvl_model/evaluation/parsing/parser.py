@@ -40,6 +40,7 @@ from amvl_model.evaluation.parsing.groups import Group, find_groups
 from amvl_model.evaluation.parsing.items import UNSURE, Item, find_items, find_options, skip, skip_back
 from amvl_model.evaluation.parsing.kinds import ADVERBS, CUTS, ENDS, IS, LISTS, QUOTES, SIGNS, STOPS
 from amvl_model.evaluation.parsing.kinds import Kind as K
+from amvl_model.evaluation.parsing.lexicon import CONCESSIONS, TOO
 from amvl_model.evaluation.parsing.text import clean, tokens, without_thoughts
 
 LIMIT: Final = 12_288
@@ -111,6 +112,8 @@ class _Reading:
         if statements:
             end = statements[-1][0]
             value = statements[-1][1] if len({value for at, value in statements if at == end}) == 1 else UNSURE
+            if end in self._added() and any(other != value for at, other in statements if at < end):
+                return UNSURE  # "The answer is A. B is also correct."
             return UNSURE if self._is_taken_back(end, value) else value
         if lines or is_cut:
             return UNSURE
@@ -225,6 +228,17 @@ class _Reading:
             if group.affirmed is not None and not group.open and not group.negated:
                 seen.add(group.value)
                 yield group.affirmed, group.value if len(seen) == 1 else UNSURE
+
+    def _added(self) -> set[int]:
+        """Where options are called right beside others: "B is also correct", "B is correct too", "though B is correct"."""
+        added = set()
+        for group in self.groups:
+            if group.affirmed is not None and not group.open and not group.negated:
+                before = self.items[max(skip_back(self.items, group.start - 1, QUOTES | {K.FILLER, K.LABEL}), 0)]
+                said = self.items[group.end : group.affirmed + 2]
+                if before.text in CONCESSIONS or any(set(item.text.split()) & TOO for item in said):
+                    added.add(group.affirmed)
+        return added
 
     def _opening(self) -> int | None:
         """The reply opens with an option and goes on after a stop."""

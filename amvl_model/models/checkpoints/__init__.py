@@ -20,6 +20,7 @@ from amvl_model.models.checkpoints.inspection import (
     inspect_checkpoint,
     refuse_wrong_weights,
     write_manifest,
+    write_tensors,
     write_text,
     writing,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "load_lora_checkpoint",
     "refuse_wrong_weights",
     "write_manifest",
+    "write_tensors",
     "write_text",
     "writing",
 ]

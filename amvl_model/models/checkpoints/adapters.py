@@ -159,18 +159,26 @@ def read_lora_state(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fingerprints(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """A digest of every weight of the base: of its shape, its first 256 numbers and the sum of all as integers, in bfloat16, so
-    that loading a base in float32 or bfloat16 gives the same; packed weights (quantised ones) and float16, which rounds
-    otherwise, are left out."""
+def _fingerprints(state: Mapping[str, Tensor], known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A sha256 of every weight of the base, of its shape and its bytes in bfloat16, so that loading a base in float32 or
+    bfloat16 gives the same; packed weights (quantised ones) and float16, which rounds otherwise, are left out. A weight whose
+    ``known`` digest is an earlier version's, which has 8 digits, gets one of that kind."""
     return {
-        name: _fingerprint(value.detach())
+        name: (_earlier if len((known or {}).get(name, "")) == 8 else _fingerprint)(value.detach())
         for name, value in state.items()
         if name.startswith(_OURS[0]) and "lora_" not in name and value.dtype in (torch.float32, torch.bfloat16)
     }
 
 
 def _fingerprint(value: Tensor) -> str:
+    numbers = value.to(torch.bfloat16).contiguous().view(torch.int16).cpu().flatten()
+    digest = sha256(str(tuple(value.shape)).encode())
+    digest.update(numbers.numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _earlier(value: Tensor) -> str:
+    """What version 0.1 stored: of the shape, the first 256 numbers and the sum of all, which is blind to swaps behind them."""
     numbers = value.to(torch.bfloat16).contiguous().view(torch.int16).flatten()
     summary = f"{tuple(value.shape)} {int(numbers.sum(dtype=torch.int64))} {numbers[:256].tolist()}"
     return sha256(summary.encode()).hexdigest()[:8]
@@ -188,7 +196,9 @@ def refuse_other_base(model: Any, path: Path, backbone: str) -> None:
             trained_on = dict(json.loads((opened.metadata() or {}).get(_BASE, "{}")).items())
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file}: its metadata {_BASE} is damaged ({error}); copy the checkpoint again") from error
-    loaded = _fingerprints(model.state_dict())
+    if not all(isinstance(digest, str) for digest in trained_on.values()):
+        raise ValueError(f"{file}: its metadata {_BASE} is damaged (a digest is no text); copy the checkpoint again")
+    loaded = _fingerprints(model.state_dict(), trained_on)
     both = loaded.keys() & trained_on.keys()
     if different := sorted(name for name in both if loaded[name] != trained_on[name]):
         raise ValueError(

@@ -85,6 +85,17 @@ def write_text(path: Path, text: str) -> None:
         part.replace(path)
 
 
+def write_tensors(path: Path, value: Any) -> None:
+    """Replace a file by what torch.save makes of ``value``, as a whole, like `write_text`."""
+    part = path.with_name(path.name + ".part")
+    with writing(path):
+        with part.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -139,8 +139,12 @@ def encode_scenes(
         input_ids, attention_mask (R, N); answer_ids, answer_mask (R, M); image_features (image tokens, hidden) and
         image_grid_thw (R, 3), those of a scene repeated for its questions.
     """
+    return with_features(model, processor, scene_rows(processor, questions, per_scene))
+
+
+def scene_rows(processor: AMVLProcessor, questions: list[VisualQuestion], per_scene: int) -> dict[str, Tensor]:
+    """What `encode_scenes` returns, with the ``images`` (S, H, W, 3) [bytes] in place of their features."""
     images = torch.from_numpy(np.stack([np.asarray(question.images[0]) for question in questions[::per_scene]]))
-    features, grid = scene_features(model.backbone, processor, images)
     rows = query_rows(processor, [question.prompt for question in questions], tuple(images.shape[1:3]))
     ids, mask = pad_right(rows, processor.pad_token_id)
     encoded = {text: processor.encode_answer(text) for text in {question.answer_text for question in questions}}
@@ -150,6 +154,16 @@ def encode_scenes(
         "attention_mask": mask,
         "answer_ids": answers,
         "answer_mask": torch.ones_like(answers),
+        "images": images,
+    }
+
+
+def with_features(model: Any, processor: AMVLProcessor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch of `scene_rows` with the features of its images, as ``model.forward`` takes it."""
+    features, grid = scene_features(model.backbone, processor, rows["images"])
+    per_scene = len(rows["input_ids"]) // len(features)
+    return {
+        **{name: value for name, value in rows.items() if name != "images"},
         "image_features": features.repeat_interleave(per_scene, dim=0).flatten(0, 1),
         "image_grid_thw": grid.repeat_interleave(per_scene, dim=0),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.models.checkpoints import check_weights
-from amvl_model.objectives import Loss
-from amvl_model.studies.laboratory.arm import Arm, encode_scenes
+from amvl_model.models.checkpoints import absolute, check_weights
+from amvl_model.studies.laboratory.arm import Arm, build_arm, load_base, scene_rows, with_features
 from amvl_model.studies.laboratory.measures import measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.unfinished import Unfinished
-from amvl_model.training.monitoring.guard import clip_gradients
+from amvl_model.training.monitoring.guard import Again, LoopStep
 from amvl_model.training.pretraining.multihop_base import MultihopRecipe
 
 Row = dict[str, Any]
@@ -49,10 +48,9 @@ def warm_up(
     curve: list[Row] = []
     hardest = f"accuracy_{max(arm.recipe.hops)}"
     rate = partial(arm.recipe.rate, decay=False)
-    loss = replace(arm, objective="prior").loss
-    kept = Unfinished(state)
+    kept, warm = Unfinished(state), replace(arm, objective="prior")
     with kept.signals():
-        for row in _steps(model, processor, arm.recipe, loss, arm.warmup, kept, rate=rate, stream=2 * arm.recipe.seed):
+        for row in _steps(model, processor, warm, arm.warmup, kept, rate=rate, stream=2 * arm.recipe.seed):
             curve.append(row | {"warming": True})
             report(curve[-1])
             if row[hardest] >= arm.warmup_accuracy:
@@ -73,7 +71,7 @@ def train_arm(
     recipe, curve = arm.recipe, []
     kept, stream = Unfinished(state), 2 * recipe.seed + 1
     with kept.signals():
-        for row in _steps(model, processor, recipe, arm.loss, recipe.steps, kept, rate=recipe.rate, stream=stream):
+        for row in _steps(model, processor, arm, recipe.steps, kept, rate=recipe.rate, stream=stream):
             curve.append(row)
             report(row)
     return curve
@@ -82,18 +80,18 @@ def train_arm(
 def _steps(
     model: Any,
     processor: AMVLProcessor,
-    recipe: MultihopRecipe,
-    loss_at: Callable[[float], Loss],
+    arm: Arm,
     steps: int,
     kept: Unfinished,
     *,
     rate: Callable[[int], float],
     stream: int,
 ) -> Iterator[Row]:
-    """Train on ``loss_at(share of steps)``; yields a row every ``eval_every`` steps and at the end, those that are kept first.
+    """Train on the arm's loss; yields a row every ``eval_every`` steps and at the end, those that are kept first.
 
     ``stream`` names the questions and the latent noise: one for the warm-up of a seed, another for all of its arms.
     """
+    recipe = arm.recipe
     each = recipe.scenes * recipe.questions_per_scene
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, recipe)
@@ -101,9 +99,10 @@ def _steps(
     if different % each:
         raise ValueError(f"different must be a multiple of the {each} questions of a step, got {different}")
     questions = replace(recipe, seed=stream).questions("train", recipe.hops, different)
-    loss = loss_at(0.0)
+    loss = arm.loss(0.0)
     noise = torch.Generator().manual_seed(stream)
     own = {"generator": noise} if loss.objective.latents else {}
+    about = {"loop": "laboratory", "settings": asdict(replace(arm, base=absolute(arm.base)))}
     kept.restore(model, optimizer, noise)
     yield from kept.rows
     began, hardest = time.process_time() - kept.seconds, max(recipe.hops)
@@ -111,12 +110,15 @@ def _steps(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
-        loss, first = loss_at(step / steps), step * each % different
-        batch = encode_scenes(model, processor, questions[first : first + each], recipe.questions_per_scene)
-        output = model(**batch, **own, loss=loss)
+        loss, first = arm.loss(step / steps), step * each % different
+        part = questions[first : first + each]
+        rows, drawn = scene_rows(processor, part, recipe.questions_per_scene), noise.get_state()
+        output = model(**with_features(model, processor, rows), **own, loss=loss)
         output.loss.backward()
-        place = f"objective {loss.objective.name}, questions {first} to {first + each - 1} of stream {stream}"
-        norm = clip_gradients(parameters, float(output.loss.detach()), step + 1, place)
+        batch = ([question.id for question in part], rows)
+        own_about = {**about, "progress": step / steps, "noise": drawn}
+        now = LoopStep(kept.folder, step + 1, model, [batch], own_about, losses=[output.terms.total])
+        norm = now.clip(float(output.loss.detach()))
         optimizer.step()
         optimizer.zero_grad()
         terms = {name: float(value.detach().mean()) for name, value in output.terms.named().items()}
@@ -124,7 +126,8 @@ def _steps(
         kept.step = step + 1
         at_look = (step + 1) % recipe.eval_every == 0 or step + 1 == steps
         if at_look:
-            check_weights(model)
+            with now.checked():
+                check_weights(model)
             row: Row = {
                 "step": step + 1,
                 "steps": steps,
@@ -137,9 +140,25 @@ def _steps(
                 row[f"leaked_{hardest}"] = float(measure_leak(model, processor, recipe, hardest).mean())
             kept.rows, kept.terms = [*kept.rows, row], []
         kept.seconds = time.process_time() - began
-        kept.keep(model, optimizer, noise, at_look=at_look)
+        with now.checked():
+            kept.keep(model, optimizer, noise, at_look=at_look)
         if at_look:
             yield kept.rows[-1]
+
+
+def recompute(stored: dict[str, Any]) -> Again:
+    """A step that a number stopped, as ``amvl_model.training.monitoring.guard.replay`` takes it."""
+    settings = stored["settings"]
+    arm = Arm(**{**settings, "recipe": MultihopRecipe(**settings["recipe"])})
+    base, processor = load_base(arm)
+    model = build_arm(base, processor, arm).train()
+    model.load_state_dict(stored["weights"])
+    loss, own = arm.loss(stored["progress"]), dict[str, Any]()
+    if loss.objective.latents:
+        own["generator"] = torch.Generator().set_state(stored["noise"])
+    (part,) = stored["batches"]
+    output = model(**with_features(model, processor, part["inputs"]), **own, loss=loss)
+    return model, [(output.terms.total.detach(), output.terms.named(), output.loss)]
 
 
 def _optimizer(parameters: list[Any], recipe: MultihopRecipe) -> torch.optim.Optimizer:

@@ -2,7 +2,8 @@
 
 Every optimiser step is checked once, on its losses and on the gradient norm that clipping computes, before the optimiser
 changes a weight. Weights are checked before they are saved or scored. The batches of the failed step and the weights they
-met are stored in ``nonfinite-step-N.pt`` of the run folder; `replay` computes that step again.
+met are stored in ``nonfinite-step-N.pt`` of the run folder; `replay` computes that step again. `GuardedTrainer` does so for
+the Trainer, `LoopStep` for loops without it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,7 +24,14 @@ from transformers import Trainer
 
 from amvl_model import distributed
 from amvl_model.config import RunConfig
-from amvl_model.models.checkpoints import NonFiniteError, check_finite, check_weights, write_manifest, writing
+from amvl_model.models.checkpoints import (
+    NonFiniteError,
+    check_finite,
+    check_weights,
+    write_manifest,
+    write_tensors,
+    writing,
+)
 from amvl_model.models.loading import build_model
 from amvl_model.objectives import Loss, objective_named
 from amvl_model.training.batches import INDEX, WEIGHT, sample_noise
@@ -119,7 +129,7 @@ class GuardedTrainer(Trainer):
         the schedule, and ``warming``, whether the step belongs to a warm-up by prior-sample training."""
         return {"progress": done / max(1, self.state.max_steps), "warming": False}
 
-    def _fail(self, problem: str, *, completed: bool = False) -> None:
+    def _fail(self, problem: str, *, completed: bool = False) -> NoReturn:
         """Store the step and raise; all processes have to call this."""
         broken = [i for i, loss in enumerate(self._losses) if not bool(loss.isfinite())]
         dataset: Any = self.train_dataset
@@ -130,78 +140,170 @@ class GuardedTrainer(Trainer):
                 {
                     "number": number + 1,
                     "of": len(self._batches),
-                    "broken": number in broken or not broken,
-                    "questions": [str(dataset.questions[i].id) if hasattr(dataset, "questions") else i for i in places],
+                    "broken": number in broken,
+                    "questions": [str(dataset.questions[i].id if hasattr(dataset, "questions") else i) for i in places],
                     "inputs": {name: value.cpu() for name, value in batch.items()},
                 }
             )
-        gathered = [part for process in distributed.gather(parts) for part in process]
-        suspects = [part for part in gathered if part["broken"]] if any(distributed.gather(bool(broken))) else gathered
-        step = self.state.global_step + (0 if completed else 1)
         trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        folder, step = Path(self.args.output_dir), self.state.global_step + (0 if completed else 1)
+        config = folder / "config.json"
+        about = {
+            "config": json.loads(config.read_text()) if config.is_file() else None,
+            "step_of_noise": step - 1,
+            "seed": self.args.seed,
+            **self._replayed_with(step - 1),
+        }
         weights = {name: value for name, value in whole_state(self).items() if name in trained}
-        folder = Path(self.args.output_dir)
-        file = folder / f"nonfinite-step-{step}.pt"
-        if distributed.is_main():
-            config = folder / "config.json"
-            stored = {
-                "config": json.loads(config.read_text()) if config.is_file() else None,
-                "problem": problem,
-                "step": step,
-                "step_of_noise": step - 1,
-                "seed": self.args.seed,
-                **self._replayed_with(step - 1),
-                "batches": gathered,
-                "weights": weights,
-            }
-            folder.mkdir(parents=True, exist_ok=True)
-            with writing(file):
-                torch.save(stored, file)
-        batches = "; ".join(
-            f"batch {part['number']} of {part['of']}: {', '.join(map(str, part['questions']))}" for part in suspects
-        )
-        done = "after" if completed else "before"
-        good = distributed.broadcast(newest_checkpoint(folder) if distributed.is_main() else None)
-        raise NonFiniteError(
-            f"stopped at step {step}, {done} the optimiser changed the weights: {problem}; questions of {batches}. "
-            f"The step is stored in {file}; compute it again with `amvl train --replay {file}`. "
-            + ("There is no earlier checkpoint." if good is None else f"The last good checkpoint is {good}.")
-        )
+        stop_run(folder, step, problem, parts=parts, weights=weights, about=about, completed=completed)
 
 
-def clip_gradients(parameters: Iterable[Tensor], loss: float, step: int, place: str = "") -> float:
-    """Scale gradients down to norm 1 in a loop without the Trainer; returns the norm before.
+def stop_run(
+    folder: Path | None,
+    step: int,
+    problem: str,
+    *,
+    parts: list[dict[str, Any]],
+    weights: dict[str, Tensor],
+    about: Mapping[str, Any],
+    completed: bool = False,
+    state: Path | None = None,
+) -> NoReturn:
+    """Store a step and raise; all processes have to call this.
 
     Args:
-        parameters: whose gradients are clipped.
-        loss: of the step.
-        step: its number, from 1; ``place``: which questions, for the message.
+        folder: where ``nonfinite-step-N.pt`` goes, beside the run's checkpoints; None: nothing is stored.
+        step: its number, from 1; ``problem``: which numbers are not finite.
+        parts: this process's batches: number, of, broken (whether its loss is not finite), questions (ids), inputs;
+            where they are known, ``wrong``, the ids of the questions whose loss is not.
+        weights: those that the step met; ``about``: what else its losses depend on.
+        completed: the optimiser has changed the weights already.
+        state: the file of the last good state, in a run without checkpoints.
 
     Raises:
-        NonFiniteError: if loss or norm is not finite; the optimiser has not changed a weight.
+        NonFiniteError: always.
     """
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
-    if not (math.isfinite(norm) and math.isfinite(loss)):
-        raise NonFiniteError(
-            f"stopped at step {step}, before the optimiser changed the weights: the loss is {loss:g} and the gradient norm "
-            f"{norm:g}" + (f"; {place}" if place else "")
-        )
-    return norm
+    gathered = [part for process in distributed.gather(parts) for part in process]
+    suspects = [part for part in gathered if part["broken"]] or gathered
+    file, trouble = None if folder is None else folder / f"nonfinite-step-{step}.pt", ""
+    if file is not None and distributed.is_main():
+        try:
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_tensors(
+                    file, {**about, "problem": problem, "step": step, "batches": gathered, "weights": weights}
+                )
+        except OSError as error:  # the run stops for its number, and not for this
+            trouble = str(error)
+    good = newest_checkpoint(folder) if folder is not None and distributed.is_main() else None
+    good = state if good is None and state is not None and state.is_file() else good
+    trouble, good = distributed.broadcast((trouble, good))
+    stored = f"The step is stored in {file}; compute it again with `amvl train --replay {file}`. "
+    if file is None or trouble:
+        stored = f"The step is not stored{f': {trouble}' if trouble else ''}. "
+    batches = "; ".join(
+        f"batch {part['number']} of {part['of']}: {', '.join(part.get('wrong') or part['questions'])}"
+        for part in suspects
+    )
+    raise NonFiniteError(
+        f"stopped at step {step}, {'after' if completed else 'before'} the optimiser changed the weights: {problem}; "
+        f"questions of {batches}. {stored}"
+        + ("There is no earlier checkpoint." if good is None else f"The last good checkpoint is {good}.")
+    )
+
+
+@dataclass
+class LoopStep:
+    """One optimiser step of a loop without the Trainer, with what is stored of it where a number is not finite.
+
+    Attributes:
+        folder: see `stop_run`, as ``state``.
+        number: of the step, from 1.
+        model: whose gradients and weights are checked.
+        batches: question ids and inputs of every batch.
+        about: ``loop``, the name under which `replay` knows the loop, and what that needs beside batches and weights.
+        losses: of the questions (B,) of every batch, where they are known.
+    """
+
+    folder: Path | None
+    number: int
+    model: torch.nn.Module
+    batches: Sequence[tuple[list[str], dict[str, Tensor]]]
+    about: Mapping[str, Any]
+    state: Path | None = None
+    losses: Sequence[Tensor] = ()
+
+    def clip(self, loss: float) -> float:
+        """Scale the gradients down to norm 1, ``loss`` being the step's; returns the norm before.
+
+        Raises:
+            NonFiniteError: on all processes, if loss or norm is not finite; the optimiser has not changed a weight.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0))
+        if distributed.any_of(not (math.isfinite(norm) and math.isfinite(loss))):
+            self._fail(f"the loss is {loss:g} and the gradient norm {norm:g}")
+        return norm
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Store the step where the block, behind the optimiser, raises `NonFiniteError`, which it has to on all processes."""
+        try:
+            yield
+        except NonFiniteError as error:
+            self._fail(str(error), completed=True)
+
+    def _fail(self, problem: str, *, completed: bool = False) -> NoReturn:
+        parts = []
+        for number, (questions, inputs) in enumerate(self.batches, 1):
+            losses = self.losses[number - 1].detach() if self.losses else torch.zeros(len(questions))
+            wrong = (~losses.isfinite()).nonzero().flatten().tolist()
+            parts.append(
+                {
+                    "number": number,
+                    "of": len(self.batches),
+                    "broken": bool(wrong),
+                    "questions": [*questions],
+                    "wrong": [questions[i] for i in wrong],
+                    "inputs": {name: value.detach().cpu() for name, value in inputs.items()},
+                }
+            )
+        weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        stop_run(
+            self.folder, self.number, problem,
+            parts=parts, weights=weights, about=self.about, completed=completed, state=self.state,
+        )  # fmt: skip
+
+
+def report(error: NonFiniteError) -> int:
+    """Print why a number stopped the command, on the first of several processes; returns `STATUS`."""
+    if distributed.is_main():
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+    distributed.barrier()
+    return STATUS
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _readable(file: Path, *passed: type[Exception]) -> Iterator[None]:
     try:
         yield
+    except passed:
+        raise
     except Exception as error:  # a damaged pickle raises nearly everything
         raise ValueError(f"{file} is not a step stored by a stopped run ({type(error).__name__}: {error})") from error
 
 
-def replay(file: Path) -> int:
+Again = tuple[Any, Iterable[tuple[Tensor, dict[str, Tensor], Tensor]]]
+"""A model, and of every batch the losses of its questions (B,), their named terms (B,), and what it adds to the step's loss."""
+Loop = Callable[[dict[str, Any]], Again]
+"""How the stored step of a loop is computed again."""
+
+
+def replay(file: Path, loops: Mapping[str, Loop] | None = None) -> int:
     """Compute a stored step again in one process and print the loss of every question and the gradient norm.
 
     Args:
         file: ``nonfinite-step-N.pt``, which a stopped run names.
+        loops: of loops without the Trainer, by the name that their steps store.
 
     Returns:
         The exit status: `STATUS` if a number is not finite again, 0 if all are finite.
@@ -211,36 +313,52 @@ def replay(file: Path) -> int:
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; give the file that the stopped run named")
+    loops = {"trainer": _trainer_step, **(loops or {})}
     with _readable(file):
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        step, batches, weights = stored["step"], stored["batches"], stored["weights"]
-    if stored["config"] is None:
+        step, batches, name = stored["step"], stored["batches"], stored.get("loop", "trainer")
+        problem, questions = stored["problem"], [(part["number"], part["questions"]) for part in batches]
+        without = name == "trainer" and stored["config"] is None
+    if without:
         raise ValueError(f"{file} has no settings, as its run folder had no config.json; it cannot be replayed")
-    config = RunConfig.from_dict(stored["config"])
-    model: Any = build_model(config)[0]
-    model.load_state_dict(weights, strict=False)
-    model.to(distributed.device()).train()
-    print(f"step {step}: {stored['problem']}")
-    items = sum(float(part["inputs"][WEIGHT].sum()) for part in batches)
-    loss: Any = config.objective.loss(stored["progress"])
-    if stored.get("warming"):  # files of earlier versions do not say
-        loss = Loss(objective_named("prior"), nll_reduction=config.objective.nll_reduction)
+    if name not in loops:
+        raise ValueError(f"{file} was stored by the loop {name!r}; replay it with `amvl train --replay {file}`")
+    with _readable(file, ValueError, OSError):
+        model, results = loops[name](stored)
+    print(f"step {step}: {problem}")
     finite = True
-    for part in batches:
-        inputs = {name: value.to(distributed.device()) for name, value in part["inputs"].items()}
-        weight, index = inputs.pop(WEIGHT), inputs.pop(INDEX, None)
-        if index is not None and config.objective.entry.latents:
-            shape = (model.config.num_latents, model.config.latent_dim)
-            inputs["noise"] = sample_noise(index, shape, seed=stored["seed"], step=stored["step_of_noise"])
-        with torch.autocast(distributed.device().type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            output = model(**inputs, loss=loss)
-        ((output.terms.total * weight).sum() / items).backward()
-        terms = {name: values.tolist() for name, values in output.terms.named().items()}
-        for row, (question, total) in enumerate(zip(part["questions"], output.terms.total.tolist(), strict=True)):
-            item = ", ".join(f"{name} {values[row]:.6g}" for name, values in terms.items())
-            print(f"  batch {part['number']}, question {question}: loss {total:.6g} ({item})")
+    for (number, ids), (totals, terms, share) in zip(questions, results, strict=True):
+        share.backward()
+        values = {name: value.tolist() for name, value in terms.items()}
+        for row, (question, total) in enumerate(zip(ids, totals.tolist(), strict=True)):
+            item = ", ".join(f"{name} {value[row]:.6g}" for name, value in values.items())
+            print(f"  batch {number}, question {question}: loss {total:.6g}" + (f" ({item})" if item else ""))
             finite = finite and math.isfinite(total)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     print(f"gradient norm {norm:.6g}")
     return 0 if finite and math.isfinite(norm) else STATUS
+
+
+def _trainer_step(stored: dict[str, Any]) -> Again:
+    config = RunConfig.from_dict(stored["config"])
+    model: Any = build_model(config)[0]
+    model.load_state_dict(stored["weights"], strict=False)
+    model.to(distributed.device()).train()
+    items = sum(float(part["inputs"][WEIGHT].sum()) for part in stored["batches"])
+    loss: Any = config.objective.loss(stored["progress"])
+    if stored.get("warming"):  # files of earlier versions do not say
+        loss = Loss(objective_named("prior"), nll_reduction=config.objective.nll_reduction)
+
+    def results() -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+        for part in stored["batches"]:
+            inputs = {name: value.to(distributed.device()) for name, value in part["inputs"].items()}
+            weight, index = inputs.pop(WEIGHT), inputs.pop(INDEX, None)
+            if index is not None and config.objective.entry.latents:
+                shape = (model.config.num_latents, model.config.latent_dim)
+                inputs["noise"] = sample_noise(index, shape, seed=stored["seed"], step=stored["step_of_noise"])
+            with torch.autocast(distributed.device().type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+                output = model(**inputs, loss=loss)
+            yield output.terms.total, output.terms.named(), (output.terms.total * weight).sum() / items
+
+    return model, results()

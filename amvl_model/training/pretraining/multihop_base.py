@@ -32,8 +32,9 @@ from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
 from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
 from amvl_model.models.checkpoints import check_weights
 from amvl_model.models.tiny import qwen_config, tiny_image_processor, tiny_tokenizer
-from amvl_model.training.monitoring.guard import clip_gradients
-from amvl_model.training.pretraining.tiny_base import append_row, patchify
+from amvl_model.training.monitoring.guard import Again, LoopStep
+from amvl_model.training.pretraining.records import append_row, described, rebuilt, target_nll
+from amvl_model.training.pretraining.tiny_base import patchify
 from amvl_model.two_pass.attention import install_attention
 
 LARGEST_IMAGE = 28 * 28 * 72  # pixels: 12 cells in six rows
@@ -295,6 +296,9 @@ def train_multihop(
     """Train in place; returns (and appends to ``curve``, a CSV file) the validation accuracy at each number of hops.
 
     Rows: step, seconds of processor time, loss (nats a question), hop_1 ... hop_``max_hops`` (0 to 1).
+
+    Raises:
+        NonFiniteError: at the first loss, gradient or weight that is NaN or infinite; the step is stored beside ``curve``.
     """
     model.model.visual.requires_grad_(not recipe.freeze_vision)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -309,18 +313,23 @@ def train_multihop(
     )
     item = recipe.scenes * recipe.questions_per_scene
     questions = recipe.questions("train", recipe.hops, recipe.steps * item)
+    about = {"loop": "multihop", "reading_weight": recipe.reading_weight, **described(model, processor)}
     began, losses, rows = time.process_time(), [], []
     model.train()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
-        loss, answer_nll = _losses(model, processor, recipe, questions, step)
+        batches = _batches(processor, recipe, questions, step)
+        loss, answer_nll = _losses(model, processor, [inputs for _, inputs in batches], recipe.reading_weight)
         loss.backward()
-        clip_gradients(parameters, float(loss.detach()), step + 1, f"questions from {step * item} on")
+        now = LoopStep(None if curve is None else curve.parent, step + 1, model, batches, about)
+        now.clip(float(loss.detach()))
         optimizer.step()
         optimizer.zero_grad()
         losses.append(answer_nll)
         if (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.steps:
+            with now.checked():
+                check_weights(model)
             row = {"step": step + 1, "seconds": round(time.process_time() - began, 1), "loss": float(np.mean(losses))}
             row |= {f"hop_{h}": hop_accuracy(model, processor, recipe, h) for h in range(1, max_hops + 1)}
             rows.append(row)
@@ -329,24 +338,50 @@ def train_multihop(
     return rows
 
 
-def _losses(
-    model: Any, processor: AMVLProcessor, recipe: MultihopRecipe, questions: MultihopQuestions, step: int
-) -> tuple[Tensor, float]:
-    """What one step minimises, and the part of it that is the answers' NLL (nats a question)."""
+def _batches(
+    processor: AMVLProcessor, recipe: MultihopRecipe, questions: MultihopQuestions, step: int
+) -> list[tuple[list[str], dict[str, Tensor]]]:
+    """Question ids and tensors of one step's answers, and with a ``reading_weight`` of its readings (ids: of their scenes)."""
     item = recipe.scenes * recipe.questions_per_scene
     numbers = range(step * item, (step + 1) * item)
-    batch = collate_scenes(processor, questions[numbers.start : numbers.stop], recipe.questions_per_scene)
-    features, grid = scene_features(model, processor, batch["images"])
-    loss = _sum_nll(target_logits(model, processor, batch, features, grid), batch["target"]) / item
-    answer_nll = loss.item()
+    asked = questions[numbers.start : numbers.stop]
+    batch = collate_scenes(processor, asked, recipe.questions_per_scene)
+    batches = [([question.id for question in asked], batch)]
     if recipe.reading_weight:
-        facts = [questions.record(i)["explanation"] for i in numbers[:: recipe.questions_per_scene]]
+        firsts = numbers[:: recipe.questions_per_scene]
+        facts = [questions.record(i)["explanation"] for i in firsts]
         size = (batch["images"].shape[1], batch["images"].shape[2])
         rng = np.random.default_rng([recipe.seed, step])
-        reading = collate_readings(processor, facts, size, rng)
-        nll = _sum_nll(target_logits(model, processor, reading, features, grid), reading["target"])
-        loss = loss + recipe.reading_weight * nll / reading["target"].numel()
+        ids = [question.id for question in asked[:: recipe.questions_per_scene]]
+        batches.append((ids, collate_readings(processor, facts, size, rng)))
+    return batches
+
+
+def _losses(
+    model: Any, processor: AMVLProcessor, batches: list[dict[str, Tensor]], weight: float
+) -> tuple[Tensor, float]:
+    """What one step minimises, and the part of it that is the answers' NLL (nats a question)."""
+    features, grid = scene_features(model, processor, batches[0]["images"])
+    answers, *readings = [
+        _sum_nll(target_logits(model, processor, each, features, grid), each["target"]) for each in batches
+    ]
+    loss = answers / len(batches[0]["target"])
+    answer_nll = loss.item()
+    for nll, batch in zip(readings, batches[1:], strict=True):
+        loss = loss + weight * nll / batch["target"].numel()
     return loss, answer_nll
+
+
+def recompute(stored: dict[str, Any]) -> Again:
+    """A step that a number stopped, as ``amvl_model.training.monitoring.guard.replay`` takes it."""
+    model, processor = rebuilt(stored)
+    batches = [part["inputs"] for part in stored["batches"]]
+    features, grid = scene_features(model, processor, batches[0]["images"])
+    rows = [target_nll(target_logits(model, processor, batch, features, grid), batch["target"]) for batch in batches]
+    scales = [1 / len(rows[0]), *(stored["reading_weight"] / row.numel() for row in rows[1:])]
+    total = sum(row.sum() * scale for row, scale in zip(rows, scales, strict=True))
+    shares = [total, *(torch.zeros((), requires_grad=True) for _ in rows[1:])]  # features are shared: one backward pass
+    return model, [(row.detach().sum(1), {}, share) for row, share in zip(rows, shares, strict=True)]
 
 
 def _sum_nll(logits: Tensor, target: Tensor) -> Tensor:

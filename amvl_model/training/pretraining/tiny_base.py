@@ -10,10 +10,9 @@ at chance for thousands of steps without it. The learning rate is warmed up, hel
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter, question_from_blink
 from amvl_model.data.synthetic import DEFAULT_DIFFICULTY, TASKS, synthetic_blink, synthetic_question
-from amvl_model.models.checkpoints import check_weights, writing
+from amvl_model.models.checkpoints import check_weights, write_tensors
 from amvl_model.models.tiny import build_base
-from amvl_model.training.monitoring.guard import clip_gradients
+from amvl_model.training.monitoring.guard import Again, LoopStep
+from amvl_model.training.pretraining.records import append_row, described, rebuilt, target_nll
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.transformers_compat import call_backbone
 
@@ -170,8 +170,8 @@ def patchify(images: Tensor, processor: AMVLProcessor) -> tuple[Tensor, Tensor]:
     return x.reshape(count * (height // p) * (width // p), -1), grid
 
 
-class _Steps(Dataset[list[dict[str, Tensor]]]):
-    """Item i: the batches (one per group of tasks) of step i."""
+class _Steps(Dataset[list[tuple[list[str], dict[str, Tensor]]]]):
+    """Item i: the batches (question ids and tensors, one per group of tasks) of step i."""
 
     def __init__(
         self, config: PretrainConfig, processor: AMVLProcessor, first: int = 0, rank: int = 0, world: int = 1
@@ -188,7 +188,7 @@ class _Steps(Dataset[list[dict[str, Tensor]]]):
         share = count // self.world
         return range(step * count + self.rank * share, step * count + (self.rank + 1) * share)
 
-    def __getitem__(self, item: int) -> list[dict[str, Tensor]]:
+    def __getitem__(self, item: int) -> list[tuple[list[str], dict[str, Tensor]]]:
         step = self.first + item
         rng = np.random.default_rng([self.config.seed, step, self.rank])
         batches = []
@@ -206,7 +206,8 @@ class _Steps(Dataset[list[dict[str, Tensor]]]):
             ]
             questions = [question_from_blink(record) for record in records]
             captions = [record["explanation"] for record in records]
-            batches.append(collate_fast(self.processor, questions, captions, self.config.caption_weight))
+            batch = collate_fast(self.processor, questions, captions, self.config.caption_weight)
+            batches.append(([question.id for question in questions], batch))
         return batches
 
 
@@ -294,6 +295,7 @@ def pretrain(
 
     Raises:
         ValueError: if ``per_task`` cannot be shared out evenly, or the state to resume from is damaged or has other settings.
+        NonFiniteError: at the first loss, gradient or weight that is NaN or infinite; the step is stored in ``folder``.
     """
     if config.per_task % world:
         raise ValueError(f"per_task must be a multiple of the {world} processes, got {config.per_task}")
@@ -331,14 +333,19 @@ def pretrain(
         torch._dynamo.config.recompile_limit = 64
         for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
             layer.compile(dynamic=False)
+    about = {"loop": "tiny-base", "world": world, **described(model, processor)}
     began, losses = time.perf_counter(), []
     for step, batches in enumerate(loader, start=first):
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-        losses.append(_update(model, processor, optimizer, batches, step + 1, world))
-        if rank == 0 and ((step + 1) % config.eval_every == 0 or step + 1 == config.steps):
+        now = LoopStep(folder, step + 1, model, batches, about, state_file)
+        losses.append(_update(now, processor, optimizer, world))
+        at_look = (step + 1) % config.eval_every == 0 or step + 1 == config.steps
+        if at_look:
+            with now.checked():
+                check_weights(model)
+        if at_look and rank == 0:
             accuracy = letter_accuracy(model, processor, split="val", size=config.eval_size)
-            check_weights(model)
             _save_state(model, optimizer, step + 1, state_file, asdict(config))
             row = {"step": step + 1, "seconds": round(time.perf_counter() - began, 1), "loss": float(np.mean(losses))}
             append_row(folder / "curve.csv", {**row, "accuracy": float(np.mean(list(accuracy.values()))), **accuracy})
@@ -359,34 +366,41 @@ def _load_state(file: Path, config: PretrainConfig) -> dict[str, Any]:
 
 def _save_state(model: Any, optimizer: Any, step: int, file: Path, config: dict[str, Any] | None = None) -> None:
     """Replace the state that a resumed run begins with; a process that dies here leaves the one before."""
-    part = file.with_name(file.name + ".part")
-    with writing(file), part.open("wb") as opened:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "config": config}
-        torch.save(state, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    part.replace(file)
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "config": config}
+    write_tensors(file, state)
 
 
-def _update(
-    model: Any, processor: AMVLProcessor, optimizer: Any, batches: list[dict[str, Tensor]], step: int, world: int = 1
-) -> float:
-    """Step ``step`` (from 1); returns the mean answer-letter NLL of this process's questions, in nats."""
-    total = sum(len(batch["input_ids"]) for batch in batches)
+def _update(now: LoopStep, processor: AMVLProcessor, optimizer: Any, world: int = 1) -> float:
+    """Take a step; returns the mean answer-letter NLL of this process's questions, in nats."""
+    total = sum(len(ids) for ids, _ in now.batches)
     value = 0.0
-    for batch in batches:
-        logits = answer_logits(model, processor, batch).float()
+    for _, batch in now.batches:
+        logits = answer_logits(now.model, processor, batch).float()
         loss = F.cross_entropy(logits.flatten(0, 1), batch["answer_ids"].flatten(), reduction="none")
         loss = (loss * batch["answer_mask"].flatten()).sum() / total
         loss.backward()
         first = F.cross_entropy(logits[:, 0].detach(), batch["answer_ids"][:, 0], reduction="sum")
         value += first.item() / total
     if world > 1:
-        _average_gradients(model, world)
-    clip_gradients(model.parameters(), value, step)
+        _average_gradients(now.model, world)
+    now.clip(value)
     optimizer.step()
     optimizer.zero_grad()
     return value
+
+
+def recompute(stored: dict[str, Any]) -> Again:
+    """A step that a number stopped, as ``amvl_model.training.monitoring.guard.replay`` takes it."""
+    model, processor = rebuilt(stored)
+    items = sum(len(part["questions"]) for part in stored["batches"])
+
+    def results() -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+        for part in stored["batches"]:
+            batch = part["inputs"]
+            nll = target_nll(answer_logits(model, processor, batch), batch["answer_ids"]) * batch["answer_mask"]
+            yield nll.sum(1), {}, nll.sum() / items
+
+    return model, results()
 
 
 def _average_gradients(model: Any, world: int) -> None:
@@ -395,18 +409,6 @@ def _average_gradients(model: Any, world: int) -> None:
     torch.distributed.all_reduce(flat)
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient) / world)
-
-
-def append_row(path: Path | None, row: dict[str, float]) -> None:
-    """Write a row of the curve to the file, if there is one, and to the screen."""
-    if path is not None:
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-    print(json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
 
 
 def recipe(config: PretrainConfig) -> dict[str, Any]:

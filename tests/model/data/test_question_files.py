@@ -193,3 +193,18 @@ def test_a_path_that_leads_out_of_the_file_s_folder_is_refused_unless_allowed(tm
         evaluation_questions(DataConfig(eval_source=str(file)))[0]
     (question,) = evaluation_questions(DataConfig(eval_source=str(file), outside=True))
     assert question.images[0].getpixel((0, 0)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"choices": ["", "b"], "answer": "B"}, "choices, option 1"),
+        ({"choices": ["a", " \n"], "answer": "A"}, "choices, option 2"),
+        ({"question": "  "}, "question"),
+    ],
+)
+def test_a_blank_text_is_refused_with_its_field(tmp_path: Path, fields: dict[str, Any], field: str) -> None:
+    line = {"images": ["a.png"], "question": "Which?", "choices": ["red", "blue"], "answer": "B", **fields}
+    (tmp_path / "own.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=rf"own\.jsonl, line 1, field {field}: expected a text, got a blank one"):
+        QuestionFile(tmp_path / "own.jsonl")[0]

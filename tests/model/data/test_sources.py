@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from amvl_model.config import DataConfig
+from amvl_model.commands import train
+from amvl_model.config import DataConfig, load_preset
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.readers import training_sets
 from amvl_model.data.readers.benchmarks import load_vstar
@@ -133,3 +134,18 @@ def test_options_that_a_source_does_not_have_are_refused(tmp_path: Path) -> None
     for name, option in (("vstar", "split"), ("hrbench4k", "split"), ("blink", "prompt"), ("visual-puzzles", "size")):
         with pytest.raises(ValueError, match=f"^{name} takes the options .*, got {option}; leave out"):
             load_benchmark(name, tmp_path, **{option: "test"})
+
+
+def test_wrong_labels_are_asked_for_where_questions_are_drawn_only(tmp_path: Path) -> None:
+    for source, noise in (("synthetic-blink", 0.2), ("multihop:1+mine.jsonl:2", 0.2), ("mine.jsonl", 0.0)):
+        config = load_preset("tiny", {"data.source": source, "data.label_noise": noise})
+        assert config.data.label_noise == noise
+    assert load_preset("tiny", {"data.source": "mine.jsonl"}).data.source == "mine.jsonl"
+    with pytest.raises(
+        ValueError, match="data.label_noise: expected 0 with data.source 'blink', whose labels .* received 0.2"
+    ):
+        load_preset("tiny", {"data.source": "blink", "data.label_noise": 0.2})
+    for name in ("--data.label_noise", "--data.label-noise"):
+        with pytest.raises(SystemExit) as refused:
+            train.main(["--preset", "tiny", "--data.source", "mine.jsonl", name, "0.2"])
+        assert refused.value.code == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 import struct
 import zlib
@@ -68,15 +70,32 @@ def test_tasks_and_limit_choose_questions(tmp_path: Path) -> None:
         ({"category": {}}, "line 1: category: expected a text"),
     ],
 )
-def test_a_bad_record_of_vstar_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_bad_record_of_vstar_is_skipped_and_named_and_two_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     file = miniatures.vstar(tmp_path) / "test_questions.jsonl"
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join([json.dumps(json.loads(lines[0]) | change), *lines[1:]]))
-    with pytest.raises(ValueError, match=message):
+    lines, whole = file.read_text().splitlines(), [question.id for question in load_vstar(tmp_path)]
+    bad = [json.dumps(json.loads(line) | change) for line in lines[:2]]
+    file.write_text("\n".join([bad[0], *lines[1:]]))
+    with caplog.at_level(logging.WARNING):
+        assert [question.id for question in load_vstar(tmp_path)] == whole[1:]
+    (skipped,) = (text for text in caplog.messages if text.startswith("skipped a record"))
+    assert re.search(message, skipped) and f"{file}, line 1" in skipped
+    file.write_text("\n".join([*bad, *lines[2:]]))
+    with pytest.raises(ValueError, match="2 of 4 records have wrong fields, expected at most 1"):
         load_vstar(tmp_path)
 
 
-def test_missing_files_of_vstar_are_named(tmp_path: Path) -> None:
+def test_a_line_of_vstar_ends_where_json_lines_end(tmp_path: Path) -> None:
+    file = miniatures.vstar(tmp_path) / "test_questions.jsonl"
+    first, *others = (json.loads(line) for line in file.read_text().splitlines())
+    first["text"] = "One\u2028" + first["text"]
+    file.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in (first, *others)))
+    questions = load_vstar(tmp_path)
+    assert len(questions) == 4 and questions[0].question.startswith("One\u2028")
+
+
+def test_missing_files_of_vstar_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(FileNotFoundError, match="test_questions.jsonl: no such file"):
         load_vstar(tmp_path)
     miniatures.vstar(tmp_path)
@@ -87,8 +106,9 @@ def test_missing_files_of_vstar_are_named(tmp_path: Path) -> None:
         questions[2]
     file = tmp_path / "test_questions.jsonl"
     file.write_text(file.read_text()[:-30])
-    with pytest.raises(ValueError, match="line 4: not valid JSON"):
-        load_vstar(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert len(load_vstar(tmp_path)) == 3
+    assert "line 4: not valid JSON" in caplog.text
 
 
 def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
@@ -127,7 +147,7 @@ def test_two_images_with_the_same_question_and_options_stay_two_questions(tmp_pa
     assert ids == [f"hrbench_8k/{n:03d}/cycle{c}" for n in range(2) for c in range(4)]
 
 
-def test_bad_hrbench_files_are_named(tmp_path: Path) -> None:
+def test_bad_hrbench_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(FileNotFoundError, match="expected hr_bench_4k.parquet or hr_bench_4k.tsv"):
         load_hrbench("4k", tmp_path)
     with pytest.raises(ValueError, match="size must be '4k' or '8k'"):
@@ -136,9 +156,15 @@ def test_bad_hrbench_files_are_named(tmp_path: Path) -> None:
     rows[0]["image"] = "no base64!"
     rows[1]["C"] = None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hr_bench_4k.parquet")
-    with pytest.raises(ValueError, match="row 1: expected options in A, B, ... without a gap"):
+    with caplog.at_level(logging.WARNING):
+        left = load_hrbench("4k", tmp_path)
+    assert [left._entries[i].question.id for i in range(len(left))] == [f"hrbench_4k/000/cycle{i}" for i in (0, 2, 3)]
+    assert "hr_bench_4k.parquet, row 1: expected options in A, B, ... without a gap" in caplog.text
+    rows[2]["answer"] = "E"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hr_bench_4k.parquet")
+    with pytest.raises(ValueError, match="2 of 4 records have wrong fields, expected at most 1"):
         load_hrbench("4k", tmp_path)
-    rows[1] = miniatures.hrbench_rows(1)[1]
+    rows[1:3] = miniatures.hrbench_rows(1)[1:3]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hr_bench_4k.parquet")
     questions = load_hrbench("4k", tmp_path)
     with pytest.raises(ValueError, match="row 0 of group 0 of .*hr_bench_4k.parquet: image is not valid base64"):

@@ -182,3 +182,34 @@ UNREAD = [
 @pytest.mark.parametrize(("reply", "choices"), UNREAD)
 def test_reply_that_does_not_say_is_not_guessed(reply: str, choices: tuple[str, ...]) -> None:
     assert parse_choice(reply, choices) is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The answer is A, though B is also right.",
+        "The answer is A. B is also correct.",
+        "Answer: A, although B is correct",
+        "The answer is A and B is correct too.",
+        "Die Antwort ist A. B ist auch richtig.",
+        "La respuesta es A. B también es correcta.",
+        "La réponse est A. B est aussi correcte.",
+        "Ответ: A. B тоже верно.",
+        "答案是A，B也正确",
+    ],
+)
+def test_an_option_that_is_called_right_beside_another_leaves_the_reply_unread(reply: str) -> None:
+    assert parse_choice(reply, ("red", "blue", "green", "grey")) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "index"),
+    [
+        ("The answer is not A; B is correct, too", 1),
+        ("B is also plausible, but the answer is A.", 0),
+        ("I thought the answer is A, but B is correct", 1),
+        ("The answer is A? Let me check again. B is correct.", 1),
+    ],
+)
+def test_an_option_is_not_beside_one_that_was_dropped(reply: str, index: int) -> None:
+    assert parse_choice(reply, ("red", "blue", "green", "grey")) == index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -245,12 +246,17 @@ def test_lora_refuses_a_rank_of_zero_and_a_second_set_of_adapters() -> None:
         model.add_lora(rank=2)
 
 
-@pytest.mark.parametrize("changed", ["the last number of a matrix", "rows that were added"])
+@pytest.mark.parametrize(
+    "changed", ["the last number of a matrix", "two numbers that were swapped", "rows that were added"]
+)
 def test_a_base_that_differs_at_any_place_is_refused(backbone_folder: Path, tmp_path: Path, changed: str) -> None:
     lora_model(backbone_folder).save_pretrained(tmp_path / "lora")
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(backbone_folder)
     if changed == "rows that were added":
         base.resize_token_embeddings(base.get_input_embeddings().weight.shape[0] + 8)
+    elif changed == "two numbers that were swapped":
+        row = base.model.language_model.layers[0].mlp.down_proj.weight.data[-1]
+        row[-2:] = row[-2:].flip(0)
     else:
         base.model.language_model.layers[0].mlp.down_proj.weight.data[-1, -1] += 1.0
     base.save_pretrained(tmp_path / "other")
@@ -276,7 +282,23 @@ def test_wrong_settings_of_adapters_are_refused(backbone_folder: Path, tmp_path:
     assert_refused(tmp_path, ValueError, message)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_digests_of_an_earlier_version_are_compared(backbone_folder: Path, tmp_path: Path) -> None:
+    lora_model(backbone_folder).save_pretrained(tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    name, value = "lm_head.weight", Qwen2_5_VLForConditionalGeneration.from_pretrained(backbone_folder).lm_head.weight
+    numbers = value.detach().bfloat16().view(torch.int16).flatten()
+    summary = f"{tuple(value.shape)} {int(numbers.sum(dtype=torch.int64))} {numbers[:256].tolist()}"
+    (tmp_path / "manifest.json").unlink(missing_ok=True)
+    for text, fits in ((summary, True), (summary + " ", False)):
+        digests = json.dumps({f"backbone.{name}": sha256(text.encode()).hexdigest()[:8]})
+        save_file(load_file(file), file, metadata={"format": "pt", "amvl_base_weights": digests})
+        if fits:
+            AMVLForConditionalGeneration.from_pretrained(tmp_path)
+        else:
+            assert_refused(tmp_path, ValueError, "1 of 1 differ, such as lm_head.weight")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3", '{"backbone.lm_head.weight": 3}'])
 def test_damaged_fingerprints_are_refused(backbone_folder: Path, tmp_path: Path, text: str) -> None:
     lora_model(backbone_folder).save_pretrained(tmp_path)
     file = tmp_path / "adapter" / "adapter_model.safetensors"

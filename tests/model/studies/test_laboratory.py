@@ -144,8 +144,8 @@ def test_few_questions_are_asked_again_and_wrong_labels_are_the_training_s_alone
 ) -> None:
     few = arm("ntp", recipe=replace(arm().recipe, different=16, label_noise=0.5))
     ids: list[str] = []
-    original = training.encode_scenes
-    monkeypatch.setattr(training, "encode_scenes", lambda *a: ids.extend(q.id for q in a[2]) or original(*a))
+    original = training.scene_rows
+    monkeypatch.setattr(training, "scene_rows", lambda *a: ids.extend(q.id for q in a[1]) or original(*a))
     train_arm(built(base, few), base[1], few, silent)
     assert ids[:16] == ids[16:] and len(set(ids)) == 16
     drawn = few.recipe.questions("train", few.recipe.hops, 64)[:]
@@ -368,5 +368,7 @@ def test_a_number_that_is_not_finite_stops_warm_up_and_arm_and_names_the_step(ba
     model = built(base, arm())
     model.injector.weight.data.fill_(float("nan"))
     for train in (warm_up, train_arm):
-        with pytest.raises(NonFiniteError, match=r"stopped at step 1, before .*; objective .*, questions 0 to "):
+        with pytest.raises(
+            NonFiniteError, match=r"stopped at step 1, before .*batch 1 of 1: train_Coloured_Cells_0, .*is not stored"
+        ):
             train(model, base[1], arm(), silent)

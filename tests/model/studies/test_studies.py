@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.files import Metric, Result, read_result, write_result
 from amvl_model.studies import pareto
 from amvl_model.studies.declared import STUDIES, Study
@@ -191,3 +193,19 @@ def test_a_run_writes_one_result_file_with_the_figures_of_the_verdict(
     assert written.config["data"]["tasks"] == ["Counting"]
     model, _ = load_checkpoint(tmp_path / "kept" / "pareto" / first / "seed0" / "checkpoint")
     assert model.config.num_latents == written.config["model"]["num_latents"]
+
+
+def test_the_step_that_a_number_stops_outlives_the_run_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"model.base": "scratch", "model.freeze_vision": False, "model.scratch_hidden_size": 96}
+    common |= {"model.scratch_layers": 2, "model.scratch_vision_size": 32, "data.tasks": ("Counting",)}
+    common |= {"data.train_size": 4, "data.eval_size": 1, "train.steps": 2, "train.batch_size": 2}
+    made = Study(name="small", purpose="a test", common=common, cells={"amvl": {}}, seeds=(0,))
+    monkeypatch.setitem(STUDIES, "small", made)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(float("nan")))
+    with pytest.raises(NonFiniteError) as stopped:
+        run_cell("small", "amvl", 0, tmp_path / "results")
+    file = tmp_path / "results/small/stopped/amvl-seed0/nonfinite-step-1.pt"
+    assert f"--replay {file}" in str(stopped.value) and file.is_file()
+    assert not any((tmp_path / "results").rglob("seed*.json"))

@@ -277,6 +277,18 @@ def test_a_signal_in_the_last_step_leaves_a_finished_run(
     assert_same(tmp_path, whole)
 
 
+def test_a_ctrl_c_that_the_parent_ignores_stays_ignored() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with run_folder.signals(run_folder.stop_now):
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(RunStopped) as stopped:
+                signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.code == 143 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_a_signal_repeated_later_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = run_folder.StopAfterStep()
     stop(signal.SIGINT, None)

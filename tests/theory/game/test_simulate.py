@@ -272,3 +272,9 @@ def test_bad_runs_are_refused_by_name(change, message):
 def test_an_equilibrium_step_above_the_newton_step_is_refused():
     with pytest.raises(ValueError, match="eta: expected at most 1"):
         equilibrium_by_simulation(GaussianGame(BALANCED, 1.0), beta=1.0, gamma=1.0, eta=1.5)
+
+
+@pytest.mark.parametrize("name", ["beta", "gamma"])
+def test_a_schedule_takes_no_weight_beside_it(name: str) -> None:
+    with pytest.raises(ValueError, match="schedule: expected beta and gamma to be left out beside it"):
+        simulate(GaussianGame(0.8 + BALANCED, H, 0.6), schedule=lambda step: (1.0, 1.0), steps=2, **{name: 1.0})
