@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +39,33 @@ def test_help_answers_within_a_second_and_names_the_doctor(python: Python) -> No
         took.append(time.perf_counter() - began)
         assert result.returncode == 0 and "doctor" in result.stdout
     assert min(took) < 1, took
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_is_quiet_where_nobody_reads_its_output(unbuffered: str) -> None:
+    for arguments in (["--help"], ["train", "--help"], ["memory"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            result = subprocess.run(
+                [sys.executable, "-m", "amvl_model.cli", *arguments],
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                timeout=60,
+            )
+        finally:
+            os.close(writing)
+        assert result.stderr == "" and result.returncode in (0, 1), arguments
+
+
+def test_another_broken_pipe_than_that_of_the_output_keeps_its_traceback(python: Python) -> None:
+    code = (
+        "from amvl_model.config import quiet_on_closed_pipe\nquiet_on_closed_pipe()\nraise BrokenPipeError('a worker')"
+    )
+    result = python("-c", code)
+    assert result.returncode == 1 and "Traceback" in result.stderr and "a worker" in result.stderr
 
 
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
