@@ -192,7 +192,8 @@ class AMVLProcessor(ProcessorMixin):
             raise ValueError("expected text as a string or a list of strings; pass messages to apply_chat_template")
         places = [item.count(_IMAGE_TOKEN) for item in text]
         named, given = sum(places), len(_flat(images))
-        lists = [len(item) for item in images or () if isinstance(item, list | tuple)]
+        listed = images if isinstance(images, list | tuple) else ()
+        lists = [len(item) for item in listed if isinstance(item, list | tuple)]
         if named == given and len(lists) == len(text) and lists != places:
             raise ValueError(
                 f"expected for each text as many images as it names, {places}, got {lists}; give each text the list of its own"

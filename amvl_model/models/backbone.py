@@ -22,6 +22,7 @@ from amvl_model.models.checkpoints import (
 )
 from amvl_model.models.checkpoints.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints.sharing import lora_snapshot, upload, write_card
+from amvl_model.models.configuration import refuse_attention
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
@@ -38,12 +39,12 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
         ValueError: for another attention than SDPA, or several devices.
     """
     backbone: Any
-    _refuse_attention(kwargs.get("attn_implementation"))
+    refuse_attention(kwargs.get("attn_implementation"))
     _refuse_several_devices(kwargs.get("device_map"))
     if isinstance(path_or_model, PreTrainedModel):
         backbone, name = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
         path = absolute(name) if name else None
-        _refuse_attention(getattr(backbone.config, "_attn_implementation", None))
+        refuse_attention(getattr(backbone.config, "_attn_implementation", None))
         _warn_of_lost_updates(backbone)
     else:
         path = absolute(path_or_model)
@@ -96,15 +97,6 @@ def take_over(model: Any) -> None:
 
 _SKIPPED_MODULES = ("llm_int8_skip_modules", "modules_to_not_convert")
 """What transformers' quantisers call the modules that they leave as they are."""
-
-
-def _refuse_attention(name: Any) -> None:
-    names = name.values() if isinstance(name, Mapping) else [name]  # a mapping has one for each part of the model
-    if not set(names) <= {None, "sdpa"}:
-        raise ValueError(
-            f"attn_implementation must be 'sdpa', got {name!r}: both passes read the question through this package's own "
-            "attention function, which runs on torch's SDPA kernels; leave it out"
-        )
 
 
 def _refuse_several_devices(device_map: Any) -> None:
@@ -223,7 +215,7 @@ class AroundBackbone:
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
         _refuse_parallel_plans(kwargs)
-        _refuse_attention(kwargs.get("attn_implementation"))
+        refuse_attention(kwargs.get("attn_implementation"))
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError(
                 "use_safetensors: expected True, got False; pickles are not read, as they may contain code"
@@ -347,7 +339,7 @@ class AroundBackbone:
         disable_checkpointing(self)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> Any:
-        _refuse_attention(attn_implementation)
+        refuse_attention(attn_implementation)
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
 
     def set_attn_implementation(self, attn_implementation: Any, *_: Any, **__: Any) -> None:
@@ -356,7 +348,7 @@ class AroundBackbone:
         Raises:
             ValueError: for another than "sdpa".
         """
-        _refuse_attention(attn_implementation)
+        refuse_attention(attn_implementation)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()

@@ -19,6 +19,18 @@ _REFUSED = {
 }
 
 
+def refuse_attention(name: Any) -> None:
+    """Raise a ValueError for another attention than SDPA; ``name``: one, or a mapping of them by parts of the model."""
+    if isinstance(name, Mapping):
+        for part in name.values():
+            refuse_attention(part)
+    elif name not in (None, "sdpa"):
+        raise ValueError(
+            f"attn_implementation must be 'sdpa', got {name!r}: both passes read the question through this package's own "
+            "attention function, which runs on torch's SDPA kernels; leave it out"
+        )
+
+
 class AroundBackboneConfig(PreTrainedConfig):
     """What the configurations of all models around a Qwen-VL backbone share.
 
@@ -74,6 +86,16 @@ class AroundBackboneConfig(PreTrainedConfig):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         super().__post_init__(**kwargs)
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return super()._attn_implementation
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: Any) -> None:
+        """Where every door of transformers ends, its Auto classes among them, which keep from a mapping what they know."""
+        refuse_attention(value)
+        PreTrainedConfig._attn_implementation.fset(self, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; where the backbone came from is kept only if the checkpoint needs it (LoRA), since a whole

@@ -89,13 +89,21 @@ def labels_that_name_no_single_answer_are_refused(home: Home) -> None:
 
 @row("model")
 def another_attention_is_refused_by_every_door(home: Home) -> None:
-    from transformers import AutoModelForImageTextToText
+    import copy
+
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     from amvl_model import AMVLForConditionalGeneration
 
-    parts = {"text_config": "eager"}
-    refuses("must be 'sdpa'", lambda: AMVLForConditionalGeneration.from_pretrained(AMVL, attn_implementation=parts))
-    for wrong in ("eager", "flash_attention_2"):
+    for wrong in ("eager", "flash_attention_2", {"text_config": "eager"}, {"vlm_config": {"text_config": "eager"}}):
+        refuses(
+            "must be 'sdpa'", lambda w=wrong: AMVLForConditionalGeneration.from_pretrained(AMVL, attn_implementation=w)
+        )
+        refuses("must be 'sdpa'", lambda w=wrong: AutoConfig.from_pretrained(AMVL, attn_implementation=w))
+        refuses(
+            "must be 'sdpa'",
+            lambda w=wrong: AutoModelForImageTextToText.from_config(home.amvl.config, attn_implementation=w),
+        )
         refuses(
             "must be 'sdpa'", lambda w=wrong: AutoModelForImageTextToText.from_pretrained(AMVL, attn_implementation=w)
         )
@@ -103,11 +111,26 @@ def another_attention_is_refused_by_every_door(home: Home) -> None:
             "must be 'sdpa'", lambda w=wrong: AMVLForConditionalGeneration.from_backbone(TINY, attn_implementation=w)
         )
         for model, _ in home.models:
-            refuses(f"got '{wrong}'", lambda m=model, w=wrong: m.set_attn_implementation(w))
+            refuses("must be 'sdpa'", lambda m=model, w=wrong: m.set_attn_implementation(w))
     eager = AutoModelForImageTextToText.from_pretrained(TINY, attn_implementation="eager")
     refuses("must be 'sdpa'", lambda: AMVLForConditionalGeneration.from_backbone(eager))
+    for model, _ in home.models:
+        changed = copy.deepcopy(model)
+        changed.backbone.set_attn_implementation("eager")
+        refuses("text model was set to 'eager'", lambda m=changed: m.generate(**home.batch))
     home.amvl.set_attn_implementation("sdpa")
     assert AutoModelForImageTextToText.from_pretrained(AMVL, attn_implementation="sdpa").config.num_latents == 4
+
+
+@row("model")
+def outputs_that_a_configuration_asks_for_in_vain_are_refused(home: Home) -> None:
+    batch, labels = home.labelled("right")
+    for model, _ in home.models:
+        for name, value in (("output_hidden_states", True), ("return_dict", False)):
+            setattr(model.config, name, value)
+            refuses(f"config.{name} must be {not value}", lambda m=model: m.generate(**home.batch))
+            refuses(f"config.{name} must be {not value}", lambda m=model: m(**batch, labels=labels))
+            setattr(model.config, name, not value)
 
 
 @row("model")

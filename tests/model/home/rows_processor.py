@@ -42,6 +42,10 @@ def texts_and_images_are_encoded_as_messages_are(home: Home) -> None:
     for images in (nested, [image for each in nested for image in each]):
         found = home.processor(text=texts, images=images, padding=True, return_tensors="pt")
         assert all(torch.equal(found[name], home.batch[name]) for name in home.batch)
+    for form in (home.images[0], home.images[:1], [home.images[:1]]):
+        found = home.processor(text=texts[0], images=form)
+        assert found["input_ids"].shape[0] == 1 and len(found["image_grid_thw"]) == 1
+    refuses("got 1 for 2", lambda: home.processor(text=texts[1], images=home.images[0]))
     single = home.processor(text="no image at all")
     assert single["input_ids"].shape[0] == 1 and "pixel_values" not in single
     lists = home.processor(text=["a", "b c d"], padding=False, return_tensors=None)
