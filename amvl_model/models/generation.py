@@ -150,7 +150,7 @@ class PrefixGenerationMixin(GenerationMixin):
             settings, others: `generation_settings`; its num_return_sequences counts for each row of ``tokens``.
             streamer, return_prompt: see `LatentGenerationMixin.generate`.
         """
-        samples, (questions, prefix), k = len(tokens) // len(query_ids), state.mask.shape, tokens.shape[1]
+        samples, prefix, k = len(tokens) // len(query_ids), state.mask.shape[1], tokens.shape[1]
         beams, sequences = (setting(self, settings, name) or 1 for name in ("num_beams", "num_return_sequences"))
         for name in ("max_length", "min_length"):  # the caller counts x, and not the k tokens behind it
             length = setting(self, settings, name)
