@@ -1,7 +1,7 @@
 """Write a training set as a file of questions, whose images are read fast in random order (Parquet's are not).
 
-    python experiments/convert_training_set.py --source zebra-cot --path data/zebra-cot --out data/converted
-    python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path data/converted --data.source zebra-cot.jsonl
+python experiments/convert_training_set.py --source zebra-cot --path data/zebra-cot --out data/converted
+python experiments/full_blink.py --preset qwen2.5-vl-7b --data.path data/converted --data.source zebra-cot.jsonl
 """
 
 from __future__ import annotations

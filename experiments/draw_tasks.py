@@ -1,9 +1,9 @@
 """Draw one example of every task of synthetic BLINK, or of the multi-hop tasks, into one figure.
 
-    python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
-    python experiments/draw_tasks.py --out results/synthetic_blink_shifted.png --shifted
-    python experiments/draw_tasks.py --family multihop --out results/multihop_tasks.png --hops 4
-    python experiments/draw_tasks.py --family multihop --out results/multihop_shifted.png --shifted
+python experiments/draw_tasks.py --out results/synthetic_blink_tasks.png --seed 0 --difficulty 0.25
+python experiments/draw_tasks.py --out results/synthetic_blink_shifted.png --shifted
+python experiments/draw_tasks.py --family multihop --out results/multihop_tasks.png --hops 4
+python experiments/draw_tasks.py --family multihop --out results/multihop_shifted.png --shifted
 """
 
 from __future__ import annotations

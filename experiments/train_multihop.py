@@ -1,8 +1,8 @@
 """Pre-train a small base on few hops, or fine-tune one on more, without latents; write its learning curve.
 
-    python experiments/train_multihop.py --out results/multihop/base --layers 3 --hops 1:1,2:1 --reading-weight 1
-    python experiments/train_multihop.py --out changing --task Changing_Cells --hops 1:1,2:1 --reading-weight 1 --steps 2000
-    python experiments/train_multihop.py --out results/multihop/sft --base results/multihop/base --freeze-vision
+python experiments/train_multihop.py --out results/multihop/base --layers 3 --hops 1:1,2:1 --reading-weight 1
+python experiments/train_multihop.py --out changing --task Changing_Cells --hops 1:1,2:1 --reading-weight 1 --steps 2000
+python experiments/train_multihop.py --out results/multihop/sft --base results/multihop/base --freeze-vision
 """
 
 from __future__ import annotations

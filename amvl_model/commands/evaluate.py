@@ -1,8 +1,8 @@
 """Evaluate a checkpoint on BLINK, V*, HRBench or VisualPuzzles, from a local folder or from the hub.
 
-    amvl evaluate --model runs/x/checkpoint --benchmark vstar --path data/vstar --orders 4
-    amvl evaluate --model DIR --benchmark blink --split test --submission predictions.json
-    torchrun --nproc-per-node 8 -m amvl_model.cli evaluate --model DIR --benchmark blink     # shared by 8 GPUs, same result
+amvl evaluate --model runs/x/checkpoint --benchmark vstar --path data/vstar --orders 4
+amvl evaluate --model DIR --benchmark blink --split test --submission predictions.json
+torchrun --nproc-per-node 8 -m amvl_model.cli evaluate --model DIR --benchmark blink     # shared by 8 GPUs, same result
 """
 
 from __future__ import annotations

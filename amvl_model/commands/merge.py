@@ -1,7 +1,7 @@
 """Write a LoRA checkpoint as a whole one, with its adapters merged into the backbone.
 
-    amvl merge --checkpoint runs/x/amvl/checkpoint --out merged
-    amvl merge --checkpoint DIR --out merged --backbone FOLDER_OR_HUB_ID     # where the backbone has moved
+amvl merge --checkpoint runs/x/amvl/checkpoint --out merged
+amvl merge --checkpoint DIR --out merged --backbone FOLDER_OR_HUB_ID     # where the backbone has moved
 """
 
 from __future__ import annotations

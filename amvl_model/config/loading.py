@@ -14,6 +14,7 @@ import atexit
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -180,7 +181,9 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         result, unknown = tyro.cli(
             options,
             args=arguments,
-            description=sys.modules[options.__module__].__doc__,
+            description=re.sub(
+                r"^(?=(python|amvl|torchrun) )", "    ", sys.modules[options.__module__].__doc__ or "", flags=re.M
+            ),
             config=(tyro.conf.FlagCreatePairsOff,),
             registry=registry,
             use_underscores=bool(preset),
