@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 PAUSE_TYPE = "amvl_pause"
+OWN_TYPES = ("amvl", PAUSE_TYPE)
 BACKBONES = ("qwen2_5_vl", "qwen2_vl")
 """Types of backbones that AMVL is tested on."""
 INSTALL = 'pip install "git+URL", URL being the address of the amvl_model repository, or pip install PATH of a clone'

@@ -255,6 +255,60 @@ def four_bit_weights_load_are_saved_and_load_again(home: Home) -> None:
             assert torch.equal(*(forward(each, batch, labels) for each in (model, again)))
 
 
+@row("quantised")
+def eight_bit_weights_load_are_saved_and_load_again(home: Home) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForImageTextToText.from_pretrained(AMVL, quantization_config=config)
+    model.save_pretrained(home.folder / "eight")
+    again = AutoModelForImageTextToText.from_pretrained(home.folder / "eight")
+    assert type(again.backbone.model.language_model.layers[0].mlp.up_proj).__name__ == "Linear8bitLt"
+    options = {"latent_temperature": 0.0, "max_new_tokens": 3}
+    assert torch.equal(again.generate(**home.batch, **options), model.generate(**home.batch, **options))
+
+
+@row("quantised")
+def adapters_on_four_bit_weights_train_and_load_again(home: Home) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    from amvl_model import AMVLForConditionalGeneration, AMVLTrainer, AMVLTrainingArguments
+    from tests.model.home.rows_trainer import QUIET, chat_rows
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    options = {"latent_temperature": 0.0, "max_new_tokens": 3}
+    AutoModelForImageTextToText.from_pretrained(TINY, quantization_config=config).save_pretrained(home.folder / "base")
+    whole = AutoModelForImageTextToText.from_pretrained(AMVL, quantization_config=config)
+    whole.save_pretrained(home.folder / "whole")
+    for name, model, init in (
+        ("quantised when loaded", str(TINY), {"quantization_config": config}),
+        ("a stored backbone", str(home.folder / "base"), {}),
+        ("a stored model", str(home.folder / "whole"), {}),
+    ):
+        own: Any = {"num_latents": 2, "latent_dim": 4, "model_init_kwargs": init}
+        refuses(
+            "purely quantized models",
+            lambda m=model, o=own: AMVLTrainer(
+                m,
+                AMVLTrainingArguments(str(home.folder / "none"), **QUIET, **o),
+                train_dataset=chat_rows(home),
+                processing_class=home.processor,
+            ),
+        )
+        args = AMVLTrainingArguments(str(home.folder / name), lora_rank=2, **QUIET, **own)
+        each = AMVLTrainer(model, args, train_dataset=chat_rows(home), processing_class=home.processor)
+        each.train()
+        each.save_model()
+        again = AutoModelForImageTextToText.from_pretrained(home.folder / name)
+        assert type(again.backbone.model.language_model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
+        assert torch.equal(again.generate(**home.batch, **options), each.model.eval().generate(**home.batch, **options))
+        refuses("merged into a quantised backbone", again.merge_lora)
+    fresh = AMVLForConditionalGeneration.from_backbone(TINY, 2, 4, quantization_config=config)
+    refuses("not supported for quantized model", fresh.half)
+
+
 def forward(model: Any, batch: Any, labels: Any) -> Any:
     import torch
 

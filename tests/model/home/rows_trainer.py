@@ -159,6 +159,37 @@ def a_lora_checkpoint_of_ours_is_one_of_peft_and_merges(home: Home) -> None:
 
 
 @row("trainer")
+def adapters_on_a_whole_checkpoint_load_onto_its_backbone(home: Home) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from amvl_model.models.loading import merge_checkpoint
+
+    for number, (model, options) in enumerate(home.models):
+        base, folder, call = (
+            home.folder / f"whole-{number}",
+            home.folder / f"on-{number}",
+            {"max_new_tokens": 3, **options},
+        )
+        model.save_pretrained(base)
+        adapted = AutoModelForImageTextToText.from_pretrained(base)
+        adapted.add_lora(2)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.1)
+        refuses("contains the base of these adapters", lambda a=adapted, b=base: a.save_pretrained(b))
+        adapted.save_pretrained(folder)
+        home.processor.save_pretrained(folder)
+        expected = adapted.generate(**home.batch, **call)
+        merge_checkpoint(folder, home.folder / f"merged-{number}")
+        for path in (folder, home.folder / f"merged-{number}"):
+            assert torch.equal(
+                AutoModelForImageTextToText.from_pretrained(path).generate(**home.batch, **call), expected
+            )
+
+
+@row("trainer")
 def adapters_of_each_model_are_trained_resumed_and_reloaded(home: Home) -> None:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
