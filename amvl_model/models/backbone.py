@@ -227,6 +227,11 @@ class AroundBackbone:
         """
         if (folder := lora_snapshot(path, kwargs)) is not None:
             return cls.from_pretrained(folder, *args, **kwargs)
+        if adapter := (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path"):
+            raise ValueError(
+                f"{adapter} contains adapters of peft on the model {path}; load that, and then PeftModel.from_pretrained(model, "
+                f"{str(adapter)!r})"
+            )
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
         _refuse_parallel_plans(kwargs)

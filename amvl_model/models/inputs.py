@@ -18,6 +18,10 @@ IGNORED = -100
 """The label of tokens that are not predicted."""
 
 
+_HARMLESS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True, "use_cache": False}
+"""What peft's wrappers and other trainers say to `forward` of what it does anyway."""
+
+
 def teacher_forced(
     input_ids: Tensor,
     attention_mask: Tensor | None,
@@ -54,9 +58,10 @@ def vision_batch(
         ValueError: for ids that are no tensor (B, N), for image tokens without images, for images without their sizes or with
             others, for token types that do not mark the image tokens, for a model whose weights were offloaded or whose
             attention was exchanged, and for outputs that its configuration asks for and that do not exist.
-        TypeError: for ``unknown`` arguments, which nothing would read.
+        TypeError: for ``unknown`` arguments, which nothing would read; None and what `_HARMLESS` says is none.
     """
     _check_model(model)
+    unknown = {name: value for name, value in unknown.items() if value is not None and value is not _HARMLESS.get(name)}
     if unknown:
         raise TypeError(
             f"forward got {', '.join(sorted(unknown))}; beside query, answer and loss it takes {', '.join(sorted(vision))}"

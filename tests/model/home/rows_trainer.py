@@ -141,6 +141,33 @@ def peft_wraps_trains_saves_merges_and_reloads(home: Home) -> None:
 
 
 @row("trainer")
+def peft_wraps_the_baselines_and_a_task_type_changes_nothing(home: Home) -> None:
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    left, (batch, labels) = home.encode(home.chats, "left"), home.labelled("left")
+    for number, (model, options) in enumerate(home.models):
+        base, call = home.folder / f"peft-{number}", {"max_new_tokens": 3, "num_beams": 2, **options}
+        model.save_pretrained(base)
+        config = LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear", task_type="CAUSAL_LM")
+        wrapped = get_peft_model(AutoModelForImageTextToText.from_pretrained(base), config).train()
+        wrapped(**batch, labels=labels, return_dict=True, use_cache=False).loss.backward()
+        expected = wrapped.eval().generate(**left, **call)
+        wrapped.save_pretrained(base / "adapter-of-peft")
+        fresh = AutoModelForImageTextToText.from_pretrained(base)
+        again = PeftModel.from_pretrained(fresh, base / "adapter-of-peft").eval()
+        assert torch.equal(again.generate(**left, **call), expected)
+        again.merge_and_unload().save_pretrained(base / "merged")
+        merged = AutoModelForImageTextToText.from_pretrained(base / "merged")
+        assert torch.equal(merged.generate(**left, **call), expected)
+        refuses(
+            "contains adapters of peft",
+            lambda b=base: AutoModelForImageTextToText.from_pretrained(b / "adapter-of-peft"),
+        )
+
+
+@row("trainer")
 def a_lora_checkpoint_of_ours_is_one_of_peft_and_merges(home: Home) -> None:
     import torch
     from peft import PeftConfig
