@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hand the command line to the subcommand that it names, and return the exit status."""
     from amvl_model import __version__
     from amvl_model.commands import stoppable
+    from amvl_model.config import quiet_on_closed_pipe
 
+    quiet_on_closed_pipe()
     parser = argparse.ArgumentParser(
         prog="amvl",
         usage=argparse.SUPPRESS,  # an error then takes one line

@@ -21,6 +21,9 @@ from pathlib import Path
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
+    from amvl_model.config import quiet_on_closed_pipe
+
+    quiet_on_closed_pipe()
     page = argparse.ArgumentParser(
         prog="python -m paper_figs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -10,14 +10,18 @@ name.
 from __future__ import annotations
 
 import argparse
+import atexit
 import io
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 from amvl_model.config.schema import RunConfig, Settings, config_paths, did_you_mean, read_text, text_of
@@ -171,6 +175,7 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
     Raises:
         SystemExit: status 2 and a message for arguments that are not accepted; unknown ones with the most similar known ones.
     """
+    quiet_on_closed_pipe()
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
@@ -193,7 +198,9 @@ def command_line(options: type[OptionsT], arguments: Sequence[str] | None = None
         result, unknown = tyro.cli(
             options,
             args=arguments,
-            description=sys.modules[options.__module__].__doc__,
+            description=re.sub(
+                r"^(?=(python|amvl|torchrun) )", "    ", sys.modules[options.__module__].__doc__ or "", flags=re.M
+            ),
             config=(tyro.conf.FlagCreatePairsOff,),
             registry=registry,
             use_underscores=bool(preset),
@@ -261,6 +268,28 @@ def _unknown(name: str, names: Sequence[str]) -> str:
     return f"unknown argument {name}; " + (suggestion if suggestion.startswith("did") else "see --help")
 
 
+def quiet_on_closed_pipe() -> None:
+    """Let this process end without a traceback once the reader of its standard output has gone (``amvl memory | head -1``)."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _without_closed_pipe
+        atexit.register(_drop_unread_output)
+
+
+def _without_closed_pipe(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not (isinstance(error, BrokenPipeError) and _drop_unread_output(end="\n")):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _drop_unread_output(end: str = "") -> bool:
+    """Whether nobody reads the standard output any more, as writing ``end`` shows; what is left then goes nowhere."""
+    try:
+        print(end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def usage_error(message: object) -> NoReturn:
     """End the script with a message and status 2, as `command_line` does."""
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
@@ -272,6 +301,8 @@ def usage_errors() -> Iterator[None]:
     """End the script by `usage_error` where the block raises what bad input raises: values, files, the network, packages."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # not bad input: `quiet_on_closed_pipe`
     except (ValueError, OSError, ImportError) as error:
         usage_error(error)
 

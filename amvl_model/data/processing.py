@@ -149,8 +149,9 @@ class AMVLProcessor(ProcessorMixin):
             if kwargs:
                 raise TypeError(f"questions are encoded with the argument answers alone, got {', '.join(kwargs)}")
             return self.collate([self.encode(question, answers=answers) for question in images])
+        images = _loaded(images)
         return super().__call__(
-            images=_loaded(images),
+            images=images if images is not None and _flat(images) else None,
             text=text,
             **{"return_tensors": "pt", "padding": True, "return_mm_token_type_ids": True, **kwargs},
         )
@@ -188,11 +189,12 @@ class AMVLProcessor(ProcessorMixin):
             raise ValueError(
                 "expected text that names the images, got none; apply_chat_template writes it from messages"
             )
-        if not all(isinstance(item, str) for item in text):
+        if not len(text) or not all(isinstance(item, str) for item in text):
             raise ValueError("expected text as a string or a list of strings; pass messages to apply_chat_template")
         places = [item.count(_IMAGE_TOKEN) for item in text]
         named, given = sum(places), len(_flat(images))
-        lists = [len(item) for item in images or () if isinstance(item, list | tuple)]
+        listed = images if isinstance(images, list | tuple) else ()
+        lists = [len(item) for item in listed if isinstance(item, list | tuple)]
         if named == given and len(lists) == len(text) and lists != places:
             raise ValueError(
                 f"expected for each text as many images as it names, {places}, got {lists}; give each text the list of its own"
@@ -381,6 +383,8 @@ def _check_parts(content: Any, place: str) -> None:
 def _loaded(images: Any) -> Any:
     """Images in any form as the image processor takes them; lists stay lists."""
     if isinstance(images, list | tuple):
+        if any(image is None for image in images):
+            raise ValueError("expected images, got None among them; give a text without images an empty list")
         return [_loaded(image) for image in images]
     if images is None or getattr(images, "ndim", 0) == 4:
         return images if images is None else [load_image(image) for image in images]

@@ -11,26 +11,29 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from amvl_model.models.checkpoints import (
     absolute,
     check_finite,
+    checkpoint_type,
     inspect_checkpoint,
     load_lora_checkpoint,
     refuse_wrong_weights,
 )
 from amvl_model.models.checkpoints.adapters import add_lora, merge_lora, write_adapter
 from amvl_model.models.checkpoints.sharing import lora_snapshot, upload, write_card
+from amvl_model.models.configuration import OWN_TYPES, refuse_attention
 from amvl_model.two_pass.attention import install_attention
 from amvl_model.two_pass.passes import SharedLinear, disable_checkpointing, enable_checkpointing, install_two_pass
 
 
-def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
+def load_backbone(path_or_model: Any, *, of_adapters: bool = False, **kwargs: Any) -> tuple[Any, str | None]:
     """A backbone whose weights later initialisations keep, and where it came from (None: not known).
 
     Args:
         path_or_model: a loaded model, a folder or a hub id.
+        of_adapters: whether it may be a whole checkpoint of this package, whose backbone is then returned.
         **kwargs: for the backbone's from_pretrained; without ``dtype`` the weights are float32, unless they are quantised.
 
     Raises:
@@ -38,24 +41,32 @@ def load_backbone(path_or_model: Any, **kwargs: Any) -> tuple[Any, str | None]:
         ValueError: for another attention than SDPA, or several devices.
     """
     backbone: Any
-    _refuse_attention(kwargs.get("attn_implementation"))
+    refuse_attention(kwargs.get("attn_implementation"))
     _refuse_several_devices(kwargs.get("device_map"))
     if isinstance(path_or_model, PreTrainedModel):
         backbone, name = path_or_model, getattr(path_or_model.config, "_name_or_path", None)
         path = absolute(name) if name else None
-        _refuse_attention(getattr(backbone.config, "_attn_implementation", None))
+        refuse_attention(getattr(backbone.config, "_attn_implementation", None))
         _warn_of_lost_updates(backbone)
     else:
         path = absolute(path_or_model)
-        inspect_checkpoint(path, expected_type=None)
+        kind = checkpoint_type(path) if of_adapters else None
+        inspect_checkpoint(path, expected_type=kind if kind in OWN_TYPES else None)
         if kwargs.pop("trust_remote_code", False):
             raise ValueError("trust_remote_code: expected False, got True; code from checkpoints is never run")
+        if of_adapters and PreTrainedConfig.get_config_dict(path)[0].get("quantization_config") is not None:
+            kwargs.pop("quantization_config", None)  # the base is stored quantised, and loads by its own settings
         if not kwargs.keys() & {"dtype", "torch_dtype", "quantization_config"}:
             kwargs["dtype"] = torch.float32
         backbone, report = AutoModelForImageTextToText.from_pretrained(
             path, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **kwargs
         )
         refuse_wrong_weights(path, report)
+        if of_adapters and isinstance(backbone, AroundBackbone):
+            quantizer = getattr(backbone, "hf_quantizer", None)
+            backbone = backbone.backbone
+            if quantizer is not None:
+                backbone.hf_quantizer = quantizer
     _refuse_several_devices(getattr(backbone, "hf_device_map", None))
     for module in backbone.modules():
         module._is_hf_initialized = True
@@ -87,24 +98,20 @@ def take_over(model: Any) -> None:
     if quantizer is None:
         return
     settings = copy.deepcopy(quantizer.quantization_config)
-    skipped = [f"{model.base_model_prefix}.{name}" for name in getattr(quantizer, "modules_to_not_convert", None) or ()]
+    prefix = f"{model.base_model_prefix}."
+    names = {name.removeprefix(prefix) for name in getattr(quantizer, "modules_to_not_convert", None) or ()}
+    skipped = [prefix + name for name in sorted(names - {*model.own_modules})]
     for field in _SKIPPED_MODULES:
         if hasattr(settings, field):
             setattr(settings, field, [*skipped, *model.own_modules])
     model.config.quantization_config, model.hf_quantizer = settings, quantizer
+    for name in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):
+        if hasattr(backbone, name):
+            setattr(model, name, getattr(backbone, name))
 
 
 _SKIPPED_MODULES = ("llm_int8_skip_modules", "modules_to_not_convert")
 """What transformers' quantisers call the modules that they leave as they are."""
-
-
-def _refuse_attention(name: Any) -> None:
-    names = name.values() if isinstance(name, Mapping) else [name]  # a mapping has one for each part of the model
-    if not set(names) <= {None, "sdpa"}:
-        raise ValueError(
-            f"attn_implementation must be 'sdpa', got {name!r}: both passes read the question through this package's own "
-            "attention function, which runs on torch's SDPA kernels; leave it out"
-        )
 
 
 def _refuse_several_devices(device_map: Any) -> None:
@@ -220,10 +227,15 @@ class AroundBackbone:
         """
         if (folder := lora_snapshot(path, kwargs)) is not None:
             return cls.from_pretrained(folder, *args, **kwargs)
+        if adapter := (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path"):
+            raise ValueError(
+                f"{adapter} contains adapters of peft on the model {path}; load that, and then PeftModel.from_pretrained(model, "
+                f"{str(adapter)!r})"
+            )
         wants_report = kwargs.pop("output_loading_info", False)
         _refuse_several_devices(kwargs.get("device_map"))
         _refuse_parallel_plans(kwargs)
-        _refuse_attention(kwargs.get("attn_implementation"))
+        refuse_attention(kwargs.get("attn_implementation"))
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError(
                 "use_safetensors: expected True, got False; pickles are not read, as they may contain code"
@@ -252,9 +264,14 @@ class AroundBackbone:
             RuntimeError: for 4-bit weights that bitsandbytes has changed in a forward pass on a CPU.
             ConnectionError: if the Hub does not answer.
             NonFiniteError: if a weight is NaN or infinite; nothing is written.
-            ValueError: for an upload of adapters whose backbone is a local folder.
+            ValueError: for an upload of adapters whose backbone is a local folder, and for the folder of their base.
         """
         uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
+        base = self.config.backbone_path if self.config.lora else None
+        if base and Path(base).is_dir() and Path(base).resolve() == Path(save_directory).resolve():
+            raise ValueError(
+                f"{save_directory} contains the base of these adapters, which is not overwritten; choose another folder"
+            )
         check_finite((kwargs.get("state_dict") or self.state_dict()).items())  # type: ignore[attr-defined]
         kwargs.setdefault("save_original_format", False)
         quantizer = getattr(self, "hf_quantizer", None)
@@ -347,7 +364,7 @@ class AroundBackbone:
         disable_checkpointing(self)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> Any:
-        _refuse_attention(attn_implementation)
+        refuse_attention(attn_implementation)
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
 
     def set_attn_implementation(self, attn_implementation: Any, *_: Any, **__: Any) -> None:
@@ -356,7 +373,7 @@ class AroundBackbone:
         Raises:
             ValueError: for another than "sdpa".
         """
-        _refuse_attention(attn_implementation)
+        refuse_attention(attn_implementation)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()

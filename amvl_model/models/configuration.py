@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 PAUSE_TYPE = "amvl_pause"
+OWN_TYPES = ("amvl", PAUSE_TYPE)
 BACKBONES = ("qwen2_5_vl", "qwen2_vl")
 """Types of backbones that AMVL is tested on."""
 INSTALL = 'pip install "git+URL", URL being the address of the amvl_model repository, or pip install PATH of a clone'
@@ -17,6 +18,18 @@ _REFUSED = {
     "qwen3_vl": "its DeepStack adds image features inside the text model, which would be left out",
     "qwen3_vl_moe": "its DeepStack adds image features inside the text model, which would be left out",
 }
+
+
+def refuse_attention(name: Any) -> None:
+    """Raise a ValueError for another attention than SDPA; ``name``: one, or a mapping of them by parts of the model."""
+    if isinstance(name, Mapping):
+        for part in name.values():
+            refuse_attention(part)
+    elif name not in (None, "sdpa"):
+        raise ValueError(
+            f"attn_implementation must be 'sdpa', got {name!r}: both passes read the question through this package's own "
+            "attention function, which runs on torch's SDPA kernels; leave it out"
+        )
 
 
 class AroundBackboneConfig(PreTrainedConfig):
@@ -74,6 +87,16 @@ class AroundBackboneConfig(PreTrainedConfig):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         super().__post_init__(**kwargs)
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return super()._attn_implementation
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: Any) -> None:
+        """Where every door of transformers ends, its Auto classes among them, which keep from a mapping what they know."""
+        refuse_attention(value)
+        PreTrainedConfig._attn_implementation.fset(self, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; where the backbone came from is kept only if the checkpoint needs it (LoRA), since a whole

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, GenerationMixin
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -150,7 +150,7 @@ class PrefixGenerationMixin(GenerationMixin):
             settings, others: `generation_settings`; its num_return_sequences counts for each row of ``tokens``.
             streamer, return_prompt: see `LatentGenerationMixin.generate`.
         """
-        samples, (questions, prefix), k = len(tokens) // len(query_ids), state.mask.shape, tokens.shape[1]
+        samples, prefix, k = len(tokens) // len(query_ids), state.mask.shape[1], tokens.shape[1]
         beams, sequences = (setting(self, settings, name) or 1 for name in ("num_beams", "num_return_sequences"))
         for name in ("max_length", "min_length"):  # the caller counts x, and not the k tokens behind it
             length = setting(self, settings, name)
@@ -171,12 +171,12 @@ class PrefixGenerationMixin(GenerationMixin):
             prefix_length=prefix,
             streamer=None if streamer is None else _PromptStreamer(streamer, query_ids),
             **{CACHE: self._decoding_cache(state, samples, sequences, beams)},
-            **others,
+            **_callbacks(others, query_ids, prefix + k, rows=samples * (sequences if beams == 1 else 1)),
         )
         result = output if isinstance(output, Tensor) else output.sequences
         result = result[:, prefix + k :]
         if return_prompt:
-            result = torch.cat([query_ids.repeat_interleave(len(result) // questions, dim=0), result], dim=1)
+            result = torch.cat([_each(query_ids, len(result)), result], dim=1)
         if isinstance(output, Tensor):
             return result
         output.sequences = result
@@ -318,6 +318,40 @@ class LatentGenerationMixin(PrefixGenerationMixin):
         )
 
 
+def _each(query_ids: Tensor, rows: int) -> Tensor:
+    """The queries (B, N) of the rows of the decoding loop (rows, N)."""
+    return query_ids.repeat_interleave(rows // len(query_ids), dim=0)
+
+
+def _callbacks(others: Mapping[str, Any], query_ids: Tensor, skipped: int, rows: int) -> dict[str, Any]:
+    """The caller's functions, which get sequences as the caller knows them: its own query, and the reply behind it.
+
+    Args:
+        others: arguments of a call, these functions among them. Logits processors of transformers itself stay as they are, for
+            the loop compares their types with those of its own.
+        query_ids: (B, N), as the caller gave them.
+        skipped: tokens of the loop's prompt.
+        rows: of the loop for each query, without beams.
+    """
+
+    def on_batch(function: Any) -> Any:
+        def call(ids: Tensor, scores: Any) -> Any:
+            return function(torch.cat([_each(query_ids, len(ids)), ids[:, skipped:]], dim=1), scores)
+
+        return call
+
+    result = dict(others)
+    if (allowed := result.get("prefix_allowed_tokens_fn")) is not None:
+        result["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(
+            row, torch.cat([query_ids[row // rows], ids[skipped:]])
+        )
+    for name, kind in (("logits_processor", LogitsProcessorList), ("stopping_criteria", StoppingCriteriaList)):
+        items = result.get(name) or ()
+        own = "transformers." if name == "logits_processor" else ()
+        result[name] = kind([f if type(f).__module__.startswith(own) else on_batch(f) for f in items])
+    return result
+
+
 class _PromptStreamer(BaseStreamer):
     """Hands the caller's query to a streamer in place of the loop's prompt with its placeholders."""
 
@@ -326,7 +360,7 @@ class _PromptStreamer(BaseStreamer):
 
     def put(self, value: Tensor) -> None:
         first, self.query = self.query, None  # type: ignore[assignment]
-        self.streamer.put(value if first is None else first.cpu())
+        self.streamer.put(value if first is None else _each(first, len(value)).cpu())
 
     def end(self) -> None:
         self.streamer.end()

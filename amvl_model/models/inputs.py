@@ -11,10 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amvl_model.two_pass.attention import TEXT_ATTENTION
 from amvl_model.two_pass.layout import full_mask, query_positions, real_first, right_padded
 
 IGNORED = -100
 """The label of tokens that are not predicted."""
+
+
+_HARMLESS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True, "use_cache": False}
+"""What peft's wrappers and other trainers say to `forward` of what it does anyway."""
 
 
 def teacher_forced(
@@ -51,9 +56,12 @@ def vision_batch(
 
     Raises:
         ValueError: for ids that are no tensor (B, N), for image tokens without images, for images without their sizes or with
-            others, for token types that do not mark the image tokens, and for a model whose weights were offloaded.
-        TypeError: for ``unknown`` arguments, which nothing would read.
+            others, for token types that do not mark the image tokens, for a model whose weights were offloaded or whose
+            attention was exchanged, and for outputs that its configuration asks for and that do not exist.
+        TypeError: for ``unknown`` arguments, which nothing would read; None and what `_HARMLESS` says is none.
     """
+    _check_model(model)
+    unknown = {name: value for name, value in unknown.items() if value is not None and value is not _HARMLESS.get(name)}
     if unknown:
         raise TypeError(
             f"forward got {', '.join(sorted(unknown))}; beside query, answer and loss it takes {', '.join(sorted(vision))}"
@@ -76,6 +84,21 @@ def vision_batch(
             "use; load them with from_pretrained and device_map={'': DEVICE}"
         )
     return given
+
+
+def _check_model(model: Any) -> None:
+    """Raise where nothing would read what the configuration says, or another attention would read the passes' masks."""
+    for name, value in (("output_hidden_states", True), ("output_attentions", True), ("return_dict", False)):
+        if getattr(model.config, name, None) is value:
+            raise ValueError(
+                f"config.{name} must be {not value}, got {value}: the model returns an output object with logits"
+            )
+    attention = model.backbone.model.language_model.config._attn_implementation
+    if attention != TEXT_ATTENTION:
+        raise ValueError(
+            f"the attention of the backbone's text model was set to {attention!r}, which does not read the masks of these "
+            "models; load the model again, and leave the attention of its backbone as it is"
+        )
 
 
 def _check_images(is_image: Tensor, given: Mapping[str, Tensor]) -> None:
@@ -155,7 +178,7 @@ def query_of(model: Any, inputs: Tensor | None, options: Mapping[str, Any]) -> t
         options: the call's other arguments, the query's among them.
 
     Raises:
-        ValueError: for no ids, or both, and as `vision_batch`.
+        ValueError: for no ids, or both, for padding without a mask that could also be ends of turns, and as `vision_batch`.
     """
     batch = {name: options.get(name) for name in QUERY_INPUTS}
     given = [ids for ids in (inputs, batch["input_ids"]) if ids is not None]
@@ -163,7 +186,23 @@ def query_of(model: Any, inputs: Tensor | None, options: Mapping[str, Any]) -> t
         raise ValueError(f"generate needs input_ids (B, N) of the questions once, got them {len(given)} times")
     mask = batch.pop("attention_mask")
     vision = vision_batch(model, given[0], {}, **{name: batch[name] for name in batch if name != "input_ids"})
+    if mask is None:
+        mask = _mask_of_padding(model, given[0], options.get("pad_token_id"))
     return given[0], right_padded({"input_ids": given[0], "attention_mask": mask, **vision})
+
+
+def _mask_of_padding(model: Any, ids: Tensor, pad: int | None) -> Tensor | None:
+    """The mask (B, N) of queries that came without one, from their padding tokens as transformers infers it; None: no padding."""
+    ends = model.generation_config.eos_token_id
+    pad = model.generation_config.pad_token_id if pad is None else pad
+    if pad is None or not bool((ids == pad).any()):
+        return None
+    if pad in (ends if isinstance(ends, list) else [ends]):
+        raise ValueError(
+            f"expected attention_mask, got none, and the padding token {pad} also ends a reply; pass the whole batch, as the "
+            "processor makes it"
+        )
+    return (ids != pad).long()
 
 
 QUERY_INPUTS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")

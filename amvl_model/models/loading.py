@@ -113,7 +113,7 @@ def explained(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if Path(path).is_dir():
+        if Path(path).is_dir() or Path(path).is_absolute():
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         name = path.rpartition("/")[2]

@@ -109,7 +109,8 @@ def _refuse_other_objective(model: Any, args: AMVLTrainingArguments) -> None:
     entry = args.objective_config().entry
     if not isinstance(model, AroundBackbone):
         raise ValueError(
-            f"model: expected a name, a Qwen-VL model or a model of this package, got {type(model).__name__}"
+            f"model: expected a name, a Qwen-VL model or a model of this package, got {type(model).__name__}; adapters of peft "
+            "are added by AMVLTrainingArguments(lora_rank=...)"
         )
     computed: tuple[str, ...]
     if isinstance(model, AMVLForConditionalGeneration):

@@ -118,6 +118,15 @@ class AMVLTrainer(GuardedTrainer):
                 "compute_loss_func: expected none, as the loss is the objective's; register a loss of your own with "
                 "amvl_model.objectives.register_objective"
             )
+        if kwargs.get("peft_config") is not None:
+            raise ValueError(
+                "peft_config: expected none; adapters are added by AMVLTrainingArguments(lora_rank=..., lora_alpha=...)"
+            )
+        if not isinstance(kwargs.get("data_collator"), AMVLCollator | None):
+            raise ValueError(
+                f"data_collator: expected an AMVLCollator or none, got {type(kwargs['data_collator']).__name__}, whose batches "
+                "name no questions, weights and answers; prepare the rows of the data set instead"
+            )
         self.objective, self.probe = objective or args.objective_config(), probe
         model, processor = prepare_model(model, args, processor if processing_class is None else processing_class)
         kwargs.setdefault("data_collator", AMVLCollator(processor))
@@ -329,12 +338,13 @@ class AMVLTrainer(GuardedTrainer):
         return created
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The Trainer's warning about weights that a checkpoint lacks, without those a LoRA checkpoint is not to hold."""
-        if getattr(self.model.config, "lora", None):
-            load_result = load_result._replace(
-                missing_keys=[name for name in load_result.missing_keys if self.model.owns(name)]
-            )
-        super()._issue_warnings_after_load(load_result)
+        """The Trainer's warning about weights that a checkpoint lacks, without those that are tied, or that a LoRA checkpoint
+        is not to hold."""
+        tied, lora = self.model.all_tied_weights_keys, getattr(self.model.config, "lora", None)
+        missing = [
+            name for name in load_result.missing_keys if name not in tied and (not lora or self.model.owns(name))
+        ]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The Trainer's, which knows nothing of heads and adapters in two files."""

@@ -129,10 +129,10 @@ def real_first(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             + ("negative numbers" if additive else "a row of zeros")
             + "; pass the mask that the processor makes"
         )
-    if not mixed:
-        return mask, *tensors
-    order = (~real).long().argsort(dim=1, stable=True)
-    return tuple(tensor.gather(1, order) for tensor in (mask, *tensors))
+    if mixed:
+        order = (~real).long().argsort(dim=1, stable=True)
+        mask, *tensors = (tensor.gather(1, order) for tensor in (mask, *tensors))  # type: ignore[assignment]
+    return mask.long(), *tensors
 
 
 def right_padded(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def right_padded(batch: Mapping[str, Any]) -> dict[str, Any]:
     Processors pad on the left for generation. What is right-padded already is passed on as it is.
     """
     batch = {name: value for name, value in batch.items() if value is not None}
+    batch |= {name: batch[name].long() for name in ("input_ids", "answer_ids") if name in batch}
     batch["attention_mask"] = full_mask(batch["input_ids"], batch.get("attention_mask"))
     for mask, *others in (("attention_mask", "input_ids", "mm_token_type_ids"), ("answer_mask", "answer_ids")):
         if mask in batch:

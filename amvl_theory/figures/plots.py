@@ -265,7 +265,7 @@ def phase_coupled(table: Table, mode: Mode, *, ax: Axes | None = None) -> Axes:
     for level, x, text, side in ((top, xs[0], " 2 (v0 + ḡ²)/h", "left"), (bottom, xs[-1], "2 v0/h ", "right")):
         ax.axhline(level, **RULE)
         ax.text(x, level, text, ha=side, va="bottom" if side == "left" else "top")
-    ax.text(np.sqrt(xs[0] * xs[-1]), np.sqrt(top * ys[-1]), "no leak above γ$_c$", ha="center", va="center")
+    ax.text(np.sqrt(xs[0] * xs[-1]), np.sqrt(top * ys[-1]), "no leak above γ$_c$", ha="center", va="center", bbox=BOX)
     critical = (v0 + (gbar * alpha / (h + alpha)) ** 2) / h
     ax.axvline(critical, **look("elbo"))
     several = grid(table, "beta", "gamma", "roots")[2] > 1

@@ -282,8 +282,8 @@ def draw_quantity(ax: Axes, tables: Mapping[int, Table], quantity: str, plan: Pl
         if not points:
             continue
         for line in points:
-            single = shown.marker if len(line) == 1 else None
-            ax.plot(*zip(*line.items(), strict=True), color=shown.colour, ls=shown.line, lw=0.7, marker=single, ms=3)
+            single = {"marker": shown.marker, "ms": 3, "label": "a level at one γ"} if len(line) == 1 else {}
+            ax.plot(*zip(*line.items(), strict=True), color=shown.colour, ls=shown.line, lw=0.7, **single)
         gammas = np.unique([gamma for line in points for gamma in line])
         ends = np.array([_between(line, gammas) for line in points])
         label = f"{name}: {len(points)} levels and their range"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from amvl_model import __version__
-from amvl_model.cli import main
+from amvl_model.cli import COMMANDS, main
 from amvl_model.config import ModelConfig, RunConfig, load_preset, preset_names
 from amvl_model.profiling import doctor
 from amvl_model.profiling.footprint import (
@@ -33,10 +36,47 @@ def test_help_answers_within_a_second_and_names_the_doctor(python: Python) -> No
     took = []
     for _ in range(3):
         began = time.perf_counter()
-        result = python("-c", "from amvl_model.cli import main; main(['--help'])")
+        result = python("-c", "from amvl_model.cli import COMMANDS, main; main(['--help'])")
         took.append(time.perf_counter() - began)
         assert result.returncode == 0 and "doctor" in result.stdout
     assert min(took) < 1, took
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_is_quiet_where_nobody_reads_its_output(unbuffered: str) -> None:
+    for arguments in (["--help"], ["train", "--help"], ["memory"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            result = subprocess.run(
+                [sys.executable, "-m", "amvl_model.cli", *arguments],
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                timeout=60,
+            )
+        finally:
+            os.close(writing)
+        assert result.stderr == "" and result.returncode in (0, 1), arguments
+
+
+def test_another_broken_pipe_than_that_of_the_output_keeps_its_traceback(python: Python) -> None:
+    code = (
+        "from amvl_model.config import quiet_on_closed_pipe\nquiet_on_closed_pipe()\nraise BrokenPipeError('a worker')"
+    )
+    result = python("-c", code)
+    assert result.returncode == 1 and "Traceback" in result.stderr and "a worker" in result.stderr
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "doctor"])
+def test_the_help_shows_every_example_on_a_line_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"amvl_model.commands.{command}")
+    examples = [line.strip() for line in module.__doc__.splitlines() if line.strip().startswith(("amvl ", "torchrun "))]
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert not [line for line in examples if line not in shown]
 
 
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

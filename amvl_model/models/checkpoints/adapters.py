@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amvl_model.models.checkpoints.inspection import is_lora
+from amvl_model.models.checkpoints.inspection import absolute, is_lora
 from amvl_model.two_pass.transformers_compat import INSTALL_PEFT
 
 _backbone: ContextVar[str | None] = ContextVar("backbone", default=None)
@@ -65,7 +65,8 @@ def lora_config(settings: Mapping[str, Any], backbone_path: str | None = None) -
 def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
     """Freeze the backbone, add adapters of ``rank`` to its language model, and store the settings in the config.
 
-    The latent modules stay fully trainable.
+    The latent modules stay fully trainable. The adapters of a model that was loaded whole belong to the checkpoint that it came
+    from: its backbone is loaded from there.
 
     Raises:
         ImportError: if peft is not installed.
@@ -90,6 +91,8 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None, dropout: floa
     model.backbone.requires_grad_(False)
     inject_adapter_in_model(config, model.backbone)
     model.config.lora = settings
+    if not model.config.backbone_path and model.config._name_or_path:
+        model.config.backbone_path = absolute(model.config._name_or_path)
     if getattr(model, "is_quantized", False):
         # transformers' Trainer refuses quantised models without a wrapper of peft's around them
         model.is_quantized = False
@@ -249,8 +252,12 @@ def load_lora_checkpoint(
         ValueError: if the adapters do not fit the backbone, or were trained on other weights.
     """
     backbone = kwargs.pop("backbone_path", None) or _backbone.get() or _stored_backbone(Path(path), stored)
+    if is_lora(backbone):
+        raise ValueError(
+            f"the LoRA checkpoint {path} belongs to {backbone}, which consists of adapters itself; merge those first"
+        )
     try:
-        model = cls.from_backbone(backbone, **stored_options(cls.config_class, stored), **kwargs)
+        model = cls.from_backbone(backbone, of_adapters=True, **stored_options(cls.config_class, stored), **kwargs)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the LoRA checkpoint {path} belongs to the backbone {backbone}, which cannot be found ({error}); "

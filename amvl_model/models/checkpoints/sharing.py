@@ -114,6 +114,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 checkpoint = "this folder, or its name on the Hub"
 model = AutoModelForImageTextToText.from_pretrained(checkpoint)
 processor = AutoProcessor.from_pretrained(checkpoint)
+
+content = [{{"type": "image", "image": "photo.png"}}, {{"type": "text", "text": "Which one is nearer?"}}]
+query = processor.apply_chat_template(
+    [{{"role": "user", "content": content}}], add_generation_prompt=True, tokenize=True, return_dict=True
+)
+print(processor.decode(model.generate(**query, max_new_tokens=16)))
 ```"""
 
 
@@ -143,7 +149,8 @@ def _provenance_rows(provenance: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _table(title: str, rows: Sequence[tuple[str, Any]]) -> str:
-    lines = [f"| {name} | {value} |" for name, value in rows if value is not None]
+    cells = [(name, str(value).replace("|", "\\|")) for name, value in rows if value is not None]
+    lines = [f"| {name} | {value} |" for name, value in cells]
     return f"## {title}\n\n| | |\n| --- | --- |\n" + "\n".join(lines) if lines else ""
 
 

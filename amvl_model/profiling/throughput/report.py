@@ -332,7 +332,10 @@ def draw_ratios(ax: Axes, results: Sequence[Result]) -> Axes:
     own = marks(METHODS[0])
     ax.plot([], [], label=look_of(METHODS[0]).label, **own)
     ax.plot([], [], label="the same, gradient checkpointing", **own | {"markerfacecolor": own["color"]})
-    ax.set(xlabel="token ratio r = (N + 3k + 2|y|) / (N + |y|) [1]", ylabel="step time / plain fine-tuning's [1]")
+    ax.set(
+        xlabel="token ratio r = (N + 3k + 2|y|) / (N + |y|) [1]",
+        ylabel="step time / plain fine-tuning's [1]\nmedians and quartiles",
+    )
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.85))
     return ax
 

@@ -225,6 +225,66 @@ def processors_stopping_criteria_and_watermarks_are_transformers_own(home: Home)
 
 
 @row("generate")
+def callbacks_get_the_query_as_it_was_given_and_the_reply(home: Home) -> None:
+    import torch
+
+    for model, options in home.models:
+        for side in ("left", "right"):
+            batch, rows = home.encode(home.chats, side), []
+            query = batch["input_ids"]
+
+            def on_batch(ids: Any, scores: Any, q: Any = query, seen: list[Any] = rows) -> Any:
+                prompts = q.repeat_interleave(len(ids) // len(q), dim=0)
+                seen.append((torch.equal(ids[:, : q.shape[1]], prompts), ids.shape[1] - q.shape[1]))
+                return scores
+
+            def stop(ids: Any, scores: Any, call: Any = on_batch) -> Any:
+                call(ids, scores)
+                return torch.zeros(len(ids), dtype=torch.bool)
+
+            def allowed(index: int, ids: Any, q: Any = query, seen: list[Any] = rows) -> list[int]:
+                seen.append((torch.equal(ids[: q.shape[1]], q[index]), len(ids) - q.shape[1]))
+                return list(range(3, 600))
+
+            call = {"logits_processor": [on_batch], "stopping_criteria": [stop], "prefix_allowed_tokens_fn": allowed}
+            for more in ({}, {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}):
+                rows.clear()
+                if "do_sample" in more:
+                    del call["prefix_allowed_tokens_fn"]
+                model.generate(**batch, max_new_tokens=3, **call, **options, **more)
+                same, lengths = zip(*rows, strict=True)
+                assert all(same) and set(lengths) == {0, 1, 2, 3}, more
+
+
+@row("generate")
+def padding_without_a_mask_is_told_by_its_token_or_refused(home: Home) -> None:
+    import torch
+
+    for model, options in home.models:
+        expected = model.generate(**home.batch, **FEW, **options)
+        for side in ("left", "right"):
+            batch = home.encode(home.chats, side)
+            mask = batch.pop("attention_mask")
+            assert torch.equal(model.generate(**batch, **FEW, **options), expected)
+            batch["input_ids"] = batch["input_ids"].int()
+            for kind in (torch.int32, torch.float32, torch.bool):
+                assert torch.equal(model.generate(**batch, attention_mask=mask.to(kind), **FEW, **options), expected)
+        before, model.generation_config.eos_token_id = model.generation_config.eos_token_id, [2, 0]
+        refuses("padding token 0 also ends a reply", lambda m=model, b=batch: m.generate(**b))
+        model.generation_config.eos_token_id = before
+
+
+@row("generate")
+def a_streamer_of_one_reply_refuses_several(home: Home) -> None:
+    from transformers import TextStreamer
+
+    one, streamer = home.encode(home.chats[0]), TextStreamer(home.processor.tokenizer)
+    for model, options in home.models:
+        call: Any = {"streamer": streamer, "num_return_sequences": 2, "do_sample": True, **FEW, **options}
+        refuses("batch size 1", lambda m=model, c=call: m.generate(**one, **c))
+
+
+@row("generate")
 def modes_of_torch_change_nothing(home: Home) -> None:
     import torch
 

@@ -89,13 +89,21 @@ def labels_that_name_no_single_answer_are_refused(home: Home) -> None:
 
 @row("model")
 def another_attention_is_refused_by_every_door(home: Home) -> None:
-    from transformers import AutoModelForImageTextToText
+    import copy
+
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     from amvl_model import AMVLForConditionalGeneration
 
-    parts = {"text_config": "eager"}
-    refuses("must be 'sdpa'", lambda: AMVLForConditionalGeneration.from_pretrained(AMVL, attn_implementation=parts))
-    for wrong in ("eager", "flash_attention_2"):
+    for wrong in ("eager", "flash_attention_2", {"text_config": "eager"}, {"vlm_config": {"text_config": "eager"}}):
+        refuses(
+            "must be 'sdpa'", lambda w=wrong: AMVLForConditionalGeneration.from_pretrained(AMVL, attn_implementation=w)
+        )
+        refuses("must be 'sdpa'", lambda w=wrong: AutoConfig.from_pretrained(AMVL, attn_implementation=w))
+        refuses(
+            "must be 'sdpa'",
+            lambda w=wrong: AutoModelForImageTextToText.from_config(home.amvl.config, attn_implementation=w),
+        )
         refuses(
             "must be 'sdpa'", lambda w=wrong: AutoModelForImageTextToText.from_pretrained(AMVL, attn_implementation=w)
         )
@@ -103,11 +111,26 @@ def another_attention_is_refused_by_every_door(home: Home) -> None:
             "must be 'sdpa'", lambda w=wrong: AMVLForConditionalGeneration.from_backbone(TINY, attn_implementation=w)
         )
         for model, _ in home.models:
-            refuses(f"got '{wrong}'", lambda m=model, w=wrong: m.set_attn_implementation(w))
+            refuses("must be 'sdpa'", lambda m=model, w=wrong: m.set_attn_implementation(w))
     eager = AutoModelForImageTextToText.from_pretrained(TINY, attn_implementation="eager")
     refuses("must be 'sdpa'", lambda: AMVLForConditionalGeneration.from_backbone(eager))
+    for model, _ in home.models:
+        changed = copy.deepcopy(model)
+        changed.backbone.set_attn_implementation("eager")
+        refuses("text model was set to 'eager'", lambda m=changed: m.generate(**home.batch))
     home.amvl.set_attn_implementation("sdpa")
     assert AutoModelForImageTextToText.from_pretrained(AMVL, attn_implementation="sdpa").config.num_latents == 4
+
+
+@row("model")
+def outputs_that_a_configuration_asks_for_in_vain_are_refused(home: Home) -> None:
+    batch, labels = home.labelled("right")
+    for model, _ in home.models:
+        for name, value in (("output_hidden_states", True), ("return_dict", False)):
+            setattr(model.config, name, value)
+            refuses(f"config.{name} must be {not value}", lambda m=model: m.generate(**home.batch))
+            refuses(f"config.{name} must be {not value}", lambda m=model: m(**batch, labels=labels))
+            setattr(model.config, name, not value)
 
 
 @row("model")
@@ -230,6 +253,60 @@ def four_bit_weights_load_are_saved_and_load_again(home: Home) -> None:
             assert name == "pause" or type(each.prior_head.linear) is type(each.injector) is torch.nn.Linear
         with torch.no_grad():
             assert torch.equal(*(forward(each, batch, labels) for each in (model, again)))
+
+
+@row("quantised")
+def eight_bit_weights_load_are_saved_and_load_again(home: Home) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForImageTextToText.from_pretrained(AMVL, quantization_config=config)
+    model.save_pretrained(home.folder / "eight")
+    again = AutoModelForImageTextToText.from_pretrained(home.folder / "eight")
+    assert type(again.backbone.model.language_model.layers[0].mlp.up_proj).__name__ == "Linear8bitLt"
+    options = {"latent_temperature": 0.0, "max_new_tokens": 3}
+    assert torch.equal(again.generate(**home.batch, **options), model.generate(**home.batch, **options))
+
+
+@row("quantised")
+def adapters_on_four_bit_weights_train_and_load_again(home: Home) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    from amvl_model import AMVLForConditionalGeneration, AMVLTrainer, AMVLTrainingArguments
+    from tests.model.home.rows_trainer import QUIET, chat_rows
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    options = {"latent_temperature": 0.0, "max_new_tokens": 3}
+    AutoModelForImageTextToText.from_pretrained(TINY, quantization_config=config).save_pretrained(home.folder / "base")
+    whole = AutoModelForImageTextToText.from_pretrained(AMVL, quantization_config=config)
+    whole.save_pretrained(home.folder / "whole")
+    for name, model, init in (
+        ("quantised when loaded", str(TINY), {"quantization_config": config}),
+        ("a stored backbone", str(home.folder / "base"), {}),
+        ("a stored model", str(home.folder / "whole"), {}),
+    ):
+        own: Any = {"num_latents": 2, "latent_dim": 4, "model_init_kwargs": init}
+        refuses(
+            "purely quantized models",
+            lambda m=model, o=own: AMVLTrainer(
+                m,
+                AMVLTrainingArguments(str(home.folder / "none"), **QUIET, **o),
+                train_dataset=chat_rows(home),
+                processing_class=home.processor,
+            ),
+        )
+        args = AMVLTrainingArguments(str(home.folder / name), lora_rank=2, **QUIET, **own)
+        each = AMVLTrainer(model, args, train_dataset=chat_rows(home), processing_class=home.processor)
+        each.train()
+        each.save_model()
+        again = AutoModelForImageTextToText.from_pretrained(home.folder / name)
+        assert type(again.backbone.model.language_model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
+        assert torch.equal(again.generate(**home.batch, **options), each.model.eval().generate(**home.batch, **options))
+        refuses("merged into a quantised backbone", again.merge_lora)
+    fresh = AMVLForConditionalGeneration.from_backbone(TINY, 2, 4, quantization_config=config)
+    refuses("not supported for quantized model", fresh.half)
 
 
 def forward(model: Any, batch: Any, labels: Any) -> Any:

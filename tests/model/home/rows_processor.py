@@ -42,6 +42,12 @@ def texts_and_images_are_encoded_as_messages_are(home: Home) -> None:
     for images in (nested, [image for each in nested for image in each]):
         found = home.processor(text=texts, images=images, padding=True, return_tensors="pt")
         assert all(torch.equal(found[name], home.batch[name]) for name in home.batch)
+    for form in (home.images[0], home.images[:1], [home.images[:1]]):
+        found = home.processor(text=texts[0], images=form)
+        assert found["input_ids"].shape[0] == 1 and len(found["image_grid_thw"]) == 1
+    refuses("got 1 for 2", lambda: home.processor(text=texts[1], images=home.images[0]))
+    for nothing in (None, [], [[]]):
+        assert "pixel_values" not in home.processor(text=["no image at all"], images=nothing)
     single = home.processor(text="no image at all")
     assert single["input_ids"].shape[0] == 1 and "pixel_values" not in single
     lists = home.processor(text=["a", "b c d"], padding=False, return_tensors=None)
@@ -180,7 +186,9 @@ def bad_input_is_refused_in_one_sentence(home: Home) -> None:
     refuses(r"it names, \[0, 1\], got \[1, 0\]", lambda: processor(text=["x", "<|image_pad|>"], images=swapped))
     refuses("got none", lambda: processor(images=[image]))
     refuses("video or audio", lambda: processor(text="x", videos=[[image]]))
-    refuses("string or a list of strings", lambda: processor(text=[1], images=None))
+    for wrong in ([1], []):
+        refuses("string or a list of strings", lambda w=wrong: processor(text=w, images=None))
+    refuses("got None among them", lambda: processor(text=["x", "<|image_pad|>"], images=[None, image]))
     refuses("answers alone", lambda: processor([], padding=True), TypeError)
     refuses("upload to org/x: the Hub did not answer", lambda: push(processor), ConnectionError)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from amvl_model.models.amvl import AMVLForConditionalGeneration
@@ -72,6 +73,7 @@ def test_a_checkpoint_has_a_model_card_with_the_hubs_metadata(tmp_path: Path) ->
     assert ntp.metric_value == 1.25
     for text in (
         "https://arxiv.org/abs/2607.00461",
+        r"| equation | NTP + beta KL(sg[q] \|\| p) |",
         "| beta | 0.01 |",
         "| gamma | 0.002 |",
         "| data | org/questions |",
@@ -83,6 +85,19 @@ def test_a_checkpoint_has_a_model_card_with_the_hubs_metadata(tmp_path: Path) ->
     ):
         assert text in card.content, text
     assert "pip install amvl" not in card.content
+
+
+def test_the_code_on_a_model_card_answers_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    Image.new("RGB", (56, 56)).save(tmp_path / "photo.png")
+    code = (tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('"this folder, or its name on the Hub"', repr(str(tmp_path))), {})
+    assert capsys.readouterr().out.strip().startswith("[")
 
 
 def test_the_record_of_the_training_survives_loading_and_saving_again(tmp_path: Path) -> None:
