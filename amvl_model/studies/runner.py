@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from amvl_model.config import RunConfig, load_preset
-from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.files import Metric, Result, read_result, read_study, result_path, write_result
 from amvl_model.studies.declared import STUDIES, Study
 from amvl_model.studies.saved import checkpoint_folder, load_saved
@@ -166,6 +165,7 @@ def _trained(
     """
     from amvl_model.data.sources import evaluation_questions, training_questions
     from amvl_model.diagnostics.reading.forecast import PREFIX, log_lines
+    from amvl_model.models.checkpoints import NonFiniteError
     from amvl_model.models.loading import save_checkpoint
     from amvl_model.studies.measurement import MEASURES, answer_direction, measure, out_of_distribution
     from amvl_model.training.run import train
