@@ -104,7 +104,9 @@ def clean(text: str) -> str:
 
     A text of nothing but signs of Markdown or LaTeX ("*", "$") means them.
     """
-    return _cleaned(text) or (text.strip() if set(text) <= _MARKUP else "")
+    if set(stripped := text.strip()) <= _MARKUP:
+        return _cleaned(stripped) or stripped
+    return _cleaned(text)
 
 
 def _cleaned(text: str) -> str:

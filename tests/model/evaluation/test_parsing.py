@@ -351,4 +351,5 @@ def test_an_option_that_is_a_sign_is_read_where_it_stands_apart_and_nowhere_else
 @pytest.mark.parametrize("sign", ["*", "_", "$", "~", "`", "**", "#"])
 def test_a_text_of_nothing_but_markup_means_its_signs(sign: str) -> None:
     assert parse_choice(sign, [sign, "zebra"]) == 0
+    assert parse_choice(f"  {sign}\n", [sign, "zebra"]) == 0
     assert parse_choice(f"{sign} B {sign}", [sign, "zebra"]) in (1, None)
