@@ -95,7 +95,12 @@ def main() -> int:
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    about = to_jsonable({"settings": vars(options), "environment": provenance()})
+    about = to_jsonable(
+        {
+            "settings": {name: value for name, value in vars(options).items() if name != "out"},
+            "environment": provenance(),
+        }
+    )
     stored = json.loads(options.out.read_text()) if options.out.is_file() else {}
     same = {key: stored.get(key) for key in about} == about
     table, earlier = (from_json(stored["faults"]), stored["seconds"]) if same else ({}, 0)
