@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from amvl_model.config import signals
 
 
 @contextmanager
@@ -28,12 +29,5 @@ def stoppable() -> Iterator[None]:
         print(f"{Path(sys.argv[0]).name}: stopped by {signal.Signals(number).name}", file=sys.stderr)
         raise SystemExit(128 + number)
 
-    wanted = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        wanted = []
-    previous = {number: signal.signal(number, stop) for number in wanted}
-    try:
+    with signals(stop):
         yield
-    finally:
-        for number, action in previous.items():
-            signal.signal(number, action)

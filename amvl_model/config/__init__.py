@@ -2,6 +2,7 @@
 
 schema     the settings of every section with bound, unit and documentation; plain data
 loading    presets, overrides, and command lines
+process    signals, and output that nobody reads any more
 """
 
 from amvl_model.config.loading import (
@@ -11,12 +12,12 @@ from amvl_model.config.loading import (
     load_preset,
     override,
     preset_names,
-    quiet_on_closed_pipe,
     refuse_noise_of_files,
     stored_config,
     usage_error,
     usage_errors,
 )
+from amvl_model.config.process import quiet_on_closed_pipe, signals
 from amvl_model.config.schema import (
     DataConfig,
     EvalConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "preset_names",
     "quiet_on_closed_pipe",
     "refuse_noise_of_files",
+    "signals",
     "stored_config",
     "usage_error",
     "usage_errors",

@@ -10,10 +10,8 @@ name.
 from __future__ import annotations
 
 import argparse
-import atexit
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +19,9 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
+from amvl_model.config.process import quiet_on_closed_pipe
 from amvl_model.config.schema import RunConfig, Settings, config_paths, did_you_mean, read_text, text_of
 
 if TYPE_CHECKING:
@@ -266,28 +264,6 @@ def _unknown(name: str, names: Sequence[str]) -> str:
         return f"unexpected argument {name!r}; see --help"
     suggestion = did_you_mean(name.removeprefix("--"), names, prefix="--")
     return f"unknown argument {name}; " + (suggestion if suggestion.startswith("did") else "see --help")
-
-
-def quiet_on_closed_pipe() -> None:
-    """Let this process end without a traceback once the reader of its standard output has gone (``amvl memory | head -1``)."""
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _without_closed_pipe
-        atexit.register(_drop_unread_output)
-
-
-def _without_closed_pipe(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not (isinstance(error, BrokenPipeError) and _drop_unread_output(end="\n")):
-        sys.__excepthook__(kind, error, trace)
-
-
-def _drop_unread_output(end: str = "") -> bool:
-    """Whether nobody reads the standard output any more, as writing ``end`` shows; what is left then goes nowhere."""
-    try:
-        print(end=end, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def usage_error(message: object) -> NoReturn:

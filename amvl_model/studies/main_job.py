@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from amvl_model import distributed
-from amvl_model.config import RunConfig, override, stored_config
+from amvl_model.config import RunConfig, override, signals, stored_config
 from amvl_model.data.images import read_image
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
@@ -35,7 +35,6 @@ from amvl_model.training.run_folder import (
     locked,
     note_environment,
     refuse_other_settings,
-    signals,
     stop_now,
     tell,
     write_text,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from amvl_model import distributed
-from amvl_model.config import RunConfig
+from amvl_model.config import RunConfig, signals
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import ChosenQuestions, VisualQuestion
@@ -30,7 +30,6 @@ from amvl_model.training.run_folder import (
     locked,
     newest_checkpoint,
     refuse_other_settings,
-    signals,
     tell,
     write_text,
 )

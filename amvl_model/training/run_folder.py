@@ -15,9 +15,8 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,22 +176,6 @@ class RunStopped(SystemExit):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code - 128,)  # type: ignore[operator]  # from a worker to its parent
-
-
-@contextmanager
-def signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Let ``handler`` receive SIGTERM and SIGINT, of which one stays ignored that the parent process ignores (nohup, a shell's
-    background); does nothing outside the main thread, where Python sends none."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wanted = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, handler) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, action in previous.items():
-            signal.signal(number, action)
 
 
 def stop_now(number: int, frame: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from amvl_model.config import signals
 from amvl_model.models.checkpoints import check_finite, check_weights, write_manifest, writing
 from amvl_model.training.run_folder import (
     STATE,
@@ -25,7 +26,6 @@ from amvl_model.training.run_folder import (
     StopAfterStep,
     newest_checkpoint,
     rotate,
-    signals,
     write_text,
 )
 
