@@ -15,7 +15,6 @@ The measured shipped checkpoints, and whether they are still the ones that are s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from amvl_model.results.files import Metric, Result, result_path, write_result
 from amvl_model.results.provenance import PROJECT_ROOT
-from paper_figs.sources import Sources
+from paper_figs.sources import Sources, sha256
 
 STUDY = "shipped"
 CHECKPOINTS = ("tiny-forward-only", "tiny-amvl")
@@ -43,7 +42,7 @@ SETTINGS: dict[str, Any] = {
 
 def weights_hash(checkpoint: str) -> str:
     """SHA-256 of a shipped checkpoint's weights, 64 hexadecimal digits."""
-    return hashlib.sha256((ASSETS / checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    return sha256(ASSETS / checkpoint / "model.safetensors")
 
 
 def measure(checkpoint: str, out: Path, *, overwrite: bool = False) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ def load_saved(keep: Path, study: str, cell: str, seed: int) -> tuple[Any, Any, 
     Raises:
         FileNotFoundError: if there is none.
     """
-    from amvl_model.models.checkpoints import WEIGHTS
+    from amvl_model.models.checkpoints import WEIGHTS, file_digest
     from amvl_model.models.loading import load_checkpoint
 
     folder = checkpoint_folder(keep, study, cell, seed)
     model, processor = load_checkpoint(folder)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    digest = file_digest(folder / WEIGHTS)
     return model, processor, {"checkpoint": f"{study}/{cell}/seed{seed}", "weights_sha256": digest}

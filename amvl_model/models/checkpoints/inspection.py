@@ -96,7 +96,8 @@ def write_tensors(path: Path, value: Any) -> None:
         part.replace(path)
 
 
-def _sha256(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -108,7 +109,7 @@ def write_manifest(checkpoint: Path) -> None:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        sums[path.relative_to(checkpoint).as_posix()] = _sha256(path)
+        sums[path.relative_to(checkpoint).as_posix()] = file_digest(path)
     write_text(checkpoint / MANIFEST, json.dumps(sums, indent=1) + "\n")
 
 
@@ -121,7 +122,7 @@ def damage(checkpoint: Path, *, needs: str = "config.json") -> str:
         for name, expected in sums.items():
             if not (checkpoint / name).is_file():
                 return f"{name} is missing"
-            if _sha256(checkpoint / name) != expected:
+            if file_digest(checkpoint / name) != expected:
                 return f"{name} was altered: its sha256 is not the one in {MANIFEST}"
     except FileNotFoundError:
         return f"{MANIFEST} is missing: the checkpoint was not written to its end"

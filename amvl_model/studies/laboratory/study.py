@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from amvl_model.models.checkpoints import write_text, writing
+from amvl_model.models.checkpoints import file_digest, write_text, writing
 from amvl_model.models.loading import save_checkpoint
 from amvl_model.results.files import result_path, write_result
 from amvl_model.results.provenance import to_jsonable
@@ -154,7 +154,7 @@ def warmed_up(arm: Arm, folder: Path | None, report: Report) -> tuple[dict[str, 
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_file(result[0], part)
-                digest = _sha256(part)
+                digest = file_digest(part)
                 part.replace(path)
             write_text(path.with_suffix(".json"), json.dumps(curve | {_SHA256: digest}))
             shutil.rmtree(_state_folder(warm, path.parents[1]), ignore_errors=True)
@@ -172,7 +172,7 @@ def _stored_warm_up(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     try:
         report = json.loads(path.with_suffix(".json").read_text())
         digest = report.pop(_SHA256, None)
-        if digest is None or digest == _sha256(path):
+        if digest is None or digest == file_digest(path):
             return load_file(path), report
         problem = f"its sha256 is not the one in {path.with_suffix('.json').name}"
     except FileNotFoundError:
@@ -189,8 +189,3 @@ def _state_folder(arm: Arm, folder: Path) -> Path:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
