@@ -2,6 +2,7 @@
 
 python experiments/train_multihop.py --out results/multihop/base --layers 3 --hops 1:1,2:1 --reading-weight 1
 python experiments/train_multihop.py --out changing --task Changing_Cells --hops 1:1,2:1 --reading-weight 1 --steps 2000
+python experiments/train_multihop.py --out dots --task Dots_And_Arrows --hops 1:1 --reading-weight 1 --window 168 --vision-layers 2
 python experiments/train_multihop.py --out results/multihop/sft --base results/multihop/base --freeze-vision
 """
 
@@ -27,6 +28,8 @@ class Options:
     deepen: int = 0  # text layers to add to the base, which start as identities
     layers: int = 3  # text layers of a fresh model
     hidden: int = 64  # width of a fresh model, a multiple of 16
+    vision_layers: int = 1  # layers of a fresh vision tower
+    window: int = 28  # side of its attention windows in pixels, a multiple of 28; one cell has 28
     task: Literal[MULTIHOP_TASKS] = "Coloured_Cells"  # task to train on
     hops: str = "1:1,2:1,3:2,4:2"  # hops:weight,...
     objects: int = 8  # objects in a scene
@@ -65,7 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     from amvl_model.two_pass.attention import install_attention
 
-    shape = BaseShape(num_layers=options.layers, hidden_size=options.hidden)
+    shape = BaseShape(
+        num_layers=options.layers,
+        hidden_size=options.hidden,
+        vision_layers=options.vision_layers,
+        window=options.window,
+    )
     if options.base is None:
         model, processor = build_multihop_base(shape, seed=options.seed)
     else:

@@ -330,6 +330,24 @@ STUDIES = {
             bases=("changing-cells",),
         ),
         Study(
+            name="laboratory-deeper",
+            purpose="the same with a fourth hop, one more than the layers of the base (exploratory)",
+            common={
+                "recipe.task": "Changing_Cells",
+                "recipe.hops": {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0},
+                "warmup": 0,
+                "recipe.steps": 3000,
+            },
+            cells={
+                "amvl,hops=4": {"objective": "amvl"},
+                "sft,hops=4": {"objective": "sft"},
+                "prior,hops=4": {"objective": "prior"},
+                "sft,layers=6,hops=4": {"objective": "sft", "extra_layers": 3},
+            },
+            seeds=(100, 101, 102, 103, 104),
+            bases=("changing-cells",),
+        ),
+        Study(
             name="laboratory-elsewhere",
             purpose="checkpoints of the study laboratory on other shades and marks, on a hop more, and at other temperatures",
             common={},
