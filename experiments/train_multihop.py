@@ -2,7 +2,8 @@
 
 python experiments/train_multihop.py --out results/multihop/base --layers 3 --hops 1:1,2:1 --reading-weight 1
 python experiments/train_multihop.py --out changing --task Changing_Cells --hops 1:1,2:1 --reading-weight 1 --steps 2000
-python experiments/train_multihop.py --out dots --task Dots_And_Arrows --hops 1:1 --reading-weight 1 --window 168 --vision-layers 2
+python experiments/train_multihop.py --out walk --task Grid_Walk --layers 4 --window 112 --vision-size 128 --vision-layers 2 \
+    --vocabulary 512 --hops 1:1,2:1 --reading-weight 1 --learning-rate 1e-3 --steps 5000
 python experiments/train_multihop.py --out results/multihop/sft --base results/multihop/base --freeze-vision
 """
 
@@ -29,6 +30,8 @@ class Options:
     layers: int = 3  # text layers of a fresh model
     hidden: int = 64  # width of a fresh model, a multiple of 16
     vision_layers: int = 1  # layers of a fresh vision tower
+    vision_size: int = 64  # width of a fresh vision tower, a multiple of 32
+    vocabulary: int = 384  # most tokens of a fresh tokenizer
     window: int = 28  # side of its attention windows in pixels, a multiple of 28; one cell has 28
     task: Literal[MULTIHOP_TASKS] = "Coloured_Cells"  # task to train on
     hops: str = "1:1,2:1,3:2,4:2"  # hops:weight,...
@@ -72,7 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         num_layers=options.layers,
         hidden_size=options.hidden,
         vision_layers=options.vision_layers,
+        vision_size=options.vision_size,
         window=options.window,
+        vocabulary=options.vocabulary,
     )
     if options.base is None:
         model, processor = build_multihop_base(shape, seed=options.seed)

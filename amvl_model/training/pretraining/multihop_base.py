@@ -29,7 +29,7 @@ from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
-from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions
+from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions, single_steps
 from amvl_model.models.checkpoints import check_weights
 from amvl_model.models.tiny import qwen_config, tiny_image_processor, tiny_tokenizer
 from amvl_model.training.monitoring.guard import Again, LoopStep
@@ -49,6 +49,7 @@ class BaseShape:
         hidden_size: of the text model; heads have 16 dimensions.
         vision_size, vision_layers: of the vision tower.
         window: side of the tower's attention windows in pixels; 28 is one cell.
+        vocabulary: most tokens of the tokenizer; with 384 the four moves of Grid_Walk are several tokens each.
         initializer_range: standard deviation of the text model's fresh weights.
     """
 
@@ -57,6 +58,7 @@ class BaseShape:
     vision_size: int = 64
     vision_layers: int = 1
     window: int = 28
+    vocabulary: int = 384
     initializer_range: float = 0.1
 
 
@@ -75,7 +77,7 @@ class MultihopRecipe:
         learning_rate: peak; linear warm-up over ``warmup`` steps, then cosine to 5 %.
         weight_decay: AdamW's, on matrices only.
         freeze_vision: leave the tower as it is.
-        reading_weight: weight of the NLL of single arrows (`collate_readings`; cells and dots only) against the answers'.
+        reading_weight: weight of the NLL of single steps (`collate_readings`) against the answers'.
         seed: of new weights and of the questions.
         eval_every: steps between looks at the validation split (``eval_size`` questions for each number of hops).
     """
@@ -153,7 +155,7 @@ def build_multihop_base(shape: BaseShape, *, seed: int = 0) -> tuple[Any, AMVLPr
         tasks = [task for task in MULTIHOP_TASKS if task != "Dots_And_Arrows"]  # the text of cells, and slow to draw
         questions = MultihopQuestions(tasks, split="train", seed=1, size=640, shuffled=shuffled)
         texts += [f"user\n{q.prompt}" for q in questions] + [f"assistant\n{q.answer_text}" for q in questions]
-    processor = AMVLProcessor(tiny_tokenizer(texts, 384), tiny_image_processor())
+    processor = AMVLProcessor(tiny_tokenizer(texts, shape.vocabulary), tiny_image_processor())
     size = dict(processor.image_processor.size)
     size.update(shortest_edge=28 * 28, longest_edge=LARGEST_IMAGE)
     processor.image_processor.size = type(processor.image_processor.size)(**size)
@@ -212,29 +214,37 @@ def collate_scenes(processor: AMVLProcessor, questions: list[VisualQuestion], pe
 
 
 def collate_readings(
-    processor: AMVLProcessor, facts: list[str], size: tuple[int, int], rng: np.random.Generator
+    processor: AMVLProcessor, scenes: list[list[str]], size: tuple[int, int], rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """One row for each scene in which the model reads single arrows: the pairs of the image in random order.
+    """One row for each scene in which the model reads single steps: those of the image in random order.
 
-    Only the second word of a pair is a target, so that no composition is taught, and no order.
+    Only the last word of a step is a target, so that no composition is taught, and no order.
 
     Args:
         processor: of the base.
-        facts: of each scene, pairs such as ``red blue, green red``.
+        scenes: the single steps of each scene, such as ``red blue`` and ``green red``; all of as many words, each one token.
         size: height and width of the images in pixels.
         rng: of the order.
 
     Returns:
-        ids (S, N); target and where (S, n), the ids of the second words and the places of the first.
+        ids (S, N); target and where (S, n), the ids of the last words and the places before them.
+
+    Raises:
+        ValueError: if a word is more than one token of the base's tokenizer.
     """
     prompt, *_ = query_rows(processor, ["Read the arrows."], size)
     rows, places = [], []
-    for text in facts:
-        pairs = text.replace(". ", ", ").split(", ")
-        words = [word for i in rng.permutation(len(pairs)) for word in pairs[i].split()]
+    for steps in scenes:
+        words = [word for i in rng.permutation(len(steps)) for word in steps[i].split()]
         listed = processor.tokenizer(["".join(f" {word}" for word in words)], add_special_tokens=False)["input_ids"][0]
+        if len(listed) != len(words):
+            raise ValueError(
+                f"a reading needs words of one token each; {len(words)} words such as {words[:3]} are {len(listed)} tokens: "
+                "make the base with a larger vocabulary"
+            )
         rows.append(torch.cat([prompt, torch.tensor(listed)]))
-        places.append(len(prompt) + torch.arange(0, len(listed), 2))
+        each = len(words) // len(steps)
+        places.append(len(prompt) + torch.arange(each - 2, len(listed), each))
     ids, where = torch.stack(rows), torch.stack(places)
     return {"ids": ids, "target": ids.gather(1, where + 1), "where": where}
 
@@ -349,11 +359,12 @@ def _batches(
     batches = [([question.id for question in asked], batch)]
     if recipe.reading_weight:
         firsts = numbers[:: recipe.questions_per_scene]
-        facts = [questions.record(i)["explanation"] for i in firsts]
         size = (batch["images"].shape[1], batch["images"].shape[2])
         rng = np.random.default_rng([recipe.seed, step])
+        groups = [single_steps(recipe.task, questions.record(i)["explanation"]) for i in firsts]
+        steps = [own[int(rng.integers(len(own)))] if len(own) > 1 else own[0] for own in groups]
         ids = [question.id for question in asked[:: recipe.questions_per_scene]]
-        batches.append((ids, collate_readings(processor, facts, size, rng)))
+        batches.append((ids, collate_readings(processor, steps, size, rng)))
     return batches
 
 

@@ -85,12 +85,12 @@ def test_shared_scenes_give_the_logits_of_the_ordinary_forward_pass(
         assert torch.allclose(logits[0, places], shared[row], atol=2e-4)
 
 
-def test_readings_ask_for_the_second_word_of_each_pair(base: tuple[Any, AMVLProcessor]) -> None:
+def test_readings_ask_for_the_last_word_of_each_step(base: tuple[Any, AMVLProcessor]) -> None:
     _, processor = base
-    facts = ["red blue, blue green, green red", "green red, red blue, blue green"]
-    batch = collate_readings(processor, facts, (28, 3 * 28), np.random.default_rng(0))
-    for row, text in enumerate(facts):
-        pairs = dict(pair.split() for pair in text.split(", "))
+    scenes = [["red blue", "blue green", "green red"], ["green red", "red blue", "blue green"]]
+    batch = collate_readings(processor, scenes, (28, 3 * 28), np.random.default_rng(0))
+    for row, steps in enumerate(scenes):
+        pairs = dict(step.split() for step in steps)
         keys = processor.tokenizer.convert_ids_to_tokens(batch["ids"][row][batch["where"][row]])
         values = processor.tokenizer.convert_ids_to_tokens(batch["target"][row])
         assert {key.strip("Ġ"): value.strip("Ġ") for key, value in zip(keys, values, strict=True)} == pairs

@@ -20,6 +20,7 @@ from amvl_model.data.synthetic.multihop.generator import (
     hop_weights,
     multihop_question,
     multihop_record,
+    single_steps,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "hop_weights",
     "multihop_question",
     "multihop_record",
+    "single_steps",
 ]

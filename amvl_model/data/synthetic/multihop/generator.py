@@ -83,6 +83,7 @@ _TASKS: Final[dict[str, MultihopTask]] = {
             draw=grid.draw_grid,
             ask=grid.ask_grid,
             fewest_objects=lambda hops: 6,
+            steps=grid.single_moves,
         ),
         MultihopTask(
             name="Nested_Comparison",
@@ -95,6 +96,12 @@ _TASKS: Final[dict[str, MultihopTask]] = {
     )
 }
 MULTIHOP_TASKS: Final = tuple(_TASKS)
+
+
+def single_steps(task: str, facts: str) -> list[list[str]]:
+    """The single steps of a scene in groups, such as ``red blue`` or ``red up green``, from its record's explanation."""
+    return _TASKS[task].steps(facts)
+
 
 Hops = int | Mapping[int, float]
 

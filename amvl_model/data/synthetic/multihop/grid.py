@@ -55,6 +55,19 @@ def draw_grid(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarra
     return Scene(images=(image,), names=names, table=table, facts=facts)
 
 
+def single_moves(facts: str) -> list[list[str]]:
+    """For each of the four moves the move from every cell, ``red up green``; a stopped one ends where it began."""
+    cells = [fact.split() for fact in facts.split(", ")]
+    _, columns = grid_shape(len(cells))
+    return [
+        [
+            f"{name} {move} {cells[i + down * columns + right if move in doors else i][0]}"
+            for i, (name, *doors) in enumerate(cells)
+        ]
+        for move, (down, right) in MOVES.items()
+    ]
+
+
 def ask_grid(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:
     """A walk of ``hops`` moves that does not end where it starts; about one in eight moves is stopped."""
     words = tuple(MOVES)

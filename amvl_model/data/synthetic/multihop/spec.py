@@ -118,6 +118,8 @@ class MultihopTask:
         ask: ``ask(rng, scene, hops)``, a question about a scene.
         fewest_objects: ``fewest_objects(hops)``, the smallest n for which the task has no shortcut.
         ranked: whether the table holds ranks, not next objects.
+        steps: ``steps(facts)``, the single steps that a scene shows, each in words of which the last is what comes of it; in
+            groups, within which no step follows from another.
     """
 
     name: str
@@ -126,6 +128,7 @@ class MultihopTask:
     ask: Callable[[np.random.Generator, Scene, int], Walk]
     fewest_objects: Callable[[int], int]
     ranked: bool = False
+    steps: Callable[[str], list[list[str]]] = lambda facts: [facts.replace(". ", ", ").split(", ")]
 
     def solution(self, names: tuple[str, ...], table: np.ndarray) -> str:
         """A text that is equal for two scenes if the same questions have the same answers, wherever things stand."""
