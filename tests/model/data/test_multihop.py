@@ -20,6 +20,7 @@ from amvl_model.data.synthetic.multihop import (
     ShiftedMultihop,
     multihop_question,
     multihop_record,
+    single_steps,
 )
 from amvl_model.data.synthetic.multihop.dots import count_crossings, distance_to_arrows, layout
 from amvl_model.data.synthetic.multihop.grid import MOVES, grid_shape
@@ -125,6 +126,16 @@ def test_images_and_text_suffice_to_find_the_whole_chain(task: str) -> None:
             assert record["chain"] == SOLVERS[task](record)
             assert record["choices"][answer_index(record["answer"], record["choices"])] == record["chain"][-1]
             assert len(record["chain"]) == record["hops"] + 1
+
+
+def test_the_single_moves_of_a_grid_are_those_of_its_image() -> None:
+    for index in range(0, 80, 8):
+        record = multihop_record("Grid_Walk", "val", 3, index)
+        groups = single_steps("Grid_Walk", record["explanation"])
+        assert [len(group) for group in groups] == [8] * len(MOVES)
+        for start, move, end in (step.split() for group in groups for step in group):
+            question = f"Start at {start} and go {move}; a wall stops a move."
+            assert solve_grid({**record, "question": question}) == [start, end]
 
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)

@@ -96,6 +96,17 @@ def test_readings_ask_for_the_last_word_of_each_step(base: tuple[Any, AMVLProces
         assert {key.strip("Ġ"): value.strip("Ġ") for key, value in zip(keys, values, strict=True)} == pairs
 
 
+def test_readings_need_words_of_one_token(base: tuple[Any, AMVLProcessor]) -> None:
+    _, processor = base
+    _, roomy = build_multihop_base(BaseShape(num_layers=1, hidden_size=32, vision_size=32, vocabulary=512))
+    scenes = [["red right blue", "blue right green"]]
+    with pytest.raises(ValueError, match="larger vocabulary"):
+        collate_readings(processor, scenes, (28, 56), np.random.default_rng(0))
+    batch = collate_readings(roomy, scenes, (28, 56), np.random.default_rng(0))
+    assert set(roomy.tokenizer.convert_ids_to_tokens(batch["target"][0])) == {"Ġblue", "Ġgreen"}
+    assert roomy.tokenizer.convert_ids_to_tokens(batch["ids"][0][batch["where"][0]]) == ["Ġright"] * 2
+
+
 def test_training_is_repeatable_and_writes_its_curve(tmp_path: Path) -> None:
     recipe = MultihopRecipe(steps=12, eval_every=6, eval_size=16, scenes=2, warmup=2, reading_weight=1.0)
     curves = []
