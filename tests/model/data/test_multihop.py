@@ -133,7 +133,7 @@ def test_the_single_moves_of_a_grid_are_those_of_its_image() -> None:
         record = multihop_record("Grid_Walk", "val", 3, index)
         groups = single_steps("Grid_Walk", record["explanation"])
         assert [len(group) for group in groups] == [8] * len(MOVES)
-        for start, move, end in (step.split() for group in groups for step in group):
+        for start, _, _, move, end in (step.split() for group in groups for step in group):
             question = f"Start at {start} and go {move}; a wall stops a move."
             assert solve_grid({**record, "question": question}) == [start, end]
 

@@ -99,7 +99,7 @@ MULTIHOP_TASKS: Final = tuple(_TASKS)
 
 
 def single_steps(task: str, facts: str) -> list[list[str]]:
-    """The single steps of a scene in groups, such as ``red blue`` or ``red up green``, from its record's explanation."""
+    """The single steps of a scene in groups, such as ``red blue`` or ``red and go up green``, from its record's explanation."""
     return _TASKS[task].steps(facts)
 
 

@@ -56,12 +56,12 @@ def draw_grid(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarra
 
 
 def single_moves(facts: str) -> list[list[str]]:
-    """For each of the four moves the move from every cell, ``red up green``; a stopped one ends where it began."""
+    """For each of the four moves, in the words of a question, where it leads from every cell: ``red and go up green``."""
     cells = [fact.split() for fact in facts.split(", ")]
     _, columns = grid_shape(len(cells))
     return [
         [
-            f"{name} {move} {cells[i + down * columns + right if move in doors else i][0]}"
+            f"{name} and go {move} {cells[i + down * columns + right if move in doors else i][0]}"
             for i, (name, *doors) in enumerate(cells)
         ]
         for move, (down, right) in MOVES.items()
