@@ -58,6 +58,7 @@ SHIPPED = {
     "multihop-1": ASSETS / "multihop-base-1",
     "multihop-2": ASSETS / "multihop-base-2",
     "changing-cells": ASSETS / "changing-cells-base",
+    "grid-walk": ASSETS / "grid-walk-base",
     "multihop-forward-only": ASSETS / "multihop-forward-only",
     "multihop-amvl": ASSETS / "multihop-amvl",
 }

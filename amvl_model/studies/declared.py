@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from amvl_model.studies.laboratory import BASES
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -164,6 +166,12 @@ _READING: Mapping[str, Mapping[str, object]] = {
 _POSTERIOR_STDS = ("per-answer", "shared")
 
 
+_GATE: Mapping[str, Mapping[str, object]] = {
+    "sft": {"objective": "sft"},
+    "sft,layers=6": {"objective": "sft", "extra_layers": 3},
+    "prior": {"objective": "prior"},
+    "amvl": {"objective": "amvl"},
+}
 MULTIHOP_BASES = ("multihop", "multihop-1", "multihop-2")
 _LABORATORY: Mapping[str, Mapping[str, object]] = {
     "prior": {"objective": "prior"},
@@ -316,36 +324,38 @@ STUDIES = {
             seeds=tuple(range(100, 115)),
             bases=("changing-cells",),
         ),
-        Study(
-            name="laboratory-gate",
-            purpose="floor, ceiling and prior-sample training on that task at three times the length (exploratory)",
-            common={"recipe.task": "Changing_Cells", "warmup": 0, "recipe.steps": 3000},
-            cells={
-                "sft,steps=3000": {"objective": "sft"},
-                "sft,layers=6,steps=3000": {"objective": "sft", "extra_layers": 3},
-                "prior,steps=3000": {"objective": "prior"},
-                "amvl,steps=3000": {"objective": "amvl"},
-            },
-            seeds=(100, 101, 102, 103, 104),
-            bases=("changing-cells",),
-        ),
-        Study(
-            name="laboratory-deeper",
-            purpose="the same with a fourth hop, one more than the layers of the base (exploratory)",
-            common={
-                "recipe.task": "Changing_Cells",
-                "recipe.hops": {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0},
-                "warmup": 0,
-                "recipe.steps": 3000,
-            },
-            cells={
-                "amvl,hops=4": {"objective": "amvl"},
-                "sft,hops=4": {"objective": "sft"},
-                "prior,hops=4": {"objective": "prior"},
-                "sft,layers=6,hops=4": {"objective": "sft", "extra_layers": 3},
-            },
-            seeds=(100, 101, 102, 103, 104),
-            bases=("changing-cells",),
+        *(
+            Study(
+                name=f"laboratory-{name}",
+                purpose=purpose,
+                common={"recipe.task": task, "warmup": 0, **common},
+                cells=cells,
+                seeds=(100, 101, 102, 103, 104),
+                bases=(BASES[task],),
+            )
+            for name, purpose, task, common, cells in (
+                (
+                    "walk",
+                    "a task that is no pointer chasing (a walk between walls) without a warm-up, as laboratory-tasks",
+                    "Grid_Walk",
+                    {"recipe.learning_rate": 1e-3, "recipe.steps": 1000},  # the rate of its base
+                    {f"{arm},Grid_Walk": {"objective": arm} for arm in ("ntp", "amvl", "sft", "elbo", "prior")},
+                ),
+                (
+                    "gate",
+                    "floor, ceiling and prior-sample training on Changing_Cells at three times the length (exploratory)",
+                    "Changing_Cells",
+                    {"recipe.steps": 3000},
+                    {f"{arm},steps=3000": setting for arm, setting in _GATE.items()},
+                ),
+                (
+                    "deeper",
+                    "the same with a fourth hop, one more than the layers of the base (exploratory)",
+                    "Changing_Cells",
+                    {"recipe.hops": {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0}, "recipe.steps": 3000},
+                    {f"{arm},hops=4": setting for arm, setting in _GATE.items()},
+                ),
+            )
         ),
         Study(
             name="laboratory-elsewhere",
