@@ -3,7 +3,9 @@
 python experiments/train_multihop.py --out results/multihop/base --layers 3 --hops 1:1,2:1 --reading-weight 1
 python experiments/train_multihop.py --out changing --task Changing_Cells --hops 1:1,2:1 --reading-weight 1 --steps 2000
 python experiments/train_multihop.py --out walk --task Grid_Walk --layers 4 --window 112 --vision-size 128 --vision-layers 2 \
-    --vocabulary 512 --hops 1:1,2:1 --reading-weight 1 --learning-rate 1e-3 --steps 5000
+    --vocabulary 512 --hops 1:1,2:1 --reading-weight 1 --learning-rate 1e-3 --steps 4000
+python experiments/train_multihop.py --out walk-2 --base walk --task Grid_Walk --hops 1:1,2:1 --reading-weight 1 \
+    --learning-rate 1e-3 --steps 5000 --seed 1
 python experiments/train_multihop.py --out results/multihop/sft --base results/multihop/base --freeze-vision
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,8 +33,8 @@ class Options:
     hidden: int = 64  # width of a fresh model, a multiple of 16
     vision_layers: int = 1  # layers of a fresh vision tower
     vision_size: int = 64  # width of a fresh vision tower, a multiple of 32
-    vocabulary: int = 384  # most tokens of a fresh tokenizer
     window: int = 28  # side of its attention windows in pixels, a multiple of 28; one cell has 28
+    vocabulary: int = 384  # most tokens of a fresh tokenizer
     task: Literal[MULTIHOP_TASKS] = "Coloured_Cells"  # task to train on
     hops: str = "1:1,2:1,3:2,4:2"  # hops:weight,...
     objects: int = 8  # objects in a scene
@@ -57,6 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train, and write the checkpoint, recipe.json and curve.csv."""
     options = command_line(Options, arguments)
     hops = hop_mixture(options.hops)
+    of_fresh = ("layers", "hidden", "vision_layers", "vision_size", "window", "vocabulary")
+    ignored = ["deepen"] if options.base is None else of_fresh
+    if given := [name for name in ignored if getattr(options, name) != getattr(Options, name)]:
+        needed = "needs --base" if options.base is None else "shapes a fresh model; leave it out with --base"
+        usage_error(f"--{given[0].replace('_', '-')} {needed}")
 
     from amvl_model.data.processing import AMVLProcessor
     from amvl_model.models.checkpoints import NonFiniteError
@@ -71,16 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     from amvl_model.two_pass.attention import install_attention
 
-    shape = BaseShape(
-        num_layers=options.layers,
-        hidden_size=options.hidden,
-        vision_layers=options.vision_layers,
-        vision_size=options.vision_size,
-        window=options.window,
-        vocabulary=options.vocabulary,
-    )
+    def shared_with(kind: type) -> dict[str, Any]:
+        """The options that the dataclass ``kind`` has too."""
+        return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
+
     if options.base is None:
-        model, processor = build_multihop_base(shape, seed=options.seed)
+        with usage_errors():
+            shape = BaseShape(num_layers=options.layers, hidden_size=options.hidden, **shared_with(BaseShape))
+            model, processor = build_multihop_base(shape, seed=options.seed)
     else:
         from amvl_model.models.backbone import load_backbone
 
@@ -89,16 +94,15 @@ def main(arguments: list[str] | None = None) -> None:
             processor = AMVLProcessor.from_pretrained(options.base)
         install_attention(model)
         model = deepened(model, options.deepen) if options.deepen else model
-    shared = [field.name for field in fields(MultihopRecipe) if hasattr(options, field.name)]
-    settings = {name: getattr(options, name) for name in shared}
-    recipe = MultihopRecipe(**settings | {"hops": hops, "colours": options.objects})
+    recipe = MultihopRecipe(**shared_with(MultihopRecipe) | {"hops": hops, "colours": options.objects})
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "curve.csv").unlink(missing_ok=True)
-    try:
-        train_multihop(model, processor, recipe, options.out / "curve.csv")
-        save_multihop_base(model, processor, options.out, recipe)
-    except NonFiniteError as error:
-        sys.exit(report(error))
+    with usage_errors():
+        try:
+            train_multihop(model, processor, recipe, options.out / "curve.csv")
+            save_multihop_base(model, processor, options.out, recipe)
+        except NonFiniteError as error:
+            sys.exit(report(error))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,12 @@ class BaseShape:
     vocabulary: int = 384
     initializer_range: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name, unit in (("hidden_size", 16), ("vision_size", 32), ("window", 28)):
+            value = getattr(self, name)
+            if value < unit or value % unit:
+                raise ValueError(f"{name} must be a multiple of {unit}, got {value}")
+
 
 @dataclass(kw_only=True)
 class MultihopRecipe:
@@ -362,6 +368,7 @@ def _batches(
         size = (batch["images"].shape[1], batch["images"].shape[2])
         rng = np.random.default_rng([recipe.seed, step])
         groups = [single_steps(recipe.task, questions.record(i)["explanation"]) for i in firsts]
+        # one group is not drawn, so that the shipped bases of such tasks see the order of before
         steps = [own[int(rng.integers(len(own)))] if len(own) > 1 else own[0] for own in groups]
         ids = [question.id for question in asked[:: recipe.questions_per_scene]]
         batches.append((ids, collate_readings(processor, steps, size, rng)))

@@ -178,6 +178,25 @@ def test_the_command_line_trains_a_base_and_goes_on_from_it(tmp_path: Path) -> N
         train_script.main(["--out", str(tmp_path / "base"), "--hops", "1,2"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base", "multihop", "--window", "112"], "--window shapes a fresh model; leave it out with --base"),
+        (["--deepen", "3"], "--deepen needs --base"),
+        (["--window", "30"], "window must be a multiple of 28, got 30"),
+        (["--vision-size", "40"], "vision_size must be a multiple of 32, got 40"),
+        (["--task", "Grid_Walk", "--reading-weight", "1"], "larger vocabulary"),
+    ],
+)
+def test_the_command_line_refuses_what_it_would_not_do(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train_script.main(["--out", str(tmp_path), "--steps", "2", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_weights_that_are_not_finite_are_neither_trained_nor_saved(tmp_path: Path) -> None:
     model, processor = build_multihop_base(BaseShape(hidden_size=32, vision_size=32))
     next(model.parameters()).data.fill_(float("inf"))

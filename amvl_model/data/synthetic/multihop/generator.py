@@ -98,11 +98,6 @@ _TASKS: Final[dict[str, MultihopTask]] = {
 MULTIHOP_TASKS: Final = tuple(_TASKS)
 
 
-def single_steps(task: str, facts: str) -> list[list[str]]:
-    """The single steps of a scene in groups, such as ``red blue`` or ``red and go up green``, from its record's explanation."""
-    return _TASKS[task].steps(facts)
-
-
 Hops = int | Mapping[int, float]
 
 
@@ -117,6 +112,11 @@ def hop_weights(hops: Hops) -> dict[int, float]:
     if not weights or min(weights) < 1 or min(weights.values()) < 0 or not total > 0:
         raise ValueError(f"hops must be a number of at least 1 or weights such as {{1: 1, 2: 2}}, got {hops!r}")
     return {number: weight / total for number, weight in sorted(weights.items()) if weight > 0}
+
+
+def single_steps(task: str, facts: str) -> list[list[str]]:
+    """The single steps of a scene in groups, such as ``red blue`` or ``red and go up green``, from its record's explanation."""
+    return _TASKS[task].steps(facts)
 
 
 def _check(task: str, split: str, seed: int, index: int, hops: Hops, objects: int, per_scene: int) -> dict[int, float]:

@@ -119,7 +119,7 @@ class MultihopTask:
         fewest_objects: ``fewest_objects(hops)``, the smallest n for which the task has no shortcut.
         ranked: whether the table holds ranks, not next objects.
         steps: ``steps(facts)``, the single steps that a scene shows, each in words of which the last is what comes of it; in
-            groups, within which no step follows from another.
+            groups that are read apart, because a step of one tells a step of another.
     """
 
     name: str
