@@ -17,7 +17,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,8 @@ def base_config(tokenizer: Any, shape: BaseShape) -> Any:
     )
 
 
-def build_multihop_base(shape: BaseShape, *, seed: int = 0) -> tuple[Any, AMVLProcessor]:
-    """A randomly initialised base and its processor; the tokenizer knows the text of every multi-hop task."""
+def build_multihop_base(shape: BaseShape, *, seed: int = 0, words: Sequence[str] = ()) -> tuple[Any, AMVLProcessor]:
+    """A randomly initialised base and its processor; the tokenizer knows the text of every multi-hop task, and ``words``."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     texts = []
@@ -161,6 +161,7 @@ def build_multihop_base(shape: BaseShape, *, seed: int = 0) -> tuple[Any, AMVLPr
         tasks = [task for task in MULTIHOP_TASKS if task != "Dots_And_Arrows"]  # the text of cells, and slow to draw
         questions = MultihopQuestions(tasks, split="train", seed=1, size=640, shuffled=shuffled)
         texts += [f"user\n{q.prompt}" for q in questions] + [f"assistant\n{q.answer_text}" for q in questions]
+        texts += [f" {word}" for word in words] * len(questions)
     processor = AMVLProcessor(tiny_tokenizer(texts, shape.vocabulary), tiny_image_processor())
     size = dict(processor.image_processor.size)
     size.update(shortest_edge=28 * 28, longest_edge=LARGEST_IMAGE)
@@ -311,7 +312,8 @@ def train_multihop(
 ) -> list[dict[str, float]]:
     """Train in place; returns (and appends to ``curve``, a CSV file) the validation accuracy at each number of hops.
 
-    Rows: step, seconds of processor time, loss (nats a question), hop_1 ... hop_``max_hops`` (0 to 1).
+    Rows: step, seconds of processor time, loss (nats a question), with a ``reading_weight`` reading (nats a token of the single
+    steps), hop_1 ... hop_``max_hops`` (0 to 1).
 
     Raises:
         NonFiniteError: at the first loss, gradient or weight that is NaN or infinite; the step is stored beside ``curve``.
@@ -336,17 +338,18 @@ def train_multihop(
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         batches = _batches(processor, recipe, questions, step)
-        loss, answer_nll = _losses(model, processor, [inputs for _, inputs in batches], recipe.reading_weight)
+        loss, parts = _losses(model, processor, [inputs for _, inputs in batches], recipe.reading_weight)
         loss.backward()
         now = LoopStep(None if curve is None else curve.parent, step + 1, model, batches, about)
         now.clip(float(loss.detach()))
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(answer_nll)
+        losses.append(parts)
         if (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.steps:
             with now.checked():
                 check_weights(model)
-            row = {"step": step + 1, "seconds": round(time.process_time() - began, 1), "loss": float(np.mean(losses))}
+            row = {"step": step + 1, "seconds": round(time.process_time() - began, 1)}
+            row |= {name: float(np.mean([parts[name] for parts in losses])) for name in parts}
             row |= {f"hop_{h}": hop_accuracy(model, processor, recipe, h) for h in range(1, max_hops + 1)}
             rows.append(row)
             losses = []
@@ -377,17 +380,18 @@ def _batches(
 
 def _losses(
     model: Any, processor: AMVLProcessor, batches: list[dict[str, Tensor]], weight: float
-) -> tuple[Tensor, float]:
-    """What one step minimises, and the part of it that is the answers' NLL (nats a question)."""
+) -> tuple[Tensor, dict[str, float]]:
+    """What one step minimises, and its parts: the answers' NLL (nats a question) and the readings' (nats a token)."""
     features, grid = scene_features(model, processor, batches[0]["images"])
     answers, *readings = [
         _sum_nll(target_logits(model, processor, each, features, grid), each["target"]) for each in batches
     ]
     loss = answers / len(batches[0]["target"])
-    answer_nll = loss.item()
+    parts = {"loss": loss.item()}
     for nll, batch in zip(readings, batches[1:], strict=True):
-        loss = loss + weight * nll / batch["target"].numel()
-    return loss, answer_nll
+        reading = nll / batch["target"].numel()
+        loss, parts["reading"] = loss + weight * reading, reading.item()
+    return loss, parts
 
 
 def recompute(stored: dict[str, Any]) -> Again:

@@ -21,6 +21,7 @@ from amvl_model.data.synthetic.multihop import (
     multihop_question,
     multihop_record,
     single_steps,
+    step_words,
 )
 from amvl_model.data.synthetic.multihop.dots import count_crossings, distance_to_arrows, layout
 from amvl_model.data.synthetic.multihop.grid import MOVES, grid_shape
@@ -136,6 +137,16 @@ def test_the_single_moves_of_a_grid_are_those_of_its_image() -> None:
         for start, _, _, move, end in (step.split() for group in groups for step in group):
             question = f"Start at {start} and go {move}; a wall stops a move."
             assert solve_grid({**record, "question": question}) == [start, end]
+
+
+def test_the_ranks_of_bars_decide_every_comparison() -> None:
+    for index in range(0, 80, 8):
+        record = multihop_record("Nested_Comparison", "val", 3, index, hops=1)
+        (read,) = single_steps("Nested_Comparison", record["explanation"])
+        rank = {name: step_words("Nested_Comparison").index(word) for name, word in (step.split() for step in read)}
+        assert sorted(rank.values()) == list(range(8))
+        word, *pair = re.match(r"Take the (\w+) of (\w+) and (\w+)\.", record["question"]).groups()  # type: ignore[union-attr]
+        assert record["chain"] == [pair[0], (max if word == "taller" else min)(pair, key=rank.__getitem__)]
 
 
 @pytest.mark.parametrize("task", MULTIHOP_TASKS)

@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from amvl_model import AMVLForConditionalGeneration
 from amvl_model.data.processing import AMVLProcessor
+from amvl_model.data.synthetic.multihop import multihop_record, single_steps, step_words
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.training.pretraining import tiny_base
 from amvl_model.training.pretraining.multihop_base import (
@@ -96,6 +97,19 @@ def test_readings_ask_for_the_last_word_of_each_step(base: tuple[Any, AMVLProces
         assert {key.strip("Ġ"): value.strip("Ġ") for key, value in zip(keys, values, strict=True)} == pairs
 
 
+def test_ranks_that_no_question_names_are_tokens_of_a_base_that_reads_them() -> None:
+    facts = multihop_record("Nested_Comparison", "train")["explanation"]
+    shape = BaseShape(num_layers=1, hidden_size=32, vision_size=32, vocabulary=512)
+    scenes = [single_steps("Nested_Comparison", facts)[0]]
+    _, without = build_multihop_base(shape)
+    with pytest.raises(ValueError, match="one token each"):
+        collate_readings(without, scenes, (56, 224), np.random.default_rng(0))
+    _, processor = build_multihop_base(shape, words=step_words("Nested_Comparison"))
+    target = collate_readings(processor, scenes, (56, 224), np.random.default_rng(0))["target"][0]
+    words = [token.strip("Ġ") for token in processor.tokenizer.convert_ids_to_tokens(target)]
+    assert sorted(words) == sorted(step_words("Nested_Comparison")[:8])
+
+
 def test_readings_need_words_of_one_token(base: tuple[Any, AMVLProcessor]) -> None:
     _, processor = base
     _, roomy = build_multihop_base(BaseShape(num_layers=1, hidden_size=32, vision_size=32, vocabulary=512))
@@ -174,6 +188,7 @@ def test_the_command_line_trains_a_base_and_goes_on_from_it(tmp_path: Path) -> N
     towers = [list(model.model.visual.parameters()) for model in weights]
     assert all(torch.equal(a, b) for a, b in zip(*towers, strict=True))
     assert (tmp_path / "sft" / "curve.csv").read_text().startswith("step,seconds,loss,hop_1")
+    assert (tmp_path / "base" / "curve.csv").read_text().startswith("step,seconds,loss,reading,hop_1")
     with pytest.raises(SystemExit):
         train_script.main(["--out", str(tmp_path / "base"), "--hops", "1,2"])
 

@@ -21,6 +21,7 @@ from amvl_model.data.synthetic.multihop.generator import (
     multihop_question,
     multihop_record,
     single_steps,
+    step_words,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "multihop_question",
     "multihop_record",
     "single_steps",
+    "step_words",
 ]

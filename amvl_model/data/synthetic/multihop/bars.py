@@ -15,6 +15,7 @@ from amvl_model.data.synthetic.canvas import CELL
 from amvl_model.data.synthetic.multihop.spec import Scene, Style, Walk
 
 _WORDS = ("taller", "shorter")
+RANKS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _MARGIN = 4  # pixels below and above the bars
 
 
@@ -39,6 +40,11 @@ def draw_bars(rng: np.random.Generator, names: tuple[str, ...], table: np.ndarra
     draw.line((0, height - _MARGIN + 1, CELL * n, height - _MARGIN + 1), fill=style.ink, width=2)
     facts = ", ".join(f"{name} {int(rank[i]) + 1}" for i, name in enumerate(names))
     return Scene(images=(image,), names=names, table=table, facts=facts)
+
+
+def ranks(facts: str) -> list[list[str]]:
+    """What a comparison needs of each bar, its rank in a word (the shortest is one): ``red three``."""
+    return [[f"{name} {RANKS[int(rank) - 1]}" for name, rank in (fact.split() for fact in facts.split(", "))]]
 
 
 def ask_bars(rng: np.random.Generator, scene: Scene, hops: int) -> Walk:

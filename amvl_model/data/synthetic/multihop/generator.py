@@ -92,6 +92,8 @@ _TASKS: Final[dict[str, MultihopTask]] = {
             ask=bars.ask_bars,
             fewest_objects=lambda hops: hops + 1,
             ranked=True,
+            steps=bars.ranks,
+            words=bars.RANKS,
         ),
     )
 }
@@ -117,6 +119,11 @@ def hop_weights(hops: Hops) -> dict[int, float]:
 def single_steps(task: str, facts: str) -> list[list[str]]:
     """The single steps of a scene in groups, such as ``red blue`` or ``red and go up green``, from its record's explanation."""
     return _TASKS[task].steps(facts)
+
+
+def step_words(task: str) -> tuple[str, ...]:
+    """Words of the single steps that are in no question of the task, such as the ranks of bars."""
+    return _TASKS[task].words
 
 
 def _check(task: str, split: str, seed: int, index: int, hops: Hops, objects: int, per_scene: int) -> dict[int, float]:

@@ -120,6 +120,7 @@ class MultihopTask:
         ranked: whether the table holds ranks, not next objects.
         steps: ``steps(facts)``, the single steps that a scene shows, each in words of which the last is what comes of it; in
             groups that are read apart, because a step of one tells a step of another.
+        words: words of the steps that are in no question.
     """
 
     name: str
@@ -129,6 +130,7 @@ class MultihopTask:
     fewest_objects: Callable[[int], int]
     ranked: bool = False
     steps: Callable[[str], list[list[str]]] = lambda facts: [facts.replace(". ", ", ").split(", ")]
+    words: tuple[str, ...] = ()
 
     def solution(self, names: tuple[str, ...], table: np.ndarray) -> str:
         """A text that is equal for two scenes if the same questions have the same answers, wherever things stand."""
