@@ -19,7 +19,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from amvl_model.config import command_line, usage_error, usage_errors
-from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, step_words
+from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, multihop_task
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.base is None:
         with usage_errors():
             shape = BaseShape(num_layers=options.layers, hidden_size=options.hidden, **shared_with(BaseShape))
-            model, processor = build_multihop_base(shape, seed=options.seed, words=step_words(options.task))
+            model, processor = build_multihop_base(shape, seed=options.seed, words=multihop_task(options.task).words)
     else:
         from amvl_model.models.backbone import load_backbone
 

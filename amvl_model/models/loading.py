@@ -59,13 +59,14 @@ SHIPPED = {
     "multihop-2": ASSETS / "multihop-base-2",
     "changing-cells": ASSETS / "changing-cells-base",
     "grid-walk": ASSETS / "grid-walk-base",
+    "nested-comparison": ASSETS / "nested-comparison-base",
     "multihop-forward-only": ASSETS / "multihop-forward-only",
     "multihop-amvl": ASSETS / "multihop-amvl",
 }
 
 
 def resolve(name: str) -> str:
-    """A shipped checkpoint's folder for its short name (tiny, tiny-forward-only, tiny-amvl); anything else unchanged."""
+    """A shipped checkpoint's folder for its short name (a key of `SHIPPED`); anything else unchanged."""
     return str(SHIPPED[name]) if name in SHIPPED else name
 
 

@@ -181,6 +181,13 @@ LABORATORY = (
                 {f"{arm},Grid_Walk": {"objective": arm} for arm in ("ntp", "amvl", "sft", "elbo", "prior")},
             ),
             (
+                "nested",
+                "another task that is no pointer chasing (bars are compared one after another), as laboratory-walk",
+                "Nested_Comparison",
+                {"recipe.hops": {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0}, "recipe.learning_rate": 1e-3, "recipe.steps": 1000},
+                {f"{arm},Nested_Comparison": {"objective": arm} for arm in ("ntp", "amvl", "sft", "elbo", "prior")},
+            ),
+            (
                 "gate",
                 "floor, ceiling and prior-sample training on Changing_Cells at three times the length (exploratory)",
                 "Changing_Cells",

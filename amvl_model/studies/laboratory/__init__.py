@@ -20,7 +20,12 @@ from typing import Literal
 
 ARMS = {"sft": "sft", "prior": "prior", "forward-only": "ntp+fwd", "elbo": "elbo", "amvl": "amvl"}
 """Arms of the main job by folder, and their objectives."""
-BASES = {"Coloured_Cells": "multihop", "Changing_Cells": "changing-cells", "Grid_Walk": "grid-walk"}
+BASES = {
+    "Coloured_Cells": "multihop",
+    "Changing_Cells": "changing-cells",
+    "Grid_Walk": "grid-walk",
+    "Nested_Comparison": "nested-comparison",
+}
 """The shipped base of each task."""
 
 
@@ -34,7 +39,7 @@ class LaboratoryOptions:
     beta: float = 1.0  # weight of the forward KL [per nat]
     gamma: float = 1.0  # weight of the reverse KL [per nat]
     evaluated: int = 512  # test questions for each number of hops; validation: half of them
-    task: Literal["Coloured_Cells", "Changing_Cells", "Grid_Walk"] = (
-        "Coloured_Cells"  # one map for all hops, one for each, or a walk
+    task: Literal["Coloured_Cells", "Changing_Cells", "Grid_Walk", "Nested_Comparison"] = (
+        "Coloured_Cells"  # one map for all hops, one for each, a walk, or comparisons
     )
     base: str | None = None  # a checkpoint of experiments/train_multihop.py; None: the one shipped for the task

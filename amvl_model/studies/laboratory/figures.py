@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from amvl_model.data.schema import VisualQuestion
+from amvl_model.data.synthetic.multihop import multihop_task
 from amvl_model.data.synthetic.multihop.spec import PALETTE
 from amvl_model.results.files import Result
 from amvl_model.studies.laboratory import ARMS
@@ -65,6 +66,7 @@ def draw_job(results: Mapping[str, Result], readings: Sequence[Reading]) -> Figu
     """The page: one question, the arms side by side, and what the latents of two arms contain of the question."""
     recipe = results["sft"].config["recipe"]
     most, objects = max(int(hops) for hops in recipe["hops"]), int(recipe["objects"])
+    guess = 100 * multihop_task(recipe["task"]).guess(most, objects)
     with styled(1.2):
         page = Figure(figsize=(13.5, 9.6), layout="constrained")
         parts: Any = page.subfigures(3, 1, height_ratios=(0.72, 1.35, 1.15))
@@ -72,7 +74,7 @@ def draw_job(results: Mapping[str, Result], readings: Sequence[Reading]) -> Figu
         middle: Any = parts[1].subfigures(1, 2, width_ratios=(2.35, 1))
         columns = middle[0].subplots(1, 4, sharey=True)
         for ax, (condition, title) in zip(columns, CONDITIONS.items(), strict=False):
-            draw_bars(ax, results, f"{condition}_{most}", 100.0, title, "test accuracy [%]", 100 / objects, 100.0)
+            draw_bars(ax, results, f"{condition}_{most}", 100.0, title, "test accuracy [%]", guess, 100.0)
         bound = math.log(objects)
         title = f"what the posterior reveals\nof the answer, at most {bound:.2f}"
         draw_bars(columns[3], results, f"leaked_{most}", 1.0, title, "leaked information [nats]", None, bound)
@@ -167,9 +169,7 @@ def _draw_question(figure: Any, question: VisualQuestion) -> None:
     image, chain = figure.subplots(1, 2, width_ratios=(1.7, 1))
     image.imshow(question.images[0], interpolation="nearest")
     image.set_axis_off()
-    image.set_title(
-        "Each cell is an arrow from the colour on its left to the colour on its right.", fontweight="normal"
-    )
+    image.set_title(multihop_task(question.task).caption, fontweight="normal")
     for i, colour in enumerate(question.chain):
         chain.add_patch(Rectangle((1.6 * i, 0), 1, 1, facecolor=_rgb(colour), edgecolor="black", linewidth=0.8))
         chain.text(1.6 * i + 0.5, -0.15, colour, ha="center", va="top")

@@ -20,8 +20,8 @@ from amvl_model.data.synthetic.multihop import (
     ShiftedMultihop,
     multihop_question,
     multihop_record,
+    multihop_task,
     single_steps,
-    step_words,
 )
 from amvl_model.data.synthetic.multihop.dots import count_crossings, distance_to_arrows, layout
 from amvl_model.data.synthetic.multihop.grid import MOVES, grid_shape
@@ -143,7 +143,9 @@ def test_the_ranks_of_bars_decide_every_comparison() -> None:
     for index in range(0, 80, 8):
         record = multihop_record("Nested_Comparison", "val", 3, index, hops=1)
         (read,) = single_steps("Nested_Comparison", record["explanation"])
-        rank = {name: step_words("Nested_Comparison").index(word) for name, word in (step.split() for step in read)}
+        rank = {
+            name: multihop_task("Nested_Comparison").words.index(word) for name, word in (step.split() for step in read)
+        }
         assert sorted(rank.values()) == list(range(8))
         word, *pair = re.match(r"Take the (\w+) of (\w+) and (\w+)\.", record["question"]).groups()  # type: ignore[union-attr]
         assert record["chain"] == [pair[0], (max if word == "taller" else min)(pair, key=rank.__getitem__)]

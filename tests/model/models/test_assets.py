@@ -37,13 +37,16 @@ def test_the_base_solves_held_out_questions_of_the_tasks_it_is_said_to_solve() -
         assert result.accuracy[scoring].weighted.mean >= 0.9, scoring
 
 
-@pytest.mark.parametrize("name", ["multihop", "changing-cells", "grid-walk"])
+LEFT_OPEN = {"grid-walk": 0.6, "nested-comparison": 0.8}  # most accuracy at three hops, which no base was trained on
+
+
+@pytest.mark.parametrize("name", ["multihop", "changing-cells", "grid-walk", "nested-comparison"])
 def test_the_multi_hop_base_solves_the_hops_that_it_was_trained_on_and_no_more(name: str) -> None:
     recipe = json.loads((SHIPPED[name] / "recipe.json").read_text())
     settings = MultihopRecipe(**{**recipe, "hops": {int(hops): weight for hops, weight in recipe["hops"].items()}})
     model, processor = load_checkpoint(name)
     result = {hops: hop_accuracy(model, processor, replace(settings, eval_size=64), hops, "test") for hops in (1, 2, 3)}
-    assert result[1] >= 0.95 and result[2] >= 0.95 and result[3] <= (0.6 if name == "grid-walk" else 0.3)
+    assert result[1] >= 0.95 and result[2] >= 0.95 and result[3] <= LEFT_OPEN.get(name, 0.3)
 
 
 @pytest.mark.parametrize("name", ["tiny-forward-only", "tiny-amvl"])

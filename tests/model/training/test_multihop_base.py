@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from amvl_model import AMVLForConditionalGeneration
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.data.synthetic.multihop import multihop_record, single_steps, step_words
+from amvl_model.data.synthetic.multihop import multihop_record, multihop_task, single_steps
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.training.pretraining import tiny_base
 from amvl_model.training.pretraining.multihop_base import (
@@ -104,10 +104,10 @@ def test_ranks_that_no_question_names_are_tokens_of_a_base_that_reads_them() -> 
     _, without = build_multihop_base(shape)
     with pytest.raises(ValueError, match="one token each"):
         collate_readings(without, scenes, (56, 224), np.random.default_rng(0))
-    _, processor = build_multihop_base(shape, words=step_words("Nested_Comparison"))
+    _, processor = build_multihop_base(shape, words=multihop_task("Nested_Comparison").words)
     target = collate_readings(processor, scenes, (56, 224), np.random.default_rng(0))["target"][0]
     words = [token.strip("Ġ") for token in processor.tokenizer.convert_ids_to_tokens(target)]
-    assert sorted(words) == sorted(step_words("Nested_Comparison")[:8])
+    assert sorted(words) == sorted(multihop_task("Nested_Comparison").words[:8])
 
 
 def test_readings_need_words_of_one_token(base: tuple[Any, AMVLProcessor]) -> None:

@@ -20,8 +20,8 @@ from amvl_model.data.synthetic.multihop.generator import (
     hop_weights,
     multihop_question,
     multihop_record,
+    multihop_task,
     single_steps,
-    step_words,
 )
 
 __all__ = [
@@ -38,6 +38,6 @@ __all__ = [
     "hop_weights",
     "multihop_question",
     "multihop_record",
+    "multihop_task",
     "single_steps",
-    "step_words",
 ]

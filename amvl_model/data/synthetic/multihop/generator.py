@@ -58,6 +58,7 @@ _TASKS: Final[dict[str, MultihopTask]] = {
     for task in (
         MultihopTask(
             name="Coloured_Cells",
+            caption="Each cell is an arrow from the colour on its left to the colour on its right.",
             plan=plan_cycle,
             draw=cells.draw_cells,
             ask=cells.ask_strip,
@@ -65,6 +66,7 @@ _TASKS: Final[dict[str, MultihopTask]] = {
         ),
         MultihopTask(
             name="Changing_Cells",
+            caption="Row 1 is for the first hop, row 2 for the second, ...; a cell is an arrow from left to right.",
             plan=plan_cycles,
             draw=cells.draw_cells,
             ask=cells.ask_stack,
@@ -72,6 +74,7 @@ _TASKS: Final[dict[str, MultihopTask]] = {
         ),
         MultihopTask(
             name="Dots_And_Arrows",
+            caption="One arrow leads from each dot to the next.",
             plan=plan_cycle,
             draw=dots.draw_dots,
             ask=cells.ask_strip,
@@ -79,6 +82,7 @@ _TASKS: Final[dict[str, MultihopTask]] = {
         ),
         MultihopTask(
             name="Grid_Walk",
+            caption="Dark lines are walls, which stop a move.",
             plan=grid.plan_grid,
             draw=grid.draw_grid,
             ask=grid.ask_grid,
@@ -87,6 +91,7 @@ _TASKS: Final[dict[str, MultihopTask]] = {
         ),
         MultihopTask(
             name="Nested_Comparison",
+            caption="Each bar has a height of its own.",
             plan=bars.plan_bars,
             draw=bars.draw_bars,
             ask=bars.ask_bars,
@@ -121,9 +126,9 @@ def single_steps(task: str, facts: str) -> list[list[str]]:
     return _TASKS[task].steps(facts)
 
 
-def step_words(task: str) -> tuple[str, ...]:
-    """Words of the single steps that are in no question of the task, such as the ranks of bars."""
-    return _TASKS[task].words
+def multihop_task(name: str) -> MultihopTask:
+    """The task of this name, one of `MULTIHOP_TASKS`."""
+    return _TASKS[name]
 
 
 def _check(task: str, split: str, seed: int, index: int, hops: Hops, objects: int, per_scene: int) -> dict[int, float]:

@@ -112,6 +112,7 @@ class MultihopTask:
 
     Attributes:
         name: of the task.
+        caption: what its image shows, for the reader of a figure.
         plan: ``plan(rng, n, rows)``, a transition table of n objects; ``rows`` is the largest number of hops that will be
             asked for.
         draw: ``draw(rng, names, table, style)``, the scene of a table whose objects are called ``names``.
@@ -124,6 +125,7 @@ class MultihopTask:
     """
 
     name: str
+    caption: str
     plan: Callable[[np.random.Generator, int, int], np.ndarray]
     draw: Callable[[np.random.Generator, tuple[str, ...], np.ndarray, Style], Scene]
     ask: Callable[[np.random.Generator, Scene, int], Walk]
@@ -131,6 +133,10 @@ class MultihopTask:
     ranked: bool = False
     steps: Callable[[str], list[list[str]]] = lambda facts: [facts.replace(". ", ", ").split(", ")]
     words: tuple[str, ...] = ()
+
+    def guess(self, hops: int, n: int) -> float:
+        """Accuracy (0 to 1) of a guess among the n options, or among the hops + 1 that a comparison names."""
+        return 1 / (hops + 1 if self.ranked else n)
 
     def solution(self, names: tuple[str, ...], table: np.ndarray) -> str:
         """A text that is equal for two scenes if the same questions have the same answers, wherever things stand."""
