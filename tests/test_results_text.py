@@ -30,7 +30,7 @@ NUMBER = r"[-+]?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})(?: %)? \[({NUMBER}), ({NUMBER})\]")
 WITH_P = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\][A-Za-z ]{{0,30}}(?:, |\()p = (\d\.\d+)")
 LABORATORY = ("accuracy", "accuracy_posterior", "accuracy_exchanged", "accuracy_sampled", "follows_patch")
-SCALED = {f"{name}_{hops}": 100.0 for name in LABORATORY for hops in (1, 2, 3)} | {"leaked_3": 1.0}
+SCALED = {f"{name}_{hops}": 100.0 for name in LABORATORY for hops in (1, 2, 3, 4)} | {"leaked_3": 1.0, "leaked_4": 1.0}
 SCALED |= {
     column.metric: column.scale for column in (*COLUMNS, *(c for group in CHECKPOINT_COLUMNS.values() for c in group))
 }
@@ -53,11 +53,12 @@ def intervals(study: str) -> np.ndarray:
     rows = _rows(results)
     if STUDIES[study].bases:
         started = {r.seed for r in study_results(STUDIES[study], ROOT / "results") if r.extra.get("started")}
-        parts = [results[results.seed.isin(started)]]
-        rows += _rows(results, 0.90) + _rows(parts[0])
-        own, other = (by_seed(parts[0], f"{name}_3") for name in ("accuracy", "accuracy_exchanged"))
-        costs = [100 * (own[cell] - other[cell]).dropna() for cell in other]
-        rows += [[cost.mean(), *interval(cost)] for cost in costs if len(cost) > 1]
+        part = results[results.seed.isin(started)]
+        rows += _rows(results, 0.90) + _rows(part)
+        for chosen, hops in ((part, 3), (results, 4)):
+            own, other = (by_seed(chosen, f"{name}_{hops}") for name in ("accuracy", "accuracy_exchanged"))
+            costs = [100 * (own[cell] - other[cell]).dropna() for cell in other]
+            rows += [[cost.mean(), *interval(cost)] for cost in costs if len(cost) > 1]
     result = np.array(rows)
     return np.concatenate([result, -result[:, [0, 2, 1]]])
 
