@@ -214,7 +214,7 @@ def table(results: Mapping[str, Result]) -> str:
         f"{text_table(rows, header)}\n"
         f"Test accuracy with prior latents by number of hops; the columns behind at {most} hops.\n"
         "posterior: with latents that saw the answer. exchanged: latents of another scene.\n"
-        "follows patch: with latents of another start, answers that are right for that start.\n"
+        "follows patch: with latents of another question (same scene, another start), answers that are right for that one.\n"
         f"probe: the state after 1 to {most - 1} hops that a linear probe reads best from one slot.\n"
         + (
             f"The arms with latents share a warm-up of {steps} steps by prior-sample training; sft trains for as many steps more."
