@@ -66,7 +66,7 @@ def draw_job(results: Mapping[str, Result], readings: Sequence[Reading]) -> Figu
     """The page: one question, the arms side by side, and what the latents of two arms contain of the question."""
     recipe = results["sft"].config["recipe"]
     most, objects = max(int(hops) for hops in recipe["hops"]), int(recipe["objects"])
-    guess = 100 * multihop_task(recipe["task"]).guess(most, objects)
+    guess = 100 * multihop_task(readings[0].question.task).guess(most, objects)
     with styled(1.2):
         page = Figure(figsize=(13.5, 9.6), layout="constrained")
         parts: Any = page.subfigures(3, 1, height_ratios=(0.72, 1.35, 1.15))

@@ -10,7 +10,8 @@
     probe_slot_j_state_i   at the most hops: a linear probe (multinomial logistic) of slot j of the prior mean, 1 .. k, for
                            the object that is reached after i hops, 0 .. h; on scenes that the probe was not fitted on
 
-Slots are probed one at a time. Chance is 1 / options for the accuracies and the probes.
+Slots are probed one at a time. Chance is 1 / options for the accuracies and the probes, 1 / (h + 1) for
+accuracies of Nested_Comparison.
 """
 
 from __future__ import annotations
