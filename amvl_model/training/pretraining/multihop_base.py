@@ -29,7 +29,7 @@ from torch import Tensor
 
 from amvl_model.data.processing import AMVLProcessor, pad_right
 from amvl_model.data.schema import LETTERS, VisualQuestion, option_letter
-from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions, single_steps
+from amvl_model.data.synthetic.multihop import MULTIHOP_TASKS, MultihopQuestions, multihop_task
 from amvl_model.models.checkpoints import check_weights
 from amvl_model.models.tiny import qwen_config, tiny_image_processor, tiny_tokenizer
 from amvl_model.training.monitoring.guard import Again, LoopStep
@@ -370,7 +370,7 @@ def _batches(
         firsts = numbers[:: recipe.questions_per_scene]
         size = (batch["images"].shape[1], batch["images"].shape[2])
         rng = np.random.default_rng([recipe.seed, step])
-        groups = [single_steps(recipe.task, questions.record(i)["explanation"]) for i in firsts]
+        groups = [multihop_task(recipe.task).steps(questions.record(i)["explanation"]) for i in firsts]
         # one group is not drawn, so that the shipped bases of such tasks see the order of before
         steps = [own[int(rng.integers(len(own)))] if len(own) > 1 else own[0] for own in groups]
         ids = [question.id for question in asked[:: recipe.questions_per_scene]]

@@ -21,7 +21,6 @@ from amvl_model.data.synthetic.multihop import (
     multihop_question,
     multihop_record,
     multihop_task,
-    single_steps,
 )
 from amvl_model.data.synthetic.multihop.dots import count_crossings, distance_to_arrows, layout
 from amvl_model.data.synthetic.multihop.grid import MOVES, grid_shape
@@ -132,7 +131,7 @@ def test_images_and_text_suffice_to_find_the_whole_chain(task: str) -> None:
 def test_the_single_moves_of_a_grid_are_those_of_its_image() -> None:
     for index in range(0, 80, 8):
         record = multihop_record("Grid_Walk", "val", 3, index)
-        groups = single_steps("Grid_Walk", record["explanation"])
+        groups = multihop_task("Grid_Walk").steps(record["explanation"])
         assert [len(group) for group in groups] == [8] * len(MOVES)
         for start, _, _, move, end in (step.split() for group in groups for step in group):
             question = f"Start at {start} and go {move}; a wall stops a move."
@@ -142,7 +141,7 @@ def test_the_single_moves_of_a_grid_are_those_of_its_image() -> None:
 def test_the_ranks_of_bars_decide_every_comparison() -> None:
     for index in range(0, 80, 8):
         record = multihop_record("Nested_Comparison", "val", 3, index, hops=1)
-        (read,) = single_steps("Nested_Comparison", record["explanation"])
+        (read,) = multihop_task("Nested_Comparison").steps(record["explanation"])
         rank = {
             name: multihop_task("Nested_Comparison").words.index(word) for name, word in (step.split() for step in read)
         }

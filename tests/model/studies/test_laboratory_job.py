@@ -8,13 +8,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from amvl_model.data.synthetic.multihop.spec import COLOUR_NAMES
 from amvl_model.results.files import read_result
-from amvl_model.studies.laboratory import LaboratoryOptions, job, quick
+from amvl_model.studies.laboratory import LaboratoryOptions, figures, job, quick
 from amvl_model.training.pretraining.multihop_base import (
     BaseShape,
     MultihopRecipe,
@@ -66,6 +67,18 @@ def test_the_image_is_drawn_again_from_the_files_alone(run: Path, tmp_path: Path
     copy = tmp_path / "copy"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("summary.png", "checkpoint"))
     assert job.redraw(copy).read_bytes() == (run / "summary.png").read_bytes()
+
+
+def test_the_picture_is_of_the_task_that_it_draws(run: Path) -> None:
+    results = {name: read_result(run / "laboratory" / name / "seed0.json") for name in job.ARMS}
+    question = MultihopRecipe(task="Nested_Comparison").questions("test", 3, 1)[0]
+    states = [np.full((4, 8), 1 / 8)] * 2
+    readings = [figures.Reading(name=name, question=question, states=states) for name in ("amvl", "forward-only")]
+    page = figures.draw_job(results, readings)
+    assert "Each bar has a height of its own." in [ax.get_title(loc="left") for ax in page.axes]
+    (bars,) = [ax for ax in page.axes if ax.get_title(loc="left") == figures.CONDITIONS["accuracy"]]
+    rules = [line.get_xdata()[0] for line in bars.lines if list(line.get_ydata()) == [0, 1]]
+    assert rules == [25.0]  # one of the four colours that are named
 
 
 def test_the_table_shows_what_the_files_contain(run: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from amvl_model import AMVLForConditionalGeneration
 from amvl_model.data.processing import AMVLProcessor
-from amvl_model.data.synthetic.multihop import multihop_record, multihop_task, single_steps
+from amvl_model.data.synthetic.multihop import multihop_record, multihop_task
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.training.pretraining import tiny_base
 from amvl_model.training.pretraining.multihop_base import (
@@ -100,7 +100,7 @@ def test_readings_ask_for_the_last_word_of_each_step(base: tuple[Any, AMVLProces
 def test_ranks_that_no_question_names_are_tokens_of_a_base_that_reads_them() -> None:
     facts = multihop_record("Nested_Comparison", "train")["explanation"]
     shape = BaseShape(num_layers=1, hidden_size=32, vision_size=32, vocabulary=512)
-    scenes = [single_steps("Nested_Comparison", facts)[0]]
+    scenes = [multihop_task("Nested_Comparison").steps(facts)[0]]
     _, without = build_multihop_base(shape)
     with pytest.raises(ValueError, match="one token each"):
         collate_readings(without, scenes, (56, 224), np.random.default_rng(0))

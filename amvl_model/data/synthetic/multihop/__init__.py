@@ -21,7 +21,6 @@ from amvl_model.data.synthetic.multihop.generator import (
     multihop_question,
     multihop_record,
     multihop_task,
-    single_steps,
 )
 
 __all__ = [
@@ -39,5 +38,4 @@ __all__ = [
     "multihop_question",
     "multihop_record",
     "multihop_task",
-    "single_steps",
 ]

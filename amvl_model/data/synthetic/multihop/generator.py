@@ -121,11 +121,6 @@ def hop_weights(hops: Hops) -> dict[int, float]:
     return {number: weight / total for number, weight in sorted(weights.items()) if weight > 0}
 
 
-def single_steps(task: str, facts: str) -> list[list[str]]:
-    """The single steps of a scene in groups, such as ``red blue`` or ``red and go up green``, from its record's explanation."""
-    return _TASKS[task].steps(facts)
-
-
 def multihop_task(name: str) -> MultihopTask:
     """The task of this name, one of `MULTIHOP_TASKS`."""
     return _TASKS[name]

@@ -119,7 +119,8 @@ class MultihopTask:
         ask: ``ask(rng, scene, hops)``, a question about a scene.
         fewest_objects: ``fewest_objects(hops)``, the smallest n for which the task has no shortcut.
         ranked: whether the table holds ranks, not next objects.
-        steps: ``steps(facts)``, the single steps that a scene shows, each in words of which the last is what comes of it; in
+        steps: ``steps(facts)``, the single steps that a scene shows, from its record's explanation, each in words of which the
+            last is what comes of it (``red blue``, ``red and go up green``); in
             groups that are read apart, because a step of one tells a step of another.
         words: words of the steps that are in no question.
     """
