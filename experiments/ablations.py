@@ -70,9 +70,9 @@ def main() -> int:
             for cell, (other, name) in study.stand_ins.items():
                 print(f"  read from the study {other} where not run: {cell} = {name}")
         return 0
-    from amvl_model.config import signals
+    from amvl_model.config import RunStopped, signals, stop_now
     from amvl_model.studies import runner
-    from amvl_model.training.run_folder import RunStopped, stop_now, tell
+    from amvl_model.training.run_folder import tell
 
     study = STUDIES[options.study]
     try:

@@ -17,7 +17,7 @@ from amvl_model.config.loading import (
     usage_error,
     usage_errors,
 )
-from amvl_model.config.process import quiet_on_closed_pipe, signals
+from amvl_model.config.process import RunStopped, quiet_on_closed_pipe, signals, stop_now
 from amvl_model.config.schema import (
     DataConfig,
     EvalConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "RunConfig",
+    "RunStopped",
     "TrainConfig",
     "changed_settings",
     "command_line",
@@ -45,6 +46,7 @@ __all__ = [
     "quiet_on_closed_pipe",
     "refuse_noise_of_files",
     "signals",
+    "stop_now",
     "stored_config",
     "usage_error",
     "usage_errors",

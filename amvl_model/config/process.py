@@ -13,6 +13,21 @@ from types import TracebackType
 from typing import Any
 
 
+class RunStopped(SystemExit):
+    """A signal stopped the run; the exit status is 128 + its number (SIGTERM 143, Ctrl-C 130)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code - 128,)  # type: ignore[operator]  # from a worker to its parent
+
+
+def stop_now(number: int, frame: Any) -> None:
+    """Handler for the time outside training, where nothing has to be saved."""
+    raise RunStopped(number)
+
+
 @contextmanager
 def signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """Let ``handler`` receive SIGTERM and SIGINT, of which one stays ignored that the parent process ignores (nohup, a shell's

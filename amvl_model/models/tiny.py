@@ -7,6 +7,7 @@ Qwen2.5-VL-7B. An image of 112 x 112 pixels becomes 8 x 8 patches and 4 x 4 toke
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -134,14 +135,15 @@ def tiny_image_processor() -> Any:
     return Qwen2VLImageProcessorPil(size=dict(IMAGE_PIXELS))
 
 
-def text_corpus(per_task: int = 200) -> list[str]:
+@cache  # behind each text stands a question, which is drawn
+def text_corpus(per_task: int = 200) -> tuple[str, ...]:
     """Prompts and answers of every task: what the tiny tokenizer is trained on."""
     texts = []
     for task in TASKS:
         for index in range(per_task):
             record = synthetic_blink(task, split="train", seed=1, index=index)
             texts += [f"user\n{record['prompt']}", f"assistant\n{record['answer']}", f"\n{record['explanation']}"]
-    return texts
+    return tuple(texts)
 
 
 def build_base(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from amvl_model import distributed
-from amvl_model.config import RunConfig, override, signals, stored_config
+from amvl_model.config import RunConfig, RunStopped, override, signals, stop_now, stored_config
 from amvl_model.data.images import read_image
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import VisualQuestion, format_prompt, option_letter
@@ -29,16 +29,7 @@ from amvl_model.models.pause import PauseForConditionalGeneration
 from amvl_model.results.provenance import to_jsonable
 from amvl_model.studies.measurement import Measurement, measure
 from amvl_model.training.run import train
-from amvl_model.training.run_folder import (
-    LOCK,
-    RunStopped,
-    locked,
-    note_environment,
-    refuse_other_settings,
-    stop_now,
-    tell,
-    write_text,
-)
+from amvl_model.training.run_folder import LOCK, locked, note_environment, refuse_other_settings, tell, write_text
 
 ARMS = {"forward-only": "ntp+fwd", "amvl": "amvl"}
 

@@ -10,8 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 
-from amvl_model.config import signals
-from amvl_model.training.run_folder import stop_now
+from amvl_model.config import signals, stop_now
 
 GRACE = 10.0
 """Seconds in which a worker that is told to stop may finish its step and what it writes."""

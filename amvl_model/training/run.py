@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from amvl_model import distributed
-from amvl_model.config import RunConfig, signals
+from amvl_model.config import RunConfig, RunStopped, signals
 from amvl_model.data.mixture import MixedQuestions
 from amvl_model.data.processing import AMVLProcessor
 from amvl_model.data.schema import ChosenQuestions, VisualQuestion
@@ -24,7 +24,6 @@ from amvl_model.training.arguments import training_arguments
 from amvl_model.training.batches import QuestionDataset
 from amvl_model.training.monitoring.probe import leak_probe
 from amvl_model.training.run_folder import (
-    RunStopped,
     StopAfterStep,
     forget_after,
     locked,

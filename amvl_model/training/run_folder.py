@@ -24,7 +24,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from amvl_model import distributed
-from amvl_model.config import RunConfig, changed_settings
+from amvl_model.config import RunConfig, RunStopped, changed_settings
 from amvl_model.models.checkpoints import MANIFEST, damage, write_text, writing
 from amvl_model.models.checkpoints.pickles import foreign_code
 from amvl_model.results.provenance import provenance
@@ -166,21 +166,6 @@ def forget_after(log: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_text(log, "".join(f"{line}\n" for line in lines_before))
-
-
-class RunStopped(SystemExit):
-    """A signal stopped the run; the exit status is 128 + its number (SIGTERM 143, Ctrl-C 130)."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code - 128,)  # type: ignore[operator]  # from a worker to its parent
-
-
-def stop_now(number: int, frame: Any) -> None:
-    """Handler for the time outside training, where nothing has to be saved."""
-    raise RunStopped(number)
 
 
 class StopAfterStep(TrainerCallback):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from amvl_model.config import signals
+from amvl_model.config import RunStopped, signals, stop_now
 from amvl_model.config.loading import LABORATORY_SETTINGS, stored_laboratory
 from amvl_model.models.loading import load_checkpoint, save_checkpoint
 from amvl_model.results.files import Result, read_result, result_path, write_result
@@ -30,7 +30,7 @@ from amvl_model.studies.laboratory.study import run_arm, warmed_up
 from amvl_model.studies.laboratory.training import silent
 from amvl_model.studies.pool import worker_pool
 from amvl_model.training.pretraining.multihop_base import MultihopRecipe
-from amvl_model.training.run_folder import RunStopped, locked, note_environment, stop_now, tell, write_text
+from amvl_model.training.run_folder import locked, note_environment, tell, write_text
 
 
 def arm_for(options: LaboratoryOptions, objective: str) -> Arm:

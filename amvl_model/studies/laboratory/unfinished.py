@@ -18,16 +18,9 @@ from typing import Any
 
 import torch
 
-from amvl_model.config import signals
+from amvl_model.config import RunStopped, signals
 from amvl_model.models.checkpoints import check_finite, check_weights, write_manifest, writing
-from amvl_model.training.run_folder import (
-    STATE,
-    RunStopped,
-    StopAfterStep,
-    newest_checkpoint,
-    rotate,
-    write_text,
-)
+from amvl_model.training.run_folder import STATE, StopAfterStep, newest_checkpoint, rotate, write_text
 
 SAVE_EVERY = 30.0
 """Longest time between two states [s]: what a kill may cost."""

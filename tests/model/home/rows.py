@@ -45,9 +45,7 @@ def refuses(pattern: str, call: Callable[[], Any], kind: type[Exception] = Value
 class Home:
     """What the rows of one process share; everything is loaded once, by transformers' own Auto classes."""
 
-    @cached_property
-    def folder(self) -> Path:
-        return Path(tempfile.mkdtemp())
+    folder: Path  # one a row, removed behind it
 
     @cached_property
     def processor(self) -> Any:
@@ -144,7 +142,9 @@ def main(group: str) -> None:
     home, found = Home(), {}
     for name, function in ROWS[group].items():
         try:
-            function(home)
+            with tempfile.TemporaryDirectory() as folder:
+                home.folder = Path(folder)
+                function(home)
             found[name] = ""
         except Exception:
             found[name] = traceback.format_exc(limit=-3)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from amvl_model.config import RunStopped
 from amvl_model.models.amvl import AMVLForConditionalGeneration
 from amvl_model.models.checkpoints import NonFiniteError
 from amvl_model.results.files import read_result
@@ -23,7 +24,6 @@ from amvl_model.studies.laboratory.arm import Arm, build_arm, encode_scenes
 from amvl_model.studies.laboratory.measures import Probe, chain_states, measure, measure_accuracy, measure_leak
 from amvl_model.studies.laboratory.training import train_arm, warm_up
 from amvl_model.training.pretraining import multihop_base
-from amvl_model.training.run_folder import RunStopped
 
 SHAPE = multihop_base.BaseShape(num_layers=2, hidden_size=32, vision_size=32)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from amvl_model.config import RunStopped
 from amvl_model.studies import runner
-from amvl_model.training.run_folder import RunStopped
 from experiments import ablations
 
 PARENT = """

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from amvl_model.config import signals
+from amvl_model.config import RunStopped, signals, stop_now
 from amvl_model.models.checkpoints import damage, write_manifest
 from amvl_model.training import run, run_folder
-from amvl_model.training.run_folder import RunStopped, locked, newest_checkpoint, note_environment, rotate
+from amvl_model.training.run_folder import locked, newest_checkpoint, note_environment, rotate
 from tests.model.training.test_trainer import QUESTIONS, config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -281,7 +281,7 @@ def test_a_signal_in_the_last_step_leaves_a_finished_run(
 def test_a_ctrl_c_that_the_parent_ignores_stays_ignored() -> None:
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals(run_folder.stop_now):
+        with signals(stop_now):
             signal.raise_signal(signal.SIGINT)
             with pytest.raises(RunStopped) as stopped:
                 signal.raise_signal(signal.SIGTERM)
