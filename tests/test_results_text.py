@@ -65,8 +65,10 @@ def intervals(study: str) -> np.ndarray:
 
 def _rows(results: pd.DataFrame, level: float = 0.95) -> list[list[float]]:
     rows = []
-    for metric, scale in SCALED.items():
-        cells = scale * by_seed(results, metric).to_numpy(float)
+    for metric, part in results.groupby("metric"):
+        if metric not in SCALED:
+            continue
+        cells = SCALED[metric] * by_seed(part, metric).to_numpy(float)
         first, second = np.triu_indices(cells.shape[1], 1)
         values = np.concatenate([cells, cells[:, first] - cells[:, second]], axis=1)
         known = (~np.isnan(values)).sum(0)
@@ -131,12 +133,14 @@ def p_values(name: str) -> np.ndarray:
     reference = study.reference or study.all_cells[0]
     pairs = [family.pairs for family in families() if family.study == name]
     result = []
-    for metric, scale in SCALED.items():
-        tables = [paired_differences(results, metric, [*family.values()]) for family in pairs]
-        if reference in {*results.cell}:
-            tables.append(differences(results, metric, reference))
+    for metric, values in results.groupby("metric"):
+        if metric not in SCALED:
+            continue
+        tables = [paired_differences(values, metric, [*family.values()]) for family in pairs]
+        if reference in {*values.cell}:
+            tables.append(differences(values, metric, reference))
         for table in tables:
-            table[["mean", "low", "high"]] *= scale
+            table[["mean", "low", "high"]] *= SCALED[metric]
             result.append(table[["mean", "low", "high", "adjusted"]].dropna().to_numpy())
     rows = np.concatenate(result)
     return np.concatenate([rows, np.stack([-rows[:, 0], -rows[:, 2], -rows[:, 1], rows[:, 3]], axis=1)])

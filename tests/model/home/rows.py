@@ -1,6 +1,6 @@
-"""The table of conventions: what a user of transformers expects, one function a row, run in a fresh process a group.
+"""The table of conventions: what a user of transformers expects, one function a row, run in fresh processes.
 
-``python tests/model/home/rows.py GROUP`` runs a group and prints {row: "" or what went wrong} as its last line;
+``python tests/model/home/rows.py GROUP...`` runs groups and prints {row: "" or what went wrong} as its last line;
 ``python tests/model/home/rows.py table`` prints the table of docs/howto/conventions.md.
 """
 
@@ -135,12 +135,12 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main(group: str) -> None:
+def main(*groups: str) -> None:
     import torch
 
     torch.set_num_threads(1)
     home, found = Home(), {}
-    for name, function in ROWS[group].items():
+    for name, function in [item for group in groups for item in ROWS[group].items()]:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 home.folder = Path(folder)
@@ -155,4 +155,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     from tests.model.home import rows, rows_generate, rows_loading, rows_model, rows_processor, rows_trainer  # noqa: F401  they fill the table
 
-    print(rows.table()) if sys.argv[1:] == ["table"] else rows.main(sys.argv[1])
+    print(rows.table()) if sys.argv[1:] == ["table"] else rows.main(*sys.argv[1:])

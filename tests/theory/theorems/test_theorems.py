@@ -140,8 +140,8 @@ def test_t2_to_t5_and_t7_say_what_is_symbolic_two_by_two_and_what_is_numerical(p
         assert {"symbolic", "symbolic 2x2", "numerical dense"} <= set(item.how_verified), item.name
 
 
-def test_all_proofs_together_take_under_25_processor_seconds(proven: list[Theorem]) -> None:
-    assert _USED[0] < 25
+def test_all_proofs_together_take_under_25_processor_seconds(proven: list[Theorem], slowness: float) -> None:
+    assert _USED[0] < 25 * slowness
 
 
 def test_importing_the_theory_loads_neither_sympy_nor_torch() -> None:
