@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,18 +63,6 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-@pytest.fixture
-def slowness() -> float:
-    """By how much limits of time are to be raised here and now: what a million steps of Python take, in 0.06 s, at least 1."""
-    times = []
-    for _ in range(5):
-        began, total = time.process_time(), 0
-        for i in range(1_000_000):
-            total += i * i
-        times.append(time.process_time() - began)
-    return max(1.0, statistics.median(times) / 0.06)
 
 
 @pytest.fixture

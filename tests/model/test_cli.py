@@ -32,14 +32,14 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 MACHINE = doctor.Machine(memory=16 * 2**30, available=8 * 2**30, gpus=(), threads=2, bf16_speedup=1.0)
 
 
-def test_help_answers_within_a_second_and_names_the_doctor(python: Python, slowness: float) -> None:
+def test_help_answers_within_a_second_and_names_the_doctor(python: Python) -> None:
     took = []
     for _ in range(3):
         began = time.perf_counter()
         result = python("-c", "from amvl_model.cli import COMMANDS, main; main(['--help'])")
         took.append(time.perf_counter() - began)
         assert result.returncode == 0 and "doctor" in result.stdout
-    assert min(took) < slowness, took
+    assert min(took) < 1, took
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -34,9 +34,7 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_every_command_takes_less_than_three_seconds_and_no_torch(
-    python: Python, name: str, slowness: float
-) -> None:
+def test_help_of_every_command_takes_less_than_three_seconds_and_no_torch(python: Python, name: str) -> None:
     code = f"""
 import sys, time
 from amvl_model.cli import main
@@ -45,7 +43,7 @@ try:
 except SystemExit as stop:
     assert stop.code == 0, stop.code
 assert not {{"torch", "transformers"}} & set(sys.modules)
-assert time.process_time() < {3 * slowness}, time.process_time()
+assert time.process_time() < 3, time.process_time()
 """
     done = python("-c", code)
     assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ def test_the_documentation_shows_this_table() -> None:
     assert rows.table() in rows.PAGE.read_text(), "run python tests/model/home/rows.py table and put it into the page"
 
 
-def test_importing_the_package_is_cheap_and_registers_nothing_by_itself(python: Python, slowness: float) -> None:
+def test_importing_the_package_is_cheap_and_registers_nothing_by_itself(python: Python) -> None:
     code = """
 import sys, time
 began = time.process_time()
@@ -59,7 +59,7 @@ print(time.process_time() - began, sorted({"torch", "transformers", "numpy", "PI
     outputs = [
         python("-c", code).stdout.split(maxsplit=1) for _ in range(3)
     ]  # a busy machine: the best of three counts
-    assert min(float(took) for took, _ in outputs) < 0.1 * slowness, outputs
+    assert min(float(took) for took, _ in outputs) < 0.1, outputs
     assert {loaded.strip() for _, loaded in outputs} == {"[]"}
 
 

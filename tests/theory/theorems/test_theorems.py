@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from string import Formatter
 import numpy as np
 import pytest
 import sympy as sp
+from sympy.core.cache import clear_cache
 
 import amvl_theory.theorems
 from amvl_theory import MeanLeakageModel
@@ -140,8 +142,18 @@ def test_t2_to_t5_and_t7_say_what_is_symbolic_two_by_two_and_what_is_numerical(p
         assert {"symbolic", "symbolic 2x2", "numerical dense"} <= set(item.how_verified), item.name
 
 
-def test_all_proofs_together_take_under_25_processor_seconds(proven: list[Theorem], slowness: float) -> None:
-    assert _USED[0] < 25 * slowness
+def test_all_proofs_together_take_little_time(proven: list[Theorem]) -> None:
+    """Under 80 times a few of sympy's operations on the same processor; about 35 when this was written."""
+    x, y, z = sp.symbols("x y z", positive=True)
+    taken = []
+    for _ in range(5):
+        clear_cache()
+        start = time.thread_time()
+        sp.simplify(sp.sqrt((x + y) ** 2 + z) / (x + 1) + sp.diff(sp.log(x / (y + z)) * sp.exp(x * y), x))
+        sp.factor(sp.expand((x + y + z + 1) ** 9))
+        sp.solve(x**2 + y * x - z, x)
+        taken.append(time.thread_time() - start)
+    assert _USED[0] < 80 * statistics.median(taken)
 
 
 def test_importing_the_theory_loads_neither_sympy_nor_torch() -> None:
