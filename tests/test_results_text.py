@@ -65,9 +65,7 @@ def intervals(study: str) -> np.ndarray:
 
 def _rows(results: pd.DataFrame, level: float = 0.95) -> list[list[float]]:
     rows = []
-    for metric, part in results.groupby("metric"):
-        if metric not in SCALED:
-            continue
+    for metric, part in results[results.metric.isin(SCALED)].groupby("metric"):
         cells = SCALED[metric] * by_seed(part, metric).to_numpy(float)
         first, second = np.triu_indices(cells.shape[1], 1)
         values = np.concatenate([cells, cells[:, first] - cells[:, second]], axis=1)
@@ -133,9 +131,7 @@ def p_values(name: str) -> np.ndarray:
     reference = study.reference or study.all_cells[0]
     pairs = [family.pairs for family in families() if family.study == name]
     result = []
-    for metric, values in results.groupby("metric"):
-        if metric not in SCALED:
-            continue
+    for metric, values in results[results.metric.isin(SCALED)].groupby("metric"):
         tables = [paired_differences(values, metric, [*family.values()]) for family in pairs]
         if reference in {*values.cell}:
             tables.append(differences(values, metric, reference))

@@ -85,7 +85,7 @@ def test_without_results_no_figure_fails_and_each_names_commands(name: str, empt
     assert all(note.command.startswith("python ") for note in sources.missing)
 
 
-@pytest.mark.parametrize("name", ["fig2_kl_geometry", "table_objectives"])
+@pytest.mark.parametrize("name", ["counter_examples", "table_objectives"])
 def test_the_same_results_give_the_same_bytes(name: str, results: Path, tmp_path: Path) -> None:
     first, second = (build.build(name, tmp_path / each, results=results, commits=COMMITS) for each in ("a", "b"))
     assert len(first.files) == len(second.files) >= 3

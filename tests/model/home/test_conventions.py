@@ -1,4 +1,4 @@
-"""The table of conventions of transformers, run in fresh processes of a few groups each."""
+"""The table of conventions of transformers, run in fresh processes: one for the groups of `TOGETHER`, one for each other."""
 
 from __future__ import annotations
 
